@@ -1,0 +1,2 @@
+//! The `chappe` binary: the stock server.
+fn main() {}
