@@ -1,1 +1,204 @@
-//! (being written)
+//! The wire format: an 8-byte header, then the body. Pure: bytes in, values
+//! out; no socket, no clock, no allocation that the caller did not ask for.
+//!
+//! ```text
+//!  0       2       4               8
+//!  +-------+-------+---------------+------------------ - -
+//!  | length| code  | crc32(body)   | body: length - 8 bytes
+//!  +-------+-------+---------------+------------------ - -
+//!     u16     u16        u32          big-endian throughout
+//! ```
+//!
+//! A receiver works in two steps, on two threads. The event loop only *cuts*
+//! ([`cut`]): it needs the length and nothing else. A handler thread *opens*
+//! what was cut ([`split_first`], [`Header::verify`]): code and checksum.
+
+mod cut;
+mod notice;
+
+pub use cut::{Chunk, Cut, Cutter, Rest, cut};
+pub use notice::{ErrorNumber, Goodbye, NO_CODE, error_frame, goodbye_frame, parse_notice};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// Bytes before the body of each frame.
+pub const HEADER_BYTES: usize = 8;
+
+/// The largest frame that the 16-bit length can name, header included.
+pub const FRAME_BYTES_MAX: usize = u16::MAX as usize;
+
+/// The largest body: 65527 bytes.
+pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - HEADER_BYTES;
+
+/// The message code of a frame: which handler it is for.
+pub type Code = u16;
+
+/// Answered by an empty frame of the same code: the heartbeat.
+pub const CODE_PING: Code = 0;
+/// Answered by the same body.
+pub const CODE_ECHO: Code = 1;
+/// Answered by u64 milliseconds since the Unix epoch.
+pub const CODE_TIME: Code = 2;
+/// Answered by UTF-8 text that tells worker, pid, generation, connection, peer.
+pub const CODE_WHO: Code = 3;
+/// The first code that belongs to applications.
+pub const CODE_APPLICATION_MIN: Code = 16;
+/// The last code that belongs to applications.
+pub const CODE_APPLICATION_MAX: Code = 65279;
+/// Server to client: goodbye, see [`Goodbye`].
+pub const CODE_GOODBYE: Code = 65534;
+/// Server to client: error, see [`ErrorNumber`].
+pub const CODE_ERROR: Code = 65535;
+
+/// The first eight bytes of a frame, as they were sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Header and body, in bytes. A sender may claim less than 8: see [`cut`].
+    pub length: u16,
+    /// Which handler the frame is for.
+    pub code: Code,
+    /// CRC-32 (IEEE 802.3, as zlib's) of the body; 0 for an empty one.
+    pub crc32: u32,
+}
+
+impl Header {
+    /// The header of a frame with this body.
+    ///
+    /// # Errors
+    /// [`BodyTooLong`] beyond [`BODY_BYTES_MAX`].
+    pub fn for_body(code: Code, body: &[u8]) -> Result<Self, BodyTooLong> {
+        let length =
+            u16::try_from(HEADER_BYTES + body.len()).map_err(|_| BodyTooLong(body.len()))?;
+        Ok(Self { length, code, crc32: checksum(body) })
+    }
+
+    /// Reads a header; `None` while fewer than eight bytes are there.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let [l0, l1, c0, c1, s0, s1, s2, s3] = *bytes.first_chunk::<HEADER_BYTES>()?;
+        Some(Self {
+            length: u16::from_be_bytes([l0, l1]),
+            code: u16::from_be_bytes([c0, c1]),
+            crc32: u32::from_be_bytes([s0, s1, s2, s3]),
+        })
+    }
+
+    /// The eight bytes of the wire.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; HEADER_BYTES] {
+        let [l0, l1] = self.length.to_be_bytes();
+        let [c0, c1] = self.code.to_be_bytes();
+        let [s0, s1, s2, s3] = self.crc32.to_be_bytes();
+        [l0, l1, c0, c1, s0, s1, s2, s3]
+    }
+
+    /// Whether `body` is what the sender computed the checksum of.
+    #[must_use]
+    pub fn verify(&self, body: &[u8]) -> bool {
+        checksum(body) == self.crc32
+    }
+}
+
+/// A body that does not fit a 16-bit length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a body of {0} bytes does not fit a frame, the most is {BODY_BYTES_MAX}")]
+pub struct BodyTooLong(pub usize);
+
+/// CRC-32 of a body; 0 for an empty one, which is also what the polynomial gives.
+#[must_use]
+pub fn checksum(body: &[u8]) -> u32 {
+    crc32fast::hash(body)
+}
+
+/// Appends a whole frame to `out`.
+///
+/// # Errors
+/// [`BodyTooLong`]; `out` is then as it was.
+pub fn append_frame(out: &mut BytesMut, code: Code, body: &[u8]) -> Result<(), BodyTooLong> {
+    let header = Header::for_body(code, body)?;
+    out.reserve(HEADER_BYTES + body.len());
+    out.put_slice(&header.to_bytes());
+    out.put_slice(body);
+    Ok(())
+}
+
+/// A whole frame of its own.
+///
+/// # Errors
+/// [`BodyTooLong`].
+pub fn encode(code: Code, body: &[u8]) -> Result<Bytes, BodyTooLong> {
+    let mut out = BytesMut::with_capacity(HEADER_BYTES + body.len());
+    append_frame(&mut out, code, body)?;
+    Ok(out.freeze())
+}
+
+/// Takes the first frame off a chunk of whole frames, as [`cut`] leaves them.
+/// Header and body share the chunk's allocation.
+///
+/// `None` when the chunk is used up, or does not begin with a whole frame.
+pub fn split_first(chunk: &mut Bytes) -> Option<(Header, Bytes)> {
+    let header = Header::read(chunk)?;
+    let length = usize::from(header.length);
+    if !(HEADER_BYTES..=chunk.len()).contains(&length) {
+        return None;
+    }
+    let mut frame = chunk.split_to(length);
+    Some((header, frame.split_off(HEADER_BYTES)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_bytes_are_big_endian_and_round_trip() {
+        let header = Header { length: 0x0102, code: 0x0304, crc32: 0x0506_0708 };
+        assert_eq!(header.to_bytes(), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(Header::read(&header.to_bytes()), Some(header));
+        assert_eq!(Header::read(&[0; 7]), None);
+    }
+
+    #[test]
+    fn checksum_is_zlibs() {
+        // The check value of CRC-32/ISO-HDLC.
+        assert_eq!(checksum(b"123456789"), 0xCBF4_3926);
+        assert_eq!(checksum(b""), 0);
+    }
+
+    #[test]
+    fn the_largest_body_fits_and_one_more_does_not() {
+        let body = vec![7; BODY_BYTES_MAX + 1];
+        assert_eq!(encode(1, &body[1..]).unwrap().len(), FRAME_BYTES_MAX);
+        let mut out = BytesMut::new();
+        assert_eq!(append_frame(&mut out, 1, &body), Err(BodyTooLong(BODY_BYTES_MAX + 1)));
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn each_flipped_bit_of_a_body_is_noticed() {
+        let body = b"a semaphore counts".to_vec();
+        let header = Header::for_body(1, &body).unwrap();
+        assert!(header.verify(&body));
+        for bit in 0..body.len() * 8 {
+            let mut flipped = body.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(!header.verify(&flipped), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn split_first_takes_whole_frames_only() {
+        let mut chunk = BytesMut::new();
+        append_frame(&mut chunk, 5, b"one").unwrap();
+        append_frame(&mut chunk, 6, b"").unwrap();
+        chunk.put_slice(&[0, 9, 0, 0]);
+        let mut chunk = chunk.freeze();
+        let (header, body) = split_first(&mut chunk).unwrap();
+        assert_eq!((header.code, &body[..]), (5, &b"one"[..]));
+        let (header, body) = split_first(&mut chunk).unwrap();
+        assert_eq!((header.code, body.len()), (6, 0));
+        assert_eq!(split_first(&mut chunk), None);
+        // A length below 8 never yields a frame either.
+        assert_eq!(split_first(&mut Bytes::from_static(&[0, 7, 0, 0, 0, 0, 0, 0])), None);
+    }
+}

@@ -1,0 +1,108 @@
+//! The two frames that a server sends on its own account: error and goodbye.
+//! Both are two numbers and a text for people.
+
+use super::{CODE_ERROR, CODE_GOODBYE, Code, encode};
+use bytes::Bytes;
+
+/// The code an error names when no frame caused it.
+pub const NO_CODE: Code = 65535;
+
+/// The longest text of a notice in bytes; a longer one is cut at a character.
+const TEXT_BYTES_MAX: usize = 512;
+
+/// Why a frame or a connection was refused: the first field of an error frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum ErrorNumber {
+    /// Below 8 or above the configured maximum. The connection is closed.
+    BadLength = 1,
+    /// The checksum is not that of the body. The connection is closed.
+    BadChecksum = 2,
+    /// There is no handler. The connection stays open.
+    UnknownCode = 3,
+    /// The handler returned an error (stays open) or panicked (closed).
+    HandlerFailed = 4,
+    /// A rate limit. The frame is refused, the connection stays open unless it goes on.
+    TooFast = 5,
+    /// No connection permit is left. Sent once on accept, then closed.
+    Busy = 6,
+    /// A begun frame did not complete. The connection is closed.
+    FrameTimeout = 7,
+}
+
+/// Why the server leaves: the first field of a goodbye frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Goodbye {
+    /// The server stops.
+    Stopping = 1,
+    /// The server reloads: connect again now.
+    Reloading = 2,
+    /// Nothing was received for `timeouts.idle`.
+    Idle = 3,
+    /// The peer reads too slowly.
+    TooSlow = 4,
+    /// An operator closed the connection.
+    Kicked = 5,
+    /// No complete frame within `timeouts.handshake`.
+    HandshakeTimeout = 6,
+}
+
+/// An error frame: number, the code of the frame that caused it, text.
+#[must_use]
+pub fn error_frame(number: ErrorNumber, caused_by: Option<Code>, text: &str) -> Bytes {
+    let [n0, n1] = (number as u16).to_be_bytes();
+    let [c0, c1] = caused_by.unwrap_or(NO_CODE).to_be_bytes();
+    notice(CODE_ERROR, &[n0, n1, c0, c1], text)
+}
+
+/// A goodbye frame: reason, text.
+#[must_use]
+pub fn goodbye_frame(reason: Goodbye, text: &str) -> Bytes {
+    notice(CODE_GOODBYE, &(reason as u16).to_be_bytes(), text)
+}
+
+fn notice(code: Code, numbers: &[u8], text: &str) -> Bytes {
+    let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
+    let body = [numbers, text.as_bytes()].concat();
+    encode(code, &body).expect("a notice is at most 516 bytes")
+}
+
+/// The numbers and the text of a notice's body; `None` if it is too short.
+/// Text that is not UTF-8 has its bad bytes replaced.
+#[must_use]
+pub fn parse_notice<const NUMBERS: usize>(body: &[u8]) -> Option<([u16; NUMBERS], String)> {
+    let (numbers, text) = body.split_at_checked(NUMBERS * 2)?;
+    let mut parsed = [0; NUMBERS];
+    for (number, pair) in parsed.iter_mut().zip(numbers.chunks_exact(2)) {
+        *number = u16::from_be_bytes([pair[0], pair[1]]);
+    }
+    Some((parsed, String::from_utf8_lossy(text).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::split_first;
+    use super::*;
+
+    #[test]
+    fn an_error_frame_says_number_code_and_text() {
+        let (header, body) =
+            split_first(&mut error_frame(ErrorNumber::UnknownCode, Some(77), "no handler"))
+                .unwrap();
+        assert_eq!(header.code, CODE_ERROR);
+        assert!(header.verify(&body));
+        assert_eq!(parse_notice(&body), Some(([3, 77], "no handler".to_owned())));
+        let (_, body) = split_first(&mut error_frame(ErrorNumber::Busy, None, "")).unwrap();
+        assert_eq!(parse_notice(&body), Some(([6, 65535], String::new())));
+    }
+
+    #[test]
+    fn a_goodbye_says_reason_and_text_and_cuts_long_text_at_a_character() {
+        let long = "é".repeat(400);
+        let (header, body) = split_first(&mut goodbye_frame(Goodbye::Idle, &long)).unwrap();
+        assert_eq!(header.code, CODE_GOODBYE);
+        assert_eq!(parse_notice(&body), Some(([3], "é".repeat(256))));
+        assert_eq!(parse_notice::<1>(&[0]), None);
+    }
+}
