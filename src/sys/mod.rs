@@ -10,6 +10,7 @@ pub mod clock;
 pub mod process;
 mod semaphore;
 mod shared_mapping;
+pub mod socket;
 mod title;
 
 pub use semaphore::{Semaphore, SemaphorePlace};
