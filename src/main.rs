@@ -1,2 +1,6 @@
 //! The `chappe` binary: the stock server.
+#[cfg(not(loom))]
+fn main() {}
+
+#[cfg(loom)]
 fn main() {}
