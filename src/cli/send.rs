@@ -1,0 +1,405 @@
+//! `chappe send`: frames out, replies printed. A real client, also for scripts.
+//!
+//! One thread writes and this one reads, so no body is too big and no count too
+//! high: whatever the server's limits are, its replies are always read. What
+//! keeps the writer from running ahead is the server, by not reading.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::client::{
+    BODY_BYTES_MAX, CODE_GOODBYE, Client, ClientError, Code, Frame, Receiver, Sender,
+};
+
+/// Where a server listens if nobody says otherwise.
+const DEFAULT_TO: &str = "127.0.0.1:7600";
+
+/// The first of the codes that belong to the server itself.
+const CODE_SERVER_MIN: Code = 65280;
+/// The last of them that is no answer to a frame: only errors are.
+const CODE_SERVER_MAX: Code = CODE_GOODBYE;
+
+/// Send frames and print the replies.
+///
+/// Exit code 0 only if each frame was answered, and none by an error.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SendArgs {
+    /// The server, as HOST:PORT [default: the first address of the
+    /// configuration, or 127.0.0.1:7600]
+    #[arg(long, value_name = "ADDR")]
+    to: Option<String>,
+    /// The message code
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    code: Code,
+    /// The body as text
+    #[arg(long, value_name = "TEXT", group = "source")]
+    body: Option<String>,
+    /// The body out of a file
+    #[arg(long, value_name = "FILE", group = "source")]
+    file: Option<PathBuf>,
+    /// The body out of standard input
+    #[arg(value_name = "-", value_parser = ["-"], hide_possible_values = true, group = "source")]
+    stdin: Option<String>,
+    /// How many times to send it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    count: u64,
+    /// How long to wait for the connection, and for each reply
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_timeout)]
+    timeout: Duration,
+}
+
+/// Why `chappe send` failed.
+#[derive(Debug, thiserror::Error)]
+enum SendError {
+    #[error("cannot read the body")]
+    Body(#[source] io::Error),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("{answered} of {count} frames were answered")]
+    Unanswered { answered: u64, count: u64, source: ClientError },
+    #[error("cannot print")]
+    Print(#[source] io::Error),
+}
+
+/// Runs the command; the exit code is 0 or 1.
+///
+/// `default_to` is where to send without `--to`: the configuration's first
+/// address, if there is a configuration.
+pub(crate) fn run(
+    args: &SendArgs,
+    default_to: Option<SocketAddr>,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> u8 {
+    match exchange(args, default_to, out) {
+        Ok(Outcome { errors: 0 }) => 0,
+        Ok(Outcome { errors }) => {
+            // The replies have said it already; this is for who reads only stderr.
+            let _ = writeln!(
+                err,
+                "chappe: {errors} of {} frames were answered by an error",
+                args.count
+            );
+            1
+        }
+        // Whoever read our output has left, as `head` does, and wants no words.
+        Err(SendError::Print(e)) if e.kind() == io::ErrorKind::BrokenPipe => 1,
+        Err(error) => {
+            let _ = writeln!(err, "chappe: {}", chain(&error));
+            1
+        }
+    }
+}
+
+/// How it went, once each frame was answered.
+struct Outcome {
+    /// How many of the answers were error frames.
+    errors: u64,
+}
+
+fn exchange(
+    args: &SendArgs,
+    default_to: Option<SocketAddr>,
+    out: &mut dyn Write,
+) -> Result<Outcome, SendError> {
+    let body = read_body(args).map_err(SendError::Body)?;
+    let to = args.to.clone().or_else(|| default_to.map(|address| address.to_string()));
+    let client = Client::connect(to.as_deref().unwrap_or(DEFAULT_TO), args.timeout)?;
+    let (mut sender, mut receiver) = client.split();
+    // Only the wait for a reply is bounded: the writer may wait as long as
+    // replies come, for this side to print them above all.
+    sender.set_timeout(None)?;
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| send_all(sender, args, &body));
+        let outcome = print_replies(&mut receiver, args.count, out);
+        // However reading ended, the writer must not wait for it any longer.
+        receiver.shutdown();
+        // What broke the writing shows on the reading side, and better.
+        let _ = writer.join().expect("the writer does not panic");
+        outcome
+    })
+}
+
+fn send_all(mut sender: Sender, args: &SendArgs, body: &[u8]) -> Result<(), ClientError> {
+    for _ in 0..args.count {
+        sender.queue(args.code, body)?;
+    }
+    sender.flush()
+}
+
+/// Prints until each frame was answered.
+fn print_replies(
+    receiver: &mut Receiver,
+    count: u64,
+    out: &mut dyn Write,
+) -> Result<Outcome, SendError> {
+    let mut errors = 0;
+    let mut answered = 0;
+    while answered < count {
+        let frame = receiver.receive().map_err(|source| SendError::Unanswered {
+            answered,
+            count,
+            source,
+        })?;
+        if let Some(error) = frame.as_error() {
+            errors += 1;
+            answered += 1;
+            writeln!(out, "reply {answered}: {error}").map_err(SendError::Print)?;
+        } else if let Some(goodbye) = frame.as_goodbye() {
+            writeln!(out, "{goodbye}").map_err(SendError::Print)?;
+        } else if (CODE_SERVER_MIN..=CODE_SERVER_MAX).contains(&frame.code) {
+            // The server speaks on its own account: no answer to anything.
+            print_frame("server", &frame, out).map_err(SendError::Print)?;
+        } else {
+            answered += 1;
+            let title = format!("reply {answered}");
+            print_frame(&title, &frame, out).map_err(SendError::Print)?;
+        }
+        if !receiver.has_frame() {
+            // The next one may be long in coming.
+            out.flush().map_err(SendError::Print)?;
+        }
+    }
+    Ok(Outcome { errors })
+}
+
+/// A title line, then the body: as text where it is text, else as a hex dump.
+fn print_frame(title: &str, frame: &Frame, out: &mut dyn Write) -> io::Result<()> {
+    let bytes = frame.body.len();
+    let unit = if bytes == 1 { "byte" } else { "bytes" };
+    writeln!(out, "{title}: code {}, {bytes} {unit}", frame.code)?;
+    match printable(&frame.body) {
+        Some("") => Ok(()),
+        Some(text) if text.ends_with('\n') => write!(out, "{text}"),
+        Some(text) => writeln!(out, "{text}"),
+        None => hex_dump(&frame.body, out),
+    }
+}
+
+/// The body as text, unless it holds what could steer a terminal.
+fn printable(body: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(body).ok()?;
+    text.chars().all(|c| matches!(c, '\n' | '\t') || !c.is_control()).then_some(text)
+}
+
+/// Sixteen bytes a line: offset, hex, and the printable ASCII among them.
+fn hex_dump(body: &[u8], out: &mut dyn Write) -> io::Result<()> {
+    use std::fmt::Write as _;
+    for (number, line) in body.chunks(16).enumerate() {
+        let mut hex = String::new();
+        for (at, byte) in line.iter().enumerate() {
+            let gap = if at == 8 { "  " } else { " " };
+            let _ = write!(hex, "{gap}{byte:02x}");
+        }
+        let ascii: String = line
+            .iter()
+            .map(|b| if (0x20..0x7f).contains(b) { char::from(*b) } else { '.' })
+            .collect();
+        writeln!(out, "{:08x} {hex:<49} |{ascii}|", number * 16)?;
+    }
+    Ok(())
+}
+
+fn read_body(args: &SendArgs) -> io::Result<Vec<u8>> {
+    match args {
+        SendArgs { body: Some(text), .. } => read_bounded(text.as_bytes()),
+        SendArgs { file: Some(path), .. } => File::open(path)
+            .and_then(read_bounded)
+            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))),
+        SendArgs { stdin: Some(_), .. } => read_bounded(io::stdin().lock()),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Reads at most one byte more than fits: enough to be told that it is too much.
+fn read_bounded(source: impl Read) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    source.take(BODY_BYTES_MAX as u64 + 1).read_to_end(&mut body)?;
+    if body.len() > BODY_BYTES_MAX {
+        let text = format!("more than {BODY_BYTES_MAX} bytes do not fit a frame");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+    }
+    Ok(body)
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be more than zero".to_owned()),
+        Ok(timeout) => Ok(timeout),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// An error with all of its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::client::{ErrorNumber, Goodbye};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: SendArgs,
+    }
+
+    /// Runs the command against a server of one connection; what it returns is
+    /// exit code, output, errors.
+    fn run_against(
+        line: &[&str],
+        serve: impl FnOnce(TcpStream, &mut Client) + Send,
+    ) -> (u8, String, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let line = Line::parse_from([&["send"], line].concat());
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let stream = listener.accept().unwrap().0;
+                let mut frames = Client::from_stream(stream.try_clone().unwrap(), None).unwrap();
+                serve(stream, &mut frames);
+            });
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            let code = run(&line.args, Some(address), &mut out, &mut err);
+            (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+        })
+    }
+
+    fn echo(_: TcpStream, frames: &mut Client) {
+        while let Ok(frame) = frames.receive() {
+            frames.send(frame.code, &frame.body).unwrap();
+        }
+    }
+
+    #[test]
+    fn text_is_printed_as_text() {
+        let (code, out, err) = run_against(&["--body", "hello", "--count", "2"], echo);
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert_eq!(out, "reply 1: code 1, 5 bytes\nhello\nreply 2: code 1, 5 bytes\nhello\n");
+    }
+
+    #[test]
+    fn an_empty_reply_has_its_title_alone() {
+        let (code, out, _) = run_against(&["--code", "0"], echo);
+        assert_eq!((code, out.as_str()), (0, "reply 1: code 0, 0 bytes\n"));
+    }
+
+    #[test]
+    fn other_bytes_are_dumped() {
+        let (_, out, _) = run_against(&["--body", "\u{1b}[2J and more than a line"], echo);
+        let expected = "reply 1: code 1, 25 bytes\n\
+            00000000  1b 5b 32 4a 20 61 6e 64  20 6d 6f 72 65 20 74 68 |.[2J and more th|\n\
+            00000010  61 6e 20 61 20 6c 69 6e  65                      |an a line|\n";
+        assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn many_big_bodies_never_deadlock() {
+        let body = "x".repeat(BODY_BYTES_MAX);
+        let path = std::env::temp_dir().join(format!("chappe-send-{}", std::process::id()));
+        std::fs::write(&path, &body).unwrap();
+        let line = ["--count", "300", "--file", path.to_str().unwrap()];
+        let (code, out, _) = run_against(&line, |_, frames| {
+            // Nothing is answered before all of it was sent into this server.
+            let all: Vec<_> = (0..300).map(|_| frames.receive().unwrap()).collect();
+            for frame in all {
+                frames.send(frame.code, &frame.body).unwrap();
+            }
+            assert!(matches!(frames.receive(), Err(ClientError::Closed)));
+        });
+        std::fs::remove_file(path).unwrap();
+        assert_eq!((code, out.lines().count()), (0, 600));
+    }
+
+    #[test]
+    fn an_error_frame_is_told_in_words_and_fails() {
+        let (code, out, err) = run_against(&["--code", "99"], |mut stream, frames| {
+            frames.receive().unwrap();
+            let error = crate::frame::error_frame(ErrorNumber::UnknownCode, Some(99), "no handler");
+            stream.write_all(&error).unwrap();
+        });
+        assert_eq!(out, "reply 1: error 3 (unknown code) for code 99: no handler\n");
+        assert_eq!((code, err.as_str()), (1, "chappe: 1 of 1 frames were answered by an error\n"));
+    }
+
+    #[test]
+    fn a_goodbye_is_no_answer() {
+        let (code, out, err) = run_against(&["--count", "2"], |mut stream, frames| {
+            let frame = frames.receive().unwrap();
+            frames.send(frame.code, &frame.body).unwrap();
+            frames.receive().unwrap();
+            let goodbye = crate::frame::goodbye_frame(Goodbye::Stopping, "see you");
+            stream.write_all(&goodbye).unwrap();
+        });
+        assert_eq!(out, "reply 1: code 1, 0 bytes\ngoodbye 1 (stopping): see you\n");
+        let expected = "chappe: 1 of 2 frames were answered: the server closed the connection\n";
+        assert_eq!((code, err.as_str()), (1, expected));
+    }
+
+    #[test]
+    fn a_silent_server_is_left_after_the_time_out() {
+        let (code, _, err) = run_against(&["--timeout", "30ms"], |_, frames| {
+            frames.receive().unwrap();
+            assert!(matches!(frames.receive(), Err(ClientError::Closed)));
+        });
+        assert_eq!(
+            (code, err.as_str()),
+            (1, "chappe: 0 of 1 frames were answered: nothing within 30ms\n")
+        );
+    }
+
+    #[test]
+    fn a_reader_that_leaves_ends_it_quietly() {
+        struct Gone;
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let line = Line::parse_from(["send", "--count", "100000"]);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let stream = listener.accept().unwrap().0;
+                let mut frames = Client::from_stream(stream, None).unwrap();
+                while let Ok(frame) = frames.receive() {
+                    if frames.send(frame.code, &frame.body).is_err() {
+                        return;
+                    }
+                }
+            });
+            let mut err = Vec::new();
+            assert_eq!(run(&line.args, Some(address), &mut Gone, &mut err), 1);
+            assert!(err.is_empty());
+        });
+    }
+
+    #[test]
+    fn one_source_of_the_body_is_enough() {
+        assert!(Line::try_parse_from(["send", "--body", "x", "-"]).is_err());
+        assert!(Line::try_parse_from(["send", "--file", "x", "--body", "y"]).is_err());
+        assert!(Line::try_parse_from(["send", "stray"]).is_err());
+        assert!(Line::try_parse_from(["send", "--count", "0"]).is_err());
+        assert!(Line::try_parse_from(["send", "--timeout", "0s"]).is_err());
+        assert!(Line::try_parse_from(["send", "-"]).unwrap().args.stdin.is_some());
+    }
+}

@@ -1,0 +1,546 @@
+//! The connection of a client: one socket, a half to write and a half to read.
+//! Each half blocks the thread that calls it, up to its time-out.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::error::ClientError;
+use super::received::Frame;
+use crate::frame::{Code, FRAME_BYTES_MAX, HEADER_BYTES, Header, append_frame, checksum};
+
+/// What one read(2) asks for: room for the largest frame, or for many small ones.
+const READ_BYTES: usize = 64 * 1024;
+const _: () = assert!(READ_BYTES >= FRAME_BYTES_MAX);
+
+/// [`Sender::queue`] writes by itself when this much waits.
+const QUEUED_BYTES_MAX: usize = 64 * 1024;
+
+/// A connection to a server: both halves, for one thread.
+#[derive(Debug)]
+pub struct Client {
+    sender: Sender,
+    receiver: Receiver,
+}
+
+/// The half that writes.
+#[derive(Debug)]
+pub struct Sender {
+    socket: Arc<TcpStream>,
+    queued: BytesMut,
+    timeout: Option<Duration>,
+}
+
+/// The half that reads. One read(2) may bring many frames; they are then handed
+/// out without a system call.
+///
+/// ```text
+/// buffer: | handed out | received, not handed out | free |
+///         0          start                       end   READ_BYTES
+/// ```
+#[derive(Debug)]
+pub struct Receiver {
+    socket: Arc<TcpStream>,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    timeout: Option<Duration>,
+    /// What SO_RCVTIMEO is set to: it is only touched when it must change.
+    armed: Option<Duration>,
+}
+
+impl Client {
+    /// Connects, trying each address that `address` stands for in turn, and
+    /// takes `timeout` for each attempt and for each later call.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`] with the last failure.
+    pub fn connect(
+        address: impl ToSocketAddrs + std::fmt::Display,
+        timeout: Duration,
+    ) -> Result<Self, ClientError> {
+        let failed = |address: String, source| ClientError::Connect { address, source };
+        let addresses =
+            address.to_socket_addrs().map_err(|source| failed(address.to_string(), source))?;
+        let nothing = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let mut outcome = failed(address.to_string(), nothing);
+        for address in addresses {
+            match TcpStream::connect_timeout(&address, timeout) {
+                Ok(stream) => return Self::from_stream(stream, Some(timeout)),
+                Err(source) => outcome = failed(address.to_string(), source),
+            }
+        }
+        Err(outcome)
+    }
+
+    /// A client over a connected stream; `None` waits for ever.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`] if the socket refuses its options.
+    pub fn from_stream(stream: TcpStream, timeout: Option<Duration>) -> Result<Self, ClientError> {
+        // A request is one write; waiting for more of it only adds delay.
+        stream.set_nodelay(true).map_err(ClientError::Io)?;
+        Self::over(stream, timeout)
+    }
+
+    /// A client over any connected stream socket, a Unix one for example.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`] if the socket refuses its options.
+    pub fn from_socket(socket: OwnedFd, timeout: Option<Duration>) -> Result<Self, ClientError> {
+        // Reading, writing, time-outs and shutdown are the same for each family.
+        Self::over(TcpStream::from(socket), timeout)
+    }
+
+    fn over(stream: TcpStream, timeout: Option<Duration>) -> Result<Self, ClientError> {
+        let socket = Arc::new(stream);
+        let mut client = Self {
+            sender: Sender { socket: Arc::clone(&socket), queued: BytesMut::new(), timeout: None },
+            receiver: Receiver {
+                socket,
+                buffer: vec![0; READ_BYTES].into_boxed_slice(),
+                start: 0,
+                end: 0,
+                timeout: None,
+                armed: None,
+            },
+        };
+        client.set_timeout(timeout)?;
+        Ok(client)
+    }
+
+    /// Bounds each later call to `timeout`, in both directions; `None` waits for
+    /// ever.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`], for a time-out of zero above all.
+    pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
+        self.sender.set_timeout(timeout)?;
+        self.receiver.set_timeout(timeout)
+    }
+
+    /// The address of this end.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`]; a Unix socket has no such address.
+    pub fn local_addr(&self) -> Result<SocketAddr, ClientError> {
+        self.sender.socket.local_addr().map_err(ClientError::Io)
+    }
+
+    /// Sends one frame, see [`Sender::send`].
+    ///
+    /// # Errors
+    /// As [`Sender::send`].
+    pub fn send(&mut self, code: Code, body: &[u8]) -> Result<(), ClientError> {
+        self.sender.send(code, body)
+    }
+
+    /// Sends bytes as they are, see [`Sender::send_bytes`].
+    ///
+    /// # Errors
+    /// As [`Sender::send_bytes`].
+    pub fn send_bytes(&mut self, raw: &[u8]) -> Result<(), ClientError> {
+        self.sender.send_bytes(raw)
+    }
+
+    /// Receives the next frame, see [`Receiver::receive`].
+    ///
+    /// # Errors
+    /// As [`Receiver::receive`].
+    pub fn receive(&mut self) -> Result<Frame, ClientError> {
+        self.receiver.receive()
+    }
+
+    /// Sends one frame and receives the next one, whatever that is: with
+    /// nothing else under way, the reply, an error frame or a goodbye.
+    ///
+    /// # Errors
+    /// As [`Sender::send`] and [`Receiver::receive`].
+    pub fn call(&mut self, code: Code, body: &[u8]) -> Result<Frame, ClientError> {
+        self.send(code, body)?;
+        self.receive()
+    }
+
+    /// Says that nothing more will be sent; replies can still be received.
+    ///
+    /// # Errors
+    /// As [`Sender::shutdown_write`].
+    pub fn shutdown_write(&mut self) -> Result<(), ClientError> {
+        self.sender.shutdown_write()
+    }
+
+    /// The two halves, for two threads. The connection ends with the last of them.
+    #[must_use]
+    pub fn split(self) -> (Sender, Receiver) {
+        (self.sender, self.receiver)
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.sender.socket.as_fd()
+    }
+}
+
+impl Sender {
+    /// Bounds each write to `timeout`; `None` waits for ever.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`], for a time-out of zero above all.
+    pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
+        self.socket.set_write_timeout(timeout).map_err(ClientError::Io)?;
+        self.timeout = timeout;
+        Ok(())
+    }
+
+    /// Sends one frame, and what was queued before it.
+    ///
+    /// # Errors
+    /// [`ClientError::BodyTooLong`] (nothing was sent), [`ClientError::TimedOut`],
+    /// [`ClientError::Io`].
+    pub fn send(&mut self, code: Code, body: &[u8]) -> Result<(), ClientError> {
+        append_frame(&mut self.queued, code, body)?;
+        self.flush()
+    }
+
+    /// Adds one frame to what the next [`flush`](Self::flush) writes, so that
+    /// many small frames go in one write(2). Writes by itself at 64 KiB.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn queue(&mut self, code: Code, body: &[u8]) -> Result<(), ClientError> {
+        append_frame(&mut self.queued, code, body)?;
+        if self.queued.len() >= QUEUED_BYTES_MAX { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes what was queued.
+    ///
+    /// # Errors
+    /// [`ClientError::TimedOut`], [`ClientError::Io`]. What was queued is then
+    /// dropped: a part of it may have been sent.
+    pub fn flush(&mut self) -> Result<(), ClientError> {
+        let queued = self.queued.split();
+        self.write(&queued)
+    }
+
+    /// Sends bytes as they are, after what was queued: for tests of a server.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub fn send_bytes(&mut self, raw: &[u8]) -> Result<(), ClientError> {
+        self.flush()?;
+        self.write(raw)
+    }
+
+    /// Flushes, then says that nothing more will be sent (FIN).
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub fn shutdown_write(&mut self) -> Result<(), ClientError> {
+        self.flush()?;
+        self.socket.shutdown(Shutdown::Write).map_err(ClientError::Io)
+    }
+
+    // The standard library sends with MSG_NOSIGNAL, so a peer that is gone is an
+    // error here and never SIGPIPE.
+    fn write(&self, bytes: &[u8]) -> Result<(), ClientError> {
+        match (&*self.socket).write_all(bytes) {
+            Ok(()) => Ok(()),
+            Err(e) if is_timeout(&e) => {
+                Err(ClientError::TimedOut(self.timeout.unwrap_or_default()))
+            }
+            Err(e) => Err(ClientError::Io(e)),
+        }
+    }
+}
+
+impl Receiver {
+    /// Bounds each [`receive`](Self::receive) to `timeout`; `None` waits for ever.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`], for a time-out of zero above all.
+    pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
+        self.socket.set_read_timeout(timeout).map_err(ClientError::Io)?;
+        self.timeout = timeout;
+        self.armed = timeout;
+        Ok(())
+    }
+
+    /// The next frame, whatever its code is. It is due as a whole within the
+    /// time-out: a server that trickles bytes can't stretch it.
+    ///
+    /// # Errors
+    /// [`ClientError::TimedOut`], [`ClientError::Closed`],
+    /// [`ClientError::Truncated`], [`ClientError::BadLength`],
+    /// [`ClientError::Checksum`], [`ClientError::Io`].
+    pub fn receive(&mut self) -> Result<Frame, ClientError> {
+        let mut deadline = None;
+        loop {
+            if let Some(frame) = self.next_received()? {
+                return Ok(frame);
+            }
+            // The clock is only read when the socket must be, too.
+            let now = Instant::now();
+            let due = *deadline.get_or_insert_with(|| self.timeout.map(|limit| now + limit));
+            self.fill(due.map(|due| due.saturating_duration_since(now)))?;
+        }
+    }
+
+    /// Whether a whole frame is here already, so that the next
+    /// [`receive`](Self::receive) makes no system call.
+    #[must_use]
+    pub fn has_frame(&self) -> bool {
+        let received = &self.buffer[self.start..self.end];
+        Header::read(received).is_some_and(|header| received.len() >= usize::from(header.length))
+    }
+
+    /// Ends the connection in both directions, so that the thread that holds
+    /// the other half does not wait any longer.
+    pub fn shutdown(&self) {
+        // It may have ended already, and then there is nothing to do.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    /// A frame out of the buffer, `None` while there is no whole one.
+    fn next_received(&mut self) -> Result<Option<Frame>, ClientError> {
+        let received = &self.buffer[self.start..self.end];
+        let Some(header) = Header::read(received) else { return Ok(None) };
+        let length = usize::from(header.length);
+        if length < HEADER_BYTES {
+            return Err(ClientError::BadLength(header.length));
+        }
+        let Some(body) = received.get(HEADER_BYTES..length) else { return Ok(None) };
+        let computed = checksum(body);
+        let body = Bytes::copy_from_slice(body);
+        self.start += length;
+        let Header { code, crc32: claimed, .. } = header;
+        if claimed == computed {
+            Ok(Some(Frame { code, body }))
+        } else {
+            Err(ClientError::Checksum { code, claimed, computed })
+        }
+    }
+
+    /// Reads once, for at most `left`.
+    fn fill(&mut self, left: Option<Duration>) -> Result<(), ClientError> {
+        // The incomplete frame moves to the front, so a whole one always fits.
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        loop {
+            if left == Some(Duration::ZERO) {
+                return Err(self.timed_out());
+            }
+            if self.armed != left {
+                self.socket.set_read_timeout(left).map_err(ClientError::Io)?;
+                self.armed = left;
+            }
+            match (&*self.socket).read(&mut self.buffer[self.end..]) {
+                Ok(0) => return Err(self.end_of_stream()),
+                Ok(received) => {
+                    self.end += received;
+                    return Ok(());
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if is_timeout(&e) => return Err(self.timed_out()),
+                Err(e) => return Err(ClientError::Io(e)),
+            }
+        }
+    }
+
+    fn timed_out(&self) -> ClientError {
+        ClientError::TimedOut(self.timeout.unwrap_or_default())
+    }
+
+    fn end_of_stream(&self) -> ClientError {
+        let received = &self.buffer[self.start..self.end];
+        if received.is_empty() {
+            return ClientError::Closed;
+        }
+        let whole = Header::read(received).map_or(HEADER_BYTES, |header| header.length.into());
+        ClientError::Truncated { missing_bytes: whole - received.len() }
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::frame::{BODY_BYTES_MAX, BodyTooLong, encode};
+
+    /// A client, and the server's end of its socket.
+    fn pair(timeout: Duration) -> (Client, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Client::from_socket(ours.into(), Some(timeout)).unwrap(), theirs)
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn one_read_brings_many_frames() {
+        let (client, mut server) = pair(LONG);
+        let (_sender, mut receiver) = client.split();
+        for body in [&b""[..], b"x", b"hello"] {
+            server.write_all(&encode(5, body).unwrap()).unwrap();
+        }
+        assert!(!receiver.has_frame());
+        assert_eq!(receiver.receive().unwrap().body, "");
+        assert!(receiver.has_frame());
+        drop(server);
+        assert_eq!(receiver.receive().unwrap(), Frame { code: 5, body: "x".into() });
+        assert_eq!(receiver.receive().unwrap().body, "hello");
+        assert!(!receiver.has_frame());
+        assert!(matches!(receiver.receive(), Err(ClientError::Closed)));
+    }
+
+    #[test]
+    fn frames_of_every_size_come_whole_through_a_full_buffer() {
+        let (client, mut server) = pair(LONG);
+        let sizes = [BODY_BYTES_MAX, 0, 1, BODY_BYTES_MAX - 1, 40_000, 40_000, BODY_BYTES_MAX];
+        let writer = std::thread::spawn(move || {
+            for (number, size) in (0_u8..).zip(sizes) {
+                server.write_all(&encode(9, &vec![number; size]).unwrap()).unwrap();
+            }
+        });
+        let (_sender, mut receiver) = client.split();
+        for (number, size) in (0_u8..).zip(sizes) {
+            assert_eq!(receiver.receive().unwrap().body, vec![number; size]);
+        }
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn a_bad_checksum_is_told_and_skipped() {
+        let (mut client, mut server) = pair(LONG);
+        let mut frame = encode(7, b"good").unwrap().to_vec();
+        frame[8] = b'm';
+        server.write_all(&frame).unwrap();
+        server.write_all(&encode(8, b"next").unwrap()).unwrap();
+        assert!(matches!(client.receive(), Err(ClientError::Checksum { code: 7, .. })));
+        assert_eq!(client.receive().unwrap().code, 8);
+    }
+
+    #[test]
+    fn an_end_inside_a_frame_says_how_much_is_missing() {
+        let frame = encode(7, b"body").unwrap();
+        for (sent, missing) in [(1, 7), (7, 1), (8, 4), (11, 1)] {
+            let (mut client, mut server) = pair(LONG);
+            server.write_all(&frame[..sent]).unwrap();
+            drop(server);
+            match client.receive() {
+                Err(ClientError::Truncated { missing_bytes }) => assert_eq!(missing_bytes, missing),
+                other => panic!("{sent} bytes: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_without_room_for_the_header_ends_the_stream() {
+        let (mut client, mut server) = pair(LONG);
+        server.write_all(&[0, 7, 0, 0, 0, 0, 0, 0]).unwrap();
+        assert!(matches!(client.receive(), Err(ClientError::BadLength(7))));
+        assert!(matches!(client.receive(), Err(ClientError::BadLength(7))));
+    }
+
+    #[test]
+    fn a_time_out_keeps_what_has_arrived() {
+        let (mut client, mut server) = pair(Duration::from_millis(20));
+        let frame = encode(7, b"body").unwrap();
+        server.write_all(&frame[..5]).unwrap();
+        assert!(matches!(client.receive(), Err(ClientError::TimedOut(_))));
+        server.write_all(&frame[5..]).unwrap();
+        client.set_timeout(Some(LONG)).unwrap();
+        assert_eq!(client.receive().unwrap().body, "body");
+    }
+
+    #[test]
+    fn a_trickling_server_cannot_stretch_the_time_out() {
+        let (mut client, mut server) = pair(Duration::from_millis(100));
+        let frame = encode(7, &[1; 60_000]).unwrap();
+        let writer = std::thread::spawn(move || {
+            // Ends when the client is gone, and no earlier than its time-out.
+            for byte in frame.chunks(1) {
+                if server.write_all(byte).is_err() {
+                    return;
+                }
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+        });
+        let start = Instant::now();
+        assert!(matches!(client.receive(), Err(ClientError::TimedOut(_))));
+        assert!(start.elapsed() < LONG);
+        drop(client);
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn a_body_too_long_sends_nothing() {
+        let (mut client, mut server) = pair(LONG);
+        let body = vec![0; BODY_BYTES_MAX + 1];
+        match client.send(1, &body) {
+            Err(ClientError::BodyTooLong(BodyTooLong(bytes))) => assert_eq!(bytes, body.len()),
+            other => panic!("{other:?}"),
+        }
+        client.shutdown_write().unwrap();
+        assert_eq!(server.read(&mut [0; 16]).unwrap(), 0);
+    }
+
+    #[test]
+    fn queued_frames_go_out_in_order_with_the_flush() {
+        let (client, mut server) = pair(LONG);
+        let (mut sender, _receiver) = client.split();
+        sender.queue(1, b"a").unwrap();
+        server.set_nonblocking(true).unwrap();
+        assert_eq!(server.read(&mut [0; 16]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        server.set_nonblocking(false).unwrap();
+        sender.queue(2, b"b").unwrap();
+        sender.send_bytes(b"raw").unwrap();
+        sender.shutdown_write().unwrap();
+        let mut all = Vec::new();
+        server.read_to_end(&mut all).unwrap();
+        let expected = [encode(1, b"a").unwrap(), encode(2, b"b").unwrap(), "raw".into()].concat();
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn a_vanished_server_is_an_error_and_no_signal() {
+        let (mut client, server) = pair(LONG);
+        drop(server);
+        let error = client.send(1, b"x").unwrap_err();
+        assert!(error.is_disconnect(), "{error:?}");
+    }
+
+    #[test]
+    fn a_full_socket_times_out_a_send() {
+        let (mut client, _server) = pair(Duration::from_millis(20));
+        let error = loop {
+            if let Err(error) = client.send(1, &[0; 60_000]) {
+                break error;
+            }
+        };
+        assert!(matches!(error, ClientError::TimedOut(_)), "{error:?}");
+    }
+
+    #[test]
+    fn a_port_without_a_listener_names_the_address() {
+        // The address of a listener that has just gone.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        match Client::connect(address, LONG) {
+            Err(ClientError::Connect { address: named, .. }) => {
+                assert_eq!(named, address.to_string());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}

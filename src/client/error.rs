@@ -1,0 +1,79 @@
+//! What can go wrong between a client and its server, told apart by what the
+//! caller can do about it. Pure.
+
+use std::io;
+use std::time::Duration;
+
+use crate::frame::{BODY_BYTES_MAX, BodyTooLong, Code};
+
+/// Why a call of [`Client`](super::Client) gave no result.
+///
+/// An error *frame* of the server is no such error: it is received like any
+/// other frame, see [`Frame::as_error`](super::Frame::as_error).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// No connection came about.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// The last address that was tried.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing, or no whole frame, within the time-out. What did arrive is
+    /// kept: the call can be repeated when it was a receive. After a send a
+    /// part of a frame may be on its way, so nothing more can be sent.
+    #[error("nothing within {0:?}")]
+    TimedOut(Duration),
+    /// The server has closed the connection, between two frames.
+    #[error("the server closed the connection")]
+    Closed,
+    /// The server has closed the connection inside a frame.
+    #[error("the server closed the connection inside a frame, {missing_bytes} bytes are missing")]
+    Truncated {
+        /// How many bytes are still missing, as far as can be told: to the end
+        /// of the frame, or of its header when even that is incomplete.
+        missing_bytes: usize,
+    },
+    /// A body and its checksum do not go together. The frame is skipped, so
+    /// the next one can be received.
+    #[error("a frame of code {code} has checksum {claimed:#010x} and should have {computed:#010x}")]
+    Checksum {
+        /// The code in the frame's header.
+        code: Code,
+        /// The checksum in the frame's header.
+        claimed: u32,
+        /// The checksum of the body.
+        computed: u32,
+    },
+    /// A length below 8: the stream has lost its frame boundaries for good.
+    #[error("a frame claims a length of {0} bytes, less than its header has")]
+    BadLength(u16),
+    /// The body does not fit a frame; nothing was sent.
+    #[error("a body of {} bytes is too long for a frame, {BODY_BYTES_MAX} is the most", .0.0)]
+    BodyTooLong(BodyTooLong),
+    /// Anything else that the system says, a reset by the server above all.
+    #[error("the connection failed")]
+    Io(#[source] io::Error),
+}
+
+impl ClientError {
+    /// Whether the server has left: by a clean end, within a frame, or by a reset.
+    #[must_use]
+    pub fn is_disconnect(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+        match self {
+            Self::Closed | Self::Truncated { .. } => true,
+            Self::Io(e) => matches!(e.kind(), BrokenPipe | ConnectionAborted | ConnectionReset),
+            _ => false,
+        }
+    }
+}
+
+impl From<BodyTooLong> for ClientError {
+    fn from(too_long: BodyTooLong) -> Self {
+        Self::BodyTooLong(too_long)
+    }
+}

@@ -1,0 +1,162 @@
+//! A received frame, and the two frames a server sends on its own account as
+//! typed values. Pure.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::frame::{CODE_ERROR, CODE_GOODBYE, Code, ErrorNumber, Goodbye, NO_CODE, parse_notice};
+
+/// One received frame whose checksum was right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The message code.
+    pub code: Code,
+    /// The body, 0..=65527 bytes.
+    pub body: Bytes,
+}
+
+/// An error frame of the server: it stands where the reply would have been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerError {
+    /// The error number, see [`ErrorNumber`]. Newer servers may know more.
+    pub number: u16,
+    /// The code of the frame that caused it, if a frame did.
+    pub caused_by: Option<Code>,
+    /// What the server says to people.
+    pub text: String,
+}
+
+/// A goodbye frame of the server: after it comes the end of the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerGoodbye {
+    /// The reason, see [`Goodbye`]. Newer servers may know more.
+    pub reason: u16,
+    /// What the server says to people.
+    pub text: String,
+}
+
+impl Frame {
+    /// The error that this frame tells; `None` if it is none, or is malformed.
+    #[must_use]
+    pub fn as_error(&self) -> Option<ServerError> {
+        if self.code != CODE_ERROR {
+            return None;
+        }
+        let ([number, code], text) = parse_notice(&self.body)?;
+        Some(ServerError { number, caused_by: (code != NO_CODE).then_some(code), text })
+    }
+
+    /// The goodbye that this frame tells; `None` if it is none, or is malformed.
+    #[must_use]
+    pub fn as_goodbye(&self) -> Option<ServerGoodbye> {
+        if self.code != CODE_GOODBYE {
+            return None;
+        }
+        let ([reason], text) = parse_notice(&self.body)?;
+        Some(ServerGoodbye { reason, text })
+    }
+}
+
+impl ServerError {
+    /// Whether it is this error.
+    #[must_use]
+    pub fn is(&self, number: ErrorNumber) -> bool {
+        self.number == number as u16
+    }
+
+    /// The number in words.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        const NAMES: [(ErrorNumber, &str); 7] = [
+            (ErrorNumber::BadLength, "bad length"),
+            (ErrorNumber::BadChecksum, "bad checksum"),
+            (ErrorNumber::UnknownCode, "unknown code"),
+            (ErrorNumber::HandlerFailed, "handler failed"),
+            (ErrorNumber::TooFast, "too fast"),
+            (ErrorNumber::Busy, "busy"),
+            (ErrorNumber::FrameTimeout, "frame time-out"),
+        ];
+        NAMES.iter().find(|(number, _)| self.is(*number)).map_or("unknown error", |(_, name)| name)
+    }
+}
+
+impl ServerGoodbye {
+    /// Whether it is for this reason.
+    #[must_use]
+    pub fn is(&self, reason: Goodbye) -> bool {
+        self.reason == reason as u16
+    }
+
+    /// The reason in words.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        const NAMES: [(Goodbye, &str); 6] = [
+            (Goodbye::Stopping, "stopping"),
+            (Goodbye::Reloading, "reloading, connect again"),
+            (Goodbye::Idle, "idle"),
+            (Goodbye::TooSlow, "too slow"),
+            (Goodbye::Kicked, "kicked"),
+            (Goodbye::HandshakeTimeout, "handshake time-out"),
+        ];
+        NAMES.iter().find(|(reason, _)| self.is(*reason)).map_or("unknown reason", |(_, name)| name)
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error {} ({})", self.number, self.name())?;
+        if let Some(code) = self.caused_by {
+            write!(f, " for code {code}")?;
+        }
+        if self.text.is_empty() { Ok(()) } else { write!(f, ": {}", self.text) }
+    }
+}
+
+impl fmt::Display for ServerGoodbye {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "goodbye {} ({})", self.reason, self.name())?;
+        if self.text.is_empty() { Ok(()) } else { write!(f, ": {}", self.text) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{error_frame, goodbye_frame, split_first};
+
+    fn received(mut encoded: Bytes) -> Frame {
+        let (header, body) = split_first(&mut encoded).unwrap();
+        Frame { code: header.code, body }
+    }
+
+    #[test]
+    fn an_error_frame_becomes_a_value() {
+        let frame = received(error_frame(ErrorNumber::UnknownCode, Some(99), "no handler"));
+        let error = frame.as_error().unwrap();
+        assert!(error.is(ErrorNumber::UnknownCode));
+        assert_eq!(error.caused_by, Some(99));
+        assert_eq!(error.to_string(), "error 3 (unknown code) for code 99: no handler");
+        assert_eq!(frame.as_goodbye(), None);
+
+        let error = received(error_frame(ErrorNumber::Busy, None, "")).as_error().unwrap();
+        assert_eq!((error.caused_by, error.to_string()), (None, "error 6 (busy)".to_owned()));
+    }
+
+    #[test]
+    fn a_goodbye_becomes_a_value() {
+        let frame = received(goodbye_frame(Goodbye::Idle, "nothing came"));
+        let goodbye = frame.as_goodbye().unwrap();
+        assert!(goodbye.is(Goodbye::Idle));
+        assert_eq!(goodbye.to_string(), "goodbye 3 (idle): nothing came");
+        assert_eq!(frame.as_error(), None);
+    }
+
+    #[test]
+    fn a_malformed_or_newer_notice_is_no_trap() {
+        let short = Frame { code: CODE_ERROR, body: Bytes::from_static(&[0, 1, 0]) };
+        assert_eq!(short.as_error(), None);
+        let newer = Frame { code: CODE_GOODBYE, body: Bytes::from_static(&[1, 0]) };
+        assert_eq!(newer.as_goodbye().unwrap().to_string(), "goodbye 256 (unknown reason)");
+    }
+}

@@ -1,0 +1,14 @@
+//! The real server, seen from outside: over its sockets, its signals, its files
+//! and what the kernel tells of its processes. A module a subject.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod backpressure;
+mod bad_input;
+mod descriptors;
+mod half_close;
+mod lifecycle;
+mod messages;
+mod status;
+mod volume;

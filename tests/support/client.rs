@@ -1,0 +1,67 @@
+//! What tests do with a client again and again.
+
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+
+use chappe::client::{Client, ClientError, ErrorNumber, Frame, ServerError};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
+};
+
+use super::wait::DEADLINE;
+
+/// Receives until there is nothing more, and says how it ended.
+pub(crate) fn drain(client: &mut Client) -> (Vec<Frame>, ClientError) {
+    let mut frames = Vec::new();
+    loop {
+        match client.receive() {
+            Ok(frame) => frames.push(frame),
+            Err(end) => return (frames, end),
+        }
+    }
+}
+
+/// The next frame, which must be this error.
+#[track_caller]
+pub(crate) fn receive_error(client: &mut Client, number: ErrorNumber) -> ServerError {
+    let frame = client.receive().expect("an error frame");
+    let error = frame.as_error().unwrap_or_else(|| panic!("no error frame: {frame:?}"));
+    assert!(error.is(number), "{error} instead of {number:?}");
+    error
+}
+
+/// A client whose kernel buffers hold about so many bytes. They must be set
+/// before connecting: the window is agreed on then.
+pub(crate) fn small_buffers(address: SocketAddr, bytes: usize) -> Client {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    setsockopt(&socket, sockopt::RcvBuf, &bytes).expect("SO_RCVBUF");
+    setsockopt(&socket, sockopt::SndBuf, &bytes).expect("SO_SNDBUF");
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).expect("connected");
+    Client::from_stream(TcpStream::from(socket), Some(DEADLINE)).expect("a client")
+}
+
+/// Bodies that can be told apart: each begins with a number, and each byte
+/// depends on that number and its place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbered {
+    pub(crate) stream: u32,
+    pub(crate) number: u32,
+    pub(crate) bytes: usize,
+}
+
+impl Numbered {
+    pub(crate) fn body(self) -> Vec<u8> {
+        let mut state =
+            (u64::from(self.stream) << 32 | u64::from(self.number)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut body = Vec::with_capacity(self.bytes + 8);
+        while body.len() < self.bytes {
+            // A step of SplitMix64: cheap, and different for each number.
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            body.extend_from_slice(&(mixed ^ (mixed >> 27)).to_le_bytes());
+        }
+        body.truncate(self.bytes);
+        body
+    }
+}

@@ -1,0 +1,112 @@
+//! What the kernel says of a process: children, threads, descriptors, memory.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+/// The fields of `/proc/PID/stat` that the tests use.
+struct Stat {
+    state: char,
+    parent: i32,
+    group: i32,
+    session: i32,
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in brackets and may hold anything, brackets too.
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
+    Some(Stat { state, parent, group, session })
+}
+
+/// Whether the process runs; one that only waits to be reaped does not.
+pub(crate) fn is_running(pid: i32) -> bool {
+    stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
+}
+
+/// All running processes that `is_wanted` wants, in ascending order.
+fn running(is_wanted: impl Fn(&Stat) -> bool) -> Vec<i32> {
+    let entries = fs::read_dir("/proc").expect("/proc is there");
+    let mut pids: Vec<i32> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&pid| {
+            stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X') && is_wanted(&stat))
+        })
+        .collect();
+    pids.sort_unstable();
+    pids
+}
+
+/// The running children of a process.
+pub(crate) fn children(parent: i32) -> Vec<i32> {
+    running(|stat| stat.parent == parent)
+}
+
+/// The running processes of a group: a server's, whoever their parent is by now.
+pub(crate) fn group(leader: i32) -> Vec<i32> {
+    running(|stat| stat.group == leader)
+}
+
+/// The running processes of a session: what a daemon left, whoever its parent is.
+pub(crate) fn session(leader: i32) -> Vec<i32> {
+    running(|stat| stat.session == leader)
+}
+
+/// Open descriptors by number, with what each is, as the kernel names it:
+/// `socket:[1234]`, `anon_inode:[eventpoll]`, `/path/of/a/file`.
+pub(crate) fn open_descriptors(pid: i32) -> BTreeMap<i32, String> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeMap::new() };
+    entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            let target = fs::read_link(entry.path()).ok()?;
+            Some((number, target.to_string_lossy().into_owned()))
+        })
+        .collect()
+}
+
+/// The names of the process's threads, by thread id.
+pub(crate) fn threads(pid: i32) -> BTreeMap<i32, String> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return BTreeMap::new() };
+    entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let id = entry.file_name().to_str()?.parse().ok()?;
+            let name = fs::read_to_string(entry.path().join("comm")).ok()?;
+            Some((id, name.trim_end().to_owned()))
+        })
+        .collect()
+}
+
+/// Resident memory in bytes; 0 if the process is gone.
+pub(crate) fn resident_bytes(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    kib.and_then(|kib| kib.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// The inodes of listening TCP sockets, as they stand in `socket:[…]`.
+pub(crate) fn listening_inodes() -> Vec<String> {
+    const LISTEN: &str = "0A";
+    ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .flat_map(|table| {
+            let inode = |line: &str| {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                (fields.get(3) == Some(&LISTEN)).then(|| fields[9].to_owned())
+            };
+            table.lines().filter_map(inode).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// The inodes of Unix sockets, as they stand in `socket:[…]`.
+pub(crate) fn unix_inodes() -> Vec<String> {
+    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    table.lines().skip(1).filter_map(|line| Some(line.split_whitespace().nth(6)?.to_owned())).collect()
+}
