@@ -11,7 +11,9 @@ pub mod process;
 mod semaphore;
 mod shared_mapping;
 pub mod socket;
+pub mod signals;
 mod title;
+pub mod unix_socket;
 
 pub use semaphore::{Semaphore, SemaphorePlace};
 pub(crate) use shared_mapping::shared_layout;
