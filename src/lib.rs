@@ -1,5 +1,22 @@
 //! Chappe, a pre-forked message server for Linux.
-#![warn(missing_docs)]
+//!
+//! Clients hold long TCP connections and exchange length-prefixed binary messages.
+//! A *master* process looks after *worker* processes; each worker has an event
+//! loop, handler threads, and one send thread that sleeps on a process-shared
+//! semaphore. [`Server`] puts handlers of your own behind it; [`client`] talks to it.
+//!
+//! The data path, in one worker:
+//!
+//! ```text
+//! socket -> net (event loop) -> dispatch (inbox, handler threads) -> handler
+//!                                                                      |
+//! socket <---- send (outbox, send thread asleep on the semaphore) <----+
+//!    ^-- net: EPOLLOUT, for a socket that was full
+//! ```
+//!
+//! The control path: `cli` -> `boot` -> `master` (fork, watch, replace) -> `worker`
+//! (wires the data path); `shm` is the memory that both sides share. Imports point
+//! down these paths only; `tests/tidy.rs` holds the table.
 
 #[cfg(not(loom))]
 pub mod boot;
@@ -25,6 +42,8 @@ mod master;
 mod net;
 #[doc(hidden)]
 pub mod send;
+#[cfg(not(loom))]
+mod server;
 #[doc(hidden)]
 pub mod shm;
 #[doc(hidden)]
@@ -37,3 +56,7 @@ pub mod sync;
 pub mod sys;
 #[cfg(not(loom))]
 mod worker;
+
+pub use handler::{ConnectionInfo, Handler, HandlerError, Outcome, Replies, Request};
+#[cfg(not(loom))]
+pub use server::Server;

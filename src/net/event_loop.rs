@@ -161,6 +161,13 @@ impl EventLoop {
         self.connections
     }
 
+    /// Counts something in the event loop's own line.
+    pub fn count(&self, counter: Counter, n: u64) {
+        if n > 0 {
+            self.shared.counters.add(counter, n);
+        }
+    }
+
     /// Sleeps until something happens, and handles it. Which of the worker's own
     /// descriptors have input is left in `woken`. `until` bounds the sleep.
     ///

@@ -247,7 +247,6 @@ mod tests {
             handshake: None,
             linger: Duration::from_secs(1),
             outbox_age_max: Duration::from_secs(1),
-            notsent_lowat: 1,
             messages_per_second,
             messages_burst: 0,
             bytes_per_second,

@@ -41,8 +41,6 @@ pub struct Settings {
     pub linger: Duration,
     /// `send.outbox_max_age`.
     pub outbox_age_max: Duration,
-    /// `send.notsent_lowat`.
-    pub notsent_lowat: usize,
     /// `limits.messages_per_second`; 0 = off.
     pub messages_per_second: u32,
     /// `limits.messages_burst`.

@@ -10,8 +10,8 @@ pub mod clock;
 pub mod process;
 mod semaphore;
 mod shared_mapping;
-pub mod socket;
 pub mod signals;
+pub mod socket;
 mod title;
 pub mod unix_socket;
 
