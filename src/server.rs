@@ -3,6 +3,7 @@
 use crate::boot;
 use crate::frame::Code;
 use crate::handler::{Handler, Handlers};
+use crate::{master, worker};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -45,6 +46,20 @@ impl Server {
     /// Does what the command line asks for.
     #[must_use]
     pub fn main(self) -> ExitCode {
-        boot::main(self.handlers)
+        let handlers = self.handlers;
+        boot::main(move |assignment| {
+            let master::Assignment { number, generation, slot, channel, listeners, config, .. } =
+                assignment;
+            let handlers = handlers.clone();
+            worker::run(worker::Start {
+                number,
+                generation,
+                slot,
+                channel,
+                listeners,
+                config,
+                handlers,
+            })
+        })
     }
 }
