@@ -1,24 +1,62 @@
 //! Chappe, a pre-forked message server for Linux.
-#![warn(missing_docs)]
+//!
+//! Clients hold long TCP connections and exchange length-prefixed binary messages.
+//! A *master* process looks after *worker* processes; each worker has an event
+//! loop, handler threads, and one send thread that sleeps on a process-shared
+//! semaphore. [`Server`] puts handlers of your own behind it; [`client`] talks to it.
+//!
+//! The data path, in one worker:
+//!
+//! ```text
+//! socket -> net (event loop) -> dispatch (inbox, handler threads) -> handler
+//!                                                                      |
+//! socket <---- send (outbox, send thread asleep on the semaphore) <----+
+//!    ^-- net: EPOLLOUT, for a socket that was full
+//! ```
+//!
+//! The control path: `cli` -> `boot` -> `master` (fork, watch, replace) -> `worker`
+//! (wires the data path); `shm` is the memory that both sides share. Imports point
+//! down these paths only; `tests/tidy.rs` holds the table.
 
+#[cfg(not(loom))]
 pub mod boot;
+#[cfg(not(loom))]
 mod channel;
+#[cfg(not(loom))]
 mod cli;
+#[cfg(not(loom))]
 pub mod client;
+#[cfg(not(loom))]
 pub mod config;
+#[doc(hidden)]
 pub mod dispatch;
 pub mod frame;
 pub mod handler;
+#[cfg(not(loom))]
 mod listen;
+#[cfg(not(loom))]
 mod logging;
+#[cfg(not(loom))]
 mod master;
+#[cfg(not(loom))]
 mod net;
+#[doc(hidden)]
 pub mod send;
+#[cfg(not(loom))]
+mod server;
+#[doc(hidden)]
 pub mod shm;
+#[doc(hidden)]
 pub mod sync;
-#[allow(
+#[expect(
     unsafe_code,
     reason = "the one place that talks to the operating system without a safe crate in between"
 )]
+#[doc(hidden)]
 pub mod sys;
+#[cfg(not(loom))]
 mod worker;
+
+pub use handler::{ConnectionInfo, Handler, HandlerError, Outcome, Replies, Request};
+#[cfg(not(loom))]
+pub use server::Server;

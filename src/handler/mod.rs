@@ -1,1 +1,143 @@
-//! (being written)
+//! What an application sees: requests, replies, handlers. Never a socket, never
+//! a thread, never a queue.
+//!
+//! A handler runs on one of its worker's handler threads. One connection is on
+//! at most one of them at a time, so its messages are handled and answered in
+//! order; different connections run in parallel, so a handler must be `Sync`.
+
+mod application;
+mod replies;
+mod stock;
+
+pub use application::{Application, Handlers, Serve, Served, WorkerInfo};
+pub use replies::Replies;
+
+use crate::frame::{BodyTooLong, Code};
+use bytes::Bytes;
+use std::net::SocketAddr;
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// Unique over workers and generations.
+    pub id: u64,
+    /// The peer's address.
+    pub peer: SocketAddr,
+}
+
+/// One received message, checked against its checksum.
+#[derive(Debug)]
+pub struct Request<'a> {
+    code: Code,
+    body: Bytes,
+    /// Size of the allocation that the body shares with its neighbours.
+    chunk_bytes: usize,
+    connection: &'a ConnectionInfo,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn new(
+        code: Code,
+        body: Bytes,
+        chunk_bytes: usize,
+        connection: &'a ConnectionInfo,
+    ) -> Self {
+        Self { code, body, chunk_bytes, connection }
+    }
+
+    /// The message code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The body, 0 to 65527 bytes.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The body, to keep beyond the handler's return. Shares the memory it was
+    /// received in, unless that is more than four times as large: then it is
+    /// copied, so that a few kept bytes do not hold on to many.
+    #[must_use]
+    pub fn body_to_keep(&self) -> Bytes {
+        if self.body.len() < self.chunk_bytes / 4 {
+            Bytes::copy_from_slice(&self.body)
+        } else {
+            self.body.clone()
+        }
+    }
+
+    /// Whose message it is.
+    #[must_use]
+    pub fn connection(&self) -> &'a ConnectionInfo {
+        self.connection
+    }
+}
+
+/// What a handler returns: an error is told to the peer (error 4) in place of
+/// the replies of this message, and the connection stays open.
+pub type Outcome = Result<(), HandlerError>;
+
+/// Why a handler failed; its text goes to the peer and into the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct HandlerError(String);
+
+impl HandlerError {
+    /// With a text for people.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<BodyTooLong> for HandlerError {
+    fn from(error: BodyTooLong) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Handles the messages of one code.
+///
+/// Closures `Fn(&Request, &mut Replies) -> Outcome` are handlers. A panic costs
+/// the message and its connection, not the worker.
+pub trait Handler: Send + Sync {
+    /// Called for each message, in the order of its connection.
+    ///
+    /// # Errors
+    /// Whatever the peer shall be told as "handler failed".
+    fn handle(&self, request: &Request<'_>, replies: &mut Replies) -> Outcome;
+
+    /// Whether it never blocks and computes for microseconds at most. Replies
+    /// that are ready are held back while a quick handler runs, so that they
+    /// leave together; before any other they are handed to the send thread.
+    fn is_quick(&self) -> bool {
+        false
+    }
+}
+
+impl<F> Handler for F
+where
+    F: Fn(&Request<'_>, &mut Replies) -> Outcome + Send + Sync,
+{
+    fn handle(&self, request: &Request<'_>, replies: &mut Replies) -> Outcome {
+        self(request, replies)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_body_shares_its_chunk_unless_it_is_a_small_part_of_it() {
+        let connection = ConnectionInfo { id: 1, peer: ([127, 0, 0, 1], 1).into() };
+        let chunk = Bytes::from(vec![5; 400]);
+        let quarter = Request::new(16, chunk.slice(..100), chunk.len(), &connection);
+        assert_eq!(quarter.body_to_keep().as_ptr(), chunk.as_ptr());
+        let less = Request::new(16, chunk.slice(..99), chunk.len(), &connection);
+        assert_ne!(less.body_to_keep().as_ptr(), chunk.as_ptr());
+        assert_eq!(less.body_to_keep(), less.body());
+    }
+}

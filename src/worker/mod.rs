@@ -1,1 +1,290 @@
-//! (being written)
+//! One worker process: wires the event loop, the handler threads and the send
+//! thread, and decides between turns of the loop what signals and the master
+//! ask for.
+//!
+//! Runs in a process that was just forked and has one thread; the other threads
+//! are started here, with all signals blocked, so that signals reach the event
+//! loop's thread only. Never returns before it is told to stop, drained, or
+//! broken.
+
+mod signals;
+mod threads;
+
+use crate::channel::{self, Message, Received};
+use crate::config::{self, Config};
+use crate::dispatch::{DispatchPath, InboxLimits};
+use crate::frame::Goodbye;
+use crate::handler::{Application, Handlers, WorkerInfo};
+use crate::listen::Listener;
+use crate::logging;
+use crate::net::{EventLoop, Settings, SocketOptions, Watched};
+use crate::send::{CallList, SendList, SendPath};
+use crate::shm::{Counter, Slot};
+use crate::sys;
+use crate::sys::process::ExitReason;
+use crate::sys::signals::{self as sys_signals, Signals};
+use nix::sys::resource::{Resource, getrlimit};
+use signals::{Asked, asked_by};
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use threads::Threads;
+
+/// Descriptors that a worker keeps for itself: refused connections that linger,
+/// and its own. `docs/ARCHITECTURE.md` lists them.
+const DESCRIPTORS_RESERVED: u64 = 128;
+
+const SIGNALS: Watched = Watched(0);
+const CHANNEL: Watched = Watched(1);
+
+/// What the master hands to a worker.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// 0 and up.
+    pub(crate) number: u16,
+    /// Counts reloads, from 1.
+    pub(crate) generation: u64,
+    /// The worker's place in the zone.
+    pub(crate) slot: Slot,
+    /// The worker's end of the channel to the master.
+    pub(crate) channel: channel::WorkerEnd,
+    /// Bound and listening, shared by all workers.
+    pub(crate) listeners: Vec<Listener>,
+    /// Checked.
+    pub(crate) config: Arc<Config>,
+    /// Of the application.
+    pub(crate) handlers: Handlers,
+}
+
+/// Runs a worker to its end.
+pub(crate) fn run(start: Start) -> ExitReason {
+    let number = start.number;
+    let mut worker = match Worker::boot(start) {
+        Ok(worker) => worker,
+        Err(error) => {
+            log::error!("worker {number} cannot boot: {error}");
+            return ExitReason::CannotBoot;
+        }
+    };
+    match worker.run() {
+        Ok(()) => ExitReason::Stopped,
+        Err(error) => {
+            log::error!("worker {number} failed: {error}");
+            ExitReason::Failed
+        }
+    }
+}
+
+/// Where a worker is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Ready, and does not accept yet.
+    Waiting,
+    Serving,
+    /// Until all connections are gone, or this time has come.
+    Draining(Instant),
+}
+
+struct Worker {
+    number: u16,
+    slot: Slot,
+    channel: channel::WorkerEnd,
+    signals: Signals,
+    event_loop: EventLoop,
+    threads: Threads,
+    stage: Stage,
+    shutdown_timeout: Duration,
+    /// Log lines lost so far, as counted.
+    lines_lost: u64,
+}
+
+impl Worker {
+    fn boot(start: Start) -> io::Result<Self> {
+        let Start { number, generation, slot, channel, listeners, config, handlers } = start;
+        // Signals are blocked since before the fork; the threads started below
+        // inherit that.
+        let signals = Signals::new(&signals::taken())?;
+        let limits = InboxLimits {
+            messages_max: config.inbox.max_messages,
+            bytes_max: config.inbox.max_bytes,
+        };
+        let dispatch = Arc::new(DispatchPath::new(limits, config.inbox.total_max_bytes));
+        let list = SendList::new(slot.send_semaphore().into());
+        let send = Arc::new(SendPath::new(
+            list,
+            CallList::new()?,
+            config.send.outbox_max_bytes,
+            config.send.outbox_total_max_bytes,
+        ));
+        let listeners = listeners
+            .into_iter()
+            .map(|listener| {
+                let options = socket_options(&listener, &config);
+                (TcpListener::from(listener.socket), options)
+            })
+            .collect();
+        let event_loop = EventLoop::new(
+            settings(&config),
+            listeners,
+            Arc::clone(&dispatch),
+            Arc::clone(&send),
+            slot.clone(),
+        )?;
+        event_loop.watch(signals.as_fd(), SIGNALS)?;
+        event_loop.watch(channel.as_fd(), CHANNEL)?;
+        let worker = WorkerInfo { number, pid: nix::unistd::getpid().as_raw(), generation };
+        let application = Arc::new(Application::new(handlers, worker));
+        let count = config.worker.handler_threads;
+        let threads = Threads::start(count, &application, &dispatch, &send, &slot)?;
+        sys_signals::unblock()?;
+        slot.mark_ready()?;
+        channel.send(Message::Ready)?;
+        log::info!("worker ready worker={number} generation={generation}");
+        Ok(Self {
+            number,
+            slot,
+            channel,
+            signals,
+            event_loop,
+            threads,
+            stage: Stage::Waiting,
+            shutdown_timeout: config.worker_shutdown_timeout,
+            lines_lost: 0,
+        })
+    }
+
+    /// The only loop, with the only sleep, of the worker's main thread.
+    fn run(&mut self) -> io::Result<()> {
+        let mut woken = Vec::new();
+        loop {
+            let until = match self.stage {
+                Stage::Draining(until) => Some(until),
+                Stage::Waiting | Stage::Serving => None,
+            };
+            self.event_loop.turn(until, &mut woken)?;
+            let lost = logging::lines_lost();
+            self.event_loop.count(Counter::LogLinesLost, lost - self.lines_lost);
+            self.lines_lost = lost;
+            for watched in woken.drain(..) {
+                let stops = match watched {
+                    SIGNALS => self.hear_signals(),
+                    _ => self.hear_master()?,
+                };
+                if stops {
+                    // Fast: the kernel closes the sockets, the master settles
+                    // the permits. A handler that blocks is not waited for.
+                    log::info!("worker stopped connections={}", self.event_loop.connections());
+                    return Ok(());
+                }
+            }
+            if let Stage::Draining(until) = self.stage {
+                let left = self.event_loop.connections();
+                if self.event_loop.is_empty() {
+                    self.threads.stop();
+                    log::info!("worker drained");
+                    return Ok(());
+                }
+                if Instant::now() >= until {
+                    log::warn!("worker_shutdown_timeout is over, cutting connections={left}");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// True if the worker is to stop at once.
+    fn hear_signals(&mut self) -> bool {
+        for signal in self.signals.pending() {
+            match asked_by(signal) {
+                Asked::Terminate => return true,
+                Asked::Drain => self.start_drain("SIGQUIT"),
+                Asked::Nothing => {}
+            }
+        }
+        false
+    }
+
+    /// True if the worker is to stop at once.
+    fn hear_master(&mut self) -> io::Result<bool> {
+        while let Some(received) = self.channel.try_receive()? {
+            match received {
+                Received::Message(Message::Serve) => self.serve()?,
+                Received::Message(Message::Drain) => self.start_drain("the master"),
+                Received::Message(Message::Terminate) => return Ok(true),
+                Received::Message(Message::Ready) => log::warn!("the master is not a worker"),
+                Received::Closed => {
+                    // Readable for ever from now on.
+                    self.event_loop.unwatch(self.channel.as_fd())?;
+                    log::warn!("the master is gone, draining");
+                    self.start_drain("the master's death");
+                    break;
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        if self.stage == Stage::Waiting {
+            self.event_loop.serve()?;
+            self.slot.mark_serving();
+            self.stage = Stage::Serving;
+            log::info!("worker serves");
+        }
+        Ok(())
+    }
+
+    fn start_drain(&mut self, by: &str) {
+        if matches!(self.stage, Stage::Draining(_)) {
+            return;
+        }
+        log::info!("worker drains, asked by {by} connections={}", self.event_loop.connections());
+        self.stage = Stage::Draining(Instant::now() + self.shutdown_timeout);
+        self.slot.mark_draining();
+        sys::set_title(&format!("chappe: worker process {} (draining)", self.number));
+        self.event_loop.start_drain(Goodbye::Stopping, Duration::ZERO);
+    }
+}
+
+fn socket_options(listener: &Listener, config: &Config) -> SocketOptions {
+    let options = &listener.options;
+    SocketOptions {
+        keepalive: options.keepalive,
+        receive_buffer: options.receive_buffer,
+        send_buffer: options.send_buffer,
+        notsent_lowat: config.send.notsent_lowat,
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    let config::Timeouts { idle, frame, handshake, linger, .. } = config.timeouts;
+    Settings {
+        connections_max: connections_max(config),
+        frame_bytes_max: config.frame.max_bytes,
+        idle,
+        frame,
+        handshake,
+        linger,
+        outbox_age_max: config.send.outbox_max_age,
+        messages_per_second: config.limits.messages_per_second,
+        messages_burst: config.limits.messages_burst,
+        bytes_per_second: config.limits.bytes_per_second,
+    }
+}
+
+/// `worker.max_connections`, or what the descriptor limit leaves room for.
+fn connections_max(config: &Config) -> usize {
+    let configured = config.worker.max_connections as usize;
+    let Ok((descriptors, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return configured };
+    let room = descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(1);
+    let effective = configured.min(usize::try_from(room).unwrap_or(usize::MAX));
+    if effective < configured {
+        log::warn!(
+            "worker.max_connections={configured} needs more descriptors than RLIMIT_NOFILE={descriptors}, \
+             effective={effective}"
+        );
+    }
+    effective
+}

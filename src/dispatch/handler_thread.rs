@@ -1,0 +1,35 @@
+//! A handler thread: takes a connection off the run list, runs its turn, and
+//! shows in the worker's slot since when it has been busy.
+
+use super::receive_half::DispatchPath;
+use super::turn::run_turn;
+use crate::handler::Serve;
+use crate::shm::{Slot, ThreadCounters, ThreadRole};
+use std::sync::Arc;
+
+/// What one handler thread needs.
+#[derive(Debug)]
+pub struct HandlerThread {
+    number: u16,
+    path: Arc<DispatchPath>,
+    slot: Slot,
+    counters: ThreadCounters,
+}
+
+impl HandlerThread {
+    /// The thread of this number in the worker of this slot.
+    #[must_use]
+    pub fn new(number: u16, path: Arc<DispatchPath>, slot: Slot) -> Self {
+        let counters = slot.counters(ThreadRole::Handler(number));
+        Self { number, path, slot, counters }
+    }
+
+    /// Runs turns until the run list is stopped.
+    pub fn run(&self, serve: &dyn Serve, now_ms: impl Fn() -> u64) {
+        while let Some(connection) = self.path.run_list().pop() {
+            self.slot.handler_started(self.number, now_ms());
+            run_turn(&connection, serve, &self.counters);
+            self.slot.handler_finished(self.number);
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The inbox: what one connection has sent and no handler has seen, and who
+//! handles it next.
+//!
+//! | phase | means | leaves when |
+//! |---|---|---|
+//! | empty | nothing to handle | the loop pushes: queued |
+//! | queued | on the run list, once | a handler thread takes it: running |
+//! | running | on exactly one handler thread | the turn ends: empty, queued or stalled |
+//! | stalled | replies back up; on no list | the outbox has drained: queued or empty |
+//!
+//! *paused* (the loop does not read this connection) is decided under the same
+//! lock as the level that decides it, on the way up and on the way down. With
+//! two locks a handler thread could drain the inbox between the loop's look and
+//! the loop's flag, and nobody would ever read that connection again.
+
+use crate::frame::Chunk;
+use crate::sync::Mutex;
+use crate::sync::fault::{Fault, is_planted};
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// Bounds of one connection's inbox. Reading stops at either; what the last
+/// read brought beyond them is kept, so one frame always fits.
+#[derive(Clone, Copy, Debug)]
+pub struct InboxLimits {
+    /// Messages.
+    pub messages_max: usize,
+    /// Bytes, as allocated.
+    pub bytes_max: usize,
+}
+
+/// What stands in an inbox, in the order in which it is to be answered.
+#[derive(Debug)]
+pub enum Item {
+    /// Received messages.
+    Chunk {
+        /// The messages that are not handled yet.
+        chunk: Chunk,
+        /// What the chunk is charged for until its last message is handled:
+        /// its messages share one allocation.
+        charged: usize,
+    },
+    /// A frame of the server's own, at its place in the order of replies.
+    Notice(Notice),
+}
+
+/// An error or goodbye frame, encoded.
+#[derive(Debug)]
+pub struct Notice {
+    /// What the peer is told.
+    pub frame: Bytes,
+    /// And then.
+    pub then: Then,
+}
+
+/// What follows a notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// The connection stays open.
+    GoOn,
+    /// What was queued is flushed, and the connection ends.
+    Finish,
+}
+
+impl Item {
+    fn messages(&self) -> usize {
+        match self {
+            Self::Chunk { chunk, .. } => chunk.frames,
+            Self::Notice(_) => 1,
+        }
+    }
+
+    /// What it counts against the limits.
+    #[must_use]
+    pub fn charged(&self) -> usize {
+        match self {
+            Self::Chunk { charged, .. } => *charged,
+            Self::Notice(notice) => notice.frame.len(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Empty,
+    Queued,
+    Running,
+    Stalled,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    items: VecDeque<Item>,
+    messages: usize,
+    bytes: usize,
+    paused: bool,
+    /// The peer has sent its last: when all is handled the connection finishes.
+    ended: bool,
+    /// Nothing is taken or handled any more.
+    closed: bool,
+}
+
+/// See the module. One a connection.
+#[derive(Debug)]
+pub struct Inbox {
+    limits: InboxLimits,
+    state: Mutex<State>,
+}
+
+/// What the loop has to do after [`Inbox::push`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Pushed {
+    /// It was empty: put it on the run list, once.
+    Queue,
+    /// It is on the list, running or stalled already.
+    Nothing,
+    /// It is closed and the item is gone.
+    Closed,
+}
+
+/// What a turn has handled since it last asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Done {
+    /// Messages handled.
+    pub messages: usize,
+    /// Bytes of items that are used up.
+    pub bytes: usize,
+}
+
+/// What a turn gets next.
+#[derive(Debug)]
+#[must_use]
+pub struct Next {
+    /// `None`: nothing is left, or the inbox was closed.
+    pub item: Option<Item>,
+    /// Reading may go on: call the loop.
+    pub call: bool,
+    /// Bytes to release from the worker's budget.
+    pub released: usize,
+}
+
+/// How a connection leaves a thread or a stall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Left {
+    /// Nothing to handle.
+    Idle,
+    /// More to handle: put it at the tail of the run list.
+    Queue,
+    /// Nothing to handle and nothing will come: finish the connection.
+    Finish,
+    /// Closed meanwhile.
+    Closed,
+}
+
+/// What the event loop computes its interest from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InboxView {
+    /// Reading is to pause.
+    pub paused: bool,
+    /// Nothing is queued, running or stalled.
+    pub is_empty: bool,
+    /// Nothing is taken any more.
+    pub closed: bool,
+}
+
+impl Inbox {
+    /// An empty one.
+    #[must_use]
+    pub fn new(limits: InboxLimits) -> Self {
+        let state = State {
+            phase: Phase::Empty,
+            items: VecDeque::new(),
+            messages: 0,
+            bytes: 0,
+            paused: false,
+            ended: false,
+            closed: false,
+        };
+        Self { limits, state: Mutex::new(state) }
+    }
+
+    /// Adds what was received; the event loop.
+    pub fn push(&self, item: Item) -> Pushed {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Pushed::Closed;
+        }
+        state.messages += item.messages();
+        state.bytes += item.charged();
+        state.items.push_back(item);
+        let pause =
+            state.messages >= self.limits.messages_max || state.bytes >= self.limits.bytes_max;
+        if is_planted(Fault::PauseOutsideLock) {
+            let queue = state.leave_empty();
+            drop(state);
+            self.state.lock().paused |= pause;
+            return queue;
+        }
+        state.paused |= pause;
+        state.leave_empty()
+    }
+
+    /// No more will be received; the event loop. [`Left::Finish`] if all is
+    /// handled already, else the turn that handles the last finds out.
+    pub fn end(&self) -> Left {
+        let mut state = self.state.lock();
+        state.ended = true;
+        if is_planted(Fault::EndWithoutLook) {
+            return Left::Idle;
+        }
+        match state.phase {
+            _ if state.closed => Left::Closed,
+            Phase::Empty => Left::Finish,
+            Phase::Queued | Phase::Running | Phase::Stalled => Left::Idle,
+        }
+    }
+
+    /// Queued -> running. False if it was closed while it was listed.
+    #[must_use]
+    pub fn begin(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.closed {
+            state.phase = Phase::Empty;
+            return false;
+        }
+        debug_assert_eq!(state.phase, Phase::Queued, "listed once");
+        state.phase = Phase::Running;
+        true
+    }
+
+    /// The running turn's next item. What it has handled is taken off first.
+    pub fn next(&self, done: Done) -> Next {
+        let mut state = self.state.lock();
+        let (call, released) = state.take_off(done, self.limits);
+        let item = if state.closed { None } else { state.items.pop_front() };
+        Next { item, call, released }
+    }
+
+    /// The running turn gives back what it did not handle, to the front.
+    pub fn put_back(&self, done: Done, item: Item) -> Next {
+        let mut state = self.state.lock();
+        let (call, released) = state.take_off(done, self.limits);
+        if !state.closed {
+            state.items.push_front(item);
+        }
+        Next { item: None, call, released }
+    }
+
+    /// The running turn asks for nothing more; takes off what it has handled.
+    pub fn done(&self, done: Done) -> Next {
+        let (call, released) = self.state.lock().take_off(done, self.limits);
+        Next { item: None, call, released }
+    }
+
+    /// Running -> stalled: before the inbox is parked, or the resume could come
+    /// while it still seems to run, and would be lost.
+    pub fn stall(&self) {
+        let mut state = self.state.lock();
+        debug_assert_eq!(state.phase, Phase::Running);
+        state.phase = Phase::Stalled;
+    }
+
+    /// Running or stalled -> empty or queued.
+    pub fn leave(&self) -> Left {
+        self.state.lock().leave()
+    }
+
+    /// Stalled -> empty or queued; anything else stays what it is.
+    pub fn resume(&self) -> Left {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Stalled { state.leave() } else { Left::Idle }
+    }
+
+    /// Drops what is queued and takes no more. Returns the bytes to release,
+    /// what the running turn holds included.
+    #[must_use]
+    pub fn close(&self) -> (usize, VecDeque<Item>) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.messages = 0;
+        state.paused = false;
+        if state.phase == Phase::Stalled {
+            state.phase = Phase::Empty;
+        }
+        (std::mem::take(&mut state.bytes), std::mem::take(&mut state.items))
+    }
+
+    /// For the event loop.
+    #[must_use]
+    pub fn view(&self) -> InboxView {
+        let state = self.state.lock();
+        InboxView {
+            paused: state.paused,
+            is_empty: state.phase == Phase::Empty,
+            closed: state.closed,
+        }
+    }
+}
+
+impl State {
+    fn leave_empty(&mut self) -> Pushed {
+        if self.phase == Phase::Empty {
+            self.phase = Phase::Queued;
+            Pushed::Queue
+        } else {
+            Pushed::Nothing
+        }
+    }
+
+    fn leave(&mut self) -> Left {
+        self.phase = Phase::Empty;
+        if self.closed {
+            Left::Closed
+        } else if !self.items.is_empty() {
+            self.phase = Phase::Queued;
+            Left::Queue
+        } else {
+            // An inbox at rest owns no buffer.
+            self.items = VecDeque::new();
+            if self.ended { Left::Finish } else { Left::Idle }
+        }
+    }
+
+    /// Returns whether reading may go on, and the bytes to release.
+    fn take_off(&mut self, done: Done, limits: InboxLimits) -> (bool, usize) {
+        if self.closed {
+            // `close` has released all, the turn's part too.
+            return (false, 0);
+        }
+        self.messages -= done.messages;
+        self.bytes -= done.bytes;
+        let has_room =
+            self.messages <= limits.messages_max / 2 && self.bytes <= limits.bytes_max / 2;
+        (has_room && std::mem::take(&mut self.paused), done.bytes)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+#[path = "inbox_tests.rs"]
+mod tests;

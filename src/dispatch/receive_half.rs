@@ -1,0 +1,143 @@
+//! The receiving half of a connection, as the event loop and the handler
+//! threads share it: its inbox, its names, and the way to the run list.
+
+use super::inbox::{Done, Inbox, InboxLimits, InboxView, Item, Left, Pushed};
+use super::run_list::RunList;
+use crate::handler::ConnectionInfo;
+use crate::send::{Budget, Resume, Room, SendHalf};
+use std::sync::Arc;
+
+/// What all receive halves of a worker share.
+#[derive(Debug)]
+pub struct DispatchPath {
+    run_list: RunList,
+    total: Budget,
+    limits: InboxLimits,
+}
+
+impl DispatchPath {
+    /// `limits` for one connection, `total_bytes_max` for all.
+    #[must_use]
+    pub fn new(limits: InboxLimits, total_bytes_max: usize) -> Self {
+        Self { run_list: RunList::new(), total: Budget::new(total_bytes_max), limits }
+    }
+
+    /// The connections with something to handle.
+    #[must_use]
+    pub fn run_list(&self) -> &RunList {
+        &self.run_list
+    }
+
+    /// Bytes received and not handled, of all connections.
+    #[must_use]
+    pub fn total(&self) -> &Budget {
+        &self.total
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct ReceiveHalf {
+    info: ConnectionInfo,
+    inbox: Inbox,
+    send: Arc<SendHalf>,
+    path: Arc<DispatchPath>,
+}
+
+impl ReceiveHalf {
+    /// Empty.
+    #[must_use]
+    pub fn new(info: ConnectionInfo, send: Arc<SendHalf>, path: Arc<DispatchPath>) -> Self {
+        Self { info, inbox: Inbox::new(path.limits), send, path }
+    }
+
+    /// Who the peer is.
+    #[must_use]
+    pub fn info(&self) -> &ConnectionInfo {
+        &self.info
+    }
+
+    /// The other half.
+    #[must_use]
+    pub fn send(&self) -> &Arc<SendHalf> {
+        &self.send
+    }
+
+    /// What the event loop computes its interest from.
+    #[must_use]
+    pub fn view(&self) -> InboxView {
+        self.inbox.view()
+    }
+
+    /// Takes in what was received; the event loop. Says whether the worker's
+    /// total has room for more.
+    pub fn push(self: &Arc<Self>, item: Item) -> Room {
+        let charged = item.charged();
+        let room = self.path.total.charge(charged);
+        match self.inbox.push(item) {
+            Pushed::Queue => self.path.run_list.push(Arc::clone(self)),
+            Pushed::Nothing => {}
+            Pushed::Closed => {
+                self.path.total.release(charged);
+                return Room::Free;
+            }
+        }
+        room
+    }
+
+    /// No more will be received; the event loop.
+    pub fn end(self: &Arc<Self>) {
+        self.act(self.inbox.end());
+    }
+
+    /// Drops what is queued, and what comes.
+    pub fn close(&self) {
+        let (bytes, items) = self.inbox.close();
+        drop(items);
+        self.path.total.release(bytes);
+    }
+
+    pub(super) fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    pub(super) fn next(&self, done: Done) -> Option<Item> {
+        let next = self.inbox.next(done);
+        self.after(next.call, next.released);
+        next.item
+    }
+
+    pub(super) fn put_back(&self, done: Done, item: Item) {
+        let next = self.inbox.put_back(done, item);
+        self.after(next.call, next.released);
+    }
+
+    pub(super) fn done(&self, done: Done) {
+        let next = self.inbox.done(done);
+        self.after(next.call, next.released);
+    }
+
+    fn after(&self, call: bool, released: usize) {
+        if call {
+            self.send.call_loop();
+        }
+        self.path.total.release(released);
+    }
+
+    pub(super) fn act(self: &Arc<Self>, left: Left) {
+        match left {
+            Left::Queue => self.path.run_list.push(Arc::clone(self)),
+            Left::Finish => self.send.finish(),
+            Left::Idle | Left::Closed => {}
+        }
+    }
+}
+
+/// Resuming a receive half means: what is queued can be handled, the outbox has
+/// room again.
+impl Resume for ReceiveHalf {
+    fn resume(self: Arc<Self>) {
+        let left = self.inbox.resume();
+        self.act(left);
+    }
+}

@@ -1,0 +1,268 @@
+//! One worker's handlers by code, and what becomes of a message: checked,
+//! looked up, handled, answered, or refused with the reason.
+
+use super::stock::{Echo, Ping, Time, Who};
+use super::{ConnectionInfo, Handler, Replies, Request};
+use crate::frame::{
+    CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO, Code,
+    ErrorNumber, Header, split_first,
+};
+use bytes::Bytes;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// The worker a handler runs in.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerInfo {
+    /// 0 and up; a replacement has the number of the one it replaces.
+    pub number: u16,
+    /// Process id.
+    pub pid: i32,
+    /// Counts reloads, from 1.
+    pub generation: u64,
+}
+
+/// What a turn does with the next message of a connection. A turn knows chunks
+/// of messages and no protocol; this is where a protocol is.
+pub trait Serve: Send + Sync {
+    /// Whether the handler of the message that `chunk` begins with is quick.
+    fn is_quick(&self, chunk: &Bytes) -> bool;
+
+    /// Takes the first message off `chunk` and handles it. `chunk_bytes` is the
+    /// size of the chunk's allocation.
+    fn serve(
+        &self,
+        connection: &ConnectionInfo,
+        chunk: &mut Bytes,
+        chunk_bytes: usize,
+        replies: &mut Replies,
+    ) -> Served;
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// It was handled.
+    Answered,
+    /// The connection stays open: no handler has this code.
+    UnknownCode,
+    /// The connection stays open: the handler returned an error.
+    Failed,
+    /// To be closed after the replies: the checksum was wrong.
+    BadChecksum,
+    /// To be closed after the replies: the handler panicked.
+    Panicked,
+}
+
+/// The handlers of an application, by message code.
+#[derive(Clone, Default)]
+pub struct Handlers {
+    by_code: Vec<(Code, Arc<dyn Handler>)>,
+}
+
+impl Handlers {
+    /// Registers a handler of an application.
+    ///
+    /// # Panics
+    /// On a code outside of 16..=65279 and on a code that has one already: both
+    /// are mistakes in the program, found when it starts.
+    pub fn add(&mut self, code: Code, handler: Arc<dyn Handler>) {
+        assert!(
+            (CODE_APPLICATION_MIN..=CODE_APPLICATION_MAX).contains(&code),
+            "message code {code} belongs to the server, applications have \
+             {CODE_APPLICATION_MIN}..={CODE_APPLICATION_MAX}"
+        );
+        self.insert(code, handler);
+    }
+
+    fn insert(&mut self, code: Code, handler: Arc<dyn Handler>) {
+        match self.by_code.binary_search_by_key(&code, |(code, _)| *code) {
+            Ok(_) => panic!("message code {code} has a handler already"),
+            Err(at) => self.by_code.insert(at, (code, handler)),
+        }
+    }
+
+    fn get(&self, code: Code) -> Option<&dyn Handler> {
+        let at = self.by_code.binary_search_by_key(&code, |(code, _)| *code).ok()?;
+        Some(&*self.by_code[at].1)
+    }
+}
+
+impl std::fmt::Debug for Handlers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.by_code.iter().map(|(code, _)| code)).finish()
+    }
+}
+
+/// The application of one worker: its handlers and the stock ones.
+#[derive(Debug)]
+pub struct Application {
+    handlers: Handlers,
+}
+
+impl Application {
+    /// Adds the stock handlers to those of the application.
+    #[must_use]
+    pub fn new(mut handlers: Handlers, worker: WorkerInfo) -> Self {
+        handlers.insert(CODE_PING, Arc::new(Ping));
+        handlers.insert(CODE_ECHO, Arc::new(Echo));
+        handlers.insert(CODE_TIME, Arc::new(Time));
+        handlers.insert(CODE_WHO, Arc::new(Who(worker)));
+        Self { handlers }
+    }
+}
+
+impl Serve for Application {
+    fn is_quick(&self, chunk: &Bytes) -> bool {
+        let handler = Header::read(chunk).and_then(|header| self.handlers.get(header.code));
+        handler.is_none_or(Handler::is_quick)
+    }
+
+    fn serve(
+        &self,
+        connection: &ConnectionInfo,
+        chunk: &mut Bytes,
+        chunk_bytes: usize,
+        replies: &mut Replies,
+    ) -> Served {
+        let (header, body) = split_first(chunk).expect("the event loop cut whole frames");
+        let code = header.code;
+        if !header.verify(&body) {
+            let text = format!("the body's CRC-32 is not {:08x}", header.crc32);
+            replies.send_error(ErrorNumber::BadChecksum, code, &text);
+            return Served::BadChecksum;
+        }
+        let Some(handler) = self.handlers.get(code) else {
+            let text = format!("no handler for code {code}");
+            replies.send_error(ErrorNumber::UnknownCode, code, &text);
+            return Served::UnknownCode;
+        };
+        let request = Request::new(code, body, chunk_bytes, connection);
+        let mark = replies.mark();
+        // A handler's broken state behind a panic is the handler's to fear;
+        // ours are the replies, and these are rewound.
+        let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&request, replies)));
+        match outcome {
+            Ok(Ok(())) => Served::Answered,
+            Ok(Err(error)) => {
+                replies.rewind(mark);
+                replies.send_error(ErrorNumber::HandlerFailed, code, &error.to_string());
+                log::debug!("conn={} handler failed: {error} code={code}", connection.id);
+                Served::Failed
+            }
+            Err(panic) => {
+                replies.rewind(mark);
+                replies.send_error(ErrorNumber::HandlerFailed, code, "the handler panicked");
+                let text = panic_text(&*panic);
+                log::error!("conn={} handler panicked: {text} code={code}", connection.id);
+                Served::Panicked
+            }
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{CODE_ERROR, encode, parse_notice};
+    use crate::handler::{HandlerError, Outcome};
+
+    fn application() -> Application {
+        let mut handlers = Handlers::default();
+        let twice = |request: &Request<'_>, replies: &mut Replies| -> Outcome {
+            replies.send(16, request.body())?;
+            replies.send(16, request.body())
+        };
+        let fails = |_: &Request<'_>, replies: &mut Replies| -> Outcome {
+            replies.send(17, b"half an answer")?;
+            Err(HandlerError::new("out of ink"))
+        };
+        let panics = |_: &Request<'_>, replies: &mut Replies| -> Outcome {
+            replies.send(18, b"half an answer")?;
+            panic!("planned by the test");
+        };
+        handlers.add(16, Arc::new(twice));
+        handlers.add(17, Arc::new(fails));
+        handlers.add(18, Arc::new(panics));
+        Application::new(handlers, WorkerInfo { number: 2, pid: 77, generation: 1 })
+    }
+
+    fn serve(chunk: &Bytes) -> (Served, Vec<(Code, Vec<u8>)>) {
+        let connection = ConnectionInfo { id: 9, peer: ([127, 0, 0, 1], 40000).into() };
+        let (mut chunk, mut replies) = (chunk.clone(), Replies::default());
+        let chunk_bytes = chunk.len();
+        let served = application().serve(&connection, &mut chunk, chunk_bytes, &mut replies);
+        let (mut encoded, frames) = replies.take();
+        let mut sent = vec![];
+        while let Some((header, body)) = split_first(&mut encoded) {
+            assert!(header.verify(&body));
+            sent.push((header.code, body.to_vec()));
+        }
+        assert_eq!(sent.len(), frames as usize);
+        (served, sent)
+    }
+
+    fn error_of(replies: &[(Code, Vec<u8>)]) -> ([u16; 2], String) {
+        assert_eq!((replies.len(), replies[0].0), (1, CODE_ERROR));
+        parse_notice(&replies[0].1).unwrap()
+    }
+
+    #[test]
+    fn stock_codes_answer_as_the_protocol_says() {
+        let ping = serve(&encode(0, b"ignored").unwrap());
+        assert_eq!(ping, (Served::Answered, vec![(0, vec![])]));
+        let echo = serve(&encode(1, b"body").unwrap());
+        assert_eq!(echo, (Served::Answered, vec![(1, b"body".to_vec())]));
+        let (_, time) = serve(&encode(2, b"").unwrap());
+        assert_eq!((time[0].0, time[0].1.len()), (2, 8));
+        let (_, who) = serve(&encode(3, b"").unwrap());
+        let lines = "worker=2\npid=77\ngeneration=1\nconnection=9\npeer=127.0.0.1:40000\n";
+        assert_eq!(who, vec![(3, lines.as_bytes().to_vec())]);
+    }
+
+    #[test]
+    fn a_handler_may_answer_more_than_once() {
+        let (served, replies) = serve(&encode(16, b"x").unwrap());
+        assert_eq!((served, replies.len()), (Served::Answered, 2));
+    }
+
+    #[test]
+    fn errors_take_the_place_of_the_replies_of_their_message() {
+        let (served, replies) = serve(&encode(17, b"").unwrap());
+        assert_eq!((served, error_of(&replies)), (Served::Failed, ([4, 17], "out of ink".into())));
+        let (served, replies) = serve(&encode(18, b"").unwrap());
+        let expected = ([4, 18], "the handler panicked".into());
+        assert_eq!((served, error_of(&replies)), (Served::Panicked, expected));
+        let (served, replies) = serve(&encode(4, b"").unwrap());
+        let expected = ([3, 4], "no handler for code 4".into());
+        assert_eq!((served, error_of(&replies)), (Served::UnknownCode, expected));
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_refused_also_on_an_empty_body() {
+        let mut frame = encode(0, b"").unwrap().to_vec();
+        frame[7] = 1;
+        let (served, replies) = serve(&frame.into());
+        assert_eq!((served, error_of(&replies).0), (Served::BadChecksum, [2, 0]));
+    }
+
+    #[test]
+    #[should_panic(expected = "belongs to the server")]
+    fn server_codes_are_not_for_applications() {
+        Handlers::default().add(15, Arc::new(Ping));
+    }
+
+    #[test]
+    #[should_panic(expected = "has a handler already")]
+    fn a_code_has_one_handler() {
+        let mut handlers = Handlers::default();
+        handlers.add(16, Arc::new(Ping));
+        handlers.add(16, Arc::new(Echo));
+    }
+}

@@ -1,0 +1,95 @@
+//! The replies of one turn, encoded end to end in one buffer, so that they
+//! leave in one piece.
+
+use super::Outcome;
+use crate::frame::{Code, ErrorNumber, append_frame, error_frame};
+use bytes::{Bytes, BytesMut};
+
+/// Collects what a handler answers. Nothing leaves before the handler returns.
+#[derive(Debug, Default)]
+pub struct Replies {
+    encoded: BytesMut,
+    frames: u32,
+}
+
+/// A place to come back to: [`Replies::rewind`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    bytes: usize,
+    frames: u32,
+}
+
+impl Replies {
+    /// Appends a frame for the peer. May be called any number of times.
+    ///
+    /// # Errors
+    /// A body beyond [`crate::frame::BODY_BYTES_MAX`]; nothing was appended.
+    pub fn send(&mut self, code: Code, body: &[u8]) -> Outcome {
+        append_frame(&mut self.encoded, code, body)?;
+        self.frames += 1;
+        Ok(())
+    }
+
+    /// Appends an error frame.
+    pub(crate) fn send_error(&mut self, number: ErrorNumber, caused_by: Code, text: &str) {
+        self.append(&error_frame(number, Some(caused_by), text));
+    }
+
+    /// Appends one frame that is encoded already.
+    pub(crate) fn append(&mut self, frame: &[u8]) {
+        self.encoded.extend_from_slice(frame);
+        self.frames += 1;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.encoded.is_empty()
+    }
+
+    /// Bytes collected, headers included.
+    pub(crate) fn bytes(&self) -> usize {
+        self.encoded.len()
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { bytes: self.encoded.len(), frames: self.frames }
+    }
+
+    /// Takes back what was sent since the mark.
+    pub(crate) fn rewind(&mut self, mark: Mark) {
+        self.encoded.truncate(mark.bytes);
+        self.frames = mark.frames;
+    }
+
+    /// Hands over all that was collected: bytes and number of frames.
+    pub(crate) fn take(&mut self) -> (Bytes, u32) {
+        (self.encoded.split().freeze(), std::mem::take(&mut self.frames))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{BODY_BYTES_MAX, encode};
+
+    #[test]
+    fn replies_are_frames_end_to_end_and_leave_once() {
+        let mut replies = Replies::default();
+        replies.send(16, b"one").unwrap();
+        replies.send(17, b"").unwrap();
+        let expected = [encode(16, b"one").unwrap(), encode(17, b"").unwrap()].concat();
+        assert_eq!(replies.take(), (Bytes::from(expected), 2));
+        assert!(replies.is_empty());
+        assert_eq!(replies.take(), (Bytes::new(), 0));
+    }
+
+    #[test]
+    fn a_rewind_takes_back_bytes_and_count() {
+        let mut replies = Replies::default();
+        replies.send(16, b"stays").unwrap();
+        let mark = replies.mark();
+        replies.send(16, b"goes").unwrap();
+        assert!(replies.send(16, &vec![0; BODY_BYTES_MAX + 1]).is_err());
+        replies.rewind(mark);
+        assert_eq!(replies.take(), (encode(16, b"stays").unwrap(), 1));
+    }
+}

@@ -1,0 +1,269 @@
+//! Accepting: when the worker listens, when it stops, and who is told "busy".
+//!
+//! Ceasing to listen has a trap. With EPOLLEXCLUSIVE a connect wakes one worker;
+//! if that worker leaves the listener before it accepts, the wake-up is gone
+//! and nobody else is woken. So whoever leaves accepts what is there first, and
+//! every listening worker also tries once a second.
+
+use super::connection::{Connection, Rates};
+use super::event_loop::{Entry, EventLoop, Key};
+use super::settings::{ACCEPTS_MAX, LINGER_BYTES_MAX, REFUSED_LINGERING_MAX};
+use super::timers::Armed;
+use super::transport::{SocketOptions, Transport};
+use crate::dispatch::ReceiveHalf;
+use crate::frame::{ErrorNumber, error_frame};
+use crate::handler::ConnectionInfo;
+use crate::send::{SendHalf, Socket};
+use crate::shm::Counter;
+use nix::sys::epoll::EpollFlags;
+use slotmap::Key as _;
+use std::io::{self, IoSlice};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What epoll watches while a refused connection lingers.
+const READ: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP);
+
+/// How many connection ids a worker takes from the zone at a time.
+const IDS_AT_ONCE: u64 = 256;
+
+/// Whether this worker accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listening {
+    /// Until the master says so, and not any more once it drains.
+    No,
+    /// In the epoll set.
+    Armed,
+    /// At the worker's own limit: until a connection closes.
+    Full,
+    /// Out of descriptors or memory: until the next tick.
+    NoDescriptors,
+}
+
+/// The worker's listeners, with the options of what they accept.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    sockets: Vec<(TcpListener, SocketOptions)>,
+    listening: Listening,
+}
+
+impl Listeners {
+    pub(super) fn new(sockets: Vec<(TcpListener, SocketOptions)>) -> Self {
+        Self { sockets, listening: Listening::No }
+    }
+}
+
+/// A connection for which there was no permit: only seen off.
+#[derive(Debug)]
+pub(super) struct Refused {
+    transport: Transport,
+    discarded_bytes: u64,
+}
+
+/// What one accept(2) brought.
+enum Accepted {
+    One,
+    Nothing,
+    NoDescriptors,
+}
+
+impl EventLoop {
+    /// Starts to accept.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub fn serve(&mut self) -> io::Result<()> {
+        for (nth, (listener, _)) in self.listeners.sockets.iter().enumerate() {
+            self.epoll.add_listener(listener, nth)?;
+        }
+        self.listeners.listening = Listening::Armed;
+        Ok(())
+    }
+
+    pub(super) fn accept_from(&mut self, nth: usize, now: Instant) {
+        for _ in 0..ACCEPTS_MAX {
+            if self.listeners.listening != Listening::Armed {
+                return;
+            }
+            match self.accept_one(nth, now) {
+                Accepted::One if self.connections >= self.shared.settings.connections_max => {
+                    log::debug!("at worker.max_connections, connects wait in the backlog");
+                    self.cease(Listening::Full);
+                }
+                Accepted::One => {}
+                Accepted::Nothing => return,
+                Accepted::NoDescriptors => self.cease(Listening::NoDescriptors),
+            }
+        }
+    }
+
+    /// Takes the listeners out of the epoll set.
+    fn cease(&mut self, why: Listening) {
+        if self.listeners.listening == Listening::Armed {
+            for (listener, _) in &self.listeners.sockets {
+                let result = self.epoll.delete(listener.as_fd());
+                debug_assert!(result.is_ok(), "{result:?}");
+            }
+        }
+        self.listeners.listening = why;
+    }
+
+    fn listen_again(&mut self, now: Instant) {
+        if let Err(error) = self.serve() {
+            log::error!("cannot watch the listeners: {error}");
+            return;
+        }
+        for nth in 0..self.listeners.sockets.len() {
+            self.accept_from(nth, now);
+        }
+    }
+
+    /// Stops listening for good, after what already waits was accepted.
+    pub(super) fn leave_listeners(&mut self, now: Instant) {
+        let was_armed = self.listeners.listening == Listening::Armed;
+        self.cease(Listening::No);
+        for nth in 0..self.listeners.sockets.len() {
+            while was_armed
+                && self.connections < self.shared.settings.connections_max
+                && matches!(self.accept_one(nth, now), Accepted::One)
+            {}
+        }
+        // The last holder's close ends the queue of who still connects.
+        self.listeners.sockets.clear();
+    }
+
+    pub(super) fn tick_listeners(&mut self, now: Instant) {
+        match self.listeners.listening {
+            Listening::NoDescriptors => self.listen_again(now),
+            Listening::Armed => {
+                for nth in 0..self.listeners.sockets.len() {
+                    self.accept_from(nth, now);
+                }
+            }
+            Listening::No | Listening::Full => {}
+        }
+    }
+
+    pub(super) fn room_for_connections(&mut self, now: Instant) {
+        if self.listeners.listening == Listening::Full
+            && self.connections < self.shared.settings.connections_max
+        {
+            self.listen_again(now);
+        }
+    }
+
+    fn accept_one(&mut self, nth: usize, now: Instant) -> Accepted {
+        let (listener, options) = &self.listeners.sockets[nth];
+        let options = *options;
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                self.admit(stream, peer, &options, now);
+                Accepted::One
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => Accepted::Nothing,
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                    log::warn!("accept failed, trying again in a second: {error}");
+                    self.shared.counters.add(Counter::AcceptErrors, 1);
+                    Accepted::NoDescriptors
+                }
+                // The peer was gone before we came: accept(2) says to go on.
+                _ => {
+                    log::debug!("accept failed: {error}");
+                    self.shared.counters.add(Counter::AcceptErrors, 1);
+                    Accepted::One
+                }
+            },
+        }
+    }
+
+    fn admit(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        options: &SocketOptions,
+        now: Instant,
+    ) {
+        let transport = match Transport::new(stream, options) {
+            Ok(transport) => transport,
+            Err(error) => {
+                log::debug!("cannot set up the socket of {peer}: {error}");
+                self.shared.counters.add(Counter::AcceptErrors, 1);
+                return;
+            }
+        };
+        if !self.permits.try_take() {
+            self.shared.counters.add(Counter::ConnectionsRefused, 1);
+            self.refuse(transport, now);
+            return;
+        }
+        if self.ids.is_empty() {
+            let first = self.slot.connection_ids(IDS_AT_ONCE);
+            self.ids = first..first + IDS_AT_ONCE;
+        }
+        let id = self.ids.next().expect("just filled");
+        log::debug!("conn={id} accepted peer={peer}");
+        let transport = Arc::new(transport);
+        let (dispatch, send) = (&self.shared.dispatch, &self.shared.send);
+        let rates = Rates::new(&self.shared.settings, now);
+        let key = self.table.insert_with_key(|key| {
+            let socket = Arc::clone(&transport) as Arc<dyn Socket>;
+            let send = Arc::new(SendHalf::new(id, key.data().as_ffi(), socket, Arc::clone(send)));
+            let info = ConnectionInfo { id, peer };
+            let receive = Arc::new(ReceiveHalf::new(info, send, Arc::clone(dispatch)));
+            let mut connection = Connection::new(transport, receive, now);
+            connection.rates = rates;
+            Entry::Connection(connection)
+        });
+        self.connections += 1;
+        self.shared.counters.add(Counter::ConnectionsAccepted, 1);
+        self.connections_changed(now);
+        self.look(key, now);
+    }
+
+    /// Tells a connection that there is no permit for it, and sees it off.
+    fn refuse(&mut self, transport: Transport, now: Instant) {
+        let frame = error_frame(ErrorNumber::Busy, None, "all connections are taken");
+        // A fresh socket has room for so little; if not, the close must do.
+        let sent = transport.send(&[IoSlice::new(&frame)]);
+        let linger = now.checked_add(self.shared.settings.linger);
+        let (Ok(_), Ok(()), Some(until)) = (sent, transport.finish(), linger) else { return };
+        if self.refused >= REFUSED_LINGERING_MAX {
+            return;
+        }
+        let key = self.table.insert(Entry::Refused(Refused { transport, discarded_bytes: 0 }));
+        let Some(Entry::Refused(refused)) = self.table.get(key) else { return };
+        if self.epoll.watch(&refused.transport, key, None, Some(READ)).is_err() {
+            self.table.remove(key);
+            return;
+        }
+        self.timers.arm(key, &mut Armed::default(), until);
+        self.refused += 1;
+    }
+
+    /// Discards what a refused peer sends until its FIN.
+    pub(super) fn linger_refused(&mut self, key: Key) {
+        let Some(Entry::Refused(refused)) = self.table.get_mut(key) else { return };
+        let is_over = match refused.transport.receive(&mut self.buffer) {
+            Ok(received) => {
+                refused.discarded_bytes += received as u64;
+                received == 0 || refused.discarded_bytes >= LINGER_BYTES_MAX
+            }
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        };
+        if is_over {
+            self.end_refused(key);
+        }
+    }
+
+    /// Closes a refused connection: its peer is gone, or its time is over.
+    pub(super) fn end_refused(&mut self, key: Key) {
+        if let Some(Entry::Refused(refused)) = self.table.remove(key) {
+            let result = self.epoll.watch(&refused.transport, key, Some(READ), None);
+            debug_assert!(result.is_ok(), "{result:?}");
+            self.refused -= 1;
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Ends of a connection. Every way out goes through [`Loop::look`]: it reads
+//! the shared state, makes the next step, and computes what epoll watches.
+//!
+//! ```text
+//! open, draining --finish--> finishing --all sent, SHUT_WR--> lingering --FIN--> closed
+//!        \________________________\_____________abort____________________________/
+//! ```
+
+use super::connection::{BlockedClock, Connection, Deadline};
+use super::event_loop::{Entry, EventLoop, Key};
+use super::interest::{Input, Phase};
+use super::receive::Read;
+use super::settings::LINGER_BYTES_MAX;
+use crate::dispatch::Then;
+use crate::frame::{ErrorNumber, Goodbye};
+use crate::send::{Blocked, View};
+use crate::shm::Counter;
+use std::time::Instant;
+
+impl EventLoop {
+    /// Reads the shared state of a connection and does what it asks for.
+    pub(super) fn look(&mut self, key: Key, now: Instant) {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        let view = connection.receive.send().view();
+        if view.aborted || connection.phase == Phase::Aborting {
+            self.abort(key, now);
+            return;
+        }
+        if view.finishing && matches!(connection.phase, Phase::Open | Phase::Draining) {
+            if connection.input == Input::Open {
+                connection.end_input(Input::Refused, &self.shared);
+            }
+            connection.clocks.drains_at = None;
+            connection.phase = Phase::Finishing;
+        }
+        if connection.phase == Phase::Finishing && view.is_idle {
+            // Behind the last reply. An error means that the peer is gone.
+            let is_gone = connection.transport.finish().is_err();
+            if is_gone || connection.input == Input::Ended {
+                self.abort(key, now);
+                return;
+            }
+            connection.phase = Phase::Lingering;
+            connection.clocks.lingers_until = now.checked_add(self.shared.settings.linger);
+        }
+        connection.note_blocked(&view, now);
+        self.rearm(key, now);
+    }
+
+    /// Brings epoll set and timer up to the connection's state.
+    fn rearm(&mut self, key: Key, now: Instant) {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        let view = connection.receive.send().view();
+        let state = connection.state(&view);
+        let is_live = matches!(state.phase, Phase::Open | Phase::Draining);
+        let paused = is_live && state.input == Input::Open && state.paused;
+        if connection.clocks.pause(paused, now) {
+            self.shared.counters.add(Counter::ReadsPaused, 1);
+        }
+        let wanted = state.interest();
+        if wanted != connection.watched {
+            let result = self.epoll.watch(&*connection.transport, key, connection.watched, wanted);
+            connection.watched = wanted;
+            if let Err(error) = result {
+                // No memory or no watches left: this connection cannot go on.
+                log::warn!("conn={} epoll_ctl failed: {error}", connection.id());
+                self.abort(key, now);
+                return;
+            }
+        }
+        if let Some((at, _)) = connection.deadline(&view, &self.shared.settings) {
+            self.timers.arm(key, &mut connection.timer, at);
+        }
+        if connection.starved {
+            self.note_starved(key);
+        }
+    }
+
+    /// Gives a connection up: out of epoll at once, and closed as soon as no
+    /// thread writes to it any more. What was queued is lost, and counted.
+    pub(super) fn abort(&mut self, key: Key, now: Instant) {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        if connection.watched.is_some() {
+            // Fails only on a descriptor that is not in the set.
+            let transport = &*connection.transport;
+            let result = self.epoll.watch(transport, key, connection.watched, None);
+            debug_assert!(result.is_ok(), "{result:?}");
+            connection.watched = None;
+        }
+        connection.phase = Phase::Aborting;
+        connection.receive.close();
+        connection.end_input(connection.input, &self.shared);
+        if connection.receive.send().clone().abort(&self.shared.counters) {
+            self.remove(key, now);
+        }
+    }
+
+    /// The end: the permit goes back, then the descriptor is closed.
+    fn remove(&mut self, key: Key, now: Instant) {
+        let Some(Entry::Connection(connection)) = self.table.remove(key) else { return };
+        log::debug!("conn={} closed", connection.id());
+        self.permits.give_back();
+        self.shared.counters.add(Counter::ConnectionsClosed, 1);
+        drop(connection);
+        self.connections -= 1;
+        self.connections_changed(now);
+    }
+
+    /// What is due for a connection whose timer has fired.
+    pub(super) fn enforce_deadline(&mut self, key: Key, now: Instant) {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        let view = connection.receive.send().view();
+        let due = connection.deadline(&view, &self.shared.settings);
+        if let Some((at, what)) = due
+            && at <= now
+        {
+            self.act_on(key, what, &view, now);
+        }
+        self.look(key, now);
+    }
+
+    fn act_on(&mut self, key: Key, what: Deadline, view: &View, now: Instant) {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        let shared = &self.shared;
+        match what {
+            Deadline::Handshake => {
+                shared.counters.add(Counter::ClosedHandshake, 1);
+                let text = "no complete frame within timeouts.handshake";
+                connection.say_goodbye(Goodbye::HandshakeTimeout, text, Then::Finish, shared);
+            }
+            Deadline::Frame => {
+                shared.counters.add(Counter::ClosedFrameTimeout, 1);
+                let text = "a begun frame was not complete within timeouts.frame";
+                connection.refuse(ErrorNumber::FrameTimeout, text, shared);
+            }
+            Deadline::Idle if !view.is_idle || !connection.receive.view().is_empty => {
+                // We owe it something: not idle.
+                connection.clocks.received_at = now;
+            }
+            Deadline::Idle => {
+                shared.counters.add(Counter::ClosedIdle, 1);
+                let text = "nothing was received within timeouts.idle";
+                connection.say_goodbye(Goodbye::Idle, text, Then::Finish, shared);
+            }
+            Deadline::Blocked => {
+                if !connection.has_acknowledged(now) {
+                    log::debug!("conn={} reads too slowly", connection.id());
+                    shared.counters.add(Counter::ClosedSlow, 1);
+                    self.abort(key, now);
+                }
+            }
+            Deadline::RetrySend => {
+                connection.clocks.blocked = None;
+                connection.receive.send().clone().flush_blocked(&shared.counters);
+            }
+            Deadline::Drain => {
+                connection.clocks.drains_at = None;
+                connection.start_drain(self.drain_reason, shared, now);
+            }
+            Deadline::DrainQuiet if !view.is_idle || !connection.receive.view().is_empty => {
+                connection.clocks.received_at = now;
+            }
+            Deadline::DrainQuiet => {
+                // One last look, so that between it and SHUT_WR there is no
+                // wait in which a frame could come and stay unanswered.
+                let read = connection.read(&mut self.buffer, shared, now);
+                let is_quiet = connection.clocks.received_at < now;
+                if read == Read::GoOn && is_quiet && connection.input == Input::Open {
+                    connection.end_input(Input::Refused, shared);
+                    connection.receive.end();
+                }
+            }
+            Deadline::Linger => self.abort(key, now),
+        }
+    }
+
+    /// Discards what a closing connection still sends: close(2) with unread
+    /// input sends RST, and RST destroys what is on its way to the peer.
+    pub(super) fn linger(&mut self, key: Key, now: Instant) {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        let is_over = match connection.transport.receive(&mut self.buffer) {
+            Ok(0) => true,
+            Ok(received) => {
+                connection.clocks.lingered_bytes += received as u64;
+                connection.clocks.lingered_bytes >= LINGER_BYTES_MAX
+            }
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        };
+        if is_over {
+            self.abort(key, now);
+        }
+    }
+}
+
+impl Connection {
+    /// Keeps the clock of a peer that takes nothing.
+    fn note_blocked(&mut self, view: &View, now: Instant) {
+        let is_known = self.clocks.blocked.map(|clock| clock.why) == view.blocked;
+        if is_known {
+            return;
+        }
+        self.clocks.blocked = view.blocked.map(|why| BlockedClock {
+            since: now,
+            why,
+            unacknowledged: self.transport.unacknowledged().unwrap_or(0),
+        });
+    }
+
+    /// The socket had room: the peer has taken something.
+    pub(super) fn note_progress(&mut self, now: Instant) {
+        let unacknowledged = self.transport.unacknowledged().unwrap_or(0);
+        if let Some(clock) = &mut self.clocks.blocked
+            && clock.why == Blocked::Socket
+        {
+            (clock.since, clock.unacknowledged) = (now, unacknowledged);
+        }
+    }
+
+    /// Whether a blocked peer has acknowledged anything since its clock
+    /// started. If so the clock starts again: slow, but honest.
+    fn has_acknowledged(&mut self, now: Instant) -> bool {
+        let unacknowledged = self.transport.unacknowledged().unwrap_or(0);
+        let Some(clock) = &mut self.clocks.blocked else { return true };
+        let has = unacknowledged < clock.unacknowledged;
+        if has {
+            (clock.since, clock.unacknowledged) = (now, unacknowledged);
+        }
+        has
+    }
+
+    /// Goodbye, behind what was received so far; then it goes on until quiet.
+    pub(super) fn start_drain(
+        &mut self,
+        reason: Goodbye,
+        shared: &super::event_loop::Shared,
+        now: Instant,
+    ) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        self.phase = Phase::Draining;
+        if self.input == Input::Open {
+            let text = match reason {
+                Goodbye::Reloading => "reloading, connect again now",
+                _ => "stopping",
+            };
+            self.clocks.received_at = now;
+            self.say_goodbye(reason, text, Then::GoOn, shared);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! A connection as the event loop knows it: what only the loop touches.
+//!
+//! The two shared halves ([`ReceiveHalf`], [`crate::send::SendHalf`]) have the
+//! queues; here are descriptor, begun frame, clocks and the place in the epoll
+//! set. An idle connection owns no buffer.
+
+use super::interest::{Input, Phase, State};
+use super::settings::{DRAIN_QUIET, NO_BUFFERS_PAUSE, Settings};
+use super::timers::Armed;
+use super::token_bucket::TokenBucket;
+use super::transport::Transport;
+use crate::dispatch::ReceiveHalf;
+use crate::frame::Cutter;
+use crate::send::{Blocked, View};
+use nix::sys::epoll::EpollFlags;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) transport: Arc<Transport>,
+    pub(super) receive: Arc<ReceiveHalf>,
+    pub(super) phase: Phase,
+    pub(super) input: Input,
+    pub(super) cutter: Cutter,
+    /// What the begun frame is charged for in the inbox total.
+    pub(super) cutter_charged: usize,
+    /// The inbox total had no room when this connection was read last.
+    pub(super) starved: bool,
+    /// What epoll watches now; `None`: it is not in the set.
+    pub(super) watched: Option<EpollFlags>,
+    pub(super) timer: Armed,
+    pub(super) clocks: Clocks,
+    pub(super) rates: Option<Box<Rates>>,
+}
+
+/// Since when. Clocks of the peer stand still while the server pauses reading:
+/// they are shifted by that time when it goes on.
+#[derive(Debug)]
+pub(super) struct Clocks {
+    accepted_at: Instant,
+    /// Whether a whole frame has come: ends the handshake.
+    pub(super) has_frame: bool,
+    pub(super) received_at: Instant,
+    /// When the frame that is not complete began.
+    pub(super) frame_began_at: Option<Instant>,
+    paused_at: Option<Instant>,
+    pub(super) blocked: Option<BlockedClock>,
+    pub(super) lingers_until: Option<Instant>,
+    /// How much was discarded while lingering.
+    pub(super) lingered_bytes: u64,
+    /// A drain that is to begin later.
+    pub(super) drains_at: Option<Instant>,
+}
+
+/// Since when a peer has taken nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BlockedClock {
+    pub(super) since: Instant,
+    pub(super) why: Blocked,
+    /// Bytes that it had not acknowledged then.
+    pub(super) unacknowledged: usize,
+}
+
+/// The rate limits of a connection, and since when it is above them.
+#[derive(Debug)]
+pub(super) struct Rates {
+    pub(super) messages: Option<TokenBucket>,
+    pub(super) bytes: Option<TokenBucket>,
+    pub(super) too_fast_since: Option<Instant>,
+    pub(super) refused_at: Option<Instant>,
+}
+
+/// What a deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deadline {
+    Handshake,
+    Frame,
+    Idle,
+    /// The peer took nothing for `send.outbox_max_age`.
+    Blocked,
+    /// The kernel may have memory again.
+    RetrySend,
+    /// It is this connection's turn to be drained.
+    Drain,
+    /// A draining peer has been quiet.
+    DrainQuiet,
+    Linger,
+}
+
+impl Clocks {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            accepted_at: now,
+            has_frame: false,
+            received_at: now,
+            frame_began_at: None,
+            paused_at: None,
+            blocked: None,
+            lingers_until: None,
+            lingered_bytes: 0,
+            drains_at: None,
+        }
+    }
+
+    /// Notes that reading is or is not paused now. True when a pause begins.
+    pub(super) fn pause(&mut self, paused: bool, now: Instant) -> bool {
+        match (self.paused_at, paused) {
+            (None, true) => {
+                self.paused_at = Some(now);
+                return true;
+            }
+            (Some(at), false) => {
+                let stood = now.saturating_duration_since(at);
+                self.accepted_at += stood;
+                self.received_at += stood;
+                self.frame_began_at = self.frame_began_at.map(|began| began + stood);
+                self.paused_at = None;
+            }
+            (None, false) | (Some(_), true) => {}
+        }
+        false
+    }
+}
+
+impl Connection {
+    pub(super) fn new(transport: Arc<Transport>, receive: Arc<ReceiveHalf>, now: Instant) -> Self {
+        Self {
+            transport,
+            receive,
+            phase: Phase::Open,
+            input: Input::Open,
+            cutter: Cutter::default(),
+            cutter_charged: 0,
+            starved: false,
+            watched: None,
+            timer: Armed::default(),
+            clocks: Clocks::new(now),
+            rates: None,
+        }
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.receive.info().id
+    }
+
+    /// All that decides what epoll watches.
+    pub(super) fn state(&self, view: &View) -> State {
+        State {
+            phase: self.phase,
+            input: self.input,
+            paused: self.starved || view.paused || self.receive.view().paused,
+            blocked: view.blocked,
+        }
+    }
+
+    /// The next thing that has to happen if nothing else does.
+    pub(super) fn deadline(&self, view: &View, settings: &Settings) -> Option<(Instant, Deadline)> {
+        let clocks = &self.clocks;
+        let mut next: Option<(Instant, Deadline)> = None;
+        let mut at_latest = |since: Instant, after: Option<Duration>, what: Deadline| {
+            // A deadline beyond what the clock can name never comes.
+            let at = after.and_then(|after| since.checked_add(after));
+            if let Some(at) = at
+                && next.is_none_or(|(next, _)| at < next)
+            {
+                next = Some((at, what));
+            }
+        };
+        if let Some(at) = clocks.lingers_until {
+            at_latest(at, Some(Duration::ZERO), Deadline::Linger);
+        }
+        if let Some(at) = clocks.drains_at {
+            at_latest(at, Some(Duration::ZERO), Deadline::Drain);
+        }
+        match &clocks.blocked {
+            Some(BlockedClock { since, why: Blocked::Socket, .. }) => {
+                at_latest(*since, Some(settings.outbox_age_max), Deadline::Blocked);
+            }
+            Some(BlockedClock { since, why: Blocked::Buffers, .. }) => {
+                at_latest(*since, Some(NO_BUFFERS_PAUSE), Deadline::RetrySend);
+            }
+            None => {}
+        }
+        if !self.state(view).reads() || self.phase == Phase::Lingering {
+            // A starved peer inside a frame can be the one that holds the
+            // memory that all wait for; only its own clock gets that back.
+            if self.starved && self.receive.view().is_empty && view.is_idle {
+                if let Some(began) = clocks.frame_began_at {
+                    at_latest(began, Some(settings.frame), Deadline::Frame);
+                }
+            }
+            return next;
+        }
+        if !clocks.has_frame {
+            at_latest(clocks.accepted_at, settings.handshake, Deadline::Handshake);
+        }
+        if let Some(began) = clocks.frame_began_at {
+            at_latest(began, Some(settings.frame), Deadline::Frame);
+        }
+        if self.phase == Phase::Draining {
+            at_latest(clocks.received_at, Some(DRAIN_QUIET), Deadline::DrainQuiet);
+        } else {
+            at_latest(clocks.received_at, settings.idle, Deadline::Idle);
+        }
+        next
+    }
+}

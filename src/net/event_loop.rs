@@ -1,0 +1,356 @@
+//! The loop itself: the epoll set, the table of connections, one turn after the
+//! other. [`EventLoop::turn`] is the only place where a worker's main thread sleeps.
+
+use super::accept::{Listeners, Refused};
+use super::connection::Connection;
+use super::interest::Phase;
+use super::receive::Read;
+use super::settings::{EVENTS_MAX, READ_BYTES_MAX, Settings, TICK};
+use super::timers::Timers;
+use super::transport::{SocketOptions, Transport};
+use crate::dispatch::DispatchPath;
+use crate::frame::Goodbye;
+use crate::send::{Room, SendPath};
+use crate::shm::{Counter, Permits, Slot, ThreadCounters};
+use crate::sys;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use slotmap::{Key as _, KeyData, SlotMap, new_key_type};
+use std::collections::BTreeSet;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+new_key_type! {
+    /// A place in the table and how often it was used: a late event or call for
+    /// a connection that is gone finds nobody, not the next one in its place.
+    pub(super) struct Key;
+}
+
+/// A descriptor of the worker's own that the loop watches: its signals, its
+/// channel to the master. The number is the worker's to choose, below 8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watched(pub u8);
+
+/// Epoll data of what is no connection. A [`Key`] is never below 2^32.
+const BELL: u64 = 0;
+const WATCHED: u64 = 8;
+const LISTENERS: u64 = 16;
+
+/// What connections and the loop both use.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) dispatch: Arc<DispatchPath>,
+    pub(super) send: Arc<SendPath>,
+    pub(super) counters: ThreadCounters,
+}
+
+/// What stands in the table.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Connection(Connection),
+    /// Was told "busy".
+    Refused(Refused),
+}
+
+/// The epoll set.
+#[derive(Debug)]
+pub(super) struct Watch(Epoll);
+
+/// See the module.
+#[derive(Debug)]
+pub struct EventLoop {
+    pub(super) epoll: Watch,
+    pub(super) table: SlotMap<Key, Entry>,
+    /// How many of the table's entries are connections.
+    pub(super) connections: usize,
+    pub(super) refused: usize,
+    pub(super) shared: Shared,
+    pub(super) permits: Permits,
+    pub(super) slot: Slot,
+    pub(super) ids: std::ops::Range<u64>,
+    pub(super) timers: Timers<Key>,
+    pub(super) listeners: Listeners,
+    /// Not read for want of room in the inbox total.
+    starved: BTreeSet<Key>,
+    /// One for all connections: what is read leaves it at once.
+    pub(super) buffer: Box<[u8]>,
+    pub(super) drain_reason: Goodbye,
+    called: Vec<u64>,
+    next_tick: Instant,
+}
+
+impl EventLoop {
+    /// Not listening yet. `listeners` are bound and non-blocking.
+    ///
+    /// # Errors
+    /// Those of epoll_create1(2) and epoll_ctl(2).
+    pub fn new(
+        settings: Settings,
+        listeners: Vec<(TcpListener, SocketOptions)>,
+        dispatch: Arc<DispatchPath>,
+        send: Arc<SendPath>,
+        slot: Slot,
+    ) -> io::Result<Self> {
+        let epoll = Watch(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+        epoll.add(send.calls().bell().as_fd(), EpollFlags::EPOLLIN, BELL)?;
+        let counters = slot.counters(crate::shm::ThreadRole::EventLoop);
+        Ok(Self {
+            epoll,
+            table: SlotMap::with_key(),
+            connections: 0,
+            refused: 0,
+            shared: Shared { settings, dispatch, send, counters },
+            permits: slot.permits(),
+            slot,
+            ids: 0..0,
+            timers: Timers::new(),
+            listeners: Listeners::new(listeners),
+            starved: BTreeSet::new(),
+            buffer: vec![0; READ_BYTES_MAX].into_boxed_slice(),
+            drain_reason: Goodbye::Stopping,
+            called: Vec::new(),
+            next_tick: Instant::now() + TICK,
+        })
+    }
+
+    /// Watches a descriptor of the worker's for input.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub fn watch(&self, descriptor: BorrowedFd<'_>, watched: Watched) -> io::Result<()> {
+        debug_assert!(watched.0 < 8);
+        self.epoll.add(descriptor, EpollFlags::EPOLLIN, WATCHED + u64::from(watched.0))
+    }
+
+    /// Stops watching it.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub fn unwatch(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(self.epoll.0.delete(descriptor)?)
+    }
+
+    /// Says goodbye to all connections, spread over a time, and stops listening
+    /// for good. What waits in the backlog is accepted first.
+    pub fn start_drain(&mut self, reason: Goodbye, spread: Duration) {
+        let now = Instant::now();
+        self.drain_reason = reason;
+        self.leave_listeners(now);
+        let keys: Vec<Key> = self.table.keys().collect();
+        let count = u32::try_from(keys.len().max(1)).unwrap_or(u32::MAX);
+        for (nth, key) in (0_u32..).zip(keys) {
+            if let Some(Entry::Connection(connection)) = self.table.get_mut(key) {
+                connection.clocks.drains_at = Some(now + spread / count * nth);
+                self.look(key, now);
+            }
+        }
+    }
+
+    /// Whether no connection is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections
+    }
+
+    /// Counts something in the event loop's own line.
+    pub fn count(&self, counter: Counter, n: u64) {
+        if n > 0 {
+            self.shared.counters.add(counter, n);
+        }
+    }
+
+    /// Sleeps until something happens, and handles it. Which of the worker's own
+    /// descriptors have input is left in `woken`. `until` bounds the sleep.
+    ///
+    /// # Errors
+    /// Those of epoll_wait(2) other than EINTR.
+    pub fn turn(&mut self, until: Option<Instant>, woken: &mut Vec<Watched>) -> io::Result<()> {
+        woken.clear();
+        let mut events = [EpollEvent::empty(); EVENTS_MAX];
+        let count = match self.epoll.0.wait(&mut events, self.timeout(until)) {
+            Ok(count) => count,
+            Err(nix::errno::Errno::EINTR) => 0,
+            Err(errno) => return Err(errno.into()),
+        };
+        let now = Instant::now();
+        for event in &events[..count] {
+            let (flags, data) = (event.events(), event.data());
+            if data == BELL {
+                self.answer_calls(now);
+            } else if (WATCHED..LISTENERS).contains(&data) {
+                woken.push(Watched(u8::try_from(data - WATCHED).expect("below 8")));
+            } else if data <= u64::from(u32::MAX) {
+                self.accept_from(usize::try_from(data - LISTENERS).expect("32 bits"), now);
+            } else {
+                self.handle_event(KeyData::from_ffi(data).into(), flags, now);
+            }
+        }
+        while let Some(fired) = self.timers.pop_due(now) {
+            match self.table.get_mut(fired.key) {
+                Some(Entry::Connection(connection)) => {
+                    if fired.is_valid(&mut connection.timer) {
+                        self.enforce_deadline(fired.key, now);
+                    }
+                }
+                Some(Entry::Refused(_)) => self.end_refused(fired.key),
+                None => {}
+            }
+        }
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.tick(now);
+        }
+        self.slot.heartbeat(sys::clock::monotonic_ms());
+        Ok(())
+    }
+
+    fn timeout(&self, until: Option<Instant>) -> EpollTimeout {
+        let next = [self.timers.next(), until].into_iter().flatten().min();
+        let next = next.map_or(self.next_tick, |next| next.min(self.next_tick));
+        let left = next.saturating_duration_since(Instant::now());
+        // Rounded up, or the loop would spin through the last millisecond.
+        let ms = u16::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
+        EpollTimeout::from(ms)
+    }
+
+    fn handle_event(&mut self, key: Key, flags: EpollFlags, now: Instant) {
+        let connection = match self.table.get_mut(key) {
+            Some(Entry::Connection(connection)) => connection,
+            Some(Entry::Refused(_)) => return self.linger_refused(key),
+            // Closed by an earlier event of the same turn.
+            None => return,
+        };
+        if connection.phase == Phase::Lingering {
+            return self.linger(key, now);
+        }
+        if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
+            // Neither can be masked: out of the set, or the loop would spin.
+            return self.abort(key, now);
+        }
+        if flags.contains(EpollFlags::EPOLLOUT) {
+            connection.note_progress(now);
+            connection.receive.send().clone().flush_blocked(&self.shared.counters);
+        }
+        if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP) {
+            let view = connection.receive.send().view();
+            // The state may have changed since epoll was told.
+            if connection.state(&view).reads() {
+                let read = connection.read(&mut self.buffer, &self.shared, now);
+                if read == Read::Broken {
+                    return self.abort(key, now);
+                }
+            }
+        }
+        self.look(key, now);
+    }
+
+    /// Looks at each connection that some thread has called for.
+    fn answer_calls(&mut self, now: Instant) {
+        let mut called = std::mem::take(&mut self.called);
+        self.shared.send.calls().take(&mut called);
+        for token in called.drain(..) {
+            let key = KeyData::from_ffi(token).into();
+            if let Some(Entry::Connection(connection)) = self.table.get(key) {
+                // Before the look: a later change calls again.
+                connection.receive.send().clear_call();
+                self.look(key, now);
+            }
+        }
+        self.called = called;
+        if self.shared.send.calls().take_room() {
+            for key in std::mem::take(&mut self.starved) {
+                if let Some(Entry::Connection(connection)) = self.table.get_mut(key) {
+                    connection.starved = false;
+                    self.look(key, now);
+                }
+            }
+        }
+        if self.shared.send.calls().take_overload() {
+            self.shed(now);
+        }
+    }
+
+    /// Notes that a connection waits for room in the inbox total.
+    pub(super) fn note_starved(&mut self, key: Key) {
+        let is_first = self.starved.is_empty();
+        self.starved.insert(key);
+        let waiter = Arc::clone(&self.shared.send);
+        if is_first && self.shared.dispatch.total().wait_for_room(waiter) == Room::Free {
+            self.shared.send.calls().report_room();
+        }
+    }
+
+    /// Closes the connections with the largest backlogs until the outbox total
+    /// is within its bound: not the next innocent one that has a reply to get.
+    fn shed(&mut self, now: Instant) {
+        let mut excess = self.shared.send.total().excess();
+        while excess > 0 {
+            let backlog = |(key, entry): (Key, &Entry)| match entry {
+                Entry::Connection(connection) if connection.phase != Phase::Aborting => {
+                    Some((connection.receive.send().view().queued_bytes, key))
+                }
+                _ => None,
+            };
+            let largest = self.table.iter().filter_map(backlog).max();
+            let Some((queued, key)) = largest.filter(|(queued, _)| *queued > 0) else { return };
+            log::warn!("outbox total exhausted, closing the largest backlog bytes={queued}");
+            self.shared.counters.add(Counter::ClosedSlow, 1);
+            self.abort(key, now);
+            excess = excess.saturating_sub(queued);
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.tick_listeners(now);
+    }
+
+    /// The number of connections has changed.
+    pub(super) fn connections_changed(&mut self, now: Instant) {
+        self.slot.set_connections(u32::try_from(self.connections).unwrap_or(u32::MAX));
+        self.room_for_connections(now);
+    }
+}
+
+impl Watch {
+    pub(super) fn add(&self, fd: BorrowedFd<'_>, flags: EpollFlags, data: u64) -> io::Result<()> {
+        Ok(self.0.add(fd, EpollEvent::new(flags, data))?)
+    }
+
+    pub(super) fn delete(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(self.0.delete(fd)?)
+    }
+
+    pub(super) fn add_listener(&self, listener: &TcpListener, nth: usize) -> io::Result<()> {
+        // EPOLLEXCLUSIVE: a connect wakes one worker and not all of them.
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+        self.add(listener.as_fd(), flags, LISTENERS + nth as u64)
+    }
+
+    /// Brings the set from what it watches to what it shall watch.
+    pub(super) fn watch(
+        &self,
+        transport: &Transport,
+        key: Key,
+        watched: Option<EpollFlags>,
+        wanted: Option<EpollFlags>,
+    ) -> io::Result<()> {
+        let data = key.data().as_ffi();
+        match (watched, wanted) {
+            (None, Some(flags)) => self.add(transport.as_fd(), flags, data),
+            (Some(_), Some(flags)) => {
+                Ok(self.0.modify(transport, &mut EpollEvent::new(flags, data))?)
+            }
+            (Some(_), None) => self.delete(transport.as_fd()),
+            (None, None) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Reading: one recv(2) into the shared buffer, frames cut by their lengths,
+//! rate limits, and into the inbox.
+
+use super::connection::{Connection, Rates};
+use super::event_loop::Shared;
+use super::interest::Input;
+use super::settings::{Settings, TOO_FAST_MAX, TOO_FAST_QUIET};
+use super::token_bucket::TokenBucket;
+use crate::dispatch::{Item, Notice, Then};
+use crate::frame::{Chunk, ErrorNumber, Goodbye, Header, error_frame, goodbye_frame};
+use crate::send::Room;
+use crate::shm::Counter;
+use bytes::Bytes;
+use std::io::ErrorKind;
+use std::time::Instant;
+
+/// How a read ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// Some bytes, or none this time.
+    GoOn,
+    /// The peer's FIN.
+    Ended,
+    /// The connection is broken.
+    Broken,
+}
+
+impl Connection {
+    /// Reads once. Level-triggered: what is left brings another event, after
+    /// the other connections had theirs.
+    pub(super) fn read(&mut self, buffer: &mut [u8], shared: &Shared, now: Instant) -> Read {
+        let received = match self.transport.receive(buffer) {
+            Ok(0) => {
+                self.input_ended(shared);
+                return Read::Ended;
+            }
+            Ok(received) => received,
+            Err(error) => {
+                return match error.kind() {
+                    ErrorKind::WouldBlock | ErrorKind::Interrupted => Read::GoOn,
+                    _ => {
+                        log::debug!("conn={} receive failed: {error}", self.id());
+                        Read::Broken
+                    }
+                };
+            }
+        };
+        shared.counters.add(Counter::BytesReceived, received as u64);
+        self.clocks.received_at = now;
+        let mut chunks = [const { None }; 2];
+        let mut free = chunks.iter_mut();
+        let cut = self.cutter.take_in(&buffer[..received], shared.settings.frame_bytes_max, |c| {
+            *free.next().expect("the begun frame, and those behind it") = Some(c);
+        });
+        for chunk in chunks.into_iter().flatten() {
+            self.clocks.has_frame = true;
+            self.clocks.frame_began_at = None;
+            shared.counters.add(Counter::FramesReceived, chunk.frames as u64);
+            if self.rates.is_some() {
+                self.admit(chunk, shared, now);
+            } else {
+                self.push_chunk(chunk, shared);
+            }
+        }
+        if let Err(claimed) = cut {
+            let max = shared.settings.frame_bytes_max;
+            let text = format!("a frame has 8 to {max} bytes, this one claims {claimed}");
+            self.refuse(ErrorNumber::BadLength, &text, shared);
+        } else if self.input == Input::Open && self.cutter.is_inside_frame() {
+            self.clocks.frame_began_at.get_or_insert(now);
+        }
+        self.settle_cutter(shared);
+        Read::GoOn
+    }
+
+    /// Charges what the begun frame holds, or gives it back.
+    fn settle_cutter(&mut self, shared: &Shared) {
+        let held = self.cutter.held_bytes();
+        let room = shared.dispatch.total().charge(held);
+        shared.dispatch.total().release(self.cutter_charged);
+        self.cutter_charged = held;
+        self.starved |= room == Room::Exhausted;
+    }
+
+    /// Nothing more is cut from this connection.
+    pub(super) fn end_input(&mut self, input: Input, shared: &Shared) {
+        self.input = input;
+        self.cutter.clear();
+        self.clocks.frame_began_at = None;
+        shared.dispatch.total().release(std::mem::take(&mut self.cutter_charged));
+    }
+
+    fn input_ended(&mut self, shared: &Shared) {
+        let begun = self.cutter.is_inside_frame().then(|| self.cutter.begun());
+        let was_open = self.input == Input::Open;
+        self.end_input(Input::Ended, shared);
+        if !was_open {
+            return;
+        }
+        match begun {
+            // Half a frame cannot be answered, but the peer may still read why.
+            Some(header) => {
+                shared.counters.add(Counter::ProtocolErrors, 1);
+                let text = "the stream ended inside a frame";
+                self.tell_error(ErrorNumber::FrameTimeout, header, text, shared);
+            }
+            None => self.receive.end(),
+        }
+    }
+
+    /// Tells the peer what is wrong, behind the replies to what came before,
+    /// and ends the connection.
+    pub(super) fn refuse(&mut self, number: ErrorNumber, text: &str, shared: &Shared) {
+        let begun = self.cutter.begun();
+        shared.counters.add(Counter::ProtocolErrors, 1);
+        self.end_input(Input::Refused, shared);
+        self.tell_error(number, begun, text, shared);
+    }
+
+    fn tell_error(
+        &mut self,
+        number: ErrorNumber,
+        caused_by: Option<Header>,
+        text: &str,
+        shared: &Shared,
+    ) {
+        log::debug!("conn={} {number:?}: {text}", self.id());
+        let frame = error_frame(number, caused_by.map(|header| header.code), text);
+        self.notify(frame, Then::Finish, shared);
+    }
+
+    /// Says goodbye behind the replies to what came before.
+    pub(super) fn say_goodbye(&mut self, reason: Goodbye, text: &str, then: Then, shared: &Shared) {
+        log::debug!("conn={} goodbye: {text}", self.id());
+        if then == Then::Finish {
+            self.end_input(Input::Refused, shared);
+        }
+        self.notify(goodbye_frame(reason, text), then, shared);
+    }
+
+    fn notify(&mut self, frame: Bytes, then: Then, _: &Shared) {
+        let room = self.receive.push(Item::Notice(Notice { frame, then }));
+        self.starved |= room == Room::Exhausted;
+    }
+
+    fn push_chunk(&mut self, chunk: Chunk, _: &Shared) {
+        let charged = chunk.bytes.len();
+        let room = self.receive.push(Item::Chunk { chunk, charged });
+        self.starved |= room == Room::Exhausted;
+    }
+
+    /// Lets messages pass as the rate limits allow, and refuses the others, each
+    /// at its place in the order of replies.
+    fn admit(&mut self, chunk: Chunk, shared: &Shared, now: Instant) {
+        let mut rest = chunk.bytes;
+        let mut passed = 0;
+        let mut frames = 0;
+        while let Some(header) = Header::read(&rest[passed..]) {
+            let length = usize::from(header.length);
+            let rates = self.rates.as_mut().expect("checked by the caller");
+            if rates.admit(length, now) {
+                passed += length;
+                frames += 1;
+                continue;
+            }
+            if frames > 0 {
+                let bytes = rest.split_to(passed);
+                self.push_chunk(Chunk { bytes, frames }, shared);
+            }
+            rest = rest.split_off(length);
+            (passed, frames) = (0, 0);
+            shared.counters.add(Counter::FramesRateLimited, 1);
+            let text = "above the rate limit, the frame was refused";
+            let frame = error_frame(ErrorNumber::TooFast, Some(header.code), text);
+            let persists = self.rates.as_ref().is_some_and(|rates| rates.persists(now));
+            if persists {
+                self.end_input(Input::Refused, shared);
+                self.notify(frame, Then::Finish, shared);
+                return;
+            }
+            self.notify(frame, Then::GoOn, shared);
+        }
+        if frames > 0 {
+            self.push_chunk(Chunk { bytes: rest, frames }, shared);
+        }
+    }
+}
+
+impl Rates {
+    /// `None` if there is no limit at all.
+    pub(super) fn new(settings: &Settings, now: Instant) -> Option<Box<Self>> {
+        let messages = TokenBucket::new(
+            f64::from(settings.messages_per_second),
+            f64::from(settings.messages_burst),
+            now,
+        );
+        // The largest frame always fits the bucket, or it could never pass.
+        #[expect(clippy::cast_precision_loss, reason = "a rate, not an account")]
+        let per_second = settings.bytes_per_second as f64;
+        #[expect(clippy::cast_precision_loss, reason = "at most 65535")]
+        let bytes = TokenBucket::new(per_second, settings.frame_bytes_max as f64, now);
+        (messages.is_some() || bytes.is_some())
+            .then(|| Box::new(Self { messages, bytes, too_fast_since: None, refused_at: None }))
+    }
+
+    /// Whether a frame of this length may pass now. Both buckets give, or none.
+    fn admit(&mut self, length: usize, now: Instant) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "at most 65535")]
+        let length = length as f64;
+        let has_message = self.messages.as_mut().is_none_or(|bucket| bucket.has(1.0, now));
+        let has_bytes = self.bytes.as_mut().is_none_or(|bucket| bucket.has(length, now));
+        if has_message && has_bytes {
+            if let Some(bucket) = &mut self.messages {
+                bucket.take(1.0);
+            }
+            if let Some(bucket) = &mut self.bytes {
+                bucket.take(length);
+            }
+            return true;
+        }
+        let was_quiet =
+            self.refused_at.is_none_or(|at| now.saturating_duration_since(at) >= TOO_FAST_QUIET);
+        if was_quiet {
+            self.too_fast_since = Some(now);
+        }
+        self.refused_at = Some(now);
+        false
+    }
+
+    fn persists(&self, now: Instant) -> bool {
+        self.too_fast_since
+            .is_some_and(|since| now.saturating_duration_since(since) >= TOO_FAST_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn settings(messages_per_second: u32, bytes_per_second: u64) -> Settings {
+        Settings {
+            connections_max: 1,
+            frame_bytes_max: 1000,
+            idle: None,
+            frame: Duration::from_secs(1),
+            handshake: None,
+            linger: Duration::from_secs(1),
+            outbox_age_max: Duration::from_secs(1),
+            messages_per_second,
+            messages_burst: 0,
+            bytes_per_second,
+        }
+    }
+
+    #[test]
+    fn both_limits_hold_and_none_is_none() {
+        let now = Instant::now();
+        assert!(Rates::new(&settings(0, 0), now).is_none());
+        let mut rates = Rates::new(&settings(5, 0), now).unwrap();
+        assert_eq!((0..9).filter(|_| rates.admit(8, now)).count(), 5);
+        // The burst in bytes is at least one frame of the largest size.
+        let mut rates = Rates::new(&settings(0, 10), now).unwrap();
+        assert!(rates.admit(1000, now));
+        assert!(!rates.admit(8, now));
+        assert!(rates.admit(8, now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn too_fast_persists_only_without_a_quiet_second() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut rates = Rates::new(&settings(1, 0), start).unwrap();
+        // Ten a second against one: refused all the time.
+        for ms in (0..=10_000).step_by(100) {
+            let admitted = rates.admit(8, at(ms));
+            assert_eq!(rates.persists(at(ms)), !admitted && ms >= 10_100, "{ms}");
+        }
+        rates.admit(8, at(10_100));
+        assert!(rates.persists(at(10_100)));
+        // One burst each three seconds never persists.
+        let mut rates = Rates::new(&settings(1, 0), start).unwrap();
+        for ms in (0..60_000).step_by(3000) {
+            (0..4).for_each(|_| _ = rates.admit(8, at(ms)));
+            assert!(!rates.persists(at(ms)));
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! The few configured values that the event loop needs.
+
+use std::time::Duration;
+
+/// How long a draining connection must be quiet before it is ended.
+pub(super) const DRAIN_QUIET: Duration = Duration::from_millis(250);
+/// How many unread bytes of a closing connection are discarded at most.
+pub(super) const LINGER_BYTES_MAX: u64 = 1024 * 1024;
+/// How many refused connections may linger at a time; their descriptors are
+/// reserved beside those of `connections_max`.
+pub(super) const REFUSED_LINGERING_MAX: usize = 64;
+/// The pause before a send is tried again for which the kernel had no memory.
+pub(super) const NO_BUFFERS_PAUSE: Duration = Duration::from_millis(10);
+/// How long a peer may stay above its rate before it is closed.
+pub(super) const TOO_FAST_MAX: Duration = Duration::from_secs(10);
+/// A second without a refused frame ends such a time.
+pub(super) const TOO_FAST_QUIET: Duration = Duration::from_secs(1);
+/// The shared read buffer: what one connection may bring in one turn of the loop.
+pub(super) const READ_BYTES_MAX: usize = 64 * 1024;
+/// How many events one epoll_wait takes.
+pub(super) const EVENTS_MAX: usize = 256;
+/// How many connections one listener may bring in one turn of the loop.
+pub(super) const ACCEPTS_MAX: usize = 64;
+/// The pulse of everything that is not urgent.
+pub(super) const TICK: Duration = Duration::from_secs(1);
+
+/// See `docs/CONFIGURATION.md` for each.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `worker.max_connections`, or what descriptors allow if that is less.
+    pub connections_max: usize,
+    /// `frame.max_bytes`.
+    pub frame_bytes_max: usize,
+    /// `timeouts.idle`.
+    pub idle: Option<Duration>,
+    /// `timeouts.frame`.
+    pub frame: Duration,
+    /// `timeouts.handshake`.
+    pub handshake: Option<Duration>,
+    /// `timeouts.linger`.
+    pub linger: Duration,
+    /// `send.outbox_max_age`.
+    pub outbox_age_max: Duration,
+    /// `limits.messages_per_second`; 0 = off.
+    pub messages_per_second: u32,
+    /// `limits.messages_burst`.
+    pub messages_burst: u32,
+    /// `limits.bytes_per_second`; 0 = off.
+    pub bytes_per_second: u64,
+}

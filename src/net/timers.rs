@@ -1,0 +1,111 @@
+//! Deadlines of connections, one armed entry each.
+//!
+//! Most deadlines move away before they are due: each byte received pushes the
+//! idle time-out. So an entry is not moved; when it fires, the connection is
+//! asked for its real deadline, and an entry is armed for that. Only a deadline
+//! that comes *closer* arms a second entry, and the first is stale then.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Instant;
+
+/// See the module. `K` names a connection.
+#[derive(Debug)]
+pub(super) struct Timers<K: Ord> {
+    heap: BinaryHeap<Reverse<(Instant, K)>>,
+}
+
+/// A connection's own part: when its armed entry fires.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Armed(Option<Instant>);
+
+impl<K: Ord + Copy> Timers<K> {
+    pub(super) fn new() -> Self {
+        Self { heap: BinaryHeap::new() }
+    }
+
+    /// Makes sure that an entry fires at `deadline` or before.
+    pub(super) fn arm(&mut self, key: K, armed: &mut Armed, deadline: Instant) {
+        if armed.0.is_none_or(|at| deadline < at) {
+            armed.0 = Some(deadline);
+            self.heap.push(Reverse((deadline, key)));
+        }
+    }
+
+    /// When the next entry fires.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Takes an entry that is due.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Fired<K>> {
+        if self.next()? > now {
+            return None;
+        }
+        self.heap.pop().map(|Reverse((at, key))| Fired { at, key })
+    }
+}
+
+/// An entry that was due.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fired<K> {
+    at: Instant,
+    pub(super) key: K,
+}
+
+impl<K> Fired<K> {
+    /// Whether this is the connection's armed entry and no stale one; disarms it.
+    pub(super) fn is_valid(&self, armed: &mut Armed) -> bool {
+        let is_valid = armed.0 == Some(self.at);
+        if is_valid {
+            armed.0 = None;
+        }
+        is_valid
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn an_entry_fires_once_at_the_earliest_deadline() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let (mut timers, mut armed) = (Timers::new(), Armed::default());
+        timers.arm(1, &mut armed, at(30));
+        timers.arm(1, &mut armed, at(60));
+        assert_eq!(timers.heap.len(), 1, "a later deadline needs no entry");
+        timers.arm(1, &mut armed, at(10));
+        assert!(timers.pop_due(at(9)).is_none());
+        assert!(timers.pop_due(at(10)).unwrap().is_valid(&mut armed));
+        assert!(timers.pop_due(at(29)).is_none());
+        timers.arm(1, &mut armed, at(40));
+        let stale = timers.pop_due(at(30)).unwrap();
+        assert!(!stale.is_valid(&mut armed));
+        assert!(timers.pop_due(at(40)).unwrap().is_valid(&mut armed));
+        assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn fires_in_the_order_of_a_sorted_list() {
+        let start = Instant::now();
+        let mut timers = Timers::new();
+        let mut seed = 7_u64;
+        let mut expected: Vec<(Instant, u64)> = (0..500)
+            .map(|key| {
+                seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (start + Duration::from_millis(seed >> 54), key)
+            })
+            .collect();
+        for (at, key) in &expected {
+            timers.arm(*key, &mut Armed::default(), *at);
+        }
+        expected.sort();
+        let far = start + Duration::from_secs(3600);
+        let fired: Vec<u64> =
+            std::iter::from_fn(|| timers.pop_due(far)).map(|fired| fired.key).collect();
+        assert_eq!(fired, expected.iter().map(|(_, key)| *key).collect::<Vec<_>>());
+    }
+}

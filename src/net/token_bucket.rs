@@ -1,0 +1,67 @@
+//! A token bucket: so many a second on average, so many at once. Pure.
+
+use std::time::Instant;
+
+/// Full at first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TokenBucket {
+    per_second: f64,
+    burst: f64,
+    tokens: f64,
+    filled_at: Instant,
+}
+
+impl TokenBucket {
+    /// `None` for a rate of 0, which means no limit. A burst below one second's
+    /// worth is raised to that.
+    pub(super) fn new(per_second: f64, burst: f64, now: Instant) -> Option<Self> {
+        let burst = burst.max(per_second);
+        (per_second > 0.0).then_some(Self { per_second, burst, tokens: burst, filled_at: now })
+    }
+
+    /// Whether `tokens` are there now; does not take them.
+    pub(super) fn has(&mut self, tokens: f64, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
+        self.tokens = (self.tokens + passed * self.per_second).min(self.burst);
+        self.filled_at = now;
+        self.tokens >= tokens
+    }
+
+    /// Takes tokens that [`TokenBucket::has`] has found.
+    pub(super) fn take(&mut self, tokens: f64) {
+        self.tokens -= tokens;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn take(bucket: &mut TokenBucket, now: Instant) -> bool {
+        let is_there = bucket.has(1.0, now);
+        if is_there {
+            bucket.take(1.0);
+        }
+        is_there
+    }
+
+    #[test]
+    fn the_burst_passes_and_one_more_does_not() {
+        let now = Instant::now();
+        let mut bucket = TokenBucket::new(10.0, 25.0, now).unwrap();
+        assert_eq!((0..40).filter(|_| take(&mut bucket, now)).count(), 25);
+        let later = now + Duration::from_millis(500);
+        assert_eq!((0..40).filter(|_| take(&mut bucket, later)).count(), 5);
+        let much_later = now + Duration::from_secs(100);
+        assert_eq!((0..40).filter(|_| take(&mut bucket, much_later)).count(), 25);
+    }
+
+    #[test]
+    fn no_rate_is_no_limit_and_a_small_burst_is_a_seconds_worth() {
+        let now = Instant::now();
+        assert!(TokenBucket::new(0.0, 5.0, now).is_none());
+        let mut bucket = TokenBucket::new(10.0, 0.0, now).unwrap();
+        assert_eq!((0..40).filter(|_| take(&mut bucket, now)).count(), 10);
+    }
+}

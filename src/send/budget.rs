@@ -1,0 +1,148 @@
+//! A bound on bytes over all connections of a worker, and who waits for room.
+//!
+//! Used twice: for what was received and is not handled, and for what is
+//! queued and not sent. A lock and not an atomic, since "is there room" and
+//! "wake me when there is" must be one decision: else a release between the
+//! two wakes nobody. It is taken once a turn and once a flush, not per message.
+
+use crate::sync::Mutex;
+use crate::sync::fault::{Fault, is_planted};
+use std::sync::Arc;
+
+/// Something that waits until there is room again, and is told once.
+pub trait Resume: Send + Sync {
+    /// Called without any lock held. Must not block.
+    fn resume(self: Arc<Self>);
+}
+
+/// Whether a budget still has room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Go on.
+    Free,
+    /// The bound is passed: stop producing.
+    Exhausted,
+}
+
+/// Bytes held by all connections of a worker together.
+pub struct Budget {
+    max: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    used: usize,
+    /// Told when `used` has come down to the low mark.
+    waiting: Vec<Arc<dyn Resume>>,
+}
+
+impl Budget {
+    /// An empty budget of `max` bytes. Whoever waits is told at 7/8 of it.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self { max, state: Mutex::new(State { used: 0, waiting: Vec::new() }) }
+    }
+
+    /// Adds bytes that are held already: never refuses, but says if it is enough.
+    pub fn charge(&self, bytes: usize) -> Room {
+        let mut state = self.state.lock();
+        state.used += bytes;
+        if state.used > self.max { Room::Exhausted } else { Room::Free }
+    }
+
+    /// Takes bytes off, and tells all who wait if there is room now.
+    pub fn release(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let woken = {
+            let mut state = self.state.lock();
+            state.used = state.used.checked_sub(bytes).expect("released only what was charged");
+            if state.used > self.low_mark() {
+                Vec::new()
+            } else {
+                std::mem::take(&mut state.waiting)
+            }
+        };
+        for waiter in woken {
+            waiter.resume();
+        }
+    }
+
+    /// Waits for room, unless there is some already: then the waiter comes
+    /// back unused and the caller goes on by itself.
+    #[must_use]
+    pub fn wait_for_room(&self, waiter: Arc<dyn Resume>) -> Room {
+        let mut state = self.state.lock();
+        if state.used <= self.max {
+            return Room::Free;
+        }
+        if is_planted(Fault::WaitOutsideLock) {
+            drop(state);
+            state = self.state.lock();
+        }
+        state.waiting.push(waiter);
+        Room::Exhausted
+    }
+
+    /// Whether the bound is passed, and by how much: bytes above it.
+    #[must_use]
+    pub fn excess(&self) -> usize {
+        self.state.lock().used.saturating_sub(self.max)
+    }
+
+    /// Bytes held now.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.state.lock().used
+    }
+
+    fn low_mark(&self) -> usize {
+        self.max - self.max / 8
+    }
+}
+
+impl std::fmt::Debug for Budget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Budget").field("max", &self.max).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    struct Count(AtomicUsize);
+
+    impl Resume for Count {
+        fn resume(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn room_ends_one_byte_beyond_the_bound() {
+        let budget = Budget::new(800);
+        assert_eq!(budget.charge(800), Room::Free);
+        assert_eq!(budget.charge(1), Room::Exhausted);
+        assert_eq!(budget.excess(), 1);
+        budget.release(1);
+        assert_eq!((budget.charge(0), budget.used()), (Room::Free, 800));
+    }
+
+    #[test]
+    fn a_waiter_is_told_once_at_the_low_mark() {
+        let budget = Budget::new(800);
+        let waiter = Arc::new(Count(AtomicUsize::new(0)));
+        assert_eq!(budget.wait_for_room(waiter.clone()), Room::Free);
+        assert_eq!(budget.charge(801), Room::Exhausted);
+        assert_eq!(budget.wait_for_room(waiter.clone()), Room::Exhausted);
+        budget.release(100);
+        assert_eq!(waiter.0.load(Ordering::Relaxed), 0, "701 is above 7/8");
+        budget.release(1);
+        assert_eq!(waiter.0.load(Ordering::Relaxed), 1);
+        budget.release(700);
+        assert_eq!(waiter.0.load(Ordering::Relaxed), 1);
+    }
+}

@@ -1,0 +1,228 @@
+//! The sending half of a connection, as all threads share it: its outbox, its
+//! names, and the way to the send list and to the event loop.
+//!
+//! Each method makes one change under the outbox's lock and then, without it,
+//! does what the change asks for, always in the same order: list and post, call
+//! the loop, resume the inbox.
+
+use super::budget::{Budget, Resume, Room};
+use super::call_list::{CallList, Called};
+use super::flush::{Flushed, Socket, flush};
+use super::outbox::{Closed, Entry, Marks, Outbox, Parking, Settled, View, Writer};
+use super::send_list::SendList;
+use crate::shm::{Counter, ThreadCounters};
+use crate::sync::fault::{Fault, is_planted};
+use std::sync::Arc;
+
+/// What all send halves of a worker share.
+#[derive(Debug)]
+pub struct SendPath {
+    list: SendList,
+    calls: CallList,
+    total: Budget,
+    marks: Marks,
+}
+
+impl SendPath {
+    /// `bytes_max` queued for one connection, `total_bytes_max` for all.
+    #[must_use]
+    pub fn new(list: SendList, calls: CallList, bytes_max: usize, total_bytes_max: usize) -> Self {
+        let marks = Marks { high: bytes_max, low: bytes_max / 2 };
+        Self { list, calls, total: Budget::new(total_bytes_max), marks }
+    }
+
+    /// The ready connections.
+    #[must_use]
+    pub fn list(&self) -> &SendList {
+        &self.list
+    }
+
+    /// The event loop's call list.
+    #[must_use]
+    pub fn calls(&self) -> &CallList {
+        &self.calls
+    }
+
+    /// Bytes queued on all connections.
+    #[must_use]
+    pub fn total(&self) -> &Budget {
+        &self.total
+    }
+}
+
+/// See the module. Lists hold it by `Arc`; the descriptor is not freed by the
+/// last holder but by the event loop, which owns it.
+#[derive(Debug)]
+pub struct SendHalf {
+    id: u64,
+    token: u64,
+    outbox: Outbox,
+    called: Called,
+    path: Arc<SendPath>,
+}
+
+/// How full the outbox is after an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Go on.
+    Below,
+    /// Above this connection's high mark: stop producing.
+    Above,
+    /// Above the worker's total: stop producing.
+    TotalAbove,
+}
+
+impl SendHalf {
+    /// `id` is the connection's name for people, `token` the event loop's.
+    #[must_use]
+    pub fn new(id: u64, token: u64, socket: Arc<dyn Socket>, path: Arc<SendPath>) -> Self {
+        Self { id, token, outbox: Outbox::new(socket, path.marks), called: Called::new(), path }
+    }
+
+    /// Unique over workers and generations.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Queues a message; any thread.
+    ///
+    /// # Errors
+    /// [`Closed`]: it was not queued, and was counted as dropped.
+    pub fn append(
+        self: &Arc<Self>,
+        entry: Entry,
+        counters: &ThreadCounters,
+    ) -> Result<Level, Closed> {
+        let (bytes, frames) = (entry.bytes.len(), entry.frames);
+        let total = self.path.total.charge(bytes);
+        if is_planted(Fault::PostBeforeState) {
+            self.path.list.push(Arc::clone(self));
+        }
+        let appended = self.outbox.append(entry, total).inspect_err(|_| {
+            self.path.total.release(bytes);
+            counters.add(Counter::MessagesDropped, u64::from(frames));
+        })?;
+        if total == Room::Exhausted {
+            self.path.calls.report_overload();
+        }
+        if appended.list && !is_planted(Fault::PostBeforeState) {
+            self.list(counters);
+        }
+        if appended.call {
+            self.call_loop();
+        }
+        Ok(match (appended.is_above_high, total) {
+            (true, _) => Level::Above,
+            (false, Room::Exhausted) => Level::TotalAbove,
+            (false, Room::Free) => Level::Below,
+        })
+    }
+
+    /// The send thread's part: writes what is queued, if nobody closed it meanwhile.
+    pub fn flush_ready(self: &Arc<Self>, counters: &ThreadCounters) {
+        if let Some(writer) = self.outbox.take_ready() {
+            self.flush(writer, counters);
+        }
+    }
+
+    /// The event loop's part, at EPOLLOUT: writes the rest.
+    pub fn flush_blocked(self: &Arc<Self>, counters: &ThreadCounters) {
+        if let Some(writer) = self.outbox.take_blocked() {
+            if is_planted(Fault::PostBeforeUnblock) {
+                self.path.list.push(Arc::clone(self));
+            }
+            self.flush(writer, counters);
+        }
+    }
+
+    fn flush(self: &Arc<Self>, mut writer: Writer, counters: &ThreadCounters) {
+        let flushed = flush(&mut writer, counters);
+        if let Flushed::Broken(error) = &flushed {
+            log::debug!("conn={} send failed: {error}", self.id);
+        }
+        let settled = self.outbox.settle(writer, &flushed);
+        self.carry_out(settled, counters);
+    }
+
+    fn carry_out(self: &Arc<Self>, settled: Settled, counters: &ThreadCounters) {
+        if settled.blocked {
+            counters.add(Counter::SendsBlocked, 1);
+        }
+        if settled.lost_frames > 0 {
+            counters.add(Counter::MessagesExpired, settled.lost_frames);
+        }
+        if settled.list && !is_planted(Fault::PostBeforeUnblock) {
+            self.list(counters);
+            if is_planted(Fault::PostTooMany) {
+                self.path.list.post_without_connection();
+            }
+        }
+        if settled.call {
+            self.call_loop();
+        }
+        self.path.total.release(settled.released);
+        if let Some(inbox) = settled.resume {
+            inbox.resume();
+        }
+    }
+
+    fn list(self: &Arc<Self>, counters: &ThreadCounters) {
+        self.path.list.push(Arc::clone(self));
+        counters.add(Counter::SemaphorePosts, 1);
+    }
+
+    /// Parks a stalled inbox until this connection's outbox has drained.
+    #[must_use]
+    pub fn park(&self, inbox: Arc<dyn Resume>) -> Parking {
+        self.outbox.park(inbox)
+    }
+
+    /// Parks a stalled inbox until the worker's total has room.
+    #[must_use]
+    pub fn park_for_total(&self, inbox: Arc<dyn Resume>) -> Room {
+        self.path.total.wait_for_room(inbox)
+    }
+
+    /// No new message: flush, then the event loop ends the connection.
+    pub fn finish(&self) {
+        if self.outbox.finish() {
+            self.call_loop();
+        }
+    }
+
+    /// The event loop gives the connection up. True when nobody writes any
+    /// more, so that the descriptor may be closed; else the writer calls.
+    pub fn abort(self: &Arc<Self>, counters: &ThreadCounters) -> bool {
+        match self.outbox.abort() {
+            Some(settled) => {
+                self.carry_out(settled, counters);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// What the event loop computes its interest from.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.outbox.view()
+    }
+
+    /// Asks the event loop to look at this connection.
+    pub fn call_loop(&self) {
+        self.path.calls.call(&self.called, self.token);
+    }
+
+    /// The event loop has heard: later changes call again.
+    pub fn clear_call(&self) {
+        self.called.clear();
+    }
+}
+
+/// Resuming the send path means: the event loop may read again.
+impl Resume for SendPath {
+    fn resume(self: Arc<Self>) {
+        self.calls.report_room();
+    }
+}

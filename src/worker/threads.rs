@@ -1,0 +1,66 @@
+//! The threads of a worker beside its event loop.
+
+use crate::dispatch::{DispatchPath, HandlerThread};
+use crate::handler::Application;
+use crate::send::{SendPath, send_thread};
+use crate::shm::{Slot, ThreadRole};
+use crate::sys::clock::monotonic_ms;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+
+/// See the module. They end when they are told to.
+#[derive(Debug)]
+pub(super) struct Threads {
+    joins: Vec<JoinHandle<()>>,
+    dispatch: Arc<DispatchPath>,
+    send: Arc<SendPath>,
+}
+
+impl Threads {
+    /// Starts `handlers` handler threads and the send thread.
+    pub(super) fn start(
+        handlers: u16,
+        application: &Arc<Application>,
+        dispatch: &Arc<DispatchPath>,
+        send: &Arc<SendPath>,
+        slot: &Slot,
+    ) -> io::Result<Self> {
+        let mut joins = Vec::new();
+        for number in 0..handlers {
+            let thread = HandlerThread::new(number, Arc::clone(dispatch), slot.clone());
+            let application = Arc::clone(application);
+            let body = move || thread.run(&*application, monotonic_ms);
+            joins.push(spawn(format!("handler-{number}"), body)?);
+        }
+        let counters = slot.counters(ThreadRole::SendThread);
+        let path = Arc::clone(send);
+        joins.push(spawn("sender".to_owned(), move || send_thread::run(&path, &counters))?);
+        Ok(Self { joins, dispatch: Arc::clone(dispatch), send: Arc::clone(send) })
+    }
+
+    /// Ends all of them and waits until they are gone. Handlers first: what they
+    /// still append has a send thread then.
+    pub(super) fn stop(&mut self) {
+        self.dispatch.run_list().stop();
+        let sender = self.joins.pop();
+        for handler in self.joins.drain(..) {
+            // A panic in it has aborted the process.
+            _ = handler.join();
+        }
+        self.send.list().stop();
+        _ = sender.map(JoinHandle::join);
+    }
+}
+
+/// A worker that lost one of its threads is a corpse that still accepts: a panic
+/// outside of a handler ends the process, and the master replaces it.
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    Builder::new().name(name.clone()).spawn(move || {
+        if catch_unwind(AssertUnwindSafe(body)).is_err() {
+            log::error!("thread {name} panicked, the worker aborts");
+            std::process::abort();
+        }
+    })
+}
