@@ -246,12 +246,12 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpListener;
 
     use clap::Parser;
 
     use super::*;
-    use crate::client::{ErrorNumber, Goodbye};
+    use crate::client::CODE_ERROR;
 
     #[derive(Parser)]
     struct Line {
@@ -261,18 +261,15 @@ mod tests {
 
     /// Runs the command against a server of one connection; what it returns is
     /// exit code, output, errors.
-    fn run_against(
-        line: &[&str],
-        serve: impl FnOnce(TcpStream, &mut Client) + Send,
-    ) -> (u8, String, String) {
+    fn run_against(line: &[&str], serve: impl FnOnce(&mut Client) + Send) -> (u8, String, String) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let line = Line::parse_from([&["send"], line].concat());
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 let stream = listener.accept().unwrap().0;
-                let mut frames = Client::from_stream(stream.try_clone().unwrap(), None).unwrap();
-                serve(stream, &mut frames);
+                let mut frames = Client::from_stream(stream, None).unwrap();
+                serve(&mut frames);
             });
             let (mut out, mut err) = (Vec::new(), Vec::new());
             let code = run(&line.args, Some(address), &mut out, &mut err);
@@ -280,7 +277,7 @@ mod tests {
         })
     }
 
-    fn echo(_: TcpStream, frames: &mut Client) {
+    fn echo(frames: &mut Client) {
         while let Ok(frame) = frames.receive() {
             frames.send(frame.code, &frame.body).unwrap();
         }
@@ -314,7 +311,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("chappe-send-{}", std::process::id()));
         std::fs::write(&path, &body).unwrap();
         let line = ["--count", "300", "--file", path.to_str().unwrap()];
-        let (code, out, _) = run_against(&line, |_, frames| {
+        let (code, out, _) = run_against(&line, |frames| {
             // Nothing is answered before all of it was sent into this server.
             let all: Vec<_> = (0..300).map(|_| frames.receive().unwrap()).collect();
             for frame in all {
@@ -328,10 +325,9 @@ mod tests {
 
     #[test]
     fn an_error_frame_is_told_in_words_and_fails() {
-        let (code, out, err) = run_against(&["--code", "99"], |mut stream, frames| {
+        let (code, out, err) = run_against(&["--code", "99"], |frames| {
             frames.receive().unwrap();
-            let error = crate::frame::error_frame(ErrorNumber::UnknownCode, Some(99), "no handler");
-            stream.write_all(&error).unwrap();
+            frames.send(CODE_ERROR, b"\0\x03\0\x63no handler").unwrap();
         });
         assert_eq!(out, "reply 1: error 3 (unknown code) for code 99: no handler\n");
         assert_eq!((code, err.as_str()), (1, "chappe: 1 of 1 frames were answered by an error\n"));
@@ -339,12 +335,11 @@ mod tests {
 
     #[test]
     fn a_goodbye_is_no_answer() {
-        let (code, out, err) = run_against(&["--count", "2"], |mut stream, frames| {
+        let (code, out, err) = run_against(&["--count", "2"], |frames| {
             let frame = frames.receive().unwrap();
             frames.send(frame.code, &frame.body).unwrap();
             frames.receive().unwrap();
-            let goodbye = crate::frame::goodbye_frame(Goodbye::Stopping, "see you");
-            stream.write_all(&goodbye).unwrap();
+            frames.send(CODE_GOODBYE, b"\0\x01see you").unwrap();
         });
         assert_eq!(out, "reply 1: code 1, 0 bytes\ngoodbye 1 (stopping): see you\n");
         let expected = "chappe: 1 of 2 frames were answered: the server closed the connection\n";
@@ -353,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_silent_server_is_left_after_the_time_out() {
-        let (code, _, err) = run_against(&["--timeout", "30ms"], |_, frames| {
+        let (code, _, err) = run_against(&["--timeout", "30ms"], |frames| {
             frames.receive().unwrap();
             assert!(matches!(frames.receive(), Err(ClientError::Closed)));
         });

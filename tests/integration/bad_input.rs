@@ -240,7 +240,9 @@ fn half_a_frame_and_a_fin_is_an_error_after_the_replies() {
     let server = TestServer::start("half_frame_fin", "");
     for cut in [1, 7, 8, 12] {
         let mut client = server.connect();
-        client.send_bytes(&[&echo(b"one"), &echo(b"two"), &echo(b"three")[..cut]].concat()).unwrap();
+        client
+            .send_bytes(&[&echo(b"one"), &echo(b"two"), &echo(b"three")[..cut]].concat())
+            .unwrap();
         client.shutdown_write().unwrap();
         assert_eq!(client.receive().unwrap().body, "one");
         assert_eq!(client.receive().unwrap().body, "two");

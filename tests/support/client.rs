@@ -52,8 +52,8 @@ pub(crate) struct Numbered {
 
 impl Numbered {
     pub(crate) fn body(self) -> Vec<u8> {
-        let mut state =
-            (u64::from(self.stream) << 32 | u64::from(self.number)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut state = (u64::from(self.stream) << 32 | u64::from(self.number))
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut body = Vec::with_capacity(self.bytes + 8);
         while body.len() < self.bytes {
             // A step of SplitMix64: cheap, and different for each number.

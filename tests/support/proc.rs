@@ -8,7 +8,6 @@ struct Stat {
     state: char,
     parent: i32,
     group: i32,
-    session: i32,
 }
 
 fn stat(pid: i32) -> Option<Stat> {
@@ -18,8 +17,7 @@ fn stat(pid: i32) -> Option<Stat> {
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
     let group = fields.next()?.parse().ok()?;
-    let session = fields.next()?.parse().ok()?;
-    Some(Stat { state, parent, group, session })
+    Some(Stat { state, parent, group })
 }
 
 /// Whether the process runs; one that only waits to be reaped does not.
@@ -48,11 +46,6 @@ pub(crate) fn children(parent: i32) -> Vec<i32> {
 /// The running processes of a group: a server's, whoever their parent is by now.
 pub(crate) fn group(leader: i32) -> Vec<i32> {
     running(|stat| stat.group == leader)
-}
-
-/// The running processes of a session: what a daemon left, whoever its parent is.
-pub(crate) fn session(leader: i32) -> Vec<i32> {
-    running(|stat| stat.session == leader)
 }
 
 /// Open descriptors by number, with what each is, as the kernel names it:
@@ -108,5 +101,9 @@ pub(crate) fn listening_inodes() -> Vec<String> {
 /// The inodes of Unix sockets, as they stand in `socket:[…]`.
 pub(crate) fn unix_inodes() -> Vec<String> {
     let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    table.lines().skip(1).filter_map(|line| Some(line.split_whitespace().nth(6)?.to_owned())).collect()
+    table
+        .lines()
+        .skip(1)
+        .filter_map(|line| Some(line.split_whitespace().nth(6)?.to_owned()))
+        .collect()
 }

@@ -222,7 +222,8 @@ impl TestServer {
 
     /// Everything it has written, for the report of a failed test.
     fn print_logs(&self) {
-        let mut files = vec![self.dir.join("chappe.toml"), self.dir.join(STDOUT), self.dir.join(STDERR)];
+        let mut files =
+            vec![self.dir.join("chappe.toml"), self.dir.join(STDOUT), self.dir.join(STDERR)];
         let logs = fs::read_dir(self.dir.join("logs")).into_iter().flatten().flatten();
         files.extend(logs.map(|entry| entry.path()));
         for file in files {

@@ -1,0 +1,136 @@
+//! What `chappe status` tells, and what it tells it about.
+
+use crate::support::{TestServer, proc};
+use serde_json::Value;
+
+/// The keys that are there for good, as JSON pointers.
+const KEYS: &[&str] = &[
+    "/master/pid",
+    "/master/version",
+    "/master/uptime_ms",
+    "/master/generation",
+    "/master/listen/0",
+    "/reload/count",
+    "/reload/last",
+    "/workers/0/worker",
+    "/workers/0/pid",
+    "/workers/0/generation",
+    "/workers/0/state",
+    "/workers/0/uptime_ms",
+    "/workers/0/connections",
+    "/workers/0/handlers_busy",
+    "/workers/0/oldest_handler_ms",
+    "/workers/0/counters/frames_received",
+    "/semaphores/worker_ready",
+    "/semaphores/connection_permits",
+    "/totals/connections_accepted",
+    "/totals/connections_refused",
+    "/totals/frames_received",
+    "/totals/frames_sent",
+    "/totals/bytes_received",
+    "/totals/bytes_sent",
+    "/totals/messages_expired",
+    "/totals/messages_dropped",
+    "/totals/sends_blocked",
+    "/totals/protocol_errors",
+    "/totals/workers_died",
+];
+
+#[test]
+fn status_has_its_keys_and_they_are_right() {
+    let server = TestServer::start("status_keys", "worker_processes = 3\nmax_connections = 500\n");
+    let status = server.status_json();
+    for key in KEYS {
+        assert!(status.pointer(key).is_some(), "{key} is not in {status:#}");
+    }
+    assert_eq!(status["master"]["pid"], server.pid());
+    assert_eq!(status["master"]["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["master"]["generation"], 1);
+    let listen = status["master"]["listen"][0].as_str().expect("an address");
+    assert_eq!(listen, server.address.to_string());
+    assert_eq!(status["reload"]["last"], Value::Null);
+    assert_eq!(status["semaphores"]["worker_ready"], 0, "each bell was answered");
+    assert_eq!(status["semaphores"]["connection_permits"], 500);
+
+    let workers = status["workers"].as_array().expect("workers");
+    let mut pids: Vec<i64> = workers.iter().filter_map(|worker| worker["pid"].as_i64()).collect();
+    pids.sort_unstable();
+    let running: Vec<i64> = server.worker_pids().into_iter().map(i64::from).collect();
+    assert_eq!(pids, running);
+    for (number, worker) in workers.iter().enumerate() {
+        assert_eq!(worker["worker"], number);
+        assert_eq!(worker["state"], "serving");
+        assert_eq!(worker["generation"], 1);
+    }
+}
+
+#[test]
+fn status_counts_what_happens() {
+    let server = TestServer::start("status_counts", "max_connections = 500\n");
+    let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.call(1, b"four").unwrap();
+        client.call(99, b"").unwrap();
+    }
+    let status = server.status_json();
+    assert_eq!(server.connections(), 5);
+    assert_eq!(status["semaphores"]["connection_permits"], 495);
+    let totals = &status["totals"];
+    assert_eq!(totals["connections_accepted"], 5);
+    assert_eq!(totals["frames_received"], 10);
+    assert_eq!(totals["bytes_received"], 5 * (12 + 8));
+    // What is sent is counted after the system call, which the peer may outrun.
+    server.wait_status("/totals/frames_sent", |sent| sent == 10);
+    drop(clients);
+    server.wait_status("/semaphores/connection_permits", |permits| permits == 500);
+    server.wait_status("/totals/connections_closed", |closed| closed == 5);
+}
+
+#[test]
+fn status_is_a_table_for_people() {
+    let server = TestServer::start("status_table", "");
+    let status = server.command(&["status"]);
+    assert_eq!((status.code, status.stderr.as_str()), (Some(0), ""));
+    assert!(status.stdout.contains(&server.pid().to_string()), "{}", status.stdout);
+    assert!(status.stdout.contains(&server.address.to_string()), "{}", status.stdout);
+    for pid in server.worker_pids() {
+        assert!(status.stdout.contains(&pid.to_string()), "{}", status.stdout);
+    }
+}
+
+#[test]
+fn status_without_a_server_says_so() {
+    let dir = crate::support::fresh_dir("status_without_server");
+    std::fs::write(dir.join("chappe.toml"), "").unwrap();
+    let status = crate::support::server::finish(
+        crate::support::server::command(&dir).args(["status", "--json"]),
+    );
+    assert_eq!(status.code, Some(1), "{status:?}");
+    assert!(!status.stderr.is_empty(), "it says why");
+}
+
+#[test]
+fn the_master_has_one_thread_and_a_worker_the_documented_ones() {
+    let server = TestServer::start("threads", "[worker]\nhandler_threads = 3\n");
+    assert_eq!(proc::threads(server.pid()).len(), 1, "{:?}", proc::threads(server.pid()));
+    for pid in server.worker_pids() {
+        let threads = proc::threads(pid);
+        // The event loop is the main thread; then three handlers and the sender.
+        assert_eq!(threads.len(), 5, "{threads:?}");
+        let count = |word: &str| threads.values().filter(|name| name.contains(word)).count();
+        assert_eq!(count("handler"), 3, "{threads:?}");
+        assert_eq!(count("send"), 1, "{threads:?}");
+    }
+}
+
+#[test]
+fn process_titles_say_who_is_who() {
+    let server = TestServer::start("process_titles", "");
+    let title = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    let master = title(server.pid());
+    assert!(master.starts_with("chappe: master process"), "{master:?}");
+    for pid in server.worker_pids() {
+        let worker = title(pid);
+        assert!(worker.starts_with("chappe: worker process"), "{worker:?}");
+    }
+}

@@ -1,0 +1,517 @@
+//! The rules of the code that no compiler and no lint holds: who may import
+//! whom, how long a file or a function gets, what must not be left behind.
+//! Each rule is a function of text, so that each has a test that it bites.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Which modules of the crate a module may name. Arrows point down the data
+/// path; the master knows nothing of it. A module without a row fails.
+const IMPORTS: &[(&str, &[&str])] = &[
+    ("sys", &[]),
+    ("frame", &[]),
+    ("config", &[]),
+    ("sync", &["sys"]),
+    ("logging", &["config", "sys"]),
+    ("listen", &["config", "sys"]),
+    ("shm", &["sys"]),
+    ("channel", &["sys"]),
+    ("client", &["frame", "sys"]),
+    ("cli", &["client", "config"]),
+    ("send", &["frame", "shm", "sync", "sys"]),
+    ("handler", &["frame", "send"]),
+    ("dispatch", &["frame", "handler", "send", "shm", "sync"]),
+    ("net", &["config", "dispatch", "frame", "handler", "listen", "send", "shm", "sync", "sys"]),
+    (
+        "worker",
+        &[
+            "channel", "config", "dispatch", "frame", "handler", "listen", "logging", "net",
+            "send", "shm", "sync", "sys",
+        ],
+    ),
+    ("master", &["channel", "config", "listen", "logging", "shm", "sys"]),
+    ("boot", EVERYTHING),
+    ("lib", EVERYTHING),
+    ("main", EVERYTHING),
+];
+
+/// Stands for every row of the table.
+const EVERYTHING: &[&str] = &["*"];
+
+const FILE_LINES_MAX: usize = 600;
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// The one file of the tests that may sleep, and that once.
+const SLEEPER: &str = "tests/support/wait.rs";
+
+// --- reading Rust, as far as these rules need it ---
+
+/// The code with comments and the insides of literals blanked out, line by line
+/// as long as before: what is left are names, braces and punctuation.
+fn blanked(source: &str) -> String {
+    let bytes = source.as_bytes();
+    let mut out = bytes.to_vec();
+    let mut at = 0;
+    while at < bytes.len() {
+        let end = match bytes[at] {
+            b'/' if bytes[at..].starts_with(b"//") => line_end(bytes, at),
+            b'/' if bytes[at..].starts_with(b"/*") => block_comment_end(bytes, at),
+            b'"' => string_end(bytes, at + 1),
+            b'r' if !is_name_before(bytes, at) => raw_string_end(bytes, at).unwrap_or(at),
+            b'\'' => char_end(bytes, at).unwrap_or(at),
+            _ => at,
+        };
+        for byte in &mut out[at..end] {
+            if *byte != b'\n' {
+                *byte = b' ';
+            }
+        }
+        at = end.max(at + 1);
+    }
+    String::from_utf8(out).expect("whole literals were blanked")
+}
+
+fn line_end(bytes: &[u8], from: usize) -> usize {
+    bytes[from..].iter().position(|b| *b == b'\n').map_or(bytes.len(), |length| from + length)
+}
+
+fn block_comment_end(bytes: &[u8], from: usize) -> usize {
+    let (mut at, mut depth) = (from, 0);
+    while at < bytes.len() {
+        if bytes[at..].starts_with(b"/*") {
+            (at, depth) = (at + 2, depth + 1);
+        } else if bytes[at..].starts_with(b"*/") {
+            (at, depth) = (at + 2, depth - 1);
+            if depth == 0 {
+                break;
+            }
+        } else {
+            at += 1;
+        }
+    }
+    at.min(bytes.len())
+}
+
+fn string_end(bytes: &[u8], mut at: usize) -> usize {
+    while at < bytes.len() && bytes[at] != b'"' {
+        at += if bytes[at] == b'\\' { 2 } else { 1 };
+    }
+    (at + 1).min(bytes.len())
+}
+
+/// Whether the letter at `at` is in the middle of a name: `b` of `br"…"` is not.
+fn is_name_before(bytes: &[u8], at: usize) -> bool {
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    match at.checked_sub(1).map(|before| bytes[before]) {
+        Some(b'b' | b'c') => at >= 2 && is_name(bytes[at - 2]),
+        Some(before) => is_name(before),
+        None => false,
+    }
+}
+
+fn raw_string_end(bytes: &[u8], at: usize) -> Option<usize> {
+    let hashes = bytes[at + 1..].iter().take_while(|b| **b == b'#').count();
+    let open = at + 1 + hashes;
+    if bytes.get(open) != Some(&b'"') {
+        return None;
+    }
+    let close = [b"\"".to_vec(), vec![b'#'; hashes]].concat();
+    let length = bytes[open + 1..].windows(close.len()).position(|window| window == close)?;
+    Some(open + 1 + length + close.len())
+}
+
+/// The end of a character literal; a lifetime is none.
+fn char_end(bytes: &[u8], at: usize) -> Option<usize> {
+    if bytes.get(at + 1) == Some(&b'\\') {
+        let close = bytes[at + 3..].iter().position(|b| *b == b'\'')?;
+        return Some(at + 3 + close + 1);
+    }
+    // One character of one to four bytes, then the quote.
+    (at + 2..=at + 5).find(|end| bytes.get(*end) == Some(&b'\'')).and_then(|end| {
+        let inside = std::str::from_utf8(&bytes[at + 1..end]).ok()?;
+        (inside.chars().count() == 1).then_some(end + 1)
+    })
+}
+
+fn line_of(code: &str, at: usize) -> usize {
+    code[..at].bytes().filter(|b| *b == b'\n').count() + 1
+}
+
+/// Where `word` stands as a word of its own.
+fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(word).map(|(at, _)| at).filter(move |at| {
+        !code[..*at].ends_with(is_name) && !code[at + word.len()..].starts_with(is_name)
+    })
+}
+
+// --- the rules; each returns what it found, as `line: what` ---
+
+/// The first names behind a path prefix: one, or the many of a tree in braces.
+fn first_names(after: &str) -> Vec<&str> {
+    fn name(text: &str) -> &str {
+        text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("")
+    }
+    let Some(tree) = after.strip_prefix('{') else { return vec![name(after)] };
+    let (mut names, mut depth, mut start) = (Vec::new(), 0_usize, 0);
+    for (at, c) in tree.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            ',' | '}' if depth == 0 => {
+                names.push(name(tree[start..at].trim()));
+                start = at + 1;
+                if c == '}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    names
+}
+
+/// Which modules of the crate the code of `module` names and may not.
+/// `depth` is how many `super` lead from the file to the root of the crate.
+fn forbidden_imports(module: &str, depth: usize, code: &str) -> Vec<String> {
+    let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == module) else {
+        return vec![format!("1: the module `{module}` has no row in the table")];
+    };
+    let mut found = Vec::new();
+    let mut check = |at: usize, named: &str, must_be_row: bool| {
+        let is_row = IMPORTS.iter().any(|(name, _)| *name == named);
+        let is_fine = named == module
+            || *allowed == EVERYTHING
+            || allowed.contains(&named)
+            || (!is_row && !must_be_row);
+        if !is_fine {
+            found.push(format!("{}: `{module}` may not name `{named}`", line_of(code, at)));
+        }
+    };
+    for at in words(code, "crate") {
+        let after = &code[at + "crate".len()..];
+        // `pub(crate)` and `$crate` in a macro are no paths to a module.
+        if let Some(after) = after.strip_prefix("::") {
+            for named in first_names(after) {
+                check(at, named, true);
+            }
+        }
+    }
+    // The same root, reached by climbing. A module inside the file is one step
+    // further down, so a name that is no module of the crate is not judged.
+    let climb = "super::".repeat(depth);
+    for (at, _) in code.match_indices(&climb) {
+        for named in first_names(&code[at + climb.len()..]) {
+            check(at, named, false);
+        }
+    }
+    found
+}
+
+fn long_file(code: &str) -> Vec<String> {
+    let lines = code.lines().count();
+    if lines <= FILE_LINES_MAX {
+        return Vec::new();
+    }
+    vec![format!("{lines}: the file is longer than {FILE_LINES_MAX} lines")]
+}
+
+/// Functions from the line of `fn` to that of the closing brace.
+fn long_functions(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for at in words(code, "fn") {
+        // A declaration ends with a semicolon, a pointer type with anything else;
+        // in neither does a brace come first. An array type may hold a semicolon.
+        let mut brackets = 0_usize;
+        let mut body = None;
+        for (offset, c) in code[at..].char_indices() {
+            match c {
+                '[' | '(' => brackets += 1,
+                ']' | ')' if brackets == 0 => break,
+                ']' | ')' => brackets -= 1,
+                ';' | ',' if brackets == 0 => break,
+                '{' => {
+                    body = Some(at + offset);
+                    break;
+                }
+                _ => {}
+            }
+        }
+        let Some(open) = body else { continue };
+        let lines = line_of(code, closing_brace(code, open)) - line_of(code, at) + 1;
+        if lines > FUNCTION_LINES_MAX {
+            let line = line_of(code, at);
+            found.push(format!(
+                "{line}: a function of {lines} lines, the most is {FUNCTION_LINES_MAX}"
+            ));
+        }
+    }
+    found
+}
+
+fn closing_brace(code: &str, open: usize) -> usize {
+    let mut depth = 0_usize;
+    for (offset, c) in code[open..].char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 1 => return open + offset,
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+    code.len()
+}
+
+fn unsafe_code(code: &str) -> Vec<String> {
+    // The attribute's `unsafe_code` is another word.
+    words(code, "unsafe")
+        .map(|at| format!("{}: unsafe outside of src/sys", line_of(code, at)))
+        .collect()
+}
+
+fn bare_attributes(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for start in ["#[allow(", "#![allow(", "#[ignore"] {
+        for (at, _) in code.match_indices(start) {
+            let attribute = &code[at..at + code[at..].find(']').map_or(0, |end| end + 1)];
+            let has_reason = attribute.contains("reason") || attribute.contains('=');
+            if !has_reason {
+                found.push(format!("{}: {attribute} without a reason", line_of(code, at)));
+            }
+        }
+    }
+    found
+}
+
+fn left_behind(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in ["todo", "dbg", "unimplemented"] {
+        for at in words(code, name) {
+            if code[at + name.len()..].starts_with('!') {
+                found.push(format!("{}: {name}! was left behind", line_of(code, at)));
+            }
+        }
+    }
+    found
+}
+
+fn sleeps(code: &str) -> Vec<String> {
+    let calls = words(code, "sleep").filter(|at| code[at + "sleep".len()..].starts_with('('));
+    calls.map(|at| format!("{}: a sleep; wait for an event instead", line_of(code, at))).collect()
+}
+
+/// The part of a source file that only tests compile.
+fn test_part(code: &str) -> &str {
+    code.find("#[cfg(test)]").map_or("", |at| &code[at..])
+}
+
+/// The variants of `Counter`, out of the list they are made from.
+fn counters(code: &str) -> Vec<String> {
+    let Some(list) = code.split_once("counters! {\n").map(|(_, list)| list) else {
+        return Vec::new();
+    };
+    let list = &list[..list.find("\n}").unwrap_or(list.len())];
+    let variant = |line: &str| {
+        let (name, _) = line.trim().split_once(" =")?;
+        name.starts_with(char::is_uppercase).then(|| name.to_owned())
+    };
+    list.lines().filter_map(variant).collect()
+}
+
+fn unused_counters(counters: &[String], outside: &[String]) -> Vec<String> {
+    let is_used = |name: &String| {
+        let path = format!("Counter::{name}");
+        outside.iter().any(|code| words(code, &path).next().is_some())
+    };
+    counters.iter().filter(|name| !is_used(name)).cloned().collect()
+}
+
+// --- the rules, on the files ---
+
+struct Source {
+    /// Below the repository, with `/`.
+    path: String,
+    code: String,
+}
+
+fn sources(folders: &[&str]) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut waiting: Vec<PathBuf> = folders.iter().map(|folder| root.join(folder)).collect();
+    let mut sources = Vec::new();
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            let entries = fs::read_dir(&path).expect("a folder of the repository");
+            waiting.extend(entries.map(|entry| entry.expect("an entry").path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let code = blanked(&fs::read_to_string(&path).expect("a source file"));
+            let below = path.strip_prefix(root).expect("it is below");
+            sources.push(Source { path: below.display().to_string(), code });
+        }
+    }
+    assert!(sources.len() > 3, "the sources were not found");
+    sources
+}
+
+const ALL: &[&str] = &["src", "tests", "benches", "examples"];
+
+/// Those of `ALL` that are there.
+fn all_sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let there: Vec<&str> = ALL.iter().copied().filter(|name| root.join(name).is_dir()).collect();
+    sources(&there)
+}
+
+#[track_caller]
+fn assert_tidy(sources: &[Source], rule: impl Fn(&Source) -> Vec<String>) {
+    let mut found: Vec<String> = Vec::new();
+    for source in sources {
+        found.extend(rule(source).iter().map(|what| format!("{}:{what}", source.path)));
+    }
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+/// `src/send/outbox.rs` → `send`, two levels below the root.
+fn module_of(path: &str) -> (&str, usize) {
+    let below = path.strip_prefix("src/").expect("a file of src");
+    let below = below.strip_suffix(".rs").expect("Rust");
+    let levels = below.strip_suffix("/mod").unwrap_or(below).split('/').count();
+    (below.split('/').next().expect("one at least"), levels)
+}
+
+#[test]
+fn modules_import_what_the_table_allows() {
+    assert_tidy(&sources(&["src"]), |source| {
+        let (module, depth) = module_of(&source.path);
+        forbidden_imports(module, depth, &source.code)
+    });
+}
+
+#[test]
+fn files_and_functions_are_short() {
+    assert_tidy(&all_sources(), |source| {
+        [long_file(&source.code), long_functions(&source.code)].concat()
+    });
+}
+
+#[test]
+fn unsafe_code_is_in_sys_alone() {
+    assert_tidy(&all_sources(), |source| {
+        if source.path.starts_with("src/sys/") { Vec::new() } else { unsafe_code(&source.code) }
+    });
+}
+
+#[test]
+fn exceptions_have_reasons_and_nothing_is_left_behind() {
+    assert_tidy(&all_sources(), |source| {
+        [bare_attributes(&source.code), left_behind(&source.code)].concat()
+    });
+}
+
+#[test]
+fn tests_wait_for_events_and_do_not_sleep() {
+    assert_tidy(&all_sources(), |source| {
+        let code =
+            if source.path.starts_with("src/") { test_part(&source.code) } else { &source.code };
+        let found = sleeps(code);
+        if source.path == SLEEPER && found.len() == 1 { Vec::new() } else { found }
+    });
+}
+
+#[test]
+fn every_counter_is_counted() {
+    let sources = sources(&["src"]);
+    let (shm, outside): (Vec<_>, Vec<_>) =
+        sources.into_iter().partition(|source| source.path.starts_with("src/shm/"));
+    let counters: Vec<String> = shm.iter().flat_map(|source| counters(&source.code)).collect();
+    assert!(!counters.is_empty(), "the list of counters was not found");
+    let outside: Vec<String> = outside.into_iter().map(|source| source.code).collect();
+    let unused = unused_counters(&counters, &outside);
+    assert!(unused.is_empty(), "counters that nobody counts: {unused:?}");
+}
+
+// --- each rule bites ---
+
+#[test]
+fn blanking_leaves_code_and_lines_and_nothing_else() {
+    let source = r####"let a = "unsafe {"; // unsafe
+/* unsafe /* unsafe */ unsafe
+*/ let b = r#"unsafe " "#; let c = '{'; let d: &'static str = b"unsafe\"unsafe"; '\'' '\u{7b}' 'é'"####;
+    let code = blanked(source);
+    assert_eq!(code.lines().count(), 3);
+    assert!(!code.contains("unsafe") && !code.contains('{') && !code.contains('"'), "{code}");
+    for left in ["let a =", "let b =", "let c =", "&'static str"] {
+        assert!(code.contains(left), "{left} in {code}");
+    }
+}
+
+#[test]
+fn a_planted_import_is_found() {
+    for code in [
+        "use crate::worker::run;",
+        "use crate::{shm::Zone, config::{self, worker}, worker};",
+        "let x = crate::worker::run();",
+        "use super::worker;",
+        "use crate::Server;",
+    ] {
+        let found = forbidden_imports("master", 1, code);
+        assert_eq!(found.len(), 1, "{code}: {found:?}");
+        assert!(found[0].starts_with("1: `master` may not name"), "{found:?}");
+    }
+    assert_eq!(
+        forbidden_imports("send", 2, "\nuse super::super::net::Loop;")[0],
+        "2: `send` may not name `net`"
+    );
+    assert_eq!(forbidden_imports("newcomer", 1, "").len(), 1, "a module without a row");
+    let fine =
+        "use crate::{config::{worker, Listen}, shm}; use super::policy; pub(crate) fn f() {}";
+    assert_eq!(forbidden_imports("master", 2, fine), [""; 0]);
+    assert_eq!(forbidden_imports("boot", 1, "use crate::{worker, master};"), [""; 0]);
+}
+
+#[test]
+fn a_module_is_its_first_folder_and_knows_its_depth() {
+    assert_eq!(module_of("src/boot.rs"), ("boot", 1));
+    assert_eq!(module_of("src/send/mod.rs"), ("send", 1));
+    assert_eq!(module_of("src/send/outbox.rs"), ("send", 2));
+    assert_eq!(module_of("src/net/clock/mod.rs"), ("net", 2));
+}
+
+#[test]
+fn a_planted_length_is_found() {
+    assert_eq!(long_file(&"\n".repeat(FILE_LINES_MAX)), [""; 0]);
+    assert_eq!(long_file(&"\n".repeat(FILE_LINES_MAX + 1)).len(), 1);
+    let function = |lines: usize| {
+        let signature = "\ntype F = fn(u8) -> u8;\nfn f(a: [u8; 2]) -> [u8; 2] {";
+        format!("{signature}{}}}\nfn g() {{}}", "{}\n".repeat(lines - 1))
+    };
+    assert_eq!(long_functions(&function(FUNCTION_LINES_MAX)), [""; 0]);
+    let found = long_functions(&function(FUNCTION_LINES_MAX + 1));
+    assert_eq!(found, ["3: a function of 71 lines, the most is 70"]);
+    assert_eq!(long_functions("trait T { fn f(&self);\n fn g(&self); }"), [""; 0]);
+}
+
+#[test]
+fn planted_words_are_found() {
+    assert_eq!(
+        unsafe_code("#![deny(unsafe_code)]\nunsafe { f() }"),
+        ["2: unsafe outside of src/sys"]
+    );
+    assert_eq!(bare_attributes("#[allow(dead_code)] #![allow(x)] #[ignore]").len(), 3);
+    let fine = "#[allow(x, reason = )] #[ignore = ] #[expect(x, reason = )]";
+    assert_eq!(bare_attributes(fine), [""; 0]);
+    assert_eq!(left_behind("todo!() dbg!(x) unimplemented!()").len(), 3);
+    assert_eq!(left_behind("fn todo() { not_dbg!() }"), [""; 0]);
+    assert_eq!(sleeps("std::thread::sleep(PAUSE); sleep(PAUSE);").len(), 2);
+    assert_eq!(sleeps("// blanked; fn oversleep() {} let sleep = 1;"), [""; 0]);
+    assert_eq!(test_part("sleep(1); #[cfg(test)] mod tests {}"), "#[cfg(test)] mod tests {}");
+}
+
+#[test]
+fn a_planted_counter_is_found() {
+    let list = "counters! {\n    FramesSent =  ,\n    FramesLost =  ,\n}\nconst OTHER: u8 = 1;";
+    let counters = counters(list);
+    assert_eq!(counters, ["FramesSent", "FramesLost"]);
+    let outside = ["c.add(Counter::FramesSent, 1); Counter::FramesLostElsewhere".to_owned()];
+    assert_eq!(unused_counters(&counters, &outside), ["FramesLost"]);
+}
