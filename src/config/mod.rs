@@ -2,16 +2,40 @@
 //!
 //! Runs in the launcher and in the master, before anything is forked; workers get values.
 //! It names nothing else of the crate and must never panic, whatever a file holds.
+//!
+//! The way of a value: `files` reads the text, `settings` merges it and knows the names,
+//! `overrides` puts the command line over it, `check` reads each value through the `schema` into
+//! the `model`. Each value keeps its `place`, so each message names one.
 
+mod check;
+mod field;
+mod files;
 mod model;
+mod overrides;
+mod place;
+mod schema;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod text;
+mod tree;
+mod value;
 
 pub use model::{
     Accept, Address, Config, CpuAffinity, Frame, Inbox, Limits, Listen, Log, LogLevel, Protocol,
     Send, SlowReader, Timeouts, User, WORKER_PROCESSES_MAX, Worker, WorkerProcesses,
 };
 
+pub use schema::{KEYS_NOT_BUILT, VALUES_NOT_BUILT};
+
 use std::error::Error;
 use std::fmt;
+use std::path::{Component, Path, absolute};
+use std::rc::Rc;
+
+use files::Reader;
+use place::{Notes, Origin, Place};
+use settings::Settings;
 
 /// A configuration that holds, and what to tell the operator about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,3 +60,31 @@ impl fmt::Display for ConfigErrors {
 }
 
 impl Error for ConfigErrors {}
+
+/// Reads the file at `path` and what it includes, applies `overrides` (each `key=value`, as
+/// `--set` takes them, a later one wins) and checks everything.
+///
+/// Relative paths inside of the configuration are put under `prefix`; `path` itself and a
+/// relative `prefix` are relative to the current directory.
+///
+/// # Errors
+/// All mistakes at once, each with its place and what is allowed. Nothing is half loaded.
+pub fn load(path: &Path, prefix: &Path, overrides: &[String]) -> Result<Loaded, ConfigErrors> {
+    let mut settings = Settings::default();
+    let mut faults = Notes::default();
+    let mut warnings = Notes::default();
+    Reader::new(&mut settings, &mut faults).file(path, None);
+    overrides::apply(overrides, &mut settings, &mut faults);
+    files::check_listeners(&settings, &mut faults);
+
+    // `absolute` refuses an empty path, which stands for the current directory.
+    let prefix = absolute(Path::new(&Component::CurDir).join(prefix)).unwrap_or_else(|error| {
+        let shown = format!("prefix {}", prefix.display());
+        let origin = Rc::new(Origin { order: 0, shown, text: None });
+        faults.add(&Place::start_of(&origin), format!("cannot be made absolute: {error}"));
+        prefix.to_owned()
+    });
+    let config = check::check(settings, &prefix, &mut faults, &mut warnings);
+    faults.into_result()?;
+    Ok(Loaded { config, warnings: warnings.into_lines() })
+}

@@ -1,0 +1,176 @@
+//! From what was written to a [`Config`]: every value in its range, then the values against
+//! each other. All mistakes are collected; none hides another.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::field::show_found;
+use super::model::{Address, Config, Listen};
+use super::place::{Notes, Place};
+use super::schema::{KEYS, KEYS_NOT_BUILT, LISTEN_KEYS, VALUES_NOT_BUILT};
+use super::settings::{Listener, Settings};
+use super::value;
+
+/// Reads all settings. What is wrong goes to `faults`, what has no effect yet to `warnings`.
+pub(super) fn check(
+    mut settings: Settings,
+    prefix: &Path,
+    faults: &mut Notes,
+    warnings: &mut Notes,
+) -> Config {
+    let mut config =
+        Config { application: std::mem::take(&mut settings.application), ..Config::default() };
+    let mut wrong = BTreeSet::new();
+    for key in KEYS {
+        let Some(setting) = settings.keys.get(key.name) else { continue };
+        if let Err(text) = key.field.read(&mut config, &setting.value) {
+            faults.add(&setting.place, format!("{} {text}", key.name));
+            wrong.insert(key.name);
+        } else if let Some((_, instead)) = KEYS_NOT_BUILT.iter().find(|(name, _)| *name == key.name)
+            && !key.is_default(&mut config)
+        {
+            let text = format!("{} has no effect in this version: {instead}", key.name);
+            warnings.add(&setting.place, text);
+        }
+    }
+    if !settings.listeners.is_empty() {
+        config.listen = settings
+            .listeners
+            .iter()
+            .enumerate()
+            .map(|(index, listener)| read_listener(index, listener, faults))
+            .collect();
+    }
+    resolve(&mut config, prefix);
+    Relations { config: &config, settings: &settings, wrong: &wrong, faults }.check();
+    config
+}
+
+fn read_listener(index: usize, settings: &Listener, faults: &mut Notes) -> Listen {
+    let mut listen = Listen::default();
+    for key in LISTEN_KEYS {
+        let Some(setting) = settings.get(key.name) else { continue };
+        let name = format!("listen.{index}.{}", key.name);
+        if let Err(text) = key.field.read(&mut listen, &setting.value) {
+            faults.add(&setting.place, format!("{name} {text}"));
+            continue;
+        }
+        let written = key.field.write(&mut listen);
+        let not_built = VALUES_NOT_BUILT.iter().find(|(known, value, _)| {
+            known.strip_prefix("listen.") == Some(key.name)
+                && written.trim_start_matches('"').starts_with(value)
+        });
+        if let Some((_, _, instead)) = not_built {
+            let found = show_found(&setting.value);
+            let text =
+                format!("{name} is {found}, which is not built in this version, must be {instead}");
+            faults.add(&setting.place, text);
+        }
+    }
+    listen
+}
+
+/// Puts relative paths under the prefix, which is absolute.
+fn resolve(config: &mut Config, prefix: &Path) {
+    let absolute = |path: &mut PathBuf| *path = prefix.join(&*path).components().collect();
+    absolute(&mut config.pid_file);
+    absolute(&mut config.control_socket);
+    absolute(&mut config.log.directory);
+    for listen in &mut config.listen {
+        if let Address::Unix(path) = &mut listen.address {
+            absolute(path);
+        }
+    }
+}
+
+/// The values against each other. A relation with a key that is wrong by itself is left out.
+struct Relations<'a> {
+    config: &'a Config,
+    settings: &'a Settings,
+    wrong: &'a BTreeSet<&'static str>,
+    faults: &'a mut Notes,
+}
+
+impl Relations<'_> {
+    fn check(&mut self) {
+        let Config { frame, inbox, send, limits, .. } = self.config;
+        let frame_bytes = ("frame.max_bytes", frame.max_bytes as u64);
+        let inbox_bytes = ("inbox.max_bytes", inbox.max_bytes as u64);
+        let outbox_bytes = ("send.outbox_max_bytes", send.outbox_max_bytes as u64);
+        self.at_least(inbox_bytes, frame_bytes);
+        self.at_least(("inbox.total_max_bytes", inbox.total_max_bytes as u64), inbox_bytes);
+        self.at_least(outbox_bytes, frame_bytes);
+        let outbox_total = send.outbox_total_max_bytes as u64;
+        self.at_least(("send.outbox_total_max_bytes", outbox_total), outbox_bytes);
+        if limits.bytes_per_second != 0 {
+            self.at_least(("limits.bytes_per_second", limits.bytes_per_second), frame_bytes);
+        }
+        if limits.messages_burst != 0 && limits.messages_per_second == 0 {
+            self.fault(
+                ["limits.messages_burst", "limits.messages_per_second"],
+                format!(
+                    "limits.messages_burst is {}, must be 0 while limits.messages_per_second is 0",
+                    limits.messages_burst
+                ),
+            );
+        }
+        if self.config.pid_file == self.config.control_socket {
+            let text = "control_socket is the same path as pid_file, must be another";
+            self.fault(["control_socket", "pid_file"], text.into());
+        }
+        self.distinct_addresses();
+    }
+
+    fn at_least(&mut self, large: (&'static str, u64), small: (&'static str, u64)) {
+        if large.1 >= small.1 {
+            return;
+        }
+        let by_default = if self.settings.keys.contains_key(large.0) { "" } else { " by default" };
+        let text = format!(
+            "{} is {}{by_default}, must be at least {}, which is {}",
+            large.0,
+            value::write_size(large.1),
+            small.0,
+            value::write_size(small.1)
+        );
+        self.fault([large.0, small.0], text);
+    }
+
+    /// A mistake between two keys, shown at the first one that was written.
+    fn fault(&mut self, keys: [&'static str; 2], text: String) {
+        if keys.iter().any(|key| self.wrong.contains(key)) {
+            return;
+        }
+        // One of them was written: the defaults agree with each other.
+        if let Some(setting) = keys.iter().find_map(|key| self.settings.keys.get(key)) {
+            self.faults.add(&setting.place, text);
+        }
+    }
+
+    fn distinct_addresses(&mut self) {
+        let mut first: HashMap<SocketAddr, (usize, Option<&Place>)> = HashMap::new();
+        for (index, listen) in self.config.listen.iter().enumerate() {
+            let Address::Tcp(address) = listen.address else { continue };
+            if address.port() == 0 {
+                continue;
+            }
+            let listener = self.settings.listeners.get(index);
+            let written = listener.and_then(|listener| listener.get("address"));
+            // Without an address the table's other keys tell where it stands.
+            let any = || listener.and_then(|listener| listener.values().next());
+            let place = written.or_else(any).map(|setting| &setting.place);
+            let place = place.or(self.settings.listen_place.as_ref());
+            let Some((other, other_place)) = first.get(&address) else {
+                first.insert(address, (index, place));
+                continue;
+            };
+            let at = other_place.map_or(String::new(), |place| format!(" at {place}"));
+            let text =
+                format!("listen.{index}.address is {address}, which listen.{other} has{at} too");
+            if let Some(place) = place {
+                self.faults.add(place, text);
+            }
+        }
+    }
+}

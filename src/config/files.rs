@@ -1,0 +1,214 @@
+//! Reads `chappe.toml` and what it includes.
+//!
+//! Each file is read once, whole, up to a limit; a tree of includes has a limit in depth and in
+//! files, so no configuration can make the launcher or a reload run away.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use glob::{MatchOptions, Pattern};
+use toml::Spanned;
+use toml::de::DeTable;
+
+use super::field::show_found;
+use super::place::{Notes, Origin, Place, printable};
+use super::settings::{LISTENERS_MAX, Merge, Settings, Twice};
+use super::tree::{self, Tree};
+
+/// Largest configuration file, in bytes.
+pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
+/// How deep files may include files; the main file is depth 0.
+pub(super) const INCLUDE_DEPTH_MAX: usize = 8;
+/// Most files of one configuration.
+pub(super) const FILES_MAX: usize = 256;
+
+/// As a shell has it: `*` stops at a slash and skips hidden files, such as an editor's copies.
+const GLOB_RULES: MatchOptions = MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
+
+/// A file that was read: which one, and what names it in messages.
+struct Seen {
+    canonical: PathBuf,
+    shown: String,
+}
+
+/// Reads a file and what it includes into `settings`.
+pub(super) struct Reader<'a> {
+    settings: &'a mut Settings,
+    faults: &'a mut Notes,
+    seen: Vec<Seen>,
+    /// Indexes into `seen`: the files that are being read, from the main one down.
+    chain: Vec<usize>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(settings: &'a mut Settings, faults: &'a mut Notes) -> Self {
+        Self { settings, faults, seen: Vec::new(), chain: Vec::new() }
+    }
+
+    /// Reads one file; `from` is the place of the `include` that names it.
+    pub(super) fn file(&mut self, path: &Path, from: Option<&Place>) {
+        let shown = path.display().to_string();
+        let unread = Rc::new(Origin { order: self.seen.len(), shown: shown.clone(), text: None });
+        let own_place = Place::start_of(&unread);
+        let fault_place = from.unwrap_or(&own_place);
+        let subject =
+            if from.is_some() { format!("{} ", printable(&shown)) } else { String::new() };
+        if !self.enter(path, &shown, from) {
+            return;
+        }
+        match read(path) {
+            Ok(text) => {
+                let order = unread.order;
+                self.text(path, Rc::new(Origin { order, shown, text: Some(text) }));
+            }
+            Err(text) => self.faults.add(fault_place, format!("{subject}{text}")),
+        }
+        self.chain.pop();
+    }
+
+    /// Notes that a file is being read; refuses cycles, repetitions and what is too much.
+    fn enter(&mut self, path: &Path, shown: &str, from: Option<&Place>) -> bool {
+        // A path that has no canonical form cannot be read, which `read` will say.
+        let canonical = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let known = self.seen.iter().position(|seen| seen.canonical == canonical);
+        let refusal = match known {
+            Some(index) if self.chain.contains(&index) => {
+                let circle = self.chain.iter().skip_while(|link| **link != index);
+                let mut names: Vec<&str> =
+                    circle.map(|link| self.seen[*link].shown.as_str()).collect();
+                names.push(shown);
+                Some(format!("includes itself: {}", names.join(" -> ")))
+            }
+            Some(_) => Some(format!("{shown} is included twice")),
+            None if self.chain.len() > INCLUDE_DEPTH_MAX => {
+                Some(format!("{shown} is included more than {INCLUDE_DEPTH_MAX} files deep"))
+            }
+            None if self.seen.len() == FILES_MAX => {
+                Some(format!("{shown} is one file too many, must be at most {FILES_MAX}"))
+            }
+            None => None,
+        };
+        if let (Some(text), Some(place)) = (refusal, from) {
+            self.faults.add(place, printable(&text));
+            return false;
+        }
+        self.chain.push(self.seen.len());
+        self.seen.push(Seen { canonical, shown: shown.to_owned() });
+        true
+    }
+
+    fn text(&mut self, path: &Path, origin: Rc<Origin>) {
+        let text = origin.text.as_deref().unwrap_or_default();
+        let (root, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            // What could be read of a broken file would give mistakes that aren't there. Of one
+            // line only the first error counts; the others follow from it.
+            let mut last_line = None;
+            for error in errors {
+                let offset = error.span().map_or(0, |span| span.start);
+                let line = text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
+                if last_line.replace(line) != Some(line) {
+                    let place = Place { origin: Rc::clone(&origin), offset };
+                    self.faults.add(&place, format!("not TOML: {}", printable(error.message())));
+                }
+            }
+            return;
+        }
+        let mut merge = Merge {
+            settings: self.settings,
+            faults: self.faults,
+            origin: Rc::clone(&origin),
+            twice: Twice::Refuse,
+        };
+        let Some(include) = merge.root(tree::branches(root.into_inner())) else { return };
+        self.includes(path.parent().unwrap_or(Path::new("")), &origin, &include);
+    }
+
+    fn includes(&mut self, directory: &Path, origin: &Rc<Origin>, include: &Spanned<Tree>) {
+        let place_of = |offset| Place { origin: Rc::clone(origin), offset };
+        let wrong = |found: &Tree| {
+            format!("include is {}, must be an array of paths and globs", show_found(found))
+        };
+        let Tree::Array(patterns) = include.get_ref() else {
+            self.faults.add(&place_of(include.span().start), wrong(include.get_ref()));
+            return;
+        };
+        for pattern in patterns {
+            let place = place_of(pattern.span().start);
+            match pattern.get_ref().as_str() {
+                Some(text) if !text.is_empty() && !text.contains('\0') => {
+                    self.include(directory, &place, text);
+                }
+                _ => self.faults.add(&place, wrong(pattern.get_ref())),
+            }
+        }
+    }
+
+    fn include(&mut self, directory: &Path, place: &Place, text: &str) {
+        if !text.contains(['*', '?', '[']) {
+            self.file(&directory.join(text), Some(place));
+            return;
+        }
+        // The directory's own name may hold what a glob would take for a wild card.
+        let directory = Pattern::escape(&directory.display().to_string());
+        let pattern = Path::new(&directory).join(text).display().to_string();
+        let paths = match glob::glob_with(&pattern, GLOB_RULES) {
+            Ok(paths) => paths,
+            Err(error) => {
+                let text = format!("include is {text:?}, which is not a glob: {}", error.msg);
+                self.faults.add(place, text);
+                return;
+            }
+        };
+        // `glob` gives the paths of a directory in alphabetical order.
+        for path in paths.take(FILES_MAX + 1) {
+            match path {
+                Ok(path) => self.file(&path, Some(place)),
+                Err(error) => self.faults.add(place, printable(&error.to_string())),
+            }
+        }
+    }
+}
+
+/// The text of a file, or a sentence about why there is none.
+fn read(path: &Path) -> Result<String, String> {
+    let cannot = |error: std::io::Error| format!("cannot be read: {error}");
+    let kind = fs::metadata(path).map_err(cannot)?.file_type();
+    if kind.is_dir() {
+        return Err("is a directory, must be a file".into());
+    }
+    // Opening a pipe would wait for its writer, perhaps for ever.
+    if kind.is_fifo() || kind.is_socket() {
+        return Err("is a pipe or a socket, must be a file".into());
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(cannot)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err("is larger than 1MiB, the most a configuration file may have".into());
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count();
+        format!("is not UTF-8 in line {}", line + 1)
+    })?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+/// Checks what only the whole tells: a list of listeners that is there must hold some.
+pub(super) fn check_listeners(settings: &Settings, faults: &mut Notes) {
+    let Some(place) = &settings.listen_place else { return };
+    let count = settings.listeners.len();
+    if count == 0 || count > LISTENERS_MAX {
+        faults.add(place, format!("listen has {count} tables, must have 1..={LISTENERS_MAX}"));
+    }
+}
