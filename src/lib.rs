@@ -16,6 +16,9 @@ mod net;
 pub mod send;
 pub mod shm;
 pub mod sync;
-#[allow(unsafe_code, reason = "the one place that talks to the operating system without a safe crate in between")]
+#[allow(
+    unsafe_code,
+    reason = "the one place that talks to the operating system without a safe crate in between"
+)]
 pub mod sys;
 mod worker;

@@ -1,1 +1,24 @@
-//! (being written)
+//! The zone: the memory that the master shares with its workers, and the safe
+//! names for what is in it.
+//!
+//! ```text
+//! header │ worker_ready │ connection_permits, debt, limit │ ids │ totals │ states │ slot 0 … slot 4095
+//! slot = identity │ event loop's own line │ send semaphore │ one counter line a thread
+//! ```
+//!
+//! A worker may be killed between any two instructions, so nothing here is a lock
+//! and everything is either written by one thread only or can be worked out again
+//! by the master. Every thread of a worker counts here and its event loop takes
+//! permits; the master claims and frees slots. No function here ever sleeps.
+
+mod counter;
+mod layout;
+mod permits;
+mod slot;
+mod zone;
+
+pub use counter::{Counter, CounterValues, ThreadCounters};
+pub use layout::{HANDLER_THREADS_MAX, SLOTS};
+pub use permits::Permits;
+pub use slot::{Slot, SlotReport, SlotState, ThreadRole};
+pub use zone::Zone;

@@ -1,1 +1,18 @@
-//! (being written)
+//! Every line of the crate that talks to the operating system without a safe
+//! crate in between, behind safe names.
+//!
+//! It is called from every thread of every process. Nothing here decides
+//! anything: no policy, no logging, no configuration. Each `unsafe` block names
+//! the contract of what it calls and who keeps it, so that the rest of the crate
+//! needs none.
+
+pub mod clock;
+pub mod process;
+mod semaphore;
+mod shared_mapping;
+mod title;
+
+pub use semaphore::{Semaphore, SemaphorePlace};
+pub(crate) use shared_mapping::shared_layout;
+pub use shared_mapping::{Shared, SharedLayout, SharedMapping};
+pub use title::{prepare_title, set_title};

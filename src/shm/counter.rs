@@ -1,0 +1,180 @@
+//! What is counted, and by whom.
+//!
+//! A count is made on the hot path of every thread, so it is one load and one
+//! store in a cache line that no other thread writes.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::atomic::Ordering;
+
+use super::layout::{COUNTERS_MAX, Line};
+use crate::sys::Shared;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])+ $variant:ident = $name:literal,)+) => {
+        /// What is counted; the index into a counter line.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Counter { $($(#[$doc])+ $variant,)+ }
+
+        impl Counter {
+            /// All of them, in the order of `status`.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name in `status`, for good.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections that were accepted and got a permit.
+    ConnectionsAccepted = "connections_accepted",
+    /// Connections that were told "busy" for lack of a permit.
+    ConnectionsRefused = "connections_refused",
+    /// Accepted connections that are gone, for whatever reason.
+    ConnectionsClosed = "connections_closed",
+    /// Complete frames cut from the stream.
+    FramesReceived = "frames_received",
+    /// Frames of which the last byte was given to the kernel.
+    FramesSent = "frames_sent",
+    /// Bytes read from connections.
+    BytesReceived = "bytes_received",
+    /// Bytes that the kernel took.
+    BytesSent = "bytes_sent",
+    /// Queued messages whose connection was gone before they were sent.
+    MessagesExpired = "messages_expired",
+    /// Messages refused because an outbox was full.
+    MessagesDropped = "messages_dropped",
+    /// Times that a socket was full and the event loop had to take over.
+    SendsBlocked = "sends_blocked",
+    /// Frames or streams that broke the protocol.
+    ProtocolErrors = "protocol_errors",
+    /// Handlers that returned an error.
+    HandlerErrors = "handler_errors",
+    /// Handlers that panicked.
+    HandlerPanics = "handler_panics",
+    /// Permits posted to the send semaphore.
+    SemaphorePosts = "semaphore_posts",
+    /// Calls of sendmsg.
+    SendCalls = "send_calls",
+    /// Calls of sendmsg that took only a part.
+    PartialSends = "partial_sends",
+    /// Times that reading from a connection was paused.
+    ReadsPaused = "reads_paused",
+    /// Errors of accept other than "try again".
+    AcceptErrors = "accept_errors",
+    /// Connections closed because the peer did not read.
+    ClosedSlow = "closed_slow",
+    /// Connections closed because nothing came.
+    ClosedIdle = "closed_idle",
+    /// Connections closed because the first frame did not come in time.
+    ClosedHandshake = "closed_handshake",
+    /// Connections closed because a begun frame was not completed in time.
+    ClosedFrameTimeout = "closed_frame_timeout",
+    /// Frames refused by a rate limit.
+    FramesRateLimited = "frames_rate_limited",
+    /// Log lines that could not be written.
+    LogLinesLost = "log_lines_lost",
+    /// Workers that ended without being told to. Counted by the master.
+    WorkersDied = "workers_died",
+}
+
+const _: () = assert!(Counter::ALL.len() <= COUNTERS_MAX);
+
+impl Counter {
+    pub(super) const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// One thread's pen. It can go to that thread, but not be shared or copied: a
+/// second writer would lose counts.
+#[derive(Debug)]
+pub struct ThreadCounters {
+    line: Shared<Line>,
+    /// Not `Sync`: `add` is a load and a store, not one step.
+    one_thread: PhantomData<Cell<()>>,
+}
+
+impl ThreadCounters {
+    pub(super) fn new(line: Shared<Line>) -> Self {
+        Self { line, one_thread: PhantomData }
+    }
+
+    /// Counters that no status shows, for tests and models.
+    #[must_use]
+    pub fn detached() -> Self {
+        Self::new(Shared::private(Line::zeroed()))
+    }
+
+    /// Adds `n`; wraps around after 2^64.
+    pub fn add(&self, counter: Counter, n: u64) {
+        let cell = &self.line.counters[counter.index()];
+        // Relaxed: readers need no more than some value of each counter, and
+        // nobody else writes it.
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// What this thread has counted since its worker's slot was claimed.
+    #[must_use]
+    pub fn value(&self, counter: Counter) -> u64 {
+        self.line.counters[counter.index()].load(Ordering::Relaxed)
+    }
+}
+
+/// A sum of counter lines: one value for each [`Counter`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CounterValues {
+    values: [u64; COUNTERS_MAX],
+}
+
+impl CounterValues {
+    /// One value.
+    #[must_use]
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.values[counter.index()]
+    }
+
+    /// Name and value of each, in the order of `status`.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Counter::ALL.iter().map(|&counter| (counter.name(), self.get(counter)))
+    }
+
+    pub(super) fn add_line(&mut self, line: &[std::sync::atomic::AtomicU64; COUNTERS_MAX]) {
+        for (sum, cell) in self.values.iter_mut().zip(line) {
+            *sum = sum.wrapping_add(cell.load(Ordering::Relaxed));
+        }
+    }
+
+    pub(super) fn as_array(&self) -> &[u64; COUNTERS_MAX] {
+        &self.values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_snake_case_and_unique() {
+        let mut names: Vec<_> = Counter::ALL.iter().map(|counter| counter.name()).collect();
+        for name in &names {
+            assert!(name.bytes().all(|b| b == b'_' || b.is_ascii_lowercase()), "{name}");
+        }
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Counter::ALL.len());
+    }
+
+    #[test]
+    fn detached_counters_count() {
+        let counters = ThreadCounters::detached();
+        counters.add(Counter::FramesSent, 2);
+        counters.add(Counter::FramesSent, 3);
+        assert_eq!(counters.value(Counter::FramesSent), 5);
+        assert_eq!(counters.value(Counter::FramesReceived), 0);
+    }
+}

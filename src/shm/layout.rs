@@ -1,0 +1,161 @@
+//! The bytes of the zone, as types. Nothing here acts.
+//!
+//! What different threads write lies in different cache lines: a counter that
+//! shares its line with another thread's counter costs both of them the line at
+//! every count. Slots are spread over 134 MiB of address space, but a page exists
+//! only once it is touched, so nobody may scan them: `states` is the compact list
+//! of the slots that are in use.
+
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use crate::sys::{SemaphorePlace, shared_layout};
+
+/// Worker slots in a zone.
+pub const SLOTS: usize = 4096;
+
+/// The most handler threads of a worker that have a counter line.
+pub const HANDLER_THREADS_MAX: usize = 128;
+
+/// Event loop, send thread, handler threads.
+pub(super) const LINES: usize = 2 + HANDLER_THREADS_MAX;
+
+/// Room for counters in a line; more than there are, so that one more does not
+/// change the layout.
+pub(super) const COUNTERS_MAX: usize = 31;
+
+/// "chappezn", read as a number.
+pub(super) const MAGIC: u64 = 0x6368_6170_7065_7A6E;
+
+/// Raised with every change of this file's types.
+pub(super) const VERSION: u64 = 1;
+
+shared_layout! {
+    /// What a reader checks before it believes the rest.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct Header {
+        pub(super) magic: AtomicU64,
+        pub(super) version: AtomicU64,
+        pub(super) bytes: AtomicU64,
+    }
+}
+
+shared_layout! {
+    /// A semaphore with a cache line of its own.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct Bell {
+        pub(super) semaphore: SemaphorePlace,
+    }
+}
+
+shared_layout! {
+    /// `value + Σ held = limit + debt`, whenever no worker is inside a bracket.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct PermitPool {
+        pub(super) permits: SemaphorePlace,
+        /// Permits that were lent under a higher limit and are to vanish when they
+        /// come back. Event loops lower it, the master raises it.
+        pub(super) debt: AtomicU32,
+        /// Written by the master only.
+        pub(super) limit: AtomicU32,
+    }
+}
+
+shared_layout! {
+    /// The next free connection ID; event loops take blocks of them.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct ConnectionIds {
+        pub(super) next: AtomicU64,
+    }
+}
+
+shared_layout! {
+    /// What workers that are gone have counted. Written by the master only.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct Totals {
+        /// Odd while the master moves a slot's counts over: a reader that sees it
+        /// odd or changed would count them twice or not at all.
+        pub(super) sequence: AtomicU64,
+        pub(super) counters: [AtomicU64; COUNTERS_MAX],
+    }
+}
+
+shared_layout! {
+    /// One thread's counters. That thread alone writes, so a plain load and store
+    /// does, without the price of an atomic addition.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct Line {
+        pub(super) counters: [AtomicU64; COUNTERS_MAX],
+        /// Handler threads: when the running turn began; 0 while none runs.
+        pub(super) busy_since_ms: AtomicU64,
+    }
+}
+
+shared_layout! {
+    /// Who lives in a slot. Written by the master, before the fork.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct Identity {
+        pub(super) pid: AtomicU32,
+        pub(super) worker: AtomicU32,
+        pub(super) generation: AtomicU64,
+        pub(super) started_at_ms: AtomicU64,
+        /// How many of `lines` were ever used since the claim, for readers.
+        pub(super) lines_used: AtomicU32,
+    }
+}
+
+shared_layout! {
+    /// What the worker's event loop alone writes.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct EventLoopLine {
+        /// Odd while the event loop is inside an operation on permits.
+        pub(super) sequence: AtomicU64,
+        /// Permits that this worker has.
+        pub(super) held: AtomicU64,
+        pub(super) heartbeat_ms: AtomicU64,
+        pub(super) connections: AtomicU32,
+    }
+}
+
+shared_layout! {
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct SlotLayout {
+        pub(super) identity: Identity,
+        pub(super) event_loop: EventLoopLine,
+        pub(super) send: Bell,
+        pub(super) lines: [Line; LINES],
+    }
+}
+
+shared_layout! {
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct Layout {
+        pub(super) header: Header,
+        pub(super) worker_ready: Bell,
+        pub(super) permit_pool: PermitPool,
+        pub(super) connection_ids: ConnectionIds,
+        pub(super) totals: Totals,
+        /// One `SlotState` a slot, apart from the slots: 16 KiB instead of 134 MiB
+        /// to look through.
+        pub(super) states: [AtomicU32; SLOTS],
+        pub(super) slots: [SlotLayout; SLOTS],
+    }
+}
+
+impl Line {
+    pub(super) fn zeroed() -> Self {
+        Self {
+            counters: [const { AtomicU64::new(0) }; COUNTERS_MAX],
+            busy_since_ms: AtomicU64::new(0),
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! A worker's place in the zone: who it is, how far it is, what it counts.
+//!
+//! The worker's threads write what is theirs; the master reads. The state is the
+//! truth about a worker's readiness, and `worker_ready` only the bell.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::counter::{CounterValues, ThreadCounters};
+use super::layout::{HANDLER_THREADS_MAX, LINES, SlotLayout};
+use super::permits::Permits;
+use super::zone::Zone;
+use crate::sys::{Semaphore, clock};
+
+/// How far the worker in a slot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SlotState {
+    /// Nobody lives here.
+    Free = 0,
+    /// Claimed; the worker is being forked or prepares itself.
+    Starting = 1,
+    /// The worker waits for `serve`.
+    Ready = 2,
+    /// The worker accepts.
+    Serving = 3,
+    /// The worker accepts no more and finishes what it has.
+    Draining = 4,
+}
+
+impl SlotState {
+    pub(super) fn from_cell(value: u32) -> Self {
+        match value {
+            1 => Self::Starting,
+            2 => Self::Ready,
+            3 => Self::Serving,
+            4 => Self::Draining,
+            _ => Self::Free,
+        }
+    }
+
+    /// The word in `status`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Starting | Self::Ready => "starting",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// Which thread of a worker writes a counter line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThreadRole {
+    /// The worker's main thread.
+    EventLoop,
+    /// The thread asleep on the send semaphore.
+    SendThread,
+    /// A handler thread, by its number from 0 to `HANDLER_THREADS_MAX - 1`.
+    Handler(u16),
+}
+
+impl ThreadRole {
+    fn line(self) -> usize {
+        match self {
+            Self::EventLoop => 0,
+            Self::SendThread => 1,
+            Self::Handler(thread) => {
+                let thread = usize::from(thread);
+                assert!(thread < HANDLER_THREADS_MAX, "handler thread {thread} has no line");
+                2 + thread
+            }
+        }
+    }
+}
+
+/// A handle to a worker's slot.
+#[derive(Clone)]
+pub struct Slot {
+    zone: Arc<Zone>,
+    index: usize,
+}
+
+/// What the master knows of a worker by looking into its slot.
+#[derive(Clone, Debug)]
+pub struct SlotReport {
+    /// The worker's number, from 0.
+    pub worker: u16,
+    /// Its process; 0 until the fork.
+    pub pid: u32,
+    /// Which reload it belongs to.
+    pub generation: u64,
+    /// How far it is.
+    pub state: SlotState,
+    /// When the slot was claimed, by [`clock::monotonic_ms`].
+    pub started_at_ms: u64,
+    /// When its event loop last said that it runs; 0 for never.
+    pub heartbeat_ms: u64,
+    /// Its open connections.
+    pub connections: u32,
+    /// Handler threads inside a turn.
+    pub handlers_busy: u32,
+    /// For how long the oldest of these turns has been running.
+    pub oldest_handler_ms: u64,
+    /// The sum over its threads.
+    pub counters: CounterValues,
+}
+
+impl Slot {
+    pub(super) fn new(zone: Arc<Zone>, index: usize) -> Self {
+        Self { zone, index }
+    }
+
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    fn layout(&self) -> &SlotLayout {
+        &self.zone.layout().slots[self.index]
+    }
+
+    /// The zone that the slot is part of.
+    #[must_use]
+    pub fn zone(&self) -> &Arc<Zone> {
+        &self.zone
+    }
+
+    /// A thread's counters. Each thread asks once and keeps them; a second one for
+    /// the same role would lose counts.
+    ///
+    /// # Panics
+    /// For a handler number beyond `HANDLER_THREADS_MAX`.
+    #[must_use]
+    pub fn counters(&self, role: ThreadRole) -> ThreadCounters {
+        let line = role.line();
+        let used = u32::try_from(line + 1).expect("LINES fits");
+        self.layout().identity.lines_used.fetch_max(used, Ordering::Release);
+        let index = self.index;
+        ThreadCounters::new(self.zone.mapping().part(|layout| &layout.slots[index].lines[line]))
+    }
+
+    /// Access to the connection permits, for the event loop only.
+    #[must_use]
+    pub fn permits(&self) -> Permits {
+        let index = self.index;
+        Permits::new(
+            self.zone.mapping().part(|layout| &layout.slots[index].event_loop),
+            self.zone.mapping().part(|layout| &layout.permit_pool),
+            self.zone.connection_permits().clone(),
+        )
+    }
+
+    /// The semaphore that this worker's send thread sleeps on.
+    #[must_use]
+    pub fn send_semaphore(&self) -> Semaphore {
+        let index = self.index;
+        self.zone.mapping().semaphore(|layout| &layout.slots[index].send.semaphore)
+    }
+
+    /// The worker is prepared and waits for `serve`: first the state, then the bell.
+    ///
+    /// # Errors
+    /// Of the semaphore, which can't fail in a correct program.
+    pub fn mark_ready(&self) -> io::Result<()> {
+        self.set_state(SlotState::Ready);
+        self.zone.worker_ready().post()
+    }
+
+    /// The worker accepts.
+    pub fn mark_serving(&self) {
+        self.set_state(SlotState::Serving);
+    }
+
+    /// The worker accepts no more.
+    pub fn mark_draining(&self) {
+        self.set_state(SlotState::Draining);
+    }
+
+    pub(super) fn set_state(&self, state: SlotState) {
+        // Release: whoever sees the state sees what was prepared before it.
+        self.zone.layout().states[self.index].store(state as u32, Ordering::Release);
+    }
+
+    /// How far the worker is.
+    #[must_use]
+    pub fn state(&self) -> SlotState {
+        SlotState::from_cell(self.zone.layout().states[self.index].load(Ordering::Acquire))
+    }
+
+    /// Notes the process that was forked into the slot. Master only.
+    pub fn set_pid(&self, pid: u32) {
+        self.layout().identity.pid.store(pid, Ordering::Relaxed);
+    }
+
+    /// The first of `count` connection IDs that no connection of this zone has or
+    /// had. The first ID of all is 1.
+    #[must_use]
+    pub fn connection_ids(&self, count: u64) -> u64 {
+        // Relaxed: an ID orders nothing, it only has to be unique.
+        self.zone.layout().connection_ids.next.fetch_add(count, Ordering::Relaxed)
+    }
+
+    /// A handler thread begins a turn at `now_ms` ([`clock::monotonic_ms`]).
+    pub fn handler_started(&self, thread: u16, now_ms: u64) {
+        let line = ThreadRole::Handler(thread).line();
+        self.layout().lines[line].busy_since_ms.store(now_ms.max(1), Ordering::Relaxed);
+    }
+
+    /// A handler thread's turn is over.
+    pub fn handler_finished(&self, thread: u16) {
+        let line = ThreadRole::Handler(thread).line();
+        self.layout().lines[line].busy_since_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// The event loop runs at `now_ms` ([`clock::monotonic_ms`]).
+    pub fn heartbeat(&self, now_ms: u64) {
+        self.layout().event_loop.heartbeat_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// How many connections the worker has. Event loop only.
+    pub fn set_connections(&self, n: u32) {
+        self.layout().event_loop.connections.store(n, Ordering::Relaxed);
+    }
+
+    pub(super) fn used_lines(&self) -> usize {
+        let used = self.layout().identity.lines_used.load(Ordering::Acquire);
+        usize::try_from(used).unwrap_or(LINES).min(LINES)
+    }
+
+    /// The sum over the worker's threads.
+    #[must_use]
+    pub fn counter_values(&self) -> CounterValues {
+        let mut values = CounterValues::default();
+        for line in &self.layout().lines[..self.used_lines()] {
+            values.add_line(&line.counters);
+        }
+        values
+    }
+
+    /// Everything about the worker, for `status` and for the log of its death.
+    #[must_use]
+    pub fn report(&self) -> SlotReport {
+        let slot = self.layout();
+        let now = clock::monotonic_ms();
+        let busy = slot.lines[..self.used_lines()]
+            .iter()
+            .map(|line| line.busy_since_ms.load(Ordering::Relaxed))
+            .filter(|&since| since > 0);
+        let (handlers_busy, oldest) =
+            busy.fold((0, now), |(count, oldest), since| (count + 1, oldest.min(since)));
+        SlotReport {
+            worker: u16::try_from(slot.identity.worker.load(Ordering::Relaxed)).unwrap_or(u16::MAX),
+            pid: slot.identity.pid.load(Ordering::Relaxed),
+            generation: slot.identity.generation.load(Ordering::Relaxed),
+            state: self.state(),
+            started_at_ms: slot.identity.started_at_ms.load(Ordering::Relaxed),
+            heartbeat_ms: slot.event_loop.heartbeat_ms.load(Ordering::Relaxed),
+            connections: slot.event_loop.connections.load(Ordering::Relaxed),
+            handlers_busy,
+            oldest_handler_ms: now.saturating_sub(oldest),
+            counters: self.counter_values(),
+        }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("index", &self.index).field("state", &self.state()).finish()
+    }
+}

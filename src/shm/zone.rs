@@ -1,0 +1,294 @@
+//! The zone as the master has it: made before the first fork, slots claimed for
+//! spawns and freed after deaths, totals over the living and the dead.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
+
+use super::counter::{Counter, CounterValues};
+use super::layout::{Layout, MAGIC, SLOTS, SlotLayout, VERSION};
+use super::slot::{Slot, SlotState};
+use crate::sys::{Semaphore, SharedMapping, clock};
+
+/// How often a reader of the totals tries before it gives up: the master holds the
+/// sequence odd for microseconds, or for ever if it was killed right then.
+const TOTALS_TRIES: usize = 10_000;
+
+/// The shared memory of one master and its workers.
+pub struct Zone {
+    mapping: Arc<SharedMapping<Layout>>,
+    worker_ready: Semaphore,
+    connection_permits: Semaphore,
+    /// Where the search for a free slot begins. Of this process alone; only the
+    /// master's counts.
+    next_slot: AtomicUsize,
+}
+
+impl Zone {
+    /// Maps a new zone with permits for `max_connections` connections.
+    ///
+    /// # Errors
+    /// When there is no memory or descriptor left, or `max_connections` is beyond
+    /// `SEM_VALUE_MAX`.
+    pub fn create(max_connections: u32) -> io::Result<Arc<Self>> {
+        let mapping = SharedMapping::<Layout>::create("chappe-zone")?;
+        let bytes = u64::try_from(size_of::<Layout>()).map_err(io::Error::other)?;
+        mapping.header.bytes.store(bytes, Ordering::Relaxed);
+        mapping.header.version.store(VERSION, Ordering::Relaxed);
+        mapping.permit_pool.limit.store(max_connections, Ordering::Relaxed);
+        mapping.connection_ids.next.store(1, Ordering::Relaxed);
+        mapping.init_semaphore(|layout| &layout.worker_ready.semaphore, 0)?;
+        mapping.init_semaphore(|layout| &layout.permit_pool.permits, max_connections)?;
+        // Last: a zone with its magic number is complete.
+        mapping.header.magic.store(MAGIC, Ordering::Release);
+        Ok(Arc::new(Self {
+            worker_ready: mapping.semaphore(|layout| &layout.worker_ready.semaphore),
+            connection_permits: mapping.semaphore(|layout| &layout.permit_pool.permits),
+            mapping,
+            next_slot: AtomicUsize::new(0),
+        }))
+    }
+
+    pub(super) fn mapping(&self) -> &Arc<SharedMapping<Layout>> {
+        &self.mapping
+    }
+
+    pub(super) fn layout(&self) -> &Layout {
+        &self.mapping
+    }
+
+    /// The bell that workers ring when they are ready. The master try-waits it down
+    /// and then looks into the slots.
+    #[must_use]
+    pub fn worker_ready(&self) -> &Semaphore {
+        &self.worker_ready
+    }
+
+    /// The permits for connections that nobody has.
+    #[must_use]
+    pub fn connection_permits(&self) -> &Semaphore {
+        &self.connection_permits
+    }
+
+    /// A free slot for a worker that is about to be forked; `None` when all are
+    /// taken. Master only.
+    ///
+    /// The search goes on where the last one ended, so that a slot is reused as
+    /// late as possible: a late reader of a dead worker's slot finds the dead one.
+    ///
+    /// # Errors
+    /// Of the semaphore, which can't fail in a correct program.
+    pub fn claim(self: &Arc<Self>, worker: u16, generation: u64) -> io::Result<Option<Slot>> {
+        let start = self.next_slot.load(Ordering::Relaxed);
+        let free = (0..SLOTS)
+            .map(|step| (start + step) % SLOTS)
+            .find(|&index| self.state(index) == SlotState::Free);
+        let Some(index) = free else { return Ok(None) };
+        self.next_slot.store((index + 1) % SLOTS, Ordering::Relaxed);
+
+        let cells = &self.layout().slots[index];
+        cells.identity.pid.store(0, Ordering::Relaxed);
+        cells.identity.worker.store(u32::from(worker), Ordering::Relaxed);
+        cells.identity.generation.store(generation, Ordering::Relaxed);
+        cells.identity.started_at_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
+        cells.event_loop.heartbeat_ms.store(0, Ordering::Relaxed);
+        cells.event_loop.connections.store(0, Ordering::Relaxed);
+        cells.event_loop.held.store(0, Ordering::Relaxed);
+        // Even again: the one who lived here may have died inside its bracket.
+        cells.event_loop.sequence.store(0, Ordering::Relaxed);
+        // Nobody can wait on it: only the slot's own worker ever does, and a slot
+        // is free only after the master has seen that worker's end.
+        self.mapping.init_semaphore(|layout| &layout.slots[index].send.semaphore, 0)?;
+        let slot = Slot::new(Arc::clone(self), index);
+        slot.set_state(SlotState::Starting);
+        Ok(Some(slot))
+    }
+
+    /// Frees the slot of a worker that is gone and moves its counts to the totals,
+    /// exactly once. What it held of the permits is found by `settle`. Master only,
+    /// after `waitpid` has reported the end.
+    pub fn free(&self, slot: &Slot) {
+        if slot.state() == SlotState::Free {
+            return;
+        }
+        let values = slot.counter_values();
+        self.change_totals(|| {
+            for (total, value) in self.layout().totals.counters.iter().zip(values.as_array()) {
+                total.store(total.load(Ordering::Relaxed).wrapping_add(*value), Ordering::Relaxed);
+            }
+            let used = slot.used_lines();
+            clear_lines(&self.layout().slots[slot.index()], used);
+            slot.set_state(SlotState::Free);
+        });
+    }
+
+    /// Counts what the master itself counts. Master only.
+    pub fn count(&self, counter: Counter, n: u64) {
+        let cell = &self.layout().totals.counters[counter.index()];
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Odd before, even after: between the two the totals are not to be believed.
+    fn change_totals(&self, change: impl FnOnce()) {
+        let sequence = &self.layout().totals.sequence;
+        let before = sequence.load(Ordering::Relaxed);
+        sequence.store(before.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
+        change();
+        sequence.store(before.wrapping_add(2), Ordering::Release);
+    }
+
+    /// Everything that was ever counted: by workers that are gone and by those that
+    /// run. Never goes backwards. `None` when the master was killed in the middle
+    /// of an update, which only a reader in another process can meet.
+    #[must_use]
+    pub fn totals(&self) -> Option<CounterValues> {
+        let totals = &self.layout().totals;
+        for _ in 0..TOTALS_TRIES {
+            let before = totals.sequence.load(Ordering::Acquire);
+            let mut values = CounterValues::default();
+            values.add_line(&totals.counters);
+            for index in self.live_slots() {
+                let cells = &self.layout().slots[index];
+                let used = cells.identity.lines_used.load(Ordering::Acquire);
+                let used = usize::try_from(used).unwrap_or(0).min(cells.lines.len());
+                for line in &cells.lines[..used] {
+                    values.add_line(&line.counters);
+                }
+            }
+            fence(Ordering::Acquire);
+            if before.is_multiple_of(2) && totals.sequence.load(Ordering::Relaxed) == before {
+                return Some(values);
+            }
+            std::hint::spin_loop();
+        }
+        None
+    }
+
+    fn state(&self, index: usize) -> SlotState {
+        SlotState::from_cell(self.layout().states[index].load(Ordering::Acquire))
+    }
+
+    pub(super) fn live_slots(&self) -> impl Iterator<Item = usize> {
+        (0..SLOTS).filter(|&index| self.state(index) != SlotState::Free)
+    }
+}
+
+fn clear_lines(cells: &SlotLayout, used: usize) {
+    for line in &cells.lines[..used] {
+        for cell in &line.counters {
+            cell.store(0, Ordering::Relaxed);
+        }
+        line.busy_since_ms.store(0, Ordering::Relaxed);
+    }
+    cells.identity.lines_used.store(0, Ordering::Relaxed);
+}
+
+impl fmt::Debug for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Zone")
+            .field("worker_ready", &self.worker_ready)
+            .field("connection_permits", &self.connection_permits)
+            .field("live_slots", &self.live_slots().count())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::ThreadRole;
+
+    #[test]
+    fn ready_is_told_by_state_and_bell() {
+        let zone = Zone::create(1).unwrap();
+        let slot = zone.claim(3, 7).unwrap().unwrap();
+        assert_eq!(slot.state(), SlotState::Starting);
+        slot.mark_ready().unwrap();
+        assert!(zone.worker_ready().try_wait().unwrap());
+        assert!(!zone.worker_ready().try_wait().unwrap());
+        let report = slot.report();
+        assert_eq!((report.worker, report.generation), (3, 7));
+        assert_eq!(report.state, SlotState::Ready);
+    }
+
+    #[test]
+    fn totals_stay_when_a_worker_goes_and_its_slot_is_used_again() {
+        let zone = Zone::create(1).unwrap();
+        let slot = zone.claim(0, 1).unwrap().unwrap();
+        let (one, two) =
+            (slot.counters(ThreadRole::EventLoop), slot.counters(ThreadRole::Handler(127)));
+        one.add(Counter::FramesReceived, 40);
+        two.add(Counter::FramesReceived, 2);
+        let total = |zone: &Zone| zone.totals().unwrap().get(Counter::FramesReceived);
+        assert_eq!(total(&zone), 42);
+        zone.free(&slot);
+        zone.free(&slot);
+        assert_eq!(total(&zone), 42);
+        for _ in 0..SLOTS {
+            let next = zone.claim(0, 1).unwrap().unwrap();
+            assert_eq!(next.counter_values().get(Counter::FramesReceived), 0);
+            zone.free(&next);
+        }
+        assert_eq!(total(&zone), 42);
+        zone.count(Counter::WorkersDied, 1);
+        assert_eq!(zone.totals().unwrap().get(Counter::WorkersDied), 1);
+    }
+
+    #[test]
+    fn totals_are_refused_in_the_middle_of_a_change() {
+        let zone = Zone::create(1).unwrap();
+        zone.change_totals(|| assert_eq!(zone.totals(), None));
+        assert!(zone.totals().is_some());
+    }
+
+    #[test]
+    fn slots_are_reused_as_late_as_possible_and_run_out() {
+        let zone = Zone::create(1).unwrap();
+        let first = zone.claim(0, 1).unwrap().unwrap();
+        zone.free(&first);
+        let slots: Vec<_> = (0..SLOTS).map(|_| zone.claim(0, 1).unwrap().unwrap()).collect();
+        assert_eq!(slots[0].index(), first.index() + 1);
+        assert_eq!(slots[SLOTS - 1].index(), first.index());
+        assert!(zone.claim(0, 1).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_claimed_slot_has_a_fresh_send_semaphore() {
+        let zone = Zone::create(1).unwrap();
+        for _ in 0..=SLOTS {
+            let slot = zone.claim(0, 1).unwrap().unwrap();
+            assert_eq!(slot.send_semaphore().value().unwrap(), 0);
+            slot.send_semaphore().post().unwrap();
+            zone.free(&slot);
+        }
+    }
+
+    #[test]
+    fn connection_ids_start_at_one_and_never_repeat() {
+        let zone = Zone::create(1).unwrap();
+        let (one, two) = (zone.claim(0, 1).unwrap().unwrap(), zone.claim(1, 1).unwrap().unwrap());
+        assert_eq!(one.connection_ids(100), 1);
+        assert_eq!(two.connection_ids(100), 101);
+        assert_eq!(one.connection_ids(1), 201);
+    }
+
+    #[test]
+    fn a_report_shows_busy_handlers_and_connections() {
+        let zone = Zone::create(1).unwrap();
+        let slot = zone.claim(0, 1).unwrap().unwrap();
+        let _counters =
+            (slot.counters(ThreadRole::Handler(0)), slot.counters(ThreadRole::Handler(5)));
+        let now = clock::monotonic_ms();
+        slot.handler_started(0, now);
+        slot.handler_started(5, now.saturating_sub(500));
+        slot.set_connections(9);
+        let report = slot.report();
+        assert_eq!((report.handlers_busy, report.connections), (2, 9));
+        assert!(report.oldest_handler_ms >= 500.min(now - 1));
+        slot.handler_finished(0);
+        slot.handler_finished(5);
+        assert_eq!(slot.report().oldest_handler_ms, 0);
+    }
+}

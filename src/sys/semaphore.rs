@@ -1,0 +1,284 @@
+//! POSIX semaphores (`sem_t`), in this process or in a shared mapping.
+//!
+//! A semaphore is a counter with a queue of sleepers: `post` adds one permit and
+//! wakes a sleeper, `wait` takes one permit and sleeps until there is one. An
+//! uncontended `post` or `try_wait` is one atomic instruction and no system call.
+//!
+//! Any thread may use a handle. `wait` sleeps; the event loop and the master
+//! therefore call `try_wait` only.
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::shared_mapping::{Shared, SharedLayout};
+
+unsafe extern "C" {
+    /// glibc 2.30 and later; the `libc` crate does not declare it. Unlike
+    /// `sem_timedwait` it can measure by a clock that nobody sets.
+    fn sem_clockwait(
+        sem: *mut libc::sem_t,
+        clock: libc::clockid_t,
+        deadline: *const libc::timespec,
+    ) -> libc::c_int;
+}
+
+/// What `SemaphorePlace::ready` holds once `sem_init` has run.
+const READY: u32 = 0x5E3A_9409;
+
+/// Room for one `sem_t`. It stays where it was initialised: POSIX forbids the
+/// use of a copy, so nothing outside `sys` can make, move or open one; it is
+/// reached by a [`Semaphore`] handle only.
+#[repr(C)]
+pub struct SemaphorePlace {
+    semaphore: UnsafeCell<libc::sem_t>,
+    /// `READY` after `sem_init`: a handle to a place that was never initialised
+    /// is refused instead of being undefined behaviour.
+    ready: AtomicU32,
+}
+
+// SAFETY: sem_wait, sem_post and their kin may be called on one sem_t from any
+// thread, and no method hands out a reference to it.
+unsafe impl Sync for SemaphorePlace {}
+
+// SAFETY: zero bytes are a valid `UnsafeCell<sem_t>` (integers only) and a valid
+// atomic; `ready` is 0 then, so no operation touches the `sem_t` before `init`.
+unsafe impl SharedLayout for SemaphorePlace {}
+
+impl fmt::Debug for SemaphorePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SemaphorePlace").finish_non_exhaustive()
+    }
+}
+
+/// Who may use a semaphore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// The threads of this process.
+    Threads,
+    /// Every process that has the mapping.
+    Processes,
+}
+
+impl SemaphorePlace {
+    fn unused() -> Self {
+        // SAFETY: `sem_t` is a C union of integers, for which zero bytes are valid.
+        let zero: libc::sem_t = unsafe { std::mem::zeroed() };
+        Self { semaphore: UnsafeCell::new(zero), ready: AtomicU32::new(0) }
+    }
+
+    /// Sets the value and forgets every sleeper.
+    ///
+    /// The caller sees to it that nobody waits. A broken promise costs a sleeper
+    /// its wake-up, and no memory: a `sem_t` holds two counters, no pointer.
+    pub(super) fn init(&self, sharing: Sharing, value: u32) -> io::Result<()> {
+        let shared = libc::c_int::from(sharing == Sharing::Processes);
+        // SAFETY: sem_init writes the 32 bytes of the place, which live as long
+        // as `self`. That nobody waits is the caller's promise, see above.
+        check(unsafe { libc::sem_init(self.semaphore.get(), shared, value) })?;
+        self.ready.store(READY, Ordering::Release);
+        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) == READY
+    }
+}
+
+/// A handle to a semaphore. A clone is a handle to the same semaphore; the memory
+/// lives until the last handle is gone.
+#[derive(Clone)]
+pub struct Semaphore {
+    place: Shared<SemaphorePlace>,
+}
+
+/// The owner of a semaphore that lives in this process alone.
+struct Private(SemaphorePlace);
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        // SAFETY: initialised in `Semaphore::new`. Whoever waits or posts holds
+        // a handle, and so this would not be dropped.
+        let _always_zero = unsafe { libc::sem_destroy(self.0.semaphore.get()) };
+    }
+}
+
+impl Semaphore {
+    /// A semaphore for the threads of this process, destroyed with its last handle.
+    ///
+    /// # Errors
+    /// `InvalidInput` when `value` is beyond `SEM_VALUE_MAX` (2 147 483 647).
+    pub fn new(value: u32) -> io::Result<Self> {
+        // The Arc first: its memory does not move any more, as `init` demands.
+        let owner = Arc::new(Private(SemaphorePlace::unused()));
+        owner.0.init(Sharing::Threads, value)?;
+        Ok(Self { place: Shared::new(owner, |private| &private.0) })
+    }
+
+    /// A handle to a place in a mapping, which it keeps mapped. The semaphore is
+    /// not destroyed with it: other processes may still use it.
+    pub(super) fn in_mapping(place: Shared<SemaphorePlace>) -> Self {
+        assert!(place.is_ready(), "a semaphore in shared memory is initialised before its use");
+        Self { place }
+    }
+
+    fn raw(&self) -> *mut libc::sem_t {
+        self.place.semaphore.get()
+    }
+
+    /// Takes a permit, sleeping until there is one.
+    ///
+    /// # Errors
+    /// None that a correct program can meet; the system's error otherwise.
+    pub fn wait(&self) -> io::Result<()> {
+        loop {
+            // SAFETY: initialised, since every handle is made after `init`.
+            match check(unsafe { libc::sem_wait(self.raw()) }) {
+                // A signal is not a permit: go back to sleep.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Takes a permit, sleeping until there is one or the deadline has passed.
+    /// `false` means that time ran out and nothing was taken.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn wait_until(&self, deadline: Instant) -> io::Result<bool> {
+        let deadline = monotonic_timespec(deadline)?;
+        loop {
+            // SAFETY: initialised, since every handle is made after `init`; the
+            // deadline is a local that outlives the call.
+            let code =
+                unsafe { sem_clockwait(self.raw(), libc::CLOCK_MONOTONIC, &raw const deadline) };
+            match check(code) {
+                Ok(()) => return Ok(true),
+                // The deadline is absolute, so a signal does not prolong the wait.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes a permit if there is one; never sleeps.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn try_wait(&self) -> io::Result<bool> {
+        loop {
+            // SAFETY: initialised, since every handle is made after `init`.
+            match check(unsafe { libc::sem_trywait(self.raw()) }) {
+                Ok(()) => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Adds a permit and wakes a sleeper, if there is one; never sleeps.
+    ///
+    /// # Errors
+    /// `EOVERFLOW` beyond `SEM_VALUE_MAX` permits.
+    pub fn post(&self) -> io::Result<()> {
+        // SAFETY: initialised, since every handle is made after `init`. The handle
+        // keeps the memory until sem_post has returned, also when the sleeper it
+        // woke drops its own handle in the meantime.
+        check(unsafe { libc::sem_post(self.raw()) })
+    }
+
+    /// The permits there are now. Another thread may change it at once.
+    ///
+    /// # Errors
+    /// None that a correct program can meet; the system's error otherwise.
+    pub fn value(&self) -> io::Result<u32> {
+        let mut value: libc::c_int = 0;
+        // SAFETY: initialised, since every handle is made after `init`; `value`
+        // is a local that sem_getvalue writes before it returns.
+        check(unsafe { libc::sem_getvalue(self.raw(), &raw mut value) })?;
+        // POSIX allows a negative count of sleepers; Linux says 0 then.
+        Ok(u32::try_from(value).unwrap_or(0))
+    }
+}
+
+impl fmt::Debug for Semaphore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Semaphore").field("value", &self.value().ok()).finish()
+    }
+}
+
+fn check(code: libc::c_int) -> io::Result<()> {
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `Instant` keeps its number to itself, so the way is by what remains.
+fn monotonic_timespec(deadline: Instant) -> io::Result<libc::timespec> {
+    let remaining = deadline.saturating_duration_since(Instant::now());
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    let nanos = now.tv_nsec() + i64::from(remaining.subsec_nanos());
+    let seconds = i64::try_from(remaining.as_secs()).unwrap_or(i64::MAX);
+    let carry = nanos / 1_000_000_000;
+    Ok(libc::timespec {
+        tv_sec: now.tv_sec().saturating_add(seconds).saturating_add(carry),
+        tv_nsec: nanos % 1_000_000_000,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+    use std::time::Duration;
+
+    #[test]
+    fn try_wait_takes_what_is_there_and_no_more() {
+        let semaphore = Semaphore::new(2).unwrap();
+        assert!(semaphore.try_wait().unwrap());
+        assert_eq!(semaphore.value().unwrap(), 1);
+        assert!(semaphore.try_wait().unwrap());
+        assert!(!semaphore.try_wait().unwrap());
+        semaphore.post().unwrap();
+        assert!(semaphore.try_wait().unwrap());
+    }
+
+    #[test]
+    fn wait_until_a_past_deadline_still_takes_a_permit() {
+        let semaphore = Semaphore::new(1).unwrap();
+        let past = Instant::now();
+        assert!(semaphore.wait_until(past).unwrap());
+        assert!(!semaphore.wait_until(past).unwrap());
+    }
+
+    #[test]
+    fn wait_until_gives_up_at_the_deadline_and_not_before() {
+        let semaphore = Semaphore::new(0).unwrap();
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert!(!semaphore.wait_until(deadline).unwrap());
+        assert!(Instant::now() >= deadline);
+    }
+
+    #[test]
+    fn post_wakes_a_sleeper() {
+        let semaphore = Semaphore::new(0).unwrap();
+        let sleeper = semaphore.clone();
+        let thread = thread::spawn(move || sleeper.wait());
+        semaphore.post().unwrap();
+        thread.join().unwrap().unwrap();
+        assert_eq!(semaphore.value().unwrap(), 0);
+    }
+
+    #[test]
+    fn values_beyond_the_maximum_are_refused() {
+        assert!(Semaphore::new(u32::MAX).is_err());
+        let full = Semaphore::new(i32::MAX.unsigned_abs()).unwrap();
+        assert!(full.post().is_err());
+    }
+}

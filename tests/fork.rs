@@ -1,0 +1,190 @@
+//! What needs a fork: semaphores and memory across processes, descriptors after a
+//! fork, titles. A runner of its own, because a process with threads must not fork
+//! and the usual test runner is made of threads.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use chappe::shm::{Counter, SlotState, ThreadRole, Zone};
+use chappe::sys::process::{self, ExitReason};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// How long a test waits for something before it has failed.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn main() {
+    chappe::sys::prepare_title().expect("one thread");
+    let tests: &[(&str, fn())] = &[
+        ("exit_reasons_arrive_as_exit_codes", exit_reasons_arrive_as_exit_codes),
+        ("a_panic_is_an_exit_code", a_panic_is_an_exit_code),
+        ("the_bell_rings_across_processes", the_bell_rings_across_processes),
+        ("counts_arrive_and_survive_the_worker", counts_arrive_and_survive_the_worker),
+        ("permits_of_killed_workers_come_back", permits_of_killed_workers_come_back),
+        ("only_kept_descriptors_survive", only_kept_descriptors_survive),
+        ("the_title_is_what_ps_shows", the_title_is_what_ps_shows),
+    ];
+    let failed = tests.iter().filter(|(name, test)| !passes(name, *test)).count();
+    println!("{} passed, {failed} failed", tests.len() - failed);
+    if failed > 0 {
+        std::process::abort();
+    }
+}
+
+fn passes(name: &str, test: fn()) -> bool {
+    let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
+    println!("{name}: {}", if passed { "ok" } else { "FAILED" });
+    passed
+}
+
+fn exit_code(pid: Pid) -> i32 {
+    match waitpid(pid, None).expect("our worker") {
+        WaitStatus::Exited(_, code) => code,
+        other => panic!("ended by {other:?}"),
+    }
+}
+
+fn killed(pid: Pid) {
+    kill(pid, Signal::SIGKILL).expect("our worker");
+    let status = waitpid(pid, None).expect("our worker");
+    assert!(matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)), "{status:?}");
+}
+
+/// In a worker: fails it by exit code, since a panic message is enough to see why.
+fn succeed(result: io::Result<bool>) -> ExitReason {
+    match result {
+        Ok(true) => ExitReason::Stopped,
+        Ok(false) | Err(_) => ExitReason::Failed,
+    }
+}
+
+fn exit_reasons_arrive_as_exit_codes() {
+    for reason in [ExitReason::Stopped, ExitReason::Failed, ExitReason::CannotBoot] {
+        let pid = process::fork_worker(|_| reason).expect("fork");
+        assert_eq!(exit_code(pid), reason.code());
+    }
+}
+
+fn a_panic_is_an_exit_code() {
+    let pid = process::fork_worker(|_| {
+        process::redirect_stderr_to_null().expect("/dev/null");
+        panic!("on purpose")
+    });
+    assert_eq!(exit_code(pid.expect("fork")), ExitReason::Panic.code());
+}
+
+fn the_bell_rings_across_processes() {
+    let zone = Zone::create(1).expect("zone");
+    let slot = zone.claim(0, 1).expect("semaphore").expect("slot");
+    let pid = process::fork_worker(|_| {
+        let told = slot.mark_ready().is_ok();
+        succeed(slot.send_semaphore().wait().map(|()| told))
+    })
+    .expect("fork");
+    assert!(zone.worker_ready().wait_until(Instant::now() + DEADLINE).expect("wait"));
+    assert_eq!(slot.state(), SlotState::Ready);
+    slot.send_semaphore().post().expect("post");
+    assert_eq!(exit_code(pid), 0);
+}
+
+fn counts_arrive_and_survive_the_worker() {
+    let zone = Zone::create(1).expect("zone");
+    for round in 1..=3 {
+        let slot = zone.claim(0, 1).expect("semaphore").expect("slot");
+        let pid = process::fork_worker(|_| {
+            slot.counters(ThreadRole::SendThread).add(Counter::FramesSent, 1000);
+            ExitReason::Stopped
+        })
+        .expect("fork");
+        assert_eq!(exit_code(pid), 0);
+        assert_eq!(zone.totals().expect("quiet").get(Counter::FramesSent), round * 1000);
+        zone.free(&slot);
+        assert_eq!(zone.totals().expect("quiet").get(Counter::FramesSent), round * 1000);
+    }
+}
+
+/// Workers that take and give back as fast as they can, killed at instants that
+/// nobody chose: the sum must come out each time.
+fn permits_of_killed_workers_come_back() {
+    const LIMIT: u32 = 100;
+    let zone = Zone::create(LIMIT).expect("zone");
+    for _ in 0..100 {
+        let workers: Vec<_> = (0..2)
+            .map(|number| {
+                let slot = zone.claim(number, 1).expect("semaphore").expect("slot");
+                let pid = process::fork_worker(|_| churn_permits(&slot)).expect("fork");
+                (slot, pid)
+            })
+            .collect();
+        for _ in &workers {
+            assert!(zone.worker_ready().wait_until(Instant::now() + DEADLINE).expect("wait"));
+        }
+        for (slot, pid) in &workers {
+            killed(*pid);
+            zone.free(slot);
+        }
+        zone.settle().expect("semaphore").expect("nobody is left to disturb");
+        assert_eq!(zone.connection_permits().value().expect("value"), LIMIT);
+    }
+}
+
+fn churn_permits(slot: &chappe::shm::Slot) -> ExitReason {
+    let mut permits = slot.permits();
+    for round in 0_u64.. {
+        for _ in 0..30 {
+            permits.try_take();
+        }
+        for _ in 0..permits.held() {
+            permits.give_back();
+        }
+        if round == 20 && slot.mark_ready().is_err() {
+            break;
+        }
+    }
+    ExitReason::Failed
+}
+
+fn only_kept_descriptors_survive() {
+    let (kept, dropped) = (open_null(), open_null());
+    let highest = nix::unistd::dup(&dropped).expect("dup");
+    let pid = process::fork_worker(|forked| {
+        let streams = (io::stdin(), io::stdout(), io::stderr());
+        let keep = [streams.2.as_fd(), kept.as_fd(), streams.0.as_fd(), streams.1.as_fd()];
+        let closed = process::close_all_except(&forked, &keep);
+        let is_open = |fd: i32| fs::exists(format!("/proc/self/fd/{fd}")).unwrap_or(false);
+        let right = is_open(kept.as_raw_fd())
+            && [0, 1, 2].into_iter().all(is_open)
+            && !is_open(dropped.as_raw_fd())
+            && !is_open(highest.as_raw_fd());
+        succeed(closed.map(|()| right))
+    })
+    .expect("fork");
+    assert_eq!(exit_code(pid), 0);
+}
+
+fn open_null() -> fs::File {
+    fs::File::open("/dev/null").expect("/dev/null")
+}
+
+fn the_title_is_what_ps_shows() {
+    let zone = Zone::create(1).expect("zone");
+    let slot = zone.claim(7, 1).expect("semaphore").expect("slot");
+    let path = std::env::var("PATH");
+    let pid = process::fork_worker(|_| {
+        chappe::sys::set_title("chappe: worker process 7");
+        let told = slot.mark_ready().is_ok() && std::env::var("PATH") == path;
+        succeed(slot.send_semaphore().wait().map(|()| told))
+    })
+    .expect("fork");
+    assert!(zone.worker_ready().wait_until(Instant::now() + DEADLINE).expect("wait"));
+    let line = fs::read(format!("/proc/{pid}/cmdline")).expect("cmdline");
+    let line = String::from_utf8(line).expect("text");
+    slot.send_semaphore().post().expect("post");
+    assert_eq!(exit_code(pid), 0);
+    assert_eq!(line.trim_end_matches('\0'), "chappe: worker process 7");
+    assert!(std::env::args().next().is_some_and(|name| name.contains("fork")));
+}
