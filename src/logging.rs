@@ -1,1 +1,356 @@
-//! (being written)
+//! Logs: log4rs with an appender of our own, one `write(2)` a record.
+//!
+//! Each process calls [`init`] once after its fork, and any of its threads logs
+//! from then on. A full disk or an I/O error never stops a thread: the line is
+//! counted as lost, and the count is logged as soon as there is room again.
+//! No lock is held over the write, and one record is one write to a file opened
+//! for appending: so the old and the new worker N may share a file.
+
+use std::cell::RefCell;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use log::{LevelFilter, Record};
+use log4rs::append::Append;
+use log4rs::config::{Appender, Config, Root};
+use log4rs::encode::Encode;
+use log4rs::encode::pattern::PatternEncoder;
+use log4rs::encode::writer::simple::SimpleWriter;
+use nix::errno::Errno;
+use nix::unistd::write;
+use parking_lot::{Mutex, RwLock};
+use thiserror::Error;
+
+use crate::config::LogLevel;
+
+/// Which process logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The master.
+    Master,
+    /// The worker with this number.
+    Worker(u16),
+}
+
+impl Role {
+    /// `master.log` or `worker-N.log`.
+    #[must_use]
+    pub fn file_name(self) -> String {
+        format!("{}.log", self.name())
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Master => "master".to_owned(),
+            Self::Worker(number) => format!("worker-{number}"),
+        }
+    }
+}
+
+/// Where lines go besides the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// Nowhere.
+    None,
+    /// To standard error, for a server in the foreground.
+    Stderr,
+}
+
+/// Why there is no log.
+#[derive(Debug, Error)]
+pub enum LoggingError {
+    /// The directory or the file can't be opened.
+    #[error("cannot open the log {path}: {cause}")]
+    Open {
+        /// Which file.
+        path: String,
+        /// What the kernel said.
+        cause: io::Error,
+    },
+    /// Another logger was installed in this process before.
+    #[error("another logger is installed in this process")]
+    AlreadyTaken,
+    /// The configuration made here was refused.
+    #[error("log4rs refused its configuration")]
+    Refused,
+}
+
+/// Opens a process's log for appending, and makes the directory if it is missing.
+///
+/// # Errors
+/// [`LoggingError::Open`].
+pub fn open(directory: &Path, role: Role) -> Result<Arc<File>, LoggingError> {
+    let path = directory.join(role.file_name());
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)
+        .and_then(|()| OpenOptions::new().append(true).create(true).mode(0o640).open(&path))
+        .map(Arc::new)
+        .map_err(|cause| LoggingError::Open { path: path.display().to_string(), cause })
+}
+
+/// What this process logs to; its logger since the first `init`.
+static LOGGER: Mutex<Option<Installed>> = Mutex::new(None);
+
+struct Installed {
+    handle: log4rs::Handle,
+    sink: Arc<Sink>,
+}
+
+/// Makes this process log into `file`. In a process forked from one that logged it
+/// replaces the inherited configuration, and closes the inherited file.
+///
+/// # Errors
+/// [`LoggingError::AlreadyTaken`] when the program has a logger of its own.
+pub fn init(
+    role: Role,
+    file: Arc<File>,
+    level: LogLevel,
+    copies: Copies,
+) -> Result<(), LoggingError> {
+    let sink = Arc::new(Sink::new(role, file, copies));
+    let appender = Appender::builder().build("file", Box::new(SinkAppender(Arc::clone(&sink))));
+    let config = Config::builder()
+        .appender(appender)
+        .build(Root::builder().appender("file").build(LevelFilter::from(level)))
+        .map_err(|_| LoggingError::Refused)?;
+    let mut logger = LOGGER.lock();
+    match logger.as_mut() {
+        Some(installed) => {
+            installed.handle.set_config(config);
+            installed.sink = sink;
+        }
+        None => {
+            let handle = log4rs::init_config(config).map_err(|_| LoggingError::AlreadyTaken)?;
+            *logger = Some(Installed { handle, sink });
+            log_panics();
+        }
+    }
+    Ok(())
+}
+
+/// Goes on in another file, after a rotation. Lines that are being written at this
+/// moment still go to the old one.
+pub fn reopen(file: Arc<File>) {
+    if let Some(installed) = LOGGER.lock().as_ref() {
+        *installed.sink.file.write() = file;
+    }
+}
+
+/// Log lines that this process could not write since its `init`.
+#[must_use]
+pub fn lines_lost() -> u64 {
+    LOGGER.lock().as_ref().map_or(0, |installed| installed.sink.lost.load(Ordering::Relaxed))
+}
+
+/// A panic's text goes to the log: a daemon's stderr is nowhere.
+fn log_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload_as_str().unwrap_or("no text");
+        let place = panic.location().map_or_else(String::new, ToString::to_string);
+        log::error!("panic: {text} at={place}");
+        before(panic);
+    }));
+}
+
+/// The file, and what could not be written to it.
+#[derive(Debug)]
+struct Sink {
+    encoder: PatternEncoder,
+    /// Protects the pointer only: a writer clones it and lets go before it writes.
+    file: RwLock<Arc<File>>,
+    copies: Copies,
+    lost: AtomicU64,
+    /// How many of `lost` a line in the log has told of.
+    told: AtomicU64,
+    /// The last line has no end: the disk became full in the middle of it.
+    cut: AtomicBool,
+}
+
+#[derive(Debug)]
+struct SinkAppender(Arc<Sink>);
+
+thread_local! {
+    /// One line at a time, so that it is written at once and nothing is allocated.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A line's buffer beyond this size is not kept.
+const LINE_BYTES_KEPT: usize = 16 << 10;
+
+impl Append for SinkAppender {
+    fn append(&self, record: &Record<'_>) -> anyhow::Result<()> {
+        LINE.with(|line| match line.try_borrow_mut() {
+            Ok(mut line) => {
+                self.0.append(record, &mut line);
+                line.clear();
+                line.shrink_to(LINE_BYTES_KEPT);
+            }
+            // A value that logs while it is being logged.
+            Err(_) => self.0.append(record, &mut Vec::new()),
+        });
+        // Never an error: log4rs would print each of them on stderr.
+        Ok(())
+    }
+
+    fn flush(&self) {}
+}
+
+impl Sink {
+    fn new(role: Role, file: Arc<File>, copies: Copies) -> Self {
+        // The pid is a part of the pattern: asking for it at every line is a system
+        // call, and `init` is called anew after a fork.
+        let pattern = format!(
+            "{{d(%Y-%m-%dT%H:%M:%S%.3fZ)(utc)}} {{l:<5}} {} {} {{m}}{{n}}",
+            role.name(),
+            std::process::id()
+        );
+        Self {
+            encoder: PatternEncoder::new(&pattern),
+            file: RwLock::new(file),
+            copies,
+            lost: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+            cut: AtomicBool::new(false),
+        }
+    }
+
+    fn append(&self, record: &Record<'_>, line: &mut Vec<u8>) {
+        line.clear();
+        if self.encoder.encode(&mut SimpleWriter(&mut *line), record).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        escape_controls(line);
+        if self.copies == Copies::Stderr {
+            // The file is the log and this a copy of it: nothing to do if it fails.
+            let _ = write_whole(io::stderr(), line);
+        }
+        let file = Arc::clone(&self.file.read());
+        if self.write_line(&file, line) {
+            self.tell_of_lost(&file);
+        }
+    }
+
+    fn write_line(&self, file: &File, line: &mut Vec<u8>) -> bool {
+        if self.cut.swap(false, Ordering::Relaxed) {
+            line.insert(0, b'\n');
+        }
+        let written = write_whole(file, line);
+        if written != line.len() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            if written > 0 {
+                self.cut.store(true, Ordering::Relaxed);
+            }
+            return false;
+        }
+        true
+    }
+
+    fn tell_of_lost(&self, file: &File) {
+        let lost = self.lost.load(Ordering::Relaxed);
+        let told = self.told.swap(lost, Ordering::Relaxed);
+        if lost == told {
+            return;
+        }
+        let mut line = Vec::new();
+        let arguments = format_args!("log lines were lost count={}", lost - told).to_string();
+        let encoded = self.encoder.encode(
+            &mut SimpleWriter(&mut line),
+            &Record::builder().level(log::Level::Warn).args(format_args!("{arguments}")).build(),
+        );
+        if encoded.is_err() || !self.write_line(file, &mut line) {
+            // Still untold. The line that failed counts as lost itself.
+            self.told.store(told, Ordering::Relaxed);
+        }
+    }
+}
+
+/// One write; how much of it was written. A signal before the first byte is no
+/// reason to lose a line.
+fn write_whole(to: impl std::os::fd::AsFd, line: &[u8]) -> usize {
+    loop {
+        match write(&to, line) {
+            Ok(written) => return written,
+            Err(Errno::EINTR) => {}
+            Err(_) => return 0,
+        }
+    }
+}
+
+/// One record is one line, whatever a peer managed to put into it.
+fn escape_controls(line: &mut Vec<u8>) {
+    let Some((_newline, text)) = line.split_last() else { return };
+    if !text.iter().any(u8::is_ascii_control) {
+        return;
+    }
+    let mut escaped = Vec::with_capacity(line.len() + 16);
+    for &byte in text {
+        if byte.is_ascii_control() {
+            escaped.extend(byte.escape_ascii());
+        } else {
+            escaped.push(byte);
+        }
+    }
+    escaped.push(b'\n');
+    *line = escaped;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use log::Level;
+
+    fn log_to(sink: &Sink, level: Level, text: &str) {
+        sink.append(
+            &Record::builder().level(level).args(format_args!("{text}")).build(),
+            &mut Vec::new(),
+        );
+    }
+
+    #[test]
+    fn a_line_is_as_documented() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = open(&directory.path().join("new/logs"), Role::Worker(3)).unwrap();
+        let sink = Sink::new(Role::Worker(3), file, Copies::None);
+        log_to(&sink, Level::Info, "hello key=value");
+        log_to(&sink, Level::Error, "two\nlines\x1b[31m");
+        let text = std::fs::read_to_string(directory.path().join("new/logs/worker-3.log")).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        let (time, rest) = lines[0].split_at("2026-11-23T03:04:05.678Z".len());
+        assert!(time.ends_with('Z') && time.as_bytes()[10] == b'T', "{time}");
+        let pid = std::process::id();
+        assert_eq!(rest, format!(" INFO  worker-3 {pid} hello key=value"));
+        assert!(lines[1].ends_with("two\\nlines\\x1b[31m"), "{}", lines[1]);
+    }
+
+    #[test]
+    fn lost_lines_are_counted_and_told_when_there_is_room() {
+        let full = Arc::new(OpenOptions::new().write(true).open("/dev/full").unwrap());
+        let sink = Sink::new(Role::Master, full, Copies::None);
+        log_to(&sink, Level::Info, "one");
+        log_to(&sink, Level::Info, "two");
+        assert_eq!(sink.lost.load(Ordering::Relaxed), 2);
+
+        let directory = tempfile::tempdir().unwrap();
+        *sink.file.write() = open(directory.path(), Role::Master).unwrap();
+        log_to(&sink, Level::Info, "three");
+        log_to(&sink, Level::Info, "four");
+        let text = std::fs::read_to_string(directory.path().join("master.log")).unwrap();
+        let ends: Vec<_> = text.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
+        assert_eq!(ends, ["three", "count=2", "four"]);
+    }
+
+    #[test]
+    fn an_unusable_directory_is_named() {
+        let text = open(Path::new("/dev/null/logs"), Role::Master).unwrap_err().to_string();
+        assert!(text.contains("/dev/null/logs/master.log"), "{text}");
+    }
+}

@@ -10,7 +10,9 @@ pub mod clock;
 pub mod process;
 mod semaphore;
 mod shared_mapping;
+pub mod signals;
 mod title;
+pub mod unix_socket;
 
 pub use semaphore::{Semaphore, SemaphorePlace};
 pub(crate) use shared_mapping::shared_layout;

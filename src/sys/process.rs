@@ -5,10 +5,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::unistd::{self, ForkResult, Pid};
 
@@ -97,6 +98,45 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// A process that somebody else started, held by a descriptor: unlike its number it
+/// can't come to mean another process.
+#[derive(Debug)]
+pub struct WatchedProcess {
+    pidfd: OwnedFd,
+}
+
+impl WatchedProcess {
+    /// Takes hold of a running process.
+    ///
+    /// # Errors
+    /// `ESRCH` when there is none with this number.
+    pub fn open(pid: Pid) -> io::Result<Self> {
+        // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+        let fd = libc::c_int::try_from(fd).map_err(io::Error::other)?;
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+        Ok(Self { pidfd: unsafe { OwnedFd::from_raw_fd(fd) } })
+    }
+
+    /// Sleeps until the process has ended.
+    ///
+    /// # Errors
+    /// Of poll.
+    pub fn wait(&self) -> io::Result<()> {
+        loop {
+            let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
