@@ -50,6 +50,10 @@ fn main() -> ExitCode {
         ("a_second_stop_kills", a_second_stop_kills),
         ("workers_of_a_killed_master_go", workers_of_a_killed_master_go),
         ("commands_without_a_master_fail", commands_without_a_master_fail),
+        ("the_configuration_can_be_checked_and_printed", the_configuration_can_be_checked),
+        ("a_wrong_configuration_is_exit_code_2", a_wrong_configuration),
+        ("a_reader_that_has_gone_is_no_failure", a_reader_that_has_gone_is_no_failure),
+        ("reserved_signals_change_nothing", reserved_signals_change_nothing),
     ];
     let only = arguments.next().filter(|name| !name.to_string_lossy().starts_with('-'));
     let chosen: Vec<_> = tests
@@ -520,4 +524,55 @@ fn commands_without_a_master_fail() {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         assert!(text(&output.stderr).contains("no master is running"), "{output:?}");
     }
+}
+
+fn the_configuration_can_be_checked() {
+    let site = Site::new("");
+    let checked = site.run(&["-t"]);
+    assert!(checked.status.success(), "{checked:?}");
+    assert_eq!(text(&checked.stdout), "");
+    assert!(text(&checked.stderr).contains("conf/chappe.toml is valid"), "{checked:?}");
+    assert!(!text(&site.run(&["-t", "-q"]).stderr).contains("is valid"));
+    let printed = site.run(&["-T"]);
+    assert!(printed.status.success(), "{printed:?}");
+    site.configure(&text(&printed.stdout));
+    let again = site.run(&["-T"]);
+    assert!(again.status.success(), "{again:?}");
+    assert_eq!(again.stdout, printed.stdout);
+}
+
+fn a_wrong_configuration() {
+    let site = Site::new("worker_process = 1");
+    for arguments in [&["-t"][..], &["-T"], &["--foreground"], &[], &["-s", "stop"]] {
+        let output = site.run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert_eq!(text(&output.stdout), "");
+        assert!(text(&output.stderr).contains("worker_process"), "{output:?}");
+    }
+    assert_eq!(site.run(&["--what"]).status.code(), Some(2));
+    assert!(site.run(&["-h"]).status.success());
+    site.assert_nothing_left();
+}
+
+fn a_reader_that_has_gone_is_no_failure() {
+    let site = Site::new("");
+    let _server = site.start();
+    let mut status = site.command(&["status"]).stdout(Stdio::piped()).spawn().expect("status");
+    drop(status.stdout.take());
+    assert!(status.wait().expect("our child").success());
+}
+
+fn reserved_signals_change_nothing() {
+    let site = Site::new("");
+    let server = site.start();
+    let before = server.workers();
+    let reserved =
+        [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
+    for signal in reserved {
+        server.signal(signal);
+        wait_until("the signal was seen", || {
+            site.log("master.log").contains(&format!("{signal} is not available"))
+        });
+    }
+    assert_eq!(server.workers(), before);
 }

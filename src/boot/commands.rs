@@ -10,7 +10,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::{Failure, load, paths, say};
+use super::{Failure, descriptors, load, paths, say};
 use crate::cli::{self, Arguments, Common, SignalName, StopArgs};
 use crate::master::PidFile;
 use crate::sys::process::WatchedProcess;
@@ -37,7 +37,8 @@ pub(super) fn version(with_build: bool) -> Result<(), Failure> {
 pub(super) fn test(arguments: &Arguments) -> Result<(), Failure> {
     let (_, file) = paths(&arguments.common)?;
     let loaded = load(&arguments.common)?;
-    for warning in &loaded.warnings {
+    let shortage = descriptors::warning(&loaded.config);
+    for warning in loaded.warnings.iter().chain(&shortage) {
         super::complain(&format!("warning: {warning}"));
     }
     if !arguments.quiet {

@@ -5,6 +5,7 @@
 //! a worker; after `start` has come back the process is a master that has ended.
 
 mod commands;
+mod descriptors;
 mod launcher;
 mod start;
 

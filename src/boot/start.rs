@@ -8,8 +8,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
+use super::descriptors;
 use super::launcher::{self, Report, Side};
 use super::{Failure, load, say};
 use crate::cli::Arguments;
@@ -37,17 +36,14 @@ pub(super) fn start(
     let config = Arc::new(loaded.config);
     refuse_second_instance(&config)?;
     let mut warnings = loaded.warnings;
-    warnings.extend(raise_descriptor_limit(config.worker_rlimit_nofile));
+    warnings.extend(descriptors::raise_limit(config.worker_rlimit_nofile));
+    warnings.extend(descriptors::warning(&config));
     let listeners = config.listen.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
     let directory = &config.log.directory;
     let master_log = logging::open(directory, Role::Master)?;
     let worker_logs = (0..config.effective_worker_processes())
         .map(|number| logging::open(directory, Role::Worker(number)))
         .collect::<Result<Vec<_>, _>>()?;
-    for warning in &warnings {
-        super::complain(&format!("warning: {warning}"));
-    }
-
     let is_foreground = arguments.foreground || !config.daemon;
     let copies = if is_foreground { Copies::Stderr } else { Copies::None };
     let prepared = Prepared { config, listeners, master_log, worker_logs, warnings, copies };
@@ -56,6 +52,10 @@ pub(super) fn start(
             // Whoever started us and does not listen does not want to know.
             let _ = say(&format!("ready {}", join(addresses)));
         });
+    }
+    // In the foreground they come with the copy of the log.
+    for warning in &prepared.warnings {
+        super::complain(&format!("warning: {warning}"));
     }
     match launcher::daemonize()? {
         Side::Launcher(line) => say(&line),
@@ -129,31 +129,19 @@ fn become_master(
         let path = &config.control_socket;
         let control = ControlSocket::bind(path)
             .map_err(Failure::system(format!("control socket {}", path.display())))?;
-        let setup = Setup { config: Arc::clone(&config), listeners, worker_logs, control, copies };
+        let setup = Setup {
+            config: Arc::clone(&config),
+            listeners,
+            worker_logs,
+            control,
+            copies,
+            warnings,
+        };
         master::run(setup, run_worker, |addresses| on_ready(addresses, &config))?;
         Ok(())
     })();
     pid_file.remove();
     result
-}
-
-/// Raises the soft limit of open descriptors, for the workers to inherit. 0 stands
-/// for the hard limit. Returns what the operator should know.
-fn raise_descriptor_limit(wanted: u64) -> Option<String> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    let target = if wanted == 0 { hard } else { wanted };
-    if target == soft {
-        return None;
-    }
-    // Beyond the hard limit only root may go, who then raises that too.
-    match setrlimit(Resource::RLIMIT_NOFILE, target, hard.max(target)) {
-        Ok(()) => None,
-        Err(errno) => Some(format!(
-            "worker_rlimit_nofile: cannot set the limit of open descriptors to {target} \
-             ({}); it stays at {soft}",
-            errno.desc()
-        )),
-    }
 }
 
 fn join(addresses: &[SocketAddr]) -> String {

@@ -20,6 +20,9 @@ pub(crate) fn table(status: &Value) -> String {
         plain(&master["generation"]),
         addresses.join(" "),
     );
+    for warning in master["warnings"].as_array().into_iter().flatten() {
+        let _ = writeln!(text, "warning: {}\n", plain(warning));
+    }
     text.push_str(&workers(&status["workers"]));
     text.push('\n');
     for group in ["semaphores", "totals"] {

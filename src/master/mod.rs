@@ -14,6 +14,7 @@ mod control;
 mod pid_file;
 mod policy;
 mod reap;
+mod sleep;
 mod spawn;
 mod status;
 mod stop;
@@ -21,12 +22,9 @@ mod stop;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use thiserror::Error;
@@ -74,6 +72,8 @@ pub(crate) struct Setup {
     pub control: ControlSocket,
     /// Where the workers' log lines go besides their files.
     pub copies: Copies,
+    /// What the operator should know; `status` repeats it.
+    pub warnings: Vec<String>,
 }
 
 /// Why no server came of it. Nothing is left running then.
@@ -143,10 +143,6 @@ enum Phase {
     Running,
 }
 
-/// How often the slots are looked at while workers begin to accept: they say it in
-/// their slot only, and it takes them no longer than a wake-up.
-const ARMING_TICK: Duration = Duration::from_millis(1);
-
 struct Master<'a> {
     config: Arc<Config>,
     generation: u64,
@@ -157,6 +153,7 @@ struct Master<'a> {
     worker_logs: Vec<Arc<File>>,
     control: Option<ControlSocket>,
     copies: Copies,
+    warnings: Vec<String>,
     run_worker: &'a dyn Fn(Assignment) -> ExitReason,
     /// `None` only in a worker, right after its fork.
     signals: Option<Signals>,
@@ -197,6 +194,7 @@ pub(crate) fn run(
         worker_logs: setup.worker_logs,
         control: Some(setup.control),
         copies: setup.copies,
+        warnings: setup.warnings,
         run_worker,
         signals: Some(signals),
         workers: Vec::new(),
@@ -247,55 +245,6 @@ impl Master<'_> {
             }
         }
         if self.phase == Phase::Running { Ok(()) } else { Err(StartError::Interrupted) }
-    }
-
-    /// The only place that sleeps. Returns the pids of the workers that said
-    /// something; signals and clients are looked at in any case.
-    fn sleep(&self) -> io::Result<Vec<Pid>> {
-        let mut pids = Vec::new();
-        let mut fds = Vec::new();
-        for worker in &self.workers {
-            if let Some(channel) = &worker.channel {
-                pids.push(worker.pid);
-                fds.push(PollFd::new(channel.as_fd(), PollFlags::POLLIN));
-            }
-        }
-        let signals = self.signals.iter().map(|signals| (signals.as_fd(), PollFlags::POLLIN));
-        let control = self.control.iter().flat_map(ControlSocket::interests);
-        fds.extend(signals.chain(control).map(|(fd, flags)| PollFd::new(fd, flags)));
-        match poll(&mut fds, self.poll_timeout()) {
-            Ok(_) => {}
-            // The signal that interrupted is in the pipe.
-            Err(Errno::EINTR) => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
-        }
-        Ok(pids
-            .into_iter()
-            .zip(&fds)
-            .filter(|(_, fd)| fd.any() == Some(true))
-            .map(|p| p.0)
-            .collect())
-    }
-
-    fn poll_timeout(&self) -> PollTimeout {
-        let arming = match self.phase {
-            Phase::Arming { .. } => Some(Instant::now() + ARMING_TICK),
-            Phase::Starting | Phase::Running => None,
-        };
-        let deadline = [
-            self.vacancies.iter().map(|vacancy| vacancy.due).min(),
-            self.workers.iter().filter_map(|worker| worker.ready_by).min(),
-            self.control.as_ref().and_then(ControlSocket::next_deadline),
-            self.stop.deadline(),
-            self.settle_at,
-            arming,
-        ];
-        let Some(deadline) = deadline.into_iter().flatten().min() else {
-            return PollTimeout::NONE;
-        };
-        // poll counts whole milliseconds; rounded down it would spin for the rest.
-        let wait = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)
     }
 
     fn take_signals(&mut self) {

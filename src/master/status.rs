@@ -24,6 +24,7 @@ impl Master<'_> {
                 "generation": self.generation,
                 "listen": addresses,
                 "stopping": self.stop.is_stopping(),
+                "warnings": self.warnings,
             },
             "reload": { "count": 0, "last": null },
             "workers": workers.iter().map(worker).collect::<Vec<_>>(),
