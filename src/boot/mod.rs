@@ -26,6 +26,9 @@ use crate::config::{self, ConfigErrors, Loaded};
 use crate::master::PidFileError;
 use crate::sys::process::ExitReason;
 
+// All workers of a reload's new generation and of three draining ones have slots.
+const _: () = assert!(4 * config::WORKER_PROCESSES_MAX as usize <= crate::shm::SLOTS);
+
 /// Done.
 const DONE: u8 = 0;
 /// Anything that failed, other than the following.
