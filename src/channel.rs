@@ -49,21 +49,21 @@ pub struct ChannelEnd {
 }
 
 /// The end that the master keeps.
-pub type MasterEnd = ChannelEnd;
+pub(crate) type MasterEnd = ChannelEnd;
 
 /// The end that a worker keeps.
 pub type WorkerEnd = ChannelEnd;
 
 /// Both ends, before the fork.
 #[derive(Debug)]
-pub struct Channel;
+pub(crate) struct Channel;
 
 impl Channel {
     /// A new channel.
     ///
     /// # Errors
     /// When there is no descriptor left.
-    pub fn pair() -> io::Result<(MasterEnd, WorkerEnd)> {
+    pub(crate) fn pair() -> io::Result<(MasterEnd, WorkerEnd)> {
         // SOCK_SEQPACKET, not a stream: a message can't be cut or glued, and unlike
         // datagrams it tells when the other end is gone.
         let (master, worker) = socketpair(

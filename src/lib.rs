@@ -17,13 +17,19 @@
 //! The control path: `cli` -> `boot` -> `master` (fork, watch, replace) -> `worker`
 //! (wires the data path); `shm` is the memory that both sides share. Imports point
 //! down these paths only; `tests/tidy.rs` holds the table.
+//!
+//! Public and documented are [`Server`], [`client`], [`config`], [`frame`] and
+//! [`handler`]; the other modules are public for the models and tests only.
 
 #[cfg(not(loom))]
+#[doc(hidden)]
 pub mod boot;
 #[cfg(not(loom))]
-mod channel;
+#[doc(hidden)]
+pub mod channel;
 #[cfg(not(loom))]
-mod cli;
+#[doc(hidden)]
+pub mod cli;
 #[cfg(not(loom))]
 pub mod client;
 #[cfg(not(loom))]
@@ -33,13 +39,17 @@ pub mod dispatch;
 pub mod frame;
 pub mod handler;
 #[cfg(not(loom))]
-mod listen;
+#[doc(hidden)]
+pub mod listen;
 #[cfg(not(loom))]
-mod logging;
+#[doc(hidden)]
+pub mod logging;
 #[cfg(not(loom))]
-mod master;
+#[doc(hidden)]
+pub mod master;
 #[cfg(not(loom))]
-mod net;
+#[doc(hidden)]
+pub mod net;
 #[doc(hidden)]
 pub mod send;
 #[cfg(not(loom))]
@@ -55,7 +65,8 @@ pub mod sync;
 #[doc(hidden)]
 pub mod sys;
 #[cfg(not(loom))]
-mod worker;
+#[doc(hidden)]
+pub mod worker;
 
 pub use handler::{ConnectionInfo, Handler, HandlerError, Outcome, Replies, Request};
 #[cfg(not(loom))]

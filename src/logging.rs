@@ -29,7 +29,7 @@ use crate::config::LogLevel;
 
 /// Which process logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// The master.
     Master,
     /// The worker with this number.
@@ -39,7 +39,7 @@ pub enum Role {
 impl Role {
     /// `master.log` or `worker-N.log`.
     #[must_use]
-    pub fn file_name(self) -> String {
+    pub(crate) fn file_name(self) -> String {
         format!("{}.log", self.name())
     }
 
@@ -53,7 +53,7 @@ impl Role {
 
 /// Where lines go besides the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Copies {
+pub(crate) enum Copies {
     /// Nowhere.
     None,
     /// To standard error, for a server in the foreground.
@@ -62,7 +62,7 @@ pub enum Copies {
 
 /// Why there is no log.
 #[derive(Debug, Error)]
-pub enum LoggingError {
+pub(crate) enum LoggingError {
     /// The directory or the file can't be opened.
     #[error("cannot open the log {path}: {cause}")]
     Open {
@@ -83,7 +83,7 @@ pub enum LoggingError {
 ///
 /// # Errors
 /// [`LoggingError::Open`].
-pub fn open(directory: &Path, role: Role) -> Result<Arc<File>, LoggingError> {
+pub(crate) fn open(directory: &Path, role: Role) -> Result<Arc<File>, LoggingError> {
     let path = directory.join(role.file_name());
     DirBuilder::new()
         .recursive(true)
@@ -107,7 +107,7 @@ struct Installed {
 ///
 /// # Errors
 /// [`LoggingError::AlreadyTaken`] when the program has a logger of its own.
-pub fn init(
+pub(crate) fn init(
     role: Role,
     file: Arc<File>,
     level: LogLevel,
@@ -134,17 +134,9 @@ pub fn init(
     Ok(())
 }
 
-/// Goes on in another file, after a rotation. Lines that are being written at this
-/// moment still go to the old one.
-pub fn reopen(file: Arc<File>) {
-    if let Some(installed) = LOGGER.lock().as_ref() {
-        *installed.sink.file.write() = file;
-    }
-}
-
 /// Log lines that this process could not write since its `init`.
 #[must_use]
-pub fn lines_lost() -> u64 {
+pub(crate) fn lines_lost() -> u64 {
     LOGGER.lock().as_ref().map_or(0, |installed| installed.sink.lost.load(Ordering::Relaxed))
 }
 

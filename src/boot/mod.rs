@@ -1,1 +1,165 @@
-//! (being written)
+//! Start-up order, and what each call of the command line comes to.
+//!
+//! The only place that sees both sides: it hands the workers' function to the
+//! master, which never names it. Runs in the launcher, before there is a thread or
+//! a worker; after `start` has come back the process is a master that has ended.
+
+mod commands;
+mod descriptors;
+mod launcher;
+mod start;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use thiserror::Error;
+
+pub use crate::channel::{Message, Received, WorkerEnd};
+pub use crate::listen::Listener;
+pub use crate::master::Assignment;
+
+use crate::cli::{self, Arguments, Command, Common};
+use crate::config::{self, ConfigErrors, Loaded};
+use crate::master::PidFileError;
+use crate::sys::process::ExitReason;
+
+// All workers of a reload's new generation and of three draining ones have slots.
+const _: () = assert!(4 * config::WORKER_PROCESSES_MAX as usize <= crate::shm::SLOTS);
+
+/// Done.
+const DONE: u8 = 0;
+/// Anything that failed, other than the following.
+const FAILED: u8 = 1;
+/// A wrong command line or a wrong configuration.
+const WRONG_INPUT: u8 = 2;
+
+/// Why a call failed; `Display` is what the person gets to see.
+#[derive(Debug, Error)]
+enum Failure {
+    #[error("{0}")]
+    Config(#[from] ConfigErrors),
+    #[error("{0}")]
+    Listen(#[from] crate::listen::ListenError),
+    #[error("{0}")]
+    Logging(#[from] crate::logging::LoggingError),
+    #[error("{0}")]
+    PidFile(#[from] PidFileError),
+    #[error("{0}")]
+    Start(#[from] crate::master::StartError),
+    #[error("{step}: {cause}")]
+    System { step: String, cause: std::io::Error },
+    #[error("{0}")]
+    Daemonize(#[from] daemonize::Error),
+    /// The server says why.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Failure {
+    fn system(step: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let step = step.into();
+        move |cause| Self::System { step, cause }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => WRONG_INPUT,
+            _ => FAILED,
+        }
+    }
+}
+
+/// The whole command line of the server, with this function as its workers.
+pub fn main(run_worker: impl Fn(Assignment) -> ExitReason) -> ExitCode {
+    run(std::env::args_os(), run_worker)
+}
+
+/// As [`main`], with arguments from somewhere else; the first is the program's name.
+pub fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    run_worker: impl Fn(Assignment) -> ExitReason,
+) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help goes to stdout and mistakes to stderr; either may be closed.
+            let _ = error.print();
+            let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp);
+            return ExitCode::from(if asked_for { DONE } else { WRONG_INPUT });
+        }
+    };
+    match act(&arguments, &run_worker) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            complain(&failure.to_string());
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn act(
+    arguments: &Arguments,
+    run_worker: &dyn Fn(Assignment) -> ExitReason,
+) -> Result<u8, Failure> {
+    let common = &arguments.common;
+    if let Some(Command::Send(send)) = &arguments.command {
+        return commands::send(common, send);
+    }
+    carry_out(arguments, run_worker)?;
+    Ok(DONE)
+}
+
+fn carry_out(
+    arguments: &Arguments,
+    run_worker: &dyn Fn(Assignment) -> ExitReason,
+) -> Result<(), Failure> {
+    let common = &arguments.common;
+    if arguments.version || arguments.build {
+        return commands::version(arguments.build);
+    }
+    if arguments.test || arguments.dump {
+        return commands::test(arguments);
+    }
+    if let Some(signal) = arguments.signal {
+        return commands::signal(common, signal);
+    }
+    match &arguments.command {
+        None => start::start(arguments, run_worker),
+        Some(Command::Send(_)) => unreachable!("has an exit code of its own"),
+        Some(Command::Status { json }) => commands::status(common, *json),
+        Some(Command::Stop(stop)) => commands::stop(common, "stop", *stop),
+        Some(Command::Quit(stop)) => commands::stop(common, "quit", *stop),
+    }
+}
+
+/// A message for a person, each of its lines marked as ours.
+fn complain(text: &str) {
+    use std::io::Write;
+    let mut err = std::io::stderr().lock();
+    for line in text.lines() {
+        // A closed stderr leaves nobody to tell.
+        let _ = writeln!(err, "chappe: {line}");
+    }
+}
+
+/// The prefix as an absolute path, and the configuration file under it.
+fn paths(common: &Common) -> Result<(PathBuf, PathBuf), Failure> {
+    let prefix = common.prefix.clone().unwrap_or_else(|| PathBuf::from("."));
+    let prefix = std::path::absolute(&prefix)
+        .map_err(Failure::system(format!("prefix {}", prefix.display())))?;
+    let file = prefix.join(&common.config);
+    Ok((prefix, file))
+}
+
+fn load(common: &Common) -> Result<Loaded, Failure> {
+    let (prefix, file) = paths(common)?;
+    Ok(config::load(&file, &prefix, &common.set)?)
+}
+
+/// Writes to standard output.
+fn say(line: &str) -> Result<(), Failure> {
+    cli::print_line(line).map_err(Failure::system("standard output"))
+}

@@ -1,1 +1,142 @@
-//! (being written)
+//! What a person types, and what a person gets to see.
+//!
+//! Arguments as they stand on the command line, text for standard output. It does
+//! nothing itself: `boot` acts on the arguments and hands the answers back here to
+//! be shown. Runs in the launcher and in commands, never in master or worker.
+
+mod output;
+mod send;
+mod status;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use output::{print, print_line};
+pub(crate) use send::{SendArgs, run as send};
+pub(crate) use status::table;
+
+/// A pre-forked message server.
+#[derive(Debug, Parser)]
+#[command(name = "chappe", disable_version_flag = true, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+
+    /// Check the configuration and say so
+    #[arg(short = 't')]
+    pub(crate) test: bool,
+
+    /// Like -t, and print the configuration in effect, with all defaults
+    #[arg(short = 'T')]
+    pub(crate) dump: bool,
+
+    /// With -t: say nothing but what is wrong
+    #[arg(short = 'q')]
+    pub(crate) quiet: bool,
+
+    /// Send a signal to the running master
+    #[arg(short = 's', value_name = "SIGNAL")]
+    pub(crate) signal: Option<SignalName>,
+
+    /// Print the version
+    #[arg(short = 'v')]
+    pub(crate) version: bool,
+
+    /// Print the version and how it was built
+    #[arg(short = 'V')]
+    pub(crate) build: bool,
+
+    /// Start without leaving the terminal; logs also go to stderr
+    #[arg(long)]
+    pub(crate) foreground: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// What every call takes.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Common {
+    /// The configuration, under the prefix if it is relative
+    #[arg(short = 'c', value_name = "FILE", default_value = "conf/chappe.toml", global = true)]
+    pub(crate) config: PathBuf,
+
+    /// What relative paths of the configuration are under; the current directory if not given
+    #[arg(short = 'p', value_name = "PREFIX", global = true)]
+    pub(crate) prefix: Option<PathBuf>,
+
+    /// Override one key of the configuration; can be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
+    pub(crate) set: Vec<String>,
+}
+
+/// The signals that -s knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SignalName {
+    /// Stop now
+    Stop,
+    /// Stop gracefully
+    Quit,
+}
+
+/// Commands that get an answer from the running master.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Send(SendArgs),
+    /// Show the master, its workers and what they counted
+    Status {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop now: workers close their connections and go
+    Stop(StopArgs),
+    /// Stop gracefully: workers answer what they have received first
+    Quit(StopArgs),
+}
+
+/// What both stops take.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct StopArgs {
+    /// Return only when the master is gone
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn common_arguments_stand_before_or_behind_the_command() {
+        for line in ["chappe -c a.toml -p /x status", "chappe status -c a.toml -p /x"] {
+            let arguments = parse(line).unwrap();
+            assert_eq!(arguments.common.config, PathBuf::from("a.toml"));
+            assert_eq!(arguments.common.prefix, Some(PathBuf::from("/x")));
+        }
+    }
+
+    #[test]
+    fn set_can_be_repeated_and_its_value_may_hold_anything() {
+        let arguments = parse("chappe --set daemon=false --set listen.0.address=[::1]:0").unwrap();
+        assert_eq!(arguments.common.set, ["daemon=false", "listen.0.address=[::1]:0"]);
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused() {
+        for line in ["chappe -s reload", "chappe reload", "chappe -x", "chappe status --yaml"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

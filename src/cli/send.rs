@@ -51,6 +51,13 @@ pub(crate) struct SendArgs {
     timeout: Duration,
 }
 
+impl SendArgs {
+    /// Whether the command line says where to.
+    pub(crate) fn has_address(&self) -> bool {
+        self.to.is_some()
+    }
+}
+
 /// Why `chappe send` failed.
 #[derive(Debug, thiserror::Error)]
 enum SendError {

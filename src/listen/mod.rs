@@ -48,7 +48,7 @@ impl Listener {
     /// Binds and listens. Connections wait in the backlog from here on.
     ///
     /// # Errors
-    /// [`ListenError`]: the address is taken, forbidden, or not this machine's.
+    /// The address is taken, forbidden, or not this machine's.
     pub fn bind(options: &config::Listen) -> Result<Self, ListenError> {
         let config::Address::Tcp(address) = options.address else {
             return Err(ListenError::UnixSocket(options.address.clone()));

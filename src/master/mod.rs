@@ -1,1 +1,407 @@
-//! (being written)
+//! The master: forks workers, watches them, replaces them, stops them.
+//!
+//! One thread for its whole life, and one place where it sleeps: `Master::sleep`,
+//! a poll over its signals, the channels of its workers and the control socket,
+//! until the next deadline. Everything else decides and returns. It never touches
+//! a client's connection and names nothing of what workers do: that is a function
+//! it is handed.
+//!
+//! ```text
+//! sleep → signals (reap first) → channels → control socket → deadlines → sleep
+//! ```
+
+mod control;
+mod pid_file;
+mod policy;
+mod reap;
+mod sleep;
+mod spawn;
+mod status;
+mod stop;
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use thiserror::Error;
+
+pub(crate) use control::ControlSocket;
+pub(crate) use pid_file::{PidFile, PidFileError};
+
+use crate::channel::{MasterEnd, Message, Received, WorkerEnd};
+use crate::config::Config;
+use crate::listen::Listener;
+use crate::logging::{self, Copies};
+use crate::shm::{Counter, Slot, SlotState, Zone};
+use crate::sys::process::ExitReason;
+use crate::sys::signals::Signals;
+use stop::Stop;
+
+/// What a worker is started with, all of it its own.
+#[derive(Debug)]
+pub struct Assignment {
+    /// The worker's number, from 0. A successor has the same.
+    pub number: u16,
+    /// Which reload it belongs to, from 1.
+    pub generation: u64,
+    /// Its place in shared memory.
+    pub slot: Slot,
+    /// The line to the master.
+    pub channel: WorkerEnd,
+    /// What to accept from, once `serve` has come.
+    pub listeners: Vec<Listener>,
+    /// The configuration of its generation.
+    pub config: Arc<Config>,
+}
+
+/// What the master is started with; everything that can fail with a plain reason
+/// was done before.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Bound listeners, in the order of the configuration.
+    pub listeners: Vec<Listener>,
+    /// The log of worker N at place N.
+    pub worker_logs: Vec<Arc<File>>,
+    /// The bound control socket.
+    pub control: ControlSocket,
+    /// Where the workers' log lines go besides their files.
+    pub copies: Copies,
+    /// What the operator should know; `status` repeats it.
+    pub warnings: Vec<String>,
+}
+
+/// Why no server came of it. Nothing is left running then.
+#[derive(Debug, Error)]
+pub(crate) enum StartError {
+    /// No memory, descriptor, process or signal handler was to be had.
+    #[error("{step}: {cause}")]
+    System {
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel said.
+        cause: io::Error,
+    },
+    /// A worker ended before all were ready.
+    #[error("worker {number} (pid {pid}) ended before it was ready: {how}; see {log}")]
+    WorkerDied {
+        /// Its number.
+        number: u16,
+        /// Its process.
+        pid: Pid,
+        /// `exit code 1`, `signal SIGSEGV`.
+        how: String,
+        /// Its log.
+        log: String,
+    },
+    /// A worker took too long.
+    #[error("worker {number} was not ready within {limit:?} (worker_ready_timeout)")]
+    NotReady {
+        /// Its number.
+        number: u16,
+        /// The time it had.
+        limit: Duration,
+    },
+    /// Somebody stopped the start.
+    #[error("stopped before all workers were ready")]
+    Interrupted,
+}
+
+/// A running worker, as the master sees it.
+#[derive(Debug)]
+struct Worker {
+    number: u16,
+    pid: Pid,
+    slot: Slot,
+    /// `None` once its end is gone; the signal of its death follows.
+    channel: Option<MasterEnd>,
+    started: Instant,
+    /// When it must be ready; `None` once `serve` was sent.
+    ready_by: Option<Instant>,
+}
+
+/// A worker number that waits for its next worker.
+#[derive(Clone, Copy, Debug)]
+struct Vacancy {
+    number: u16,
+    due: Instant,
+}
+
+/// How far the start is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Not all workers are ready.
+    Starting,
+    /// All were sent `serve`, and not all have begun to accept.
+    Arming { deadline: Instant },
+    /// Whoever started us was told.
+    Running,
+}
+
+struct Master<'a> {
+    config: Arc<Config>,
+    generation: u64,
+    zone: Arc<Zone>,
+    listeners: Vec<Listener>,
+    /// Where the listeners listen; kept when a stop closes them.
+    addresses: Vec<SocketAddr>,
+    worker_logs: Vec<Arc<File>>,
+    control: Option<ControlSocket>,
+    copies: Copies,
+    warnings: Vec<String>,
+    run_worker: &'a dyn Fn(Assignment) -> ExitReason,
+    /// `None` only in a worker, right after its fork.
+    signals: Option<Signals>,
+    workers: Vec<Worker>,
+    vacancies: Vec<Vacancy>,
+    /// The pace of each worker number, for `policy::judge`.
+    pauses: Vec<Duration>,
+    phase: Phase,
+    stop: Stop,
+    /// When permits of dead workers are to be settled once more.
+    settle_at: Option<Instant>,
+    /// The first death of the first generation.
+    start_failure: Option<StartError>,
+    started: Instant,
+    /// How many lost log lines of its own the master has counted.
+    log_lines_lost: u64,
+}
+
+/// Runs the master until it was told to stop and every worker is gone. `on_ready`
+/// is called once, when every worker accepts.
+///
+/// # Errors
+/// [`StartError`] when the first workers did not come up; never later.
+pub(crate) fn run(
+    setup: Setup,
+    run_worker: &dyn Fn(Assignment) -> ExitReason,
+    on_ready: impl FnOnce(&[SocketAddr]),
+) -> Result<(), StartError> {
+    let step = |step| move |cause| StartError::System { step, cause };
+    let zone = Zone::create(setup.config.max_connections).map_err(step("shared memory"))?;
+    let signals = Signals::new(&crate::sys::signals::USED).map_err(step("signal handlers"))?;
+    let workers = setup.config.effective_worker_processes();
+    let mut master = Master {
+        generation: 1,
+        zone,
+        addresses: setup.listeners.iter().map(|listener| listener.local).collect(),
+        listeners: setup.listeners,
+        worker_logs: setup.worker_logs,
+        control: Some(setup.control),
+        copies: setup.copies,
+        warnings: setup.warnings,
+        run_worker,
+        signals: Some(signals),
+        workers: Vec::new(),
+        vacancies: Vec::new(),
+        pauses: vec![Duration::ZERO; usize::from(workers)],
+        phase: Phase::Starting,
+        stop: Stop::No,
+        settle_at: None,
+        start_failure: None,
+        started: Instant::now(),
+        log_lines_lost: 0,
+        config: setup.config,
+    };
+    log::info!("master started version={} workers={workers}", env!("CARGO_PKG_VERSION"));
+    let result = (0..workers)
+        .try_for_each(|number| master.spawn(number).map_err(step("fork a worker")))
+        .and_then(|()| master.supervise(on_ready));
+    if let Err(error) = &result {
+        log::error!("start failed: {error}");
+        master.kill_and_reap_all();
+    }
+    if let Some(control) = master.control.take() {
+        control.remove();
+    }
+    log::info!("master stopped");
+    result
+}
+
+impl Master<'_> {
+    fn supervise(&mut self, on_ready: impl FnOnce(&[SocketAddr])) -> Result<(), StartError> {
+        let mut on_ready = Some(on_ready);
+        while !(self.stop.is_stopping() && self.workers.is_empty()) {
+            let ready_channels = self
+                .sleep()
+                .map_err(|cause| StartError::System { step: "wait for events", cause })?;
+            self.take_signals();
+            self.hear_workers(&ready_channels);
+            self.take_requests();
+            self.enforce_deadlines();
+            self.count_lost_lines();
+            if let Some(failure) = self.start_failure.take() {
+                return Err(failure);
+            }
+            if self.has_just_started()?
+                && let Some(on_ready) = on_ready.take()
+            {
+                on_ready(&self.addresses);
+            }
+        }
+        if self.phase == Phase::Running { Ok(()) } else { Err(StartError::Interrupted) }
+    }
+
+    fn take_signals(&mut self) {
+        let Some(signals) = &mut self.signals else { return };
+        let mut pending = signals.pending();
+        // First who is gone: what is alive decides whether a stop is complete.
+        pending.sort_by_key(|&signal| signal != Signal::SIGCHLD);
+        for signal in pending {
+            match signal {
+                Signal::SIGCHLD => self.reap(),
+                Signal::SIGTERM | Signal::SIGINT => self.stop_fast(signal.as_str()),
+                Signal::SIGQUIT => self.stop_gracefully(signal.as_str()),
+                other => log::warn!("{other} is not available in this version and does nothing"),
+            }
+        }
+    }
+
+    fn hear_workers(&mut self, ready: &[Pid]) {
+        let mut rang = false;
+        for worker in self.workers.iter_mut().filter(|worker| ready.contains(&worker.pid)) {
+            while let Some(channel) = &worker.channel {
+                match channel.try_receive() {
+                    Ok(Some(Received::Message(Message::Ready))) => rang = true,
+                    Ok(Some(Received::Message(message))) => {
+                        log::warn!("worker {} said {message:?}, which is ours", worker.number);
+                    }
+                    Ok(Some(Received::Closed)) => worker.channel = None,
+                    Ok(None) => break,
+                    Err(error) => {
+                        log::warn!("channel of worker {}: {error}", worker.number);
+                        worker.channel = None;
+                    }
+                }
+            }
+        }
+        if rang {
+            self.answer_the_bell();
+        }
+    }
+
+    /// A worker that is ready serves: the first ones all together, a replacement at
+    /// once. The slots say who is; the semaphore has only rung.
+    fn answer_the_bell(&mut self) {
+        while self.zone.worker_ready().try_wait().unwrap_or(false) {}
+        if self.stop.is_stopping() {
+            return;
+        }
+        let is_waited_for = |worker: &Worker| worker.ready_by.is_some();
+        let is_ready = |worker: &Worker| worker.slot.state() == SlotState::Ready;
+        let all = self.workers.iter().filter(|worker| is_waited_for(worker)).all(is_ready)
+            && self.workers.len() == self.pauses.len();
+        if self.phase == Phase::Starting && !all {
+            return;
+        }
+        for worker in self.workers.iter_mut().filter(|w| is_waited_for(w) && is_ready(w)) {
+            worker.ready_by = None;
+            worker.tell(Message::Serve);
+        }
+        if self.phase == Phase::Starting {
+            let deadline = Instant::now() + self.config.worker_ready_timeout;
+            self.phase = Phase::Arming { deadline };
+        }
+    }
+
+    /// True once: when the last of the first workers has begun to accept.
+    fn has_just_started(&mut self) -> Result<bool, StartError> {
+        let Phase::Arming { deadline } = self.phase else { return Ok(false) };
+        if self.stop.is_stopping() {
+            return Ok(false);
+        }
+        let late = self.workers.iter().find(|worker| worker.slot.state() != SlotState::Serving);
+        match late {
+            None => {
+                self.phase = Phase::Running;
+                for address in &self.addresses {
+                    log::info!("serving address={address}");
+                }
+                Ok(true)
+            }
+            Some(worker) if deadline <= Instant::now() => Err(self.not_ready(worker.number)),
+            Some(_) => Ok(false),
+        }
+    }
+
+    fn not_ready(&self, number: u16) -> StartError {
+        StartError::NotReady { number, limit: self.config.worker_ready_timeout }
+    }
+
+    fn enforce_deadlines(&mut self) {
+        let now = Instant::now();
+        self.enforce_stop(now);
+        self.enforce_readiness(now);
+        if self.settle_at.is_some_and(|at| at <= now) {
+            self.settle();
+        }
+        let due: Vec<u16> =
+            self.vacancies.iter().filter(|v| v.due <= now).map(|v| v.number).collect();
+        self.vacancies.retain(|vacancy| vacancy.due > now);
+        for number in due {
+            self.respawn(number);
+        }
+    }
+
+    fn enforce_readiness(&mut self, now: Instant) {
+        let is_late = |worker: &&mut Worker| worker.ready_by.is_some_and(|by| by <= now);
+        let mut late = None;
+        for worker in self.workers.iter_mut().filter(is_late) {
+            log::error!("worker was not ready in time worker={} pid={}", worker.number, worker.pid);
+            worker.ready_by = None;
+            worker.signal(Signal::SIGKILL);
+            late.get_or_insert(worker.number);
+        }
+        if let Some(number) = late
+            && self.phase != Phase::Running
+        {
+            self.start_failure = Some(self.not_ready(number));
+        }
+    }
+
+    fn count_lost_lines(&mut self) {
+        let lost = logging::lines_lost();
+        if lost > self.log_lines_lost {
+            self.zone.count(Counter::LogLinesLost, lost - self.log_lines_lost);
+            self.log_lines_lost = lost;
+        }
+    }
+
+    fn take_requests(&mut self) {
+        // Out of `self` for a moment, since the answers need all of it.
+        let Some(mut control) = self.control.take() else { return };
+        control.turn(Instant::now(), |request| match request {
+            control::Request::Status {} => self.status(),
+            control::Request::Stop {} => {
+                self.stop_fast("the control socket");
+                status::accepted()
+            }
+            control::Request::Quit {} => {
+                self.stop_gracefully("the control socket");
+                status::accepted()
+            }
+        });
+        self.control = Some(control);
+    }
+}
+
+impl Worker {
+    fn tell(&self, message: Message) {
+        let Some(channel) = &self.channel else { return };
+        if let Err(error) = channel.send(message) {
+            log::warn!("cannot tell worker {} to {message:?}: {error}", self.number);
+        }
+    }
+
+    /// Its process can't be another one: it is not reaped yet.
+    fn signal(&self, signal: Signal) {
+        if let Err(error) = nix::sys::signal::kill(self.pid, signal) {
+            log::warn!("cannot send {signal} to worker {}: {error}", self.number);
+        }
+    }
+}

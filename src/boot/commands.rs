@@ -1,0 +1,163 @@
+//! Calls that start nothing: they look at the configuration, or ask the master.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::{Failure, descriptors, load, paths, say};
+use crate::cli::{self, Arguments, Common, SendArgs, SignalName, StopArgs};
+use crate::config::Address;
+use crate::master::PidFile;
+use crate::sys::process::WatchedProcess;
+use crate::sys::unix_socket;
+
+/// How long the master may take to answer; it answers between two wake-ups.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// The longest answer: a status of 4096 workers is about 4 MiB.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+pub(super) fn version(with_build: bool) -> Result<(), Failure> {
+    say(concat!("chappe ", env!("CARGO_PKG_VERSION")))?;
+    if with_build {
+        let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+        say(&format!("profile: {profile}"))?;
+        say(&format!("target: {}-{}", std::env::consts::ARCH, std::env::consts::OS))?;
+        say(concat!("rust: ", env!("CARGO_PKG_RUST_VERSION"), " or later"))?;
+    }
+    Ok(())
+}
+
+/// `-t` and `-T`. As with nginx the verdict goes to stderr, since -T's stdout is a
+/// file that can be read back.
+pub(super) fn test(arguments: &Arguments) -> Result<(), Failure> {
+    let (_, file) = paths(&arguments.common)?;
+    let loaded = load(&arguments.common)?;
+    let shortage = descriptors::warning(&loaded.config);
+    for warning in loaded.warnings.iter().chain(&shortage) {
+        super::complain(&format!("warning: {warning}"));
+    }
+    if !arguments.quiet {
+        super::complain(&format!("configuration {} is valid", file.display()));
+    }
+    if arguments.dump {
+        let text = loaded.config.to_toml();
+        cli::print(&text).map_err(Failure::system("standard output"))?;
+    }
+    Ok(())
+}
+
+/// `-s`: a signal to whoever holds the pid file's lock.
+pub(super) fn signal(common: &Common, name: SignalName) -> Result<(), Failure> {
+    let config = load(common)?.config;
+    let pid = PidFile::holder(&config.pid_file)?;
+    let signal = match name {
+        SignalName::Stop => Signal::SIGTERM,
+        SignalName::Quit => Signal::SIGQUIT,
+    };
+    kill(pid, signal).map_err(|errno| Failure::System {
+        step: format!("send {signal} to the master (pid {pid})"),
+        cause: errno.into(),
+    })
+}
+
+/// `send` is a client like any other: it needs a configuration only to know where
+/// to, and not even that.
+pub(super) fn send(common: &Common, arguments: &SendArgs) -> Result<u8, Failure> {
+    let to = if arguments.has_address() { None } else { first_listener(common)? };
+    Ok(cli::send(arguments, to, &mut std::io::stdout(), &mut std::io::stderr()))
+}
+
+/// Where the server of this configuration listens; `None` without a configuration.
+fn first_listener(common: &Common) -> Result<Option<SocketAddr>, Failure> {
+    let (_, file) = paths(common)?;
+    if !file.exists() {
+        return Ok(None);
+    }
+    let config = load(common)?.config;
+    let Some(Address::Tcp(mut address)) = config.listen.first().map(|l| l.address.clone()) else {
+        return Ok(None);
+    };
+    if address.port() == 0 {
+        // Only the running server knows which port that became.
+        let mut stream = connect(&config.control_socket)?;
+        let status = ask(&mut stream, "status", &config.control_socket)?;
+        let listen = status["master"]["listen"][0].as_str().and_then(|text| text.parse().ok());
+        address = listen.ok_or_else(|| Failure::Refused("the master does not listen".into()))?;
+    }
+    if address.ip().is_unspecified() {
+        // "All addresses" is no address to connect to.
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    Ok(Some(address))
+}
+
+pub(super) fn status(common: &Common, json: bool) -> Result<(), Failure> {
+    let config = load(common)?.config;
+    let mut stream = connect(&config.control_socket)?;
+    let status = ask(&mut stream, "status", &config.control_socket)?;
+    let text = if json { format!("{status}\n") } else { cli::table(&status) };
+    cli::print(&text).map_err(Failure::system("standard output"))
+}
+
+pub(super) fn stop(common: &Common, command: &str, arguments: StopArgs) -> Result<(), Failure> {
+    let config = load(common)?.config;
+    let path = &config.control_socket;
+    let mut stream = connect(path)?;
+    // Taken hold of before it is told to go: afterwards its number could already be
+    // another process's.
+    let master = if arguments.wait { Some(watch(&stream, path)?) } else { None };
+    ask(&mut stream, command, path)?;
+    match master {
+        Some(master) => master.wait().map_err(Failure::system("wait for the master")),
+        None => Ok(()),
+    }
+}
+
+fn connect(path: &Path) -> Result<UnixStream, Failure> {
+    use std::io::ErrorKind;
+    let stream = unix_socket::connect(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+            Failure::Refused(format!("no master is running (nobody answers at {})", path.display()))
+        }
+        _ => Failure::System { step: format!("control socket {}", path.display()), cause: error },
+    })?;
+    stream
+        .set_read_timeout(Some(ANSWER_TIME_MAX))
+        .and_then(|()| stream.set_write_timeout(Some(ANSWER_TIME_MAX)))
+        .map_err(Failure::system("control socket"))?;
+    Ok(stream)
+}
+
+/// The process at the other end: the kernel says which.
+fn watch(stream: &UnixStream, path: &Path) -> Result<WatchedProcess, Failure> {
+    let step = || Failure::system(format!("master at {}", path.display()));
+    let peer =
+        getsockopt(stream, sockopt::PeerCredentials).map_err(|errno| step()(errno.into()))?;
+    WatchedProcess::open(Pid::from_raw(peer.pid())).map_err(step())
+}
+
+fn ask(stream: &mut UnixStream, command: &str, path: &Path) -> Result<Value, Failure> {
+    let request = format!("{}\n", json!({ "command": command }));
+    let mut line = String::new();
+    stream
+        .write_all(request.as_bytes())
+        .and_then(|()| BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut line))
+        .map_err(Failure::system(format!("control socket {}", path.display())))?;
+    let answer: Value = serde_json::from_str(&line).map_err(|_| {
+        Failure::Refused(format!("the master's answer makes no sense: {:.80}", line.trim_end()))
+    })?;
+    match answer["error"].as_str() {
+        Some(error) => Err(Failure::Refused(error.to_owned())),
+        None => Ok(answer),
+    }
+}

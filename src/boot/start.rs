@@ -1,0 +1,149 @@
+//! From the command line to a serving master, in one function.
+//!
+//! What can fail with a plain reason comes first, while there is a terminal to say
+//! it on: configuration, a second instance, descriptors, ports, logs. The lock of
+//! the pid file comes after daemonizing: it does not survive a fork, so the process
+//! that goes on must take it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::descriptors;
+use super::launcher::{self, Report, Side};
+use super::{Failure, load, say};
+use crate::cli::Arguments;
+use crate::config::Config;
+use crate::listen::Listener;
+use crate::logging::{self, Copies, Role};
+use crate::master::{self, Assignment, ControlSocket, PidFile, PidFileError, Setup};
+use crate::sys::process::{self, ExitReason};
+
+/// What is open before the process leaves the terminal.
+struct Prepared {
+    config: Arc<Config>,
+    listeners: Vec<Listener>,
+    master_log: Arc<std::fs::File>,
+    worker_logs: Vec<Arc<std::fs::File>>,
+    warnings: Vec<String>,
+    copies: Copies,
+}
+
+pub(super) fn start(
+    arguments: &Arguments,
+    run_worker: &dyn Fn(Assignment) -> ExitReason,
+) -> Result<(), Failure> {
+    let loaded = load(&arguments.common)?;
+    let config = Arc::new(loaded.config);
+    refuse_second_instance(&config)?;
+    let mut warnings = loaded.warnings;
+    warnings.extend(descriptors::raise_limit(config.worker_rlimit_nofile));
+    warnings.extend(descriptors::warning(&config));
+    let listeners = config.listen.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+    let directory = &config.log.directory;
+    let master_log = logging::open(directory, Role::Master)?;
+    let worker_logs = (0..config.effective_worker_processes())
+        .map(|number| logging::open(directory, Role::Worker(number)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let is_foreground = arguments.foreground || !config.daemon;
+    let copies = if is_foreground { Copies::Stderr } else { Copies::None };
+    let prepared = Prepared { config, listeners, master_log, worker_logs, warnings, copies };
+    if is_foreground {
+        return become_master(prepared, run_worker, |addresses, _config| {
+            // Whoever started us and does not listen does not want to know.
+            let _ = say(&format!("ready {}", join(addresses)));
+        });
+    }
+    // In the foreground they come with the copy of the log.
+    for warning in &prepared.warnings {
+        super::complain(&format!("warning: {warning}"));
+    }
+    match launcher::daemonize()? {
+        Side::Launcher(line) => say(&line),
+        Side::Daemon(report) => become_daemon(prepared, run_worker, report),
+    }
+}
+
+/// The record lock is asked, not taken: the launcher's would be gone with it.
+fn refuse_second_instance(config: &Config) -> Result<(), Failure> {
+    match PidFile::holder(&config.pid_file) {
+        Ok(pid) => {
+            let path = config.pid_file.display().to_string();
+            Err(PidFileError::Held { path, pid }.into())
+        }
+        Err(PidFileError::NotRunning(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn become_daemon(
+    prepared: Prepared,
+    run_worker: &dyn Fn(Assignment) -> ExitReason,
+    report: Report,
+) -> ! {
+    let mut report = Some(report);
+    let result = become_master(prepared, run_worker, |addresses, config| {
+        if let Some(report) = report.take() {
+            report.ready(&format!(
+                "chappe started: listening on {}, master pid {}, logs in {}",
+                join(addresses),
+                std::process::id(),
+                config.log.directory.display(),
+            ));
+        }
+        // Nobody looks at the terminal's stderr any more; the log has it all. What
+        // can fail here is opening /dev/null, and then stderr just stays.
+        let _ = process::redirect_stderr_to_null();
+    });
+    let reason = match result {
+        Ok(()) => ExitReason::Stopped,
+        Err(failure) => {
+            if let Some(report) = report {
+                report.failed(&failure.to_string());
+            }
+            ExitReason::Failed
+        }
+    };
+    // This is a fork of the launcher: what the launcher registered for its exit is
+    // none of our business.
+    process::exit_now(reason)
+}
+
+/// In the process that stays: lock, control socket, log; then it is the master.
+fn become_master(
+    prepared: Prepared,
+    run_worker: &dyn Fn(Assignment) -> ExitReason,
+    on_ready: impl FnOnce(&[SocketAddr], &Config),
+) -> Result<(), Failure> {
+    let Prepared { config, listeners, master_log, worker_logs, warnings, copies } = prepared;
+    let pid_file = PidFile::lock(&config.pid_file)?;
+    let result = (|| {
+        logging::init(Role::Master, master_log, config.log.level, copies)?;
+        for warning in &warnings {
+            log::warn!("{warning}");
+        }
+        // Titles are a comfort: a server without them is a server.
+        if let Err(error) = crate::sys::prepare_title() {
+            log::warn!("process titles are not available: {error}");
+        }
+        crate::sys::set_title("chappe: master process");
+        let path = &config.control_socket;
+        let control = ControlSocket::bind(path)
+            .map_err(Failure::system(format!("control socket {}", path.display())))?;
+        let setup = Setup {
+            config: Arc::clone(&config),
+            listeners,
+            worker_logs,
+            control,
+            copies,
+            warnings,
+        };
+        master::run(setup, run_worker, |addresses| on_ready(addresses, &config))?;
+        Ok(())
+    })();
+    pid_file.remove();
+    result
+}
+
+fn join(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,121 @@
+//! The plain table of `chappe status`, from the object that the master sends.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+/// One row a worker, then the semaphores and what was counted.
+pub(crate) fn table(status: &Value) -> String {
+    let mut text = String::new();
+    let master = &status["master"];
+    let addresses: Vec<_> = master["listen"].as_array().into_iter().flatten().map(plain).collect();
+    let state = if master["stopping"] == true { ", stopping" } else { "" };
+    // Writing to a String can't fail.
+    let _ = writeln!(
+        text,
+        "chappe {}, master pid {}, up {}, generation {}{state}\nlistening on {}\n",
+        plain(&master["version"]),
+        plain(&master["pid"]),
+        uptime(&master["uptime_ms"]),
+        plain(&master["generation"]),
+        addresses.join(" "),
+    );
+    for warning in master["warnings"].as_array().into_iter().flatten() {
+        let _ = writeln!(text, "warning: {}\n", plain(warning));
+    }
+    text.push_str(&workers(&status["workers"]));
+    text.push('\n');
+    for group in ["semaphores", "totals"] {
+        for (name, value) in status[group].as_object().into_iter().flatten() {
+            let _ = writeln!(text, "{name:<24}{:>16}", plain(value));
+        }
+    }
+    text
+}
+
+fn workers(workers: &Value) -> String {
+    let head = ["worker", "pid", "state", "up", "connections", "busy", "received", "sent"];
+    let mut rows = vec![head.map(str::to_owned)];
+    for worker in workers.as_array().into_iter().flatten() {
+        rows.push([
+            plain(&worker["worker"]),
+            plain(&worker["pid"]),
+            plain(&worker["state"]),
+            uptime(&worker["uptime_ms"]),
+            plain(&worker["connections"]),
+            plain(&worker["handlers_busy"]),
+            plain(&worker["counters"]["frames_received"]),
+            plain(&worker["counters"]["frames_sent"]),
+        ]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: [usize; 8] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<_> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
+        let _ = writeln!(text, "{}", cells.join("  "));
+    }
+    text
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// `3d04h`, `2h05m`, `1m09s`, `12s`: two units are enough.
+fn uptime(millis: &Value) -> String {
+    let seconds = millis.as_u64().unwrap_or(0) / 1000;
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m{:02}s", seconds % 60),
+        (0, _, _) => format!("{hours}h{minutes:02}m"),
+        _ => format!("{days}d{hours:02}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn times_have_two_units() {
+        let rows = [(999, "0s"), (69_000, "1m09s"), (7_500_000, "2h05m"), (273_600_000, "3d04h")];
+        for (millis, text) in rows {
+            assert_eq!(uptime(&json!(millis)), text);
+        }
+    }
+
+    #[test]
+    fn the_table_has_a_row_a_worker_and_the_totals() {
+        let text = table(&json!({
+            "master": { "pid": 1, "version": "9.9", "uptime_ms": 5000, "generation": 1,
+                        "listen": ["127.0.0.1:1", "[::1]:2"] },
+            "workers": [{ "worker": 0, "pid": 77, "state": "serving", "uptime_ms": 4000,
+                          "connections": 3, "handlers_busy": 1,
+                          "counters": { "frames_received": 12345, "frames_sent": 6 } }],
+            "semaphores": { "worker_ready": 0, "connection_permits": 99 },
+            "totals": { "frames_received": 12345 },
+        }));
+        assert!(text.starts_with("chappe 9.9, master pid 1, up 5s, generation 1\n"), "{text}");
+        assert!(text.contains("listening on 127.0.0.1:1 [::1]:2\n"), "{text}");
+        let row = text.lines().find(|line| line.contains("77")).unwrap();
+        let cells: Vec<_> = row.split_whitespace().collect();
+        assert_eq!(cells, ["0", "77", "serving", "4s", "3", "1", "12345", "6"]);
+        assert!(
+            text.lines()
+                .any(|line| line.starts_with("connection_permits") && line.ends_with(" 99"))
+        );
+    }
+
+    #[test]
+    fn an_object_of_another_version_is_no_panic() {
+        assert!(!table(&json!({})).is_empty());
+    }
+}

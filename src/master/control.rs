@@ -1,0 +1,315 @@
+//! The control socket: a line with a JSON object in, a line with one out.
+//!
+//! Runs inside the master's loop and never sleeps: sockets don't block, a request
+//! has 64 KiB and 5 seconds, and no more than 16 clients are let in at a time, so
+//! that none of them can keep the master from its work. It knows nothing of what is
+//! asked: requests go out as values, and the master gives back the answers.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::PollFlags;
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::geteuid;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::sys::unix_socket;
+
+const CLIENTS_MAX: usize = 16;
+const REQUEST_BYTES_MAX: usize = 64 << 10;
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase", tag = "command", deny_unknown_fields)]
+pub(super) enum Request {
+    /// Who runs, and what was counted.
+    Status {},
+    /// The fast stop.
+    Stop {},
+    /// The graceful stop.
+    Quit {},
+}
+
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    request: Vec<u8>,
+    /// Empty until the request is complete; what is left of the answer then.
+    answer: Vec<u8>,
+    deadline: Instant,
+    state: ClientState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ClientState {
+    Asking,
+    Hearing,
+    Done,
+}
+
+/// The listening socket and whoever is connected.
+#[derive(Debug)]
+pub(crate) struct ControlSocket {
+    path: PathBuf,
+    /// Device and inode of the socket file, to know later if it is still ours.
+    identity: Option<(u64, u64)>,
+    listener: UnixListener,
+    clients: Vec<Client>,
+}
+
+impl ControlSocket {
+    /// Binds. A socket left behind by a master that is gone is removed, so the pid
+    /// file's lock must be held: nobody else can be using the path then.
+    ///
+    /// # Errors
+    /// Of the directory, of bind, or when something else lies at the path.
+    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::FileTypeExt;
+        if let Some(directory) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        }
+        match fs::symlink_metadata(path) {
+            Ok(there) if there.file_type().is_socket() => fs::remove_file(path)?,
+            Ok(_) => {
+                return Err(io::Error::new(ErrorKind::AlreadyExists, "there is no socket"));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let listener = unix_socket::bind(path)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { path: path.to_owned(), identity: identity(path), listener, clients: Vec::new() })
+    }
+
+    /// What the master's poll has to look at, for what. `answer_one` and `accept`
+    /// find out themselves which of them it was.
+    pub(super) fn interests(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let mut interests: Vec<_> = self
+            .clients
+            .iter()
+            .map(|client| {
+                let flags = match client.state {
+                    ClientState::Asking => PollFlags::POLLIN,
+                    ClientState::Hearing | ClientState::Done => PollFlags::POLLOUT,
+                };
+                (client.stream.as_fd(), flags)
+            })
+            .collect();
+        // When all places are taken the others wait in the backlog.
+        if self.clients.len() < CLIENTS_MAX {
+            interests.push((self.listener.as_fd(), PollFlags::POLLIN));
+        }
+        interests
+    }
+
+    /// When the next client has had its time.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.clients.iter().map(|client| client.deadline).min()
+    }
+
+    /// Lets clients in, reads, answers complete requests by `answer`, writes, and
+    /// ends those that are done or had their time.
+    pub(super) fn turn(&mut self, now: Instant, mut answer: impl FnMut(Request) -> Value) {
+        self.accept(now);
+        for client in &mut self.clients {
+            if client.state == ClientState::Asking {
+                client.read(&mut answer);
+            }
+            if client.state == ClientState::Hearing {
+                client.write();
+            }
+            if client.deadline <= now {
+                client.state = ClientState::Done;
+            }
+        }
+        self.clients.retain(|client| client.state != ClientState::Done);
+    }
+
+    fn accept(&mut self, now: Instant) {
+        while self.clients.len() < CLIENTS_MAX {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    log::warn!("cannot accept on the control socket: {error}");
+                    return;
+                }
+            };
+            if let Err(error) = stream.set_nonblocking(true).and_then(|()| check_peer(&stream)) {
+                log::warn!("a control client was turned away: {error}");
+                continue;
+            }
+            self.clients.push(Client {
+                stream,
+                request: Vec::new(),
+                answer: Vec::new(),
+                deadline: now + REQUEST_TIME_MAX,
+                state: ClientState::Asking,
+            });
+        }
+    }
+
+    /// Removes the socket file, if it is still ours. Connected clients see the end.
+    pub(crate) fn remove(self) {
+        if self.identity.is_some() && identity(&self.path) == self.identity {
+            // It may have gone in between, which is just as well.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|there| (there.dev(), there.ino()))
+}
+
+/// The file's mode keeps strangers out; this also holds if somebody changes it.
+fn check_peer(stream: &UnixStream) -> io::Result<()> {
+    let uid = getsockopt(stream, sockopt::PeerCredentials)?.uid();
+    if uid == 0 || uid == geteuid().as_raw() {
+        Ok(())
+    } else {
+        Err(io::Error::new(ErrorKind::PermissionDenied, format!("uid {uid} is not allowed")))
+    }
+}
+
+impl Client {
+    fn read(&mut self, answer: &mut impl FnMut(Request) -> Value) {
+        let mut chunk = [0; 4096];
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => {
+                    self.state = ClientState::Done;
+                    return;
+                }
+                Ok(bytes) => self.request.extend_from_slice(&chunk[..bytes]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    self.state = ClientState::Done;
+                    return;
+                }
+            }
+            if let Some(end) = self.request.iter().position(|&byte| byte == b'\n') {
+                let reply = match serde_json::from_slice(&self.request[..end]) {
+                    Ok(request) => answer(request),
+                    Err(error) => json!({ "error": format!("bad request: {error}") }),
+                };
+                self.reply(&reply);
+                return;
+            }
+            if self.request.len() >= REQUEST_BYTES_MAX {
+                self.reply(&json!({ "error": "bad request: longer than 64 KiB" }));
+                return;
+            }
+        }
+    }
+
+    fn reply(&mut self, reply: &Value) {
+        self.answer = reply.to_string().into_bytes();
+        self.answer.push(b'\n');
+        self.state = ClientState::Hearing;
+    }
+
+    fn write(&mut self) {
+        while !self.answer.is_empty() {
+            match self.stream.write(&self.answer) {
+                Ok(bytes) => drop(self.answer.drain(..bytes)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => break,
+            }
+        }
+        // Not only close: a worker that is just being forked has a copy of this
+        // descriptor, and the client would not see the end until that is closed.
+        let _ = self.stream.shutdown(Shutdown::Both);
+        self.state = ClientState::Done;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+
+    fn ask(socket: &mut ControlSocket, path: &Path, request: &[u8]) -> String {
+        let mut client = unix_socket::connect(path).unwrap();
+        let _cut_short = client.write_all(request);
+        for _ in 0..3 {
+            socket.turn(Instant::now(), |request| json!({ "asked": format!("{request:?}") }));
+        }
+        let mut line = String::new();
+        BufReader::new(client).read_line(&mut line).unwrap();
+        line
+    }
+
+    fn bound() -> (tempfile::TempDir, PathBuf, ControlSocket) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/chappe.sock");
+        let socket = ControlSocket::bind(&path).unwrap();
+        (directory, path, socket)
+    }
+
+    #[test]
+    fn requests_are_answered_in_one_line() {
+        let (_directory, path, mut socket) = bound();
+        for (request, answer) in [
+            (&b"{\"command\":\"status\"}\n"[..], "{\"asked\":\"Status\"}\n"),
+            (b"{\"command\":\"stop\"}\n", "{\"asked\":\"Stop\"}\n"),
+            (b"{\"command\":\"quit\"}\n", "{\"asked\":\"Quit\"}\n"),
+        ] {
+            assert_eq!(ask(&mut socket, &path, request), answer);
+            assert!(socket.clients.is_empty());
+        }
+    }
+
+    #[test]
+    fn junk_is_answered_with_an_error() {
+        let (_directory, path, mut socket) = bound();
+        for request in [&b"\n"[..], b"status\n", b"{\"command\":\"reboot\"}\n", b"\xff\xfe\n"] {
+            assert!(ask(&mut socket, &path, request).contains("bad request"), "{request:?}");
+        }
+        let endless = vec![b' '; REQUEST_BYTES_MAX];
+        assert!(ask(&mut socket, &path, &endless).contains("64 KiB"));
+    }
+
+    #[test]
+    fn clients_beyond_the_maximum_wait_and_silent_ones_have_their_time() {
+        let (_directory, path, mut socket) = bound();
+        let silent: Vec<_> =
+            (0..=CLIENTS_MAX).map(|_| unix_socket::connect(&path).unwrap()).collect();
+        let now = Instant::now();
+        let nobody = |_| unreachable!("nobody asks");
+        socket.turn(now, nobody);
+        assert_eq!(socket.clients.len(), CLIENTS_MAX);
+        assert_eq!(socket.interests().len(), CLIENTS_MAX);
+        assert_eq!(socket.next_deadline(), Some(now + REQUEST_TIME_MAX));
+        socket.turn(now + REQUEST_TIME_MAX, nobody);
+        assert!(socket.clients.is_empty());
+        socket.turn(now + REQUEST_TIME_MAX, nobody);
+        assert_eq!(socket.clients.len(), 1);
+        drop(silent);
+        socket.turn(now + REQUEST_TIME_MAX, nobody);
+        assert!(socket.clients.is_empty());
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_anything_else_is_not() {
+        let (directory, path, socket) = bound();
+        drop(socket);
+        assert!(path.exists());
+        ControlSocket::bind(&path).unwrap().remove();
+        assert!(!path.exists());
+        let file = directory.path().join("precious");
+        fs::write(&file, "text").unwrap();
+        assert!(ControlSocket::bind(&file).is_err());
+        assert!(file.exists());
+    }
+}

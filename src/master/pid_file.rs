@@ -1,0 +1,193 @@
+//! The pid file: its POSIX record lock says who the master is, its text is for
+//! people and scripts.
+//!
+//! The kernel frees the lock when the master dies, however it dies, does not pass
+//! it on to workers, and tells the holder's pid to whoever asks: a stale file
+//! misleads nobody. For the same reason it must be taken by the process that goes
+//! on, after daemonizing, and that process must not open the file a second time:
+//! closing any descriptor of it would drop the lock.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::unistd::Pid;
+use thiserror::Error;
+
+/// Why the pid file could not be taken, or the master not be found.
+#[derive(Debug, Error)]
+pub(crate) enum PidFileError {
+    /// Another master has it.
+    #[error("{path}: already running, pid {pid}")]
+    Held {
+        /// The pid file.
+        path: String,
+        /// The other master.
+        pid: Pid,
+    },
+    /// Nobody has it.
+    #[error("{0}: no master is running")]
+    NotRunning(String),
+    /// Somebody has it whose number means nothing here.
+    #[error(
+        "{0}: the master runs in another pid namespace and can't be signalled from here; \
+         use the control socket (chappe stop, chappe quit)"
+    )]
+    OtherNamespace(String),
+    /// The kernel said no.
+    #[error("{path}: {cause}")]
+    System {
+        /// The pid file.
+        path: String,
+        /// What the kernel said.
+        cause: io::Error,
+    },
+}
+
+/// The pid file of this process, locked and written.
+#[derive(Debug)]
+pub(crate) struct PidFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl PidFile {
+    /// Locks the file, then writes this process's pid into it. The directory is
+    /// made if it is missing.
+    ///
+    /// # Errors
+    /// [`PidFileError::Held`] when another master runs.
+    pub(crate) fn lock(path: &Path) -> Result<Self, PidFileError> {
+        let system = |cause| PidFileError::System { path: path.display().to_string(), cause };
+        if let Some(directory) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(system)?;
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false) // it may be another master's
+            .mode(0o644)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)
+            .map_err(system)?;
+        match fcntl(&file, FcntlArg::F_SETLK(&write_lock())) {
+            Ok(_) => {}
+            Err(Errno::EAGAIN | Errno::EACCES) => return Err(held_error(path, &file)),
+            Err(error) => return Err(system(error.into())),
+        }
+        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(system)?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// The pid of the running master, by the lock.
+    ///
+    /// Not to be called by the master itself: see the head of this file.
+    ///
+    /// # Errors
+    /// [`PidFileError::NotRunning`], [`PidFileError::OtherNamespace`].
+    pub(crate) fn holder(path: &Path) -> Result<Pid, PidFileError> {
+        let text = || path.display().to_string();
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                return Err(PidFileError::NotRunning(text()));
+            }
+            Err(cause) => return Err(PidFileError::System { path: text(), cause }),
+        };
+        match holder_of(path, &file)? {
+            // Signalling 0 would hit our own process group, and -1 everybody.
+            Some(pid) if pid.as_raw() <= 0 => Err(PidFileError::OtherNamespace(text())),
+            Some(pid) => Ok(pid),
+            None => Err(PidFileError::NotRunning(text())),
+        }
+    }
+
+    /// Removes the file, if the path still leads to ours. The lock goes with the
+    /// process.
+    pub(crate) fn remove(self) {
+        let same = |ours: fs::Metadata| {
+            fs::symlink_metadata(&self.path)
+                .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
+        };
+        if self.file.metadata().is_ok_and(same) {
+            // It may have gone in between, which is just as well.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The constants are `int` and the fields `short`; the values are 0, 1 and 2.
+fn lock_type(constant: libc::c_int) -> libc::c_short {
+    libc::c_short::try_from(constant).unwrap_or(libc::c_short::MAX)
+}
+
+/// A lock for writing on the whole file.
+fn write_lock() -> libc::flock {
+    libc::flock {
+        l_type: lock_type(libc::F_WRLCK),
+        l_whence: lock_type(libc::SEEK_SET),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+fn holder_of(path: &Path, file: &File) -> Result<Option<Pid>, PidFileError> {
+    let mut lock = write_lock();
+    fcntl(file, FcntlArg::F_GETLK(&mut lock)).map_err(|error| PidFileError::System {
+        path: path.display().to_string(),
+        cause: error.into(),
+    })?;
+    let is_free = lock.l_type == lock_type(libc::F_UNLCK);
+    Ok((!is_free).then(|| Pid::from_raw(lock.l_pid)))
+}
+
+fn held_error(path: &Path, file: &File) -> PidFileError {
+    let text = path.display().to_string();
+    match holder_of(path, file) {
+        Ok(Some(pid)) if pid.as_raw() > 0 => PidFileError::Held { path: text, pid },
+        Ok(Some(_)) => PidFileError::OtherNamespace(text),
+        Ok(None) => PidFileError::System { path: text, cause: Errno::EAGAIN.into() },
+        Err(error) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_holds_our_pid_and_goes_with_us() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/chappe.pid");
+        let file = PidFile::lock(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, format!("{}\n", std::process::id()));
+        file.remove();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_any_more_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("chappe.pid");
+        let file = PidFile::lock(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "1\n").unwrap();
+        file.remove();
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_stale_file_names_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("chappe.pid");
+        assert!(matches!(PidFile::holder(&path), Err(PidFileError::NotRunning(_))));
+        fs::write(&path, "1\n").unwrap();
+        assert!(matches!(PidFile::holder(&path), Err(PidFileError::NotRunning(_))));
+    }
+}

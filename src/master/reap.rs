@@ -1,0 +1,136 @@
+//! After a worker's end: what it leaves is settled, and its place is filled.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::policy::{self, Death, Verdict};
+use super::{Master, Phase, StartError, Worker};
+use crate::logging::Role;
+use crate::shm::Counter;
+
+/// How soon permits are settled again when a live worker was just using them.
+const SETTLE_AGAIN: Duration = Duration::from_millis(10);
+
+/// How a process ended, for the judge and for people.
+fn ending(status: WaitStatus) -> Option<(Pid, Death, String)> {
+    match status {
+        WaitStatus::Exited(pid, 0) => Some((pid, Death::Stopped, "exit=0".to_owned())),
+        WaitStatus::Exited(pid, code) => Some((pid, Death::Failed, format!("exit={code}"))),
+        WaitStatus::Signaled(pid, signal, _) => {
+            Some((pid, Death::Failed, format!("signal={}", signal.as_str())))
+        }
+        _ => None,
+    }
+}
+
+impl Master<'_> {
+    /// Takes every child that has ended. One SIGCHLD may stand for many of them, and
+    /// as PID 1 there are children that are no workers of ours.
+    pub(super) fn reap(&mut self) {
+        // An error is ECHILD: there is no child at all.
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            if status == WaitStatus::StillAlive {
+                break;
+            }
+            let Some((pid, death, how)) = ending(status) else { continue };
+            match self.workers.iter().position(|worker| worker.pid == pid) {
+                Some(index) => {
+                    let worker = self.workers.swap_remove(index);
+                    self.bury(worker, death, &how);
+                }
+                None => log::debug!("a child that is no worker ended pid={pid} {how}"),
+            }
+        }
+    }
+
+    fn bury(&mut self, worker: Worker, death: Death, how: &str) {
+        let lived = worker.started.elapsed();
+        let report = worker.slot.report();
+        let level = match death {
+            Death::Failed if !self.stop.is_stopping() => log::Level::Warn,
+            Death::Failed | Death::Stopped => log::Level::Info,
+        };
+        log::log!(
+            level,
+            "worker ended worker={} pid={} {how} uptime_ms={} connections={}",
+            worker.number,
+            worker.pid,
+            lived.as_millis(),
+            report.connections,
+        );
+        if death == Death::Failed && !self.stop.is_stopping() {
+            self.zone.count(Counter::WorkersDied, 1);
+        }
+        self.zone.free(&worker.slot);
+        self.settle();
+
+        if self.phase != Phase::Running && !self.stop.is_stopping() {
+            self.start_failure.get_or_insert_with(|| StartError::WorkerDied {
+                number: worker.number,
+                pid: worker.pid,
+                how: how.to_owned(),
+                log: self
+                    .config
+                    .log
+                    .directory
+                    .join(Role::Worker(worker.number).file_name())
+                    .display()
+                    .to_string(),
+            });
+        }
+        let pause = &mut self.pauses[usize::from(worker.number)];
+        match policy::judge(self.stop.is_stopping(), death, lived, pause) {
+            Verdict::Forget => {}
+            Verdict::Respawn(after) => self.fill_later(worker.number, after),
+        }
+    }
+
+    fn fill_later(&mut self, number: u16, after: Duration) {
+        if !after.is_zero() {
+            log::warn!("worker will be replaced worker={number} pause_ms={}", after.as_millis());
+        }
+        self.vacancies.push(super::Vacancy { number, due: Instant::now() + after });
+    }
+
+    /// Forks the next worker of a number. That it can't be forked is paced like a
+    /// worker that can't boot.
+    pub(super) fn respawn(&mut self, number: u16) {
+        if let Err(error) = self.spawn(number) {
+            log::error!("cannot fork a worker: {error} worker={number}");
+            let pause = &mut self.pauses[usize::from(number)];
+            let verdict = policy::judge(false, Death::Failed, Duration::ZERO, pause);
+            if let Verdict::Respawn(after) = verdict {
+                self.fill_later(number, after);
+            }
+        }
+    }
+
+    /// Gives the permits of the dead back to the living, or tries again soon.
+    pub(super) fn settle(&mut self) {
+        self.settle_at = match self.zone.settle() {
+            Ok(Some(0)) => None,
+            Ok(Some(permits)) => {
+                log::info!("connection permits came back permits={permits}");
+                None
+            }
+            Ok(None) => Some(Instant::now() + SETTLE_AGAIN),
+            Err(error) => {
+                log::error!("cannot settle connection permits: {error}");
+                None
+            }
+        };
+    }
+
+    /// After a failed start: nothing is left running.
+    pub(super) fn kill_and_reap_all(&mut self) {
+        for worker in self.workers.drain(..) {
+            worker.signal(Signal::SIGKILL);
+            // An error is ECHILD: it was reaped already.
+            let _ = waitpid(worker.pid, None);
+            self.zone.free(&worker.slot);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! One fork: what the master does before and after it, and what the new process
+//! does until it is a worker.
+//!
+//! The order matters. Signals are blocked over the fork, since the new process has
+//! the master's handlers and pipe until it drops them: a signal sent to it would
+//! wake the master. It logs to its own file before it closes the inherited ones, so
+//! that the inherited logger is dropped while its descriptor is still its own.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Assignment, Master, Worker};
+use crate::channel::{Channel, WorkerEnd};
+use crate::logging::{self, Copies, Role};
+use crate::shm::Slot;
+use crate::sys::process::{self, ExitReason, Forked};
+use crate::sys::{self, signals};
+
+impl Master<'_> {
+    pub(super) fn spawn(&mut self, number: u16) -> io::Result<()> {
+        let slot = self
+            .zone
+            .claim(number, self.generation)?
+            .ok_or_else(|| io::Error::other("no free worker slot"))?;
+        match self.fork(number, &slot) {
+            Ok(worker) => {
+                log::info!("worker started worker={number} pid={}", worker.pid);
+                self.workers.push(worker);
+                Ok(())
+            }
+            Err(error) => {
+                self.zone.free(&slot);
+                Err(error)
+            }
+        }
+    }
+
+    fn fork(&mut self, number: u16, slot: &Slot) -> io::Result<Worker> {
+        let (channel, worker_end) = Channel::pair()?;
+        signals::block()?;
+        let assigned = slot.clone();
+        let forked = process::fork_worker(|forked| {
+            self.become_worker(&forked, number, assigned, worker_end)
+                .unwrap_or(ExitReason::CannotBoot)
+        });
+        signals::unblock()?;
+        let pid = forked?;
+        slot.set_pid(pid.as_raw().unsigned_abs());
+        let now = Instant::now();
+        Ok(Worker {
+            number,
+            pid,
+            slot: slot.clone(),
+            channel: Some(channel),
+            started: now,
+            ready_by: Some(now + self.config.worker_ready_timeout),
+        })
+    }
+
+    /// In the new process. Signals stay blocked until the worker has handlers.
+    fn become_worker(
+        &mut self,
+        forked: &Forked,
+        number: u16,
+        slot: Slot,
+        channel: WorkerEnd,
+    ) -> io::Result<ExitReason> {
+        drop(self.signals.take());
+        let file = Arc::clone(&self.worker_logs[usize::from(number)]);
+        let level = self.config.log.level;
+        logging::init(Role::Worker(number), Arc::clone(&file), level, self.copies)
+            .map_err(io::Error::other)?;
+
+        // What the master has and is not in this list is closed, above all its ends
+        // of the other workers' channels: a dead master must close something.
+        let streams = (io::stdin(), io::stdout(), io::stderr());
+        let mut keep = vec![streams.0.as_fd(), streams.1.as_fd(), streams.2.as_fd()];
+        keep.extend([channel.as_fd(), file.as_fd()]);
+        keep.extend(self.listeners.iter().map(AsFd::as_fd));
+        process::close_all_except(forked, &keep)?;
+        process::redirect_stdin_stdout_to_null()?;
+        if self.copies == Copies::None {
+            // A daemon's worker would hold the launcher's terminal open for life, and
+            // whoever reads the launcher's stderr to its end would wait as long.
+            process::redirect_stderr_to_null()?;
+        }
+        sys::set_title(&format!("chappe: worker process {number}"));
+
+        let assignment = Assignment {
+            number,
+            generation: self.generation,
+            slot,
+            channel,
+            // Taken in this process's copy of the master; the master keeps its own.
+            listeners: std::mem::take(&mut self.listeners),
+            config: Arc::clone(&self.config),
+        };
+        Ok((self.run_worker)(assignment))
+    }
+}

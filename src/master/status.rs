@@ -1,0 +1,68 @@
+//! What `chappe status` is told: one object, keys for good.
+
+use serde_json::{Map, Value, json};
+
+use super::Master;
+use crate::shm::{Counter, CounterValues, SlotReport};
+use crate::sys::clock;
+
+/// The answer to a command that has no more to say.
+pub(super) fn accepted() -> Value {
+    json!({ "ok": true, "pid": std::process::id() })
+}
+
+impl Master<'_> {
+    pub(super) fn status(&self) -> Value {
+        let addresses: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
+        let mut workers: Vec<_> = self.workers.iter().map(|w| w.slot.report()).collect();
+        workers.sort_by_key(|report| (report.generation, report.worker));
+        json!({
+            "master": {
+                "pid": std::process::id(),
+                "version": env!("CARGO_PKG_VERSION"),
+                "uptime_ms": millis(self.started.elapsed().as_millis()),
+                "generation": self.generation,
+                "listen": addresses,
+                "stopping": self.stop.is_stopping(),
+                "warnings": self.warnings,
+            },
+            "reload": { "count": 0, "last": null },
+            "workers": workers.iter().map(worker).collect::<Vec<_>>(),
+            "semaphores": {
+                "worker_ready": self.zone.worker_ready().value().ok(),
+                "connection_permits": self.zone.connection_permits().value().ok(),
+            },
+            // The master writes them itself, so they are never in the middle of a change.
+            "totals": self.zone.totals().as_ref().map(|totals| counters(totals, &[])),
+        })
+    }
+}
+
+fn worker(report: &SlotReport) -> Value {
+    json!({
+        "worker": report.worker,
+        "pid": report.pid,
+        "generation": report.generation,
+        "state": report.state.name(),
+        "uptime_ms": clock::monotonic_ms().saturating_sub(report.started_at_ms),
+        "connections": report.connections,
+        "handlers_busy": report.handlers_busy,
+        "oldest_handler_ms": report.oldest_handler_ms,
+        // A worker can't count its own death.
+        "counters": counters(&report.counters, &[Counter::WorkersDied]),
+    })
+}
+
+fn counters(values: &CounterValues, without: &[Counter]) -> Value {
+    let without: Vec<_> = without.iter().map(|counter| counter.name()).collect();
+    let map: Map<String, Value> = values
+        .iter()
+        .filter(|(name, _)| !without.contains(name))
+        .map(|(name, value)| (name.to_owned(), Value::from(value)))
+        .collect();
+    Value::Object(map)
+}
+
+fn millis(millis: u128) -> u64 {
+    u64::try_from(millis).unwrap_or(u64::MAX)
+}

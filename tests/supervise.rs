@@ -1,0 +1,578 @@
+//! The master with workers that only play: start, replacement, stop, commands.
+//!
+//! The real command line runs in processes of their own: this program starts
+//! itself with the first argument `server`, and is then a `chappe` whose workers
+//! do nothing but what `[application] play` tells them. A runner of its own, since
+//! such a process must have one thread.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use chappe::boot::{self, Assignment, Message, Received};
+use chappe::sys::process::ExitReason;
+use chappe::sys::signals::{self, Signals};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long a test waits for something before it has failed.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    if arguments.peek().is_some_and(|first| first == "server") {
+        return boot::run(arguments, play);
+    }
+    let tests: &[(&str, fn())] = &[
+        ("a_server_starts_tells_its_port_and_stops", a_server_starts_tells_its_port_and_stops),
+        ("quit_lets_workers_drain", quit_lets_workers_drain),
+        ("a_killed_worker_is_replaced", a_killed_worker_is_replaced),
+        ("a_stopped_worker_is_replaced_and_not_a_death", a_stopped_worker_is_replaced),
+        ("workers_that_die_young_are_paced", workers_that_die_young_are_paced),
+        ("a_worker_that_cannot_boot_fails_the_start", a_worker_that_cannot_boot_fails_the_start),
+        ("a_worker_that_is_not_ready_fails_the_start", a_worker_that_is_not_ready),
+        ("a_daemon_reports_a_failed_start", a_daemon_reports_a_failed_start),
+        ("a_second_instance_is_refused", a_second_instance_is_refused),
+        ("a_taken_port_is_named", a_taken_port_is_named),
+        ("a_daemon_starts_and_is_stopped_by_signal", a_daemon_starts_and_is_stopped_by_signal),
+        ("stop_and_quit_wait_until_the_master_is_gone", stop_and_quit_wait),
+        ("workers_keep_no_descriptor_of_the_master", workers_keep_no_descriptor),
+        ("a_drain_that_takes_too_long_is_cut", a_drain_that_takes_too_long_is_cut),
+        ("a_second_stop_kills", a_second_stop_kills),
+        ("workers_of_a_killed_master_go", workers_of_a_killed_master_go),
+        ("commands_without_a_master_fail", commands_without_a_master_fail),
+        ("the_configuration_can_be_checked_and_printed", the_configuration_can_be_checked),
+        ("a_wrong_configuration_is_exit_code_2", a_wrong_configuration),
+        ("a_reader_that_has_gone_is_no_failure", a_reader_that_has_gone_is_no_failure),
+        ("reserved_signals_change_nothing", reserved_signals_change_nothing),
+    ];
+    let only = arguments.next().filter(|name| !name.to_string_lossy().starts_with('-'));
+    let chosen: Vec<_> = tests
+        .iter()
+        .filter(|(name, _)| {
+            only.as_ref().is_none_or(|part| name.contains(&*part.to_string_lossy()))
+        })
+        .collect();
+    let failed = chosen.iter().filter(|(name, test)| !passes(name, *test)).count();
+    println!("{} passed, {failed} failed", chosen.len() - failed);
+    ExitCode::from(u8::from(failed > 0))
+}
+
+fn passes(name: &str, test: fn()) -> bool {
+    let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
+    println!("{name}: {}", if passed { "ok" } else { "FAILED" });
+    passed
+}
+
+// What a worker plays.
+
+fn play(assignment: Assignment) -> ExitReason {
+    let part = assignment.config.application.get("play").and_then(|part| part.as_str());
+    let part = part.unwrap_or("well").to_owned();
+    let first = assignment.slot.connection_ids(1) == 1;
+    match part.as_str() {
+        "die at boot" => return ExitReason::CannotBoot,
+        // The first of all workers comes up, and none after it.
+        "die again and again" if !first => return ExitReason::CannotBoot,
+        "never ready" => loop {
+            thread::park();
+        },
+        _ => {}
+    }
+    let mut signals = Signals::new(&[Signal::SIGTERM, Signal::SIGINT]).expect("signals");
+    signals::unblock().expect("signals");
+    let _ids = assignment.slot.mark_ready();
+    assignment.channel.send(Message::Ready).expect("the master lives");
+    loop {
+        let mut fds = [
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(assignment.channel.as_fd(), PollFlags::POLLIN),
+        ];
+        let _interrupted = poll(&mut fds, PollTimeout::NONE);
+        if !signals.pending().is_empty() && part != "stubborn" {
+            return ExitReason::Stopped;
+        }
+        match assignment.channel.try_receive().expect("channel") {
+            Some(Received::Message(Message::Serve)) => {
+                log::info!("worker serves");
+                assignment.slot.mark_serving();
+            }
+            Some(Received::Message(Message::Drain)) => {
+                log::info!("worker drains");
+                assignment.slot.mark_draining();
+                if part != "stubborn" {
+                    return ExitReason::Stopped;
+                }
+            }
+            Some(Received::Message(_) | Received::Closed) => return ExitReason::Stopped,
+            None => {}
+        }
+    }
+}
+
+// The harness.
+
+struct Site {
+    directory: TempDir,
+}
+
+impl Site {
+    /// A prefix of its own with this in its configuration.
+    fn new(text: &str) -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        fs::create_dir(directory.path().join("conf")).expect("conf");
+        let site = Self { directory };
+        let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\n";
+        site.configure(&format!("worker_processes = 2\n{text}\n{listen}"));
+        site
+    }
+
+    fn configure(&self, text: &str) {
+        fs::write(self.path("conf/chappe.toml"), text).expect("configuration");
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.arg("server").arg("-p").arg(self.directory.path()).args(arguments);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("command")
+    }
+
+    fn start(&self) -> Server<'_> {
+        let mut master = self
+            .command(&["--foreground"])
+            .process_group(0)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("server");
+        let mut line = String::new();
+        let stdout = master.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).expect("stdout");
+        let server = Server { master, site: self, line };
+        assert!(server.line.starts_with("ready 127.0.0.1:"), "{:?}", server.line);
+        server
+    }
+
+    fn status(&self) -> Value {
+        let output = self.run(&["status", "--json"]);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    fn log(&self, name: &str) -> String {
+        fs::read_to_string(self.path("logs").join(name)).unwrap_or_default()
+    }
+
+    fn assert_nothing_left(&self) {
+        assert!(!self.path("run/chappe.pid").exists());
+        assert!(!self.path("run/chappe.sock").exists());
+        let marker = self.directory.path().to_string_lossy().into_owned();
+        wait_until("nothing is left running", || processes_of(&marker).is_empty());
+    }
+}
+
+/// Processes that have a log of this site open.
+fn processes_of(directory: &str) -> Vec<Pid> {
+    let numbers = fs::read_dir("/proc")
+        .expect("/proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_string_lossy().parse::<i32>().ok());
+    numbers
+        .filter(|number| {
+            let Ok(fds) = fs::read_dir(format!("/proc/{number}/fd")) else { return false };
+            fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok())
+                .any(|target| target.to_string_lossy().starts_with(directory))
+        })
+        .map(Pid::from_raw)
+        .collect()
+}
+
+struct Server<'a> {
+    master: Child,
+    site: &'a Site,
+    line: String,
+}
+
+impl Server<'_> {
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.master.id()).expect("a pid"))
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("the master lives");
+    }
+
+    fn wait(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.master.try_wait().expect("our child") {
+                return status.code();
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        panic!("the master does not end; {}", self.site.log("master.log"));
+    }
+
+    fn workers(&self) -> Vec<Pid> {
+        worker_pids(&self.site.status())
+    }
+}
+
+impl Drop for Server<'_> {
+    fn drop(&mut self) {
+        let _gone = killpg(self.pid(), Signal::SIGKILL);
+        let _gone = self.master.wait();
+        if thread::panicking() {
+            println!("--- master.log\n{}", self.site.log("master.log"));
+        }
+    }
+}
+
+fn worker_pids(status: &Value) -> Vec<Pid> {
+    status["workers"]
+        .as_array()
+        .expect("workers")
+        .iter()
+        .filter(|worker| worker["state"] == "serving")
+        .map(|worker| worker["pid"].as_i64().expect("pid"))
+        .map(|pid| Pid::from_raw(i32::try_from(pid).expect("a pid")))
+        .collect()
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+// The tests.
+
+fn a_server_starts_tells_its_port_and_stops() {
+    let site = Site::new("");
+    let mut server = site.start();
+    let status = site.status();
+    assert_eq!(status["master"]["pid"], server.master.id());
+    assert_eq!(status["master"]["generation"], 1);
+    let address = server.line.trim_end().trim_start_matches("ready ");
+    assert_eq!(status["master"]["listen"][0], address);
+    assert_eq!(worker_pids(&status).len(), 2);
+    assert_eq!(status["reload"]["last"], Value::Null);
+    assert_eq!(status["semaphores"]["connection_permits"], 100_000);
+    assert_eq!(status["semaphores"]["worker_ready"], 0);
+    assert_eq!(status["totals"]["workers_died"], 0);
+    let table = text(&site.run(&["status"]).stdout);
+    assert_eq!(table.matches("serving").count(), 2, "{table}");
+    let title = |pid: Pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("cmdline");
+    assert_eq!(title(server.pid()).trim_end_matches('\0'), "chappe: master process");
+    let worker = title(worker_pids(&status)[1]);
+    assert_eq!(worker.trim_end_matches('\0'), "chappe: worker process 1");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait(), Some(0));
+    assert!(site.log("worker-1.log").contains("worker serves"));
+    site.assert_nothing_left();
+}
+
+fn quit_lets_workers_drain() {
+    let site = Site::new("");
+    let mut server = site.start();
+    server.signal(Signal::SIGQUIT);
+    assert_eq!(server.wait(), Some(0));
+    for log in ["worker-0.log", "worker-1.log"] {
+        assert!(site.log(log).contains("worker drains"), "{log}");
+    }
+    site.assert_nothing_left();
+}
+
+fn a_killed_worker_is_replaced() {
+    let site = Site::new("");
+    let server = site.start();
+    let before = server.workers();
+    kill(before[0], Signal::SIGKILL).expect("a worker");
+    wait_until("there are two again", || {
+        let now = server.workers();
+        now.len() == 2 && !now.contains(&before[0])
+    });
+    assert!(server.workers().contains(&before[1]));
+    assert_eq!(site.status()["totals"]["workers_died"], 1);
+    let log = site.log("master.log");
+    let line = format!("worker ended worker=0 pid={} signal=SIGKILL uptime_ms=", before[0]);
+    assert!(log.contains(&line), "{log}");
+}
+
+fn a_stopped_worker_is_replaced() {
+    let site = Site::new("");
+    let server = site.start();
+    let before = server.workers();
+    kill(before[1], Signal::SIGTERM).expect("a worker");
+    wait_until("there are two again", || {
+        let now = server.workers();
+        now.len() == 2 && !now.contains(&before[1])
+    });
+    assert_eq!(site.status()["totals"]["workers_died"], 0);
+}
+
+fn workers_that_die_young_are_paced() {
+    let site = Site::new("[application]\nplay = \"die again and again\"");
+    site.configure(
+        &fs::read_to_string(site.path("conf/chappe.toml")).expect("ours").replacen("= 2", "= 1", 1),
+    );
+    let mut server = site.start();
+    kill(server.workers()[0], Signal::SIGKILL).expect("a worker");
+    for pause in [100, 200, 400] {
+        wait_until("the pause has doubled", || {
+            site.log("master.log").contains(&format!("pause_ms={pause}"))
+        });
+    }
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait(), Some(0));
+    site.assert_nothing_left();
+}
+
+fn a_worker_that_cannot_boot_fails_the_start() {
+    let site = Site::new("[application]\nplay = \"die at boot\"");
+    let output = site.run(&["--foreground"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "");
+    let reason = text(&output.stderr);
+    assert!(reason.contains("ended before it was ready: exit=2; see "), "{reason}");
+    site.assert_nothing_left();
+}
+
+fn a_worker_that_is_not_ready() {
+    let site = Site::new("worker_ready_timeout = \"200ms\"\n[application]\nplay = \"never ready\"");
+    let output = site.run(&["--foreground"]);
+    assert_eq!(output.status.code(), Some(1));
+    let reason = text(&output.stderr);
+    assert!(reason.contains("was not ready within 200ms"), "{reason}");
+    site.assert_nothing_left();
+}
+
+fn a_daemon_reports_a_failed_start() {
+    let site = Site::new("[application]\nplay = \"die at boot\"");
+    let output = site.run(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "");
+    assert!(text(&output.stderr).contains("ended before it was ready"), "{output:?}");
+    site.assert_nothing_left();
+}
+
+fn a_second_instance_is_refused() {
+    let site = Site::new("");
+    let server = site.start();
+    for arguments in [&["--foreground"][..], &[]] {
+        let output = site.run(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        let reason = text(&output.stderr);
+        assert!(reason.contains(&format!("already running, pid {}", server.pid())), "{reason}");
+    }
+    assert_eq!(server.workers().len(), 2);
+}
+
+fn a_taken_port_is_named() {
+    let one = Site::new("");
+    let server = one.start();
+    let address = server.line.trim_end().trim_start_matches("ready ");
+    let other = Site::new("");
+    other.configure(&format!("[[listen]]\naddress = \"{address}\"\n"));
+    let output = other.run(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    let reason = text(&output.stderr);
+    assert!(reason.contains(address) && reason.contains("in use"), "{reason}");
+    other.assert_nothing_left();
+}
+
+/// Starts a daemon; kills what is left of it in the end, so that a failed test
+/// leaves nothing behind.
+struct Daemon<'a>(&'a Site, Pid);
+
+impl<'a> Daemon<'a> {
+    fn start(site: &'a Site) -> Self {
+        let output = site.run(&[]);
+        assert!(output.status.success(), "{output:?}");
+        let line = text(&output.stdout);
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(line.starts_with("chappe started: listening on 127.0.0.1:"), "{line}");
+        let pid = fs::read_to_string(site.path("run/chappe.pid")).expect("pid file");
+        let pid = Pid::from_raw(pid.trim_end().parse().expect("a pid"));
+        assert!(line.contains(&format!("master pid {pid}, logs in ")), "{line}");
+        Self(site, pid)
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        let marker = self.0.directory.path().to_string_lossy().into_owned();
+        for pid in processes_of(&marker) {
+            let _gone = kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+fn a_daemon_starts_and_is_stopped_by_signal() {
+    let site = Site::new("");
+    for signal in ["stop", "quit"] {
+        let daemon = Daemon::start(&site);
+        let status = site.status();
+        assert_eq!(status["master"]["pid"], daemon.1.as_raw());
+        assert_eq!(worker_pids(&status).len(), 2);
+        assert!(site.run(&["-s", signal]).status.success());
+        wait_until("the daemon is gone", || !site.path("run/chappe.pid").exists());
+        site.assert_nothing_left();
+    }
+}
+
+fn stop_and_quit_wait() {
+    let site = Site::new("");
+    for command in ["stop", "quit"] {
+        let daemon = Daemon::start(&site);
+        let output = site.run(&[command, "--wait"]);
+        assert!(output.status.success(), "{output:?}");
+        assert!(kill(daemon.1, None).is_err() || is_zombie(daemon.1), "{command}: still there");
+        site.assert_nothing_left();
+    }
+}
+
+/// Nobody may be there to reap a daemon in a container.
+fn is_zombie(pid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+}
+
+fn workers_keep_no_descriptor() {
+    let site = Site::new("");
+    let server = site.start();
+    for (number, pid) in server.workers().iter().enumerate() {
+        let mut kinds: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+            .expect("our worker")
+            .map(|fd| fd.expect("entry").path())
+            .map(|fd| fs::read_link(fd).expect("link").to_string_lossy().into_owned())
+            .map(|target| target.split([':', '[']).next().expect("one part").to_owned())
+            .collect();
+        kinds.sort();
+        let log = site.path(&format!("logs/worker-{number}.log"));
+        // stdin, stdout, log; stderr is the pipe; channel end, listener, and the
+        // two ends of the player's own signal pipe.
+        let log = log.to_string_lossy();
+        let expected =
+            ["/dev/null", "/dev/null", &log, "pipe", "socket", "socket", "socket", "socket"];
+        assert_eq!(kinds, expected);
+    }
+}
+
+fn a_drain_that_takes_too_long_is_cut() {
+    let site = Site::new("worker_shutdown_timeout = \"100ms\"\n[application]\nplay = \"stubborn\"");
+    let mut server = site.start();
+    server.signal(Signal::SIGQUIT);
+    assert_eq!(server.wait(), Some(0));
+    assert!(site.log("master.log").contains("killing 2 workers that took too long"));
+    site.assert_nothing_left();
+}
+
+fn a_second_stop_kills() {
+    let site = Site::new("[application]\nplay = \"stubborn\"");
+    let mut server = site.start();
+    server.signal(Signal::SIGTERM);
+    wait_until("the master is stopping", || site.log("master.log").contains("stopping now"));
+    server.signal(Signal::SIGINT);
+    let begun = Instant::now();
+    assert_eq!(server.wait(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    site.assert_nothing_left();
+}
+
+fn workers_of_a_killed_master_go() {
+    let site = Site::new("");
+    let mut server = site.start();
+    server.signal(Signal::SIGKILL);
+    assert_eq!(server.wait(), None);
+    let marker = site.directory.path().to_string_lossy().into_owned();
+    wait_until("the workers are gone", || processes_of(&marker).is_empty());
+    // What the dead master left behind is no obstacle.
+    drop(server);
+    let mut next = site.start();
+    next.signal(Signal::SIGTERM);
+    assert_eq!(next.wait(), Some(0));
+    site.assert_nothing_left();
+}
+
+fn commands_without_a_master_fail() {
+    let site = Site::new("");
+    for arguments in [&["status"][..], &["stop"], &["quit", "--wait"], &["-s", "stop"]] {
+        let output = site.run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(text(&output.stderr).contains("no master is running"), "{output:?}");
+    }
+}
+
+fn the_configuration_can_be_checked() {
+    let site = Site::new("");
+    let checked = site.run(&["-t"]);
+    assert!(checked.status.success(), "{checked:?}");
+    assert_eq!(text(&checked.stdout), "");
+    assert!(text(&checked.stderr).contains("conf/chappe.toml is valid"), "{checked:?}");
+    assert!(!text(&site.run(&["-t", "-q"]).stderr).contains("is valid"));
+    let printed = site.run(&["-T"]);
+    assert!(printed.status.success(), "{printed:?}");
+    site.configure(&text(&printed.stdout));
+    let again = site.run(&["-T"]);
+    assert!(again.status.success(), "{again:?}");
+    assert_eq!(again.stdout, printed.stdout);
+}
+
+fn a_wrong_configuration() {
+    let site = Site::new("worker_process = 1");
+    for arguments in [&["-t"][..], &["-T"], &["--foreground"], &[], &["-s", "stop"]] {
+        let output = site.run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert_eq!(text(&output.stdout), "");
+        assert!(text(&output.stderr).contains("worker_process"), "{output:?}");
+    }
+    assert_eq!(site.run(&["--what"]).status.code(), Some(2));
+    assert!(site.run(&["-h"]).status.success());
+    site.assert_nothing_left();
+}
+
+fn a_reader_that_has_gone_is_no_failure() {
+    let site = Site::new("");
+    let _server = site.start();
+    let mut status = site.command(&["status"]).stdout(Stdio::piped()).spawn().expect("status");
+    drop(status.stdout.take());
+    assert!(status.wait().expect("our child").success());
+}
+
+fn reserved_signals_change_nothing() {
+    let site = Site::new("");
+    let server = site.start();
+    let before = server.workers();
+    let reserved =
+        [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
+    for signal in reserved {
+        server.signal(signal);
+        wait_until("the signal was seen", || {
+            site.log("master.log").contains(&format!("{signal} is not available"))
+        });
+    }
+    assert_eq!(server.workers(), before);
+}
