@@ -3,7 +3,7 @@
 //! Names are sorted out here: unknown ones, tables where a value belongs, a key set twice.
 //! Values are not looked at; that is `check`'s part. Must never panic on any tree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use toml::{Spanned, Table, Value};
@@ -41,6 +41,8 @@ pub(super) struct Settings {
     /// By dotted key.
     pub(super) keys: BTreeMap<&'static str, Setting>,
     pub(super) listeners: Vec<Listener>,
+    /// Listeners with an unknown key: it may be their address with a slip in it.
+    pub(super) unclear_listeners: BTreeSet<usize>,
     /// Where `listen` was first named: an empty list is a mistake, none at all is not.
     pub(super) listen_place: Option<Place>,
     pub(super) application: Table,
@@ -151,6 +153,7 @@ impl Merge<'_> {
     ) {
         let Some(key) = LISTEN_KEYS.iter().find(|key| key.name == name) else {
             self.faults.add(name_place, unknown_listen_key(index, name));
+            self.settings.unclear_listeners.insert(index);
             return;
         };
         let place = self.place(value.span().start);
@@ -242,6 +245,9 @@ pub(super) fn unknown_key(section: &str, name: &str) -> String {
     }
     if let Some(meant) = schema::closest(name, here.iter().copied()) {
         return format!("{dotted} is unknown, did you mean {}?", join(section, meant));
+    }
+    if SECTIONS.contains(&name) {
+        return format!("{dotted} is unknown, did you mean [{name}]?");
     }
     // The right name in the wrong table, or a name with a slip in it anywhere.
     if let Some(key) = schema::KEYS.iter().find(|key| last_of(key.name) == name) {
