@@ -16,6 +16,10 @@ use super::tree::{Branches, Tree};
 /// Most listeners of a server.
 pub(super) const LISTENERS_MAX: usize = 64;
 
+/// How deep tables and arrays may nest in `[application]`. Far below the parser's own limit, so
+/// that what one form of writing allows can be written in any other.
+pub(super) const APPLICATION_DEPTH_MAX: usize = 32;
+
 /// A value as it was written, and where it stands.
 #[derive(Debug)]
 pub(super) struct Setting {
@@ -163,9 +167,13 @@ impl Merge<'_> {
     }
 
     /// Merges the application's table, or one of its values when `path` is not empty.
-    /// The depth is the parser's: it refuses trees that are nested too deeply.
     pub(super) fn application(&mut self, path: &mut Vec<String>, value: Spanned<Tree>) {
         let place = self.place(value.span().start);
+        if path.len() + value.get_ref().depth() > APPLICATION_DEPTH_MAX {
+            let text = format!("{APPLICATION} nests deeper than {APPLICATION_DEPTH_MAX} levels");
+            self.faults.add(&place, text);
+            return;
+        }
         match value.into_inner() {
             Tree::Table(table) => {
                 if !path.is_empty() && !self.application_put(path, &place, None) {

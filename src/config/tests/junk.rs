@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::{Files, load_text};
+use crate::config::settings::APPLICATION_DEPTH_MAX;
 
 /// Texts that are nearly right, made of the words that the reader knows.
 fn nearly_right() -> impl Strategy<Value = String> {
@@ -70,8 +71,13 @@ proptest! {
 
     #[test]
     fn nearly_right_files_never_panic(text in nearly_right(), key in "[a-z.=0-9]{0,12}") {
-        if let Err(errors) = load_text(&text, &[&key]) {
-            prop_assert!(!errors.to_string().is_empty());
+        match load_text(&text, &[&key]) {
+            Ok(loaded) => {
+                let again = load_text(&loaded.config.to_toml(), &[]).expect("its own text");
+                // Compared as text, since a NaN is not equal to itself.
+                prop_assert_eq!(format!("{:?}", again.config), format!("{:?}", loaded.config));
+            }
+            Err(errors) => prop_assert!(!errors.to_string().is_empty()),
         }
     }
 
@@ -85,6 +91,22 @@ proptest! {
     ) {
         let _ = load_text("", &[&format!("{key}={value}")]);
     }
+}
+
+#[test]
+fn an_application_table_of_any_accepted_depth_reads_back() {
+    let mut accepted = Vec::new();
+    for depth in 1..100 {
+        for (open, close, levels) in [("{a=", "}", 1), ("[", "]", 1), ("[{a=", "}]", 2)] {
+            let text = format!("application.x = {}1{}", open.repeat(depth), close.repeat(depth));
+            let Ok(loaded) = load_text(&text, &[]) else { continue };
+            let again = load_text(&loaded.config.to_toml(), &[]);
+            assert_eq!(again.map(|again| again.config), Ok(loaded.config), "{open} {depth}");
+            accepted.push(depth * levels + 1);
+        }
+    }
+    // The table itself is a level, and `x` is a name in it.
+    assert_eq!(accepted.iter().max(), Some(&APPLICATION_DEPTH_MAX));
 }
 
 #[test]
