@@ -19,6 +19,10 @@ use crate::sync::fault::{Fault, is_planted};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
+/// What an item takes beside its bytes: its place in the queue and the head of its
+/// allocation.
+pub const ITEM_COST: usize = 128;
+
 /// Bounds of one connection's inbox. Reading stops at either; what the last
 /// read brought beyond them is kept, so one frame always fits.
 #[derive(Clone, Copy, Debug)]
@@ -44,11 +48,13 @@ pub enum Item {
     Notice(Notice),
 }
 
-/// An error or goodbye frame, encoded.
+/// Error or goodbye frames, encoded.
 #[derive(Debug)]
 pub struct Notice {
-    /// What the peer is told.
-    pub frame: Bytes,
+    /// What the peer is told, frames end to end.
+    pub encoded: Bytes,
+    /// How many frames these are; each counts as a message.
+    pub frames: u32,
     /// And then.
     pub then: Then,
 }
@@ -66,16 +72,23 @@ impl Item {
     fn messages(&self) -> usize {
         match self {
             Self::Chunk { chunk, .. } => chunk.frames,
-            Self::Notice(_) => 1,
+            Self::Notice(notice) => notice.frames as usize,
         }
     }
 
-    /// What it counts against the limits.
+    /// Messages that came in one piece, charged with all they hold.
+    #[must_use]
+    pub fn chunk(chunk: Chunk) -> Self {
+        let charged = chunk.bytes.len() + ITEM_COST;
+        Self::Chunk { chunk, charged }
+    }
+
+    /// What it counts against the limits, in bytes.
     #[must_use]
     pub fn charged(&self) -> usize {
         match self {
             Self::Chunk { charged, .. } => *charged,
-            Self::Notice(notice) => notice.frame.len(),
+            Self::Notice(notice) => notice.encoded.len() + ITEM_COST,
         }
     }
 }
@@ -164,6 +177,8 @@ pub struct InboxView {
     pub is_empty: bool,
     /// Nothing is taken any more.
     pub closed: bool,
+    /// What it holds, as it counts against the limits.
+    pub bytes: usize,
 }
 
 impl Inbox {
@@ -296,6 +311,7 @@ impl Inbox {
             paused: state.paused,
             is_empty: state.phase == Phase::Empty,
             closed: state.closed,
+            bytes: state.bytes,
         }
     }
 }

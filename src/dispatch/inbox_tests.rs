@@ -11,7 +11,7 @@ fn chunk(messages: usize, bytes: usize) -> Item {
 }
 
 fn notice() -> Item {
-    Item::Notice(Notice { frame: Bytes::from_static(b"bye"), then: Then::Finish })
+    Item::Notice(Notice { encoded: Bytes::from_static(b"bye"), frames: 1, then: Then::Finish })
 }
 
 /// An inbox in the given phase, with nothing queued but in `Queued`.

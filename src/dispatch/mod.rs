@@ -14,7 +14,9 @@ mod run_list;
 mod turn;
 
 pub use handler_thread::HandlerThread;
-pub use inbox::{Done, Inbox, InboxLimits, InboxView, Item, Left, Next, Notice, Pushed, Then};
+pub use inbox::{
+    Done, ITEM_COST, Inbox, InboxLimits, InboxView, Item, Left, Next, Notice, Pushed, Then,
+};
 pub use receive_half::{DispatchPath, ReceiveHalf};
 pub use run_list::RunList;
 pub use turn::{TURN_BYTES_MAX, TURN_MESSAGES_MAX, TURN_TIME_MAX, run_turn};

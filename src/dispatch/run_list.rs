@@ -57,9 +57,15 @@ impl RunList {
         }
     }
 
-    /// Ends the handler threads, after the turn each is in.
+    /// Ends the handler threads, after the turn each is in. What is listed is let
+    /// go: a connection also holds the way to this list.
     pub fn stop(&self) {
-        self.state.lock().stopping = true;
+        let listed = {
+            let mut state = self.state.lock();
+            state.stopping = true;
+            std::mem::take(&mut state.queue)
+        };
         self.not_empty.notify_all();
+        drop(listed);
     }
 }

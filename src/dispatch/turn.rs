@@ -4,7 +4,7 @@
 //! the tail of the run list. Its replies are collected and handed to the send
 //! thread in one piece at the end, or earlier, before a handler that may block.
 
-use super::inbox::{Done, Item, Then};
+use super::inbox::{Done, ITEM_COST, Item, Then};
 use super::receive_half::ReceiveHalf;
 use crate::frame::Chunk;
 use crate::handler::{Replies, Serve, Served};
@@ -67,16 +67,22 @@ struct Turn<'a> {
 impl Turn<'_> {
     fn handle_items(&mut self) -> End {
         let mut done = Done::default();
+        if self.connection.send().is_total_exhausted() {
+            // Looked at before the first message: however many connections wait,
+            // no more than one turn a handler thread goes beyond the bound.
+            return End::Stalled(Backlog::Total);
+        }
         loop {
             let Some(item) = self.connection.next(done) else { return End::Over };
             match item {
                 Item::Notice(notice) => {
-                    self.replies.append(&notice.frame);
+                    let charged = notice.encoded.len() + ITEM_COST;
+                    self.replies.append(&notice.encoded, notice.frames);
                     if notice.then == Then::Finish {
                         return End::Finish;
                     }
-                    done = Done { messages: 1, bytes: notice.frame.len() };
-                    self.share.use_up(1, 0);
+                    done = Done { messages: notice.frames as usize, bytes: charged };
+                    self.share.use_up(done.messages, 0);
                 }
                 Item::Chunk { mut chunk, charged } => {
                     let before = chunk.frames;

@@ -5,6 +5,9 @@
 use super::{HEADER_BYTES, Header};
 use bytes::Bytes;
 
+/// The least that a begun frame's buffer grows by, if the frame is that long.
+const GROWTH_BYTES_MIN: usize = 512;
+
 /// What [`cut`] found at the front of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
@@ -66,7 +69,7 @@ pub fn cut(buffer: &[u8], frame_bytes_max: usize) -> Cut {
 /// one incomplete frame and nothing else, so an idle connection has no buffer.
 #[derive(Debug, Default)]
 pub struct Cutter {
-    /// The begun frame; allocated to its exact size once that is known.
+    /// The begun frame. Its buffer doubles as bytes arrive, up to the frame's size.
     partial: Vec<u8>,
 }
 
@@ -80,7 +83,8 @@ pub struct Chunk {
 }
 
 impl Cutter {
-    /// Bytes allocated here for the begun frame: its whole size once known.
+    /// Bytes allocated here for the begun frame: at most 512, or twice what has
+    /// arrived of it.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.partial.capacity()
@@ -135,7 +139,7 @@ impl Cutter {
                 };
                 let missing = wanted - self.partial.len();
                 let (now, later) = input.split_at(missing.min(input.len()));
-                self.partial.reserve_exact(missing);
+                self.grow(now.len(), missing);
                 self.partial.extend_from_slice(now);
                 input = later;
                 if now.len() < missing {
@@ -152,11 +156,21 @@ impl Cutter {
         match found.rest {
             Rest::Nothing => return Ok(()),
             Rest::BadLength(claimed) => return Err(claimed),
-            Rest::PartHeader => self.partial.reserve_exact(HEADER_BYTES),
-            Rest::PartFrame(length) => self.partial.reserve_exact(length),
+            Rest::PartHeader => self.grow(left.len(), HEADER_BYTES),
+            Rest::PartFrame(length) => self.grow(left.len(), length),
         }
         self.partial.extend_from_slice(left);
         Ok(())
+    }
+
+    /// Makes room for `arrived` bytes of the `missing` ones. By doubling, and never
+    /// beyond the frame: eight bytes that claim a large frame must not cost a large
+    /// buffer.
+    fn grow(&mut self, arrived: usize, missing: usize) {
+        if self.partial.capacity() - self.partial.len() < arrived {
+            let wanted = arrived.max(self.partial.len()).max(GROWTH_BYTES_MIN);
+            self.partial.reserve_exact(wanted.min(missing));
+        }
     }
 }
 
@@ -219,6 +233,23 @@ mod tests {
             let (bytes, frames, end) = feed(&[&bad[..at], &bad[at..]]);
             assert_eq!((&bytes[..], frames, end), (&bad[..whole], 2, Err(65)), "{at}");
         }
+    }
+
+    #[test]
+    fn a_claim_costs_nothing_before_its_bytes_arrive() {
+        let frame = encode(1, &[1; 60_000]).unwrap();
+        let mut cutter = Cutter::default();
+        let mut at = 0;
+        for piece in [8, 100, 404, 1, 1000, 20_000, 38_494] {
+            cutter
+                .take_in(&frame[at..at + piece], FRAME_BYTES_MAX, |_| panic!("not whole"))
+                .unwrap();
+            at += piece;
+            assert!(cutter.held_bytes() <= (2 * at).max(512), "{} at {at}", cutter.held_bytes());
+        }
+        cutter
+            .take_in(&frame[at..], FRAME_BYTES_MAX, |chunk| assert_eq!(chunk.bytes, frame))
+            .unwrap();
     }
 
     #[test]

@@ -5,6 +5,9 @@ use super::Outcome;
 use crate::frame::{Code, ErrorNumber, append_frame, error_frame};
 use bytes::{Bytes, BytesMut};
 
+/// How much larger than twice its content a queued buffer may be.
+const WASTE_BYTES_MAX: usize = 256;
+
 /// Collects what a handler answers. Nothing leaves before the handler returns.
 #[derive(Debug, Default)]
 pub struct Replies {
@@ -32,13 +35,13 @@ impl Replies {
 
     /// Appends an error frame.
     pub(crate) fn send_error(&mut self, number: ErrorNumber, caused_by: Code, text: &str) {
-        self.append(&error_frame(number, Some(caused_by), text));
+        self.append(&error_frame(number, Some(caused_by), text), 1);
     }
 
-    /// Appends one frame that is encoded already.
-    pub(crate) fn append(&mut self, frame: &[u8]) {
-        self.encoded.extend_from_slice(frame);
-        self.frames += 1;
+    /// Appends frames that are encoded already.
+    pub(crate) fn append(&mut self, encoded: &[u8], frames: u32) {
+        self.encoded.extend_from_slice(encoded);
+        self.frames += frames;
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -62,7 +65,13 @@ impl Replies {
 
     /// Hands over all that was collected: bytes and number of frames.
     pub(crate) fn take(&mut self) -> (Bytes, u32) {
-        (self.encoded.split().freeze(), std::mem::take(&mut self.frames))
+        let encoded = std::mem::take(&mut self.encoded);
+        let frames = std::mem::take(&mut self.frames);
+        // What was rewound may have left a large buffer behind a few bytes, which
+        // would be queued with them and not be counted.
+        let is_wasteful = encoded.capacity() > 2 * encoded.len() + WASTE_BYTES_MAX;
+        let bytes = if is_wasteful { Bytes::copy_from_slice(&encoded) } else { encoded.freeze() };
+        (bytes, frames)
     }
 }
 
@@ -80,6 +89,17 @@ mod tests {
         assert_eq!(replies.take(), (Bytes::from(expected), 2));
         assert!(replies.is_empty());
         assert_eq!(replies.take(), (Bytes::new(), 0));
+    }
+
+    #[test]
+    fn what_was_rewound_is_not_queued_with_the_rest() {
+        let mut replies = Replies::default();
+        let mark = replies.mark();
+        replies.send(16, &[0; 60_000]).unwrap();
+        replies.rewind(mark);
+        replies.send(16, b"few").unwrap();
+        let (bytes, _) = replies.take();
+        assert!(bytes.try_into_mut().unwrap().capacity() < 1000);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use super::connection::{Connection, Rates};
 use super::event_loop::{Entry, EventLoop, Key};
-use super::settings::{ACCEPTS_MAX, LINGER_BYTES_MAX, REFUSED_LINGERING_MAX};
+use super::settings::{ACCEPTS_MAX, LAST_ACCEPTS_MAX, LINGER_BYTES_MAX, REFUSED_LINGERING_MAX};
 use super::timers::Armed;
 use super::transport::{SocketOptions, Transport};
 use crate::dispatch::ReceiveHalf;
@@ -60,6 +60,13 @@ impl Listeners {
 pub(super) struct Refused {
     transport: Transport,
     discarded_bytes: u64,
+    timer: Armed,
+}
+
+impl Refused {
+    pub(super) fn timer(&self) -> Armed {
+        self.timer
+    }
 }
 
 /// What one accept(2) brought.
@@ -76,7 +83,14 @@ impl EventLoop {
     /// Those of epoll_ctl(2).
     pub fn serve(&mut self) -> io::Result<()> {
         for (nth, (listener, _)) in self.listeners.sockets.iter().enumerate() {
-            self.epoll.add_listener(listener, nth)?;
+            if let Err(error) = self.epoll.add_listener(listener, nth) {
+                // All or none: a listener in the set that nobody accepts from
+                // would wake the loop for ever.
+                for (listener, _) in &self.listeners.sockets[..nth] {
+                    self.epoll.delete(listener.as_fd())?;
+                }
+                return Err(error);
+            }
         }
         self.listeners.listening = Listening::Armed;
         Ok(())
@@ -112,7 +126,8 @@ impl EventLoop {
 
     fn listen_again(&mut self, now: Instant) {
         if let Err(error) = self.serve() {
-            log::error!("cannot watch the listeners: {error}");
+            log::error!("cannot watch the listeners, trying again in a second: {error}");
+            self.listeners.listening = Listening::NoDescriptors;
             return;
         }
         for nth in 0..self.listeners.sockets.len() {
@@ -124,11 +139,14 @@ impl EventLoop {
     pub(super) fn leave_listeners(&mut self, now: Instant) {
         let was_armed = self.listeners.listening == Listening::Armed;
         self.cease(Listening::No);
+        let mut accepts = if was_armed { LAST_ACCEPTS_MAX } else { 0 };
         for nth in 0..self.listeners.sockets.len() {
-            while was_armed
+            while accepts > 0
                 && self.connections < self.shared.settings.connections_max
                 && matches!(self.accept_one(nth, now), Accepted::One)
-            {}
+            {
+                accepts -= 1;
+            }
         }
         // The last holder's close ends the queue of who still connects.
         self.listeners.sockets.clear();
@@ -233,13 +251,15 @@ impl EventLoop {
         if self.refused >= REFUSED_LINGERING_MAX {
             return;
         }
-        let key = self.table.insert(Entry::Refused(Refused { transport, discarded_bytes: 0 }));
-        let Some(Entry::Refused(refused)) = self.table.get(key) else { return };
+        let timer = Armed::default();
+        let refused = Refused { transport, discarded_bytes: 0, timer };
+        let key = self.table.insert(Entry::Refused(refused));
+        let Some(Entry::Refused(refused)) = self.table.get_mut(key) else { return };
         if self.epoll.watch(&refused.transport, key, None, Some(READ)).is_err() {
             self.table.remove(key);
             return;
         }
-        self.timers.arm(key, &mut Armed::default(), until);
+        self.timers.arm(key, &mut refused.timer, until);
         self.refused += 1;
     }
 
@@ -260,6 +280,9 @@ impl EventLoop {
 
     /// Closes a refused connection: its peer is gone, or its time is over.
     pub(super) fn end_refused(&mut self, key: Key) {
+        if !matches!(self.table.get(key), Some(Entry::Refused(_))) {
+            return;
+        }
         if let Some(Entry::Refused(refused)) = self.table.remove(key) {
             let result = self.epoll.watch(&refused.transport, key, Some(READ), None);
             debug_assert!(result.is_ok(), "{result:?}");

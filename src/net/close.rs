@@ -10,10 +10,10 @@ use super::connection::{BlockedClock, Connection, Deadline};
 use super::event_loop::{Entry, EventLoop, Key};
 use super::interest::{Input, Phase};
 use super::receive::Read;
-use super::settings::LINGER_BYTES_MAX;
+use super::settings::{DRAIN_READS_MAX, LINGER_BYTES_MAX, NO_BUFFERS_PAUSE};
 use crate::dispatch::Then;
 use crate::frame::{ErrorNumber, Goodbye};
-use crate::send::{Blocked, View};
+use crate::send::View;
 use crate::shm::Counter;
 use std::time::Instant;
 
@@ -59,14 +59,14 @@ impl EventLoop {
         }
         let wanted = state.interest();
         if wanted != connection.watched {
-            let result = self.epoll.watch(&*connection.transport, key, connection.watched, wanted);
-            connection.watched = wanted;
-            if let Err(error) = result {
+            let transport = &connection.transport;
+            if let Err(error) = self.epoll.watch(transport, key, connection.watched, wanted) {
                 // No memory or no watches left: this connection cannot go on.
                 log::warn!("conn={} epoll_ctl failed: {error}", connection.id());
                 self.abort(key, now);
                 return;
             }
+            connection.watched = wanted;
         }
         if let Some((at, _)) = connection.deadline(&view, &self.shared.settings) {
             self.timers.arm(key, &mut connection.timer, at);
@@ -82,7 +82,7 @@ impl EventLoop {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         if connection.watched.is_some() {
             // Fails only on a descriptor that is not in the set.
-            let transport = &*connection.transport;
+            let transport = &connection.transport;
             let result = self.epoll.watch(transport, key, connection.watched, None);
             debug_assert!(result.is_ok(), "{result:?}");
             connection.watched = None;
@@ -108,7 +108,10 @@ impl EventLoop {
 
     /// What is due for a connection whose timer has fired.
     pub(super) fn enforce_deadline(&mut self, key: Key, now: Instant) {
-        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else {
+            self.end_refused(key);
+            return;
+        };
         let view = connection.receive.send().view();
         let due = connection.deadline(&view, &self.shared.settings);
         if let Some((at, what)) = due
@@ -143,18 +146,31 @@ impl EventLoop {
                 connection.say_goodbye(Goodbye::Idle, text, Then::Finish, shared);
             }
             Deadline::Blocked => {
-                if !connection.has_acknowledged(now) {
+                if !connection.has_acknowledged(view, now) {
                     log::debug!("conn={} reads too slowly", connection.id());
                     shared.counters.add(Counter::ClosedSlow, 1);
                     self.abort(key, now);
                 }
             }
             Deadline::RetrySend => {
-                connection.clocks.blocked = None;
+                if let Some(clock) = &mut connection.clocks.blocked {
+                    clock.retry_at = now + NO_BUFFERS_PAUSE;
+                }
                 connection.receive.send().clone().flush_blocked(&shared.counters);
             }
             Deadline::Drain => {
                 connection.clocks.drains_at = None;
+                // What the kernel has comes before the goodbye.
+                for _ in 0..DRAIN_READS_MAX {
+                    let reads = connection.state(view).reads();
+                    let before = connection.input_bytes;
+                    if !reads || connection.read(&mut self.buffer, shared, now) == Read::Broken {
+                        break;
+                    }
+                    if connection.input_bytes == before {
+                        break;
+                    }
+                }
                 connection.start_drain(self.drain_reason, shared, now);
             }
             Deadline::DrainQuiet if !view.is_idle || !connection.receive.view().is_empty => {
@@ -163,11 +179,14 @@ impl EventLoop {
             Deadline::DrainQuiet => {
                 // One last look, so that between it and SHUT_WR there is no
                 // wait in which a frame could come and stay unanswered.
-                let read = connection.read(&mut self.buffer, shared, now);
-                let is_quiet = connection.clocks.received_at < now;
-                if read == Read::GoOn && is_quiet && connection.input == Input::Open {
-                    connection.end_input(Input::Refused, shared);
-                    connection.receive.end();
+                let before = connection.input_bytes;
+                match connection.read(&mut self.buffer, shared, now) {
+                    Read::Broken => self.abort(key, now),
+                    Read::GoOn if connection.input_bytes == before => {
+                        connection.end_input(Input::Refused, shared);
+                        connection.receive.end();
+                    }
+                    Read::GoOn | Read::Ended => {}
                 }
             }
             Deadline::Linger => self.abort(key, now),
@@ -195,35 +214,25 @@ impl EventLoop {
 impl Connection {
     /// Keeps the clock of a peer that takes nothing.
     fn note_blocked(&mut self, view: &View, now: Instant) {
-        let is_known = self.clocks.blocked.map(|clock| clock.why) == view.blocked;
-        if is_known {
-            return;
-        }
-        self.clocks.blocked = view.blocked.map(|why| BlockedClock {
-            since: now,
-            why,
-            unacknowledged: self.transport.unacknowledged().unwrap_or(0),
-        });
-    }
-
-    /// The socket had room: the peer has taken something.
-    pub(super) fn note_progress(&mut self, now: Instant) {
-        let unacknowledged = self.transport.unacknowledged().unwrap_or(0);
-        if let Some(clock) = &mut self.clocks.blocked
-            && clock.why == Blocked::Socket
-        {
-            (clock.since, clock.unacknowledged) = (now, unacknowledged);
+        match (&mut self.clocks.blocked, view.blocked) {
+            (clock, None) => *clock = None,
+            (Some(clock), Some(why)) => clock.why = why,
+            (clock @ None, Some(why)) => {
+                let acknowledged = self.transport.acknowledged(view.sent_bytes);
+                let retry_at = now + NO_BUFFERS_PAUSE;
+                *clock = Some(BlockedClock { since: now, why, acknowledged, retry_at });
+            }
         }
     }
 
     /// Whether a blocked peer has acknowledged anything since its clock
     /// started. If so the clock starts again: slow, but honest.
-    fn has_acknowledged(&mut self, now: Instant) -> bool {
-        let unacknowledged = self.transport.unacknowledged().unwrap_or(0);
+    fn has_acknowledged(&mut self, view: &View, now: Instant) -> bool {
+        let acknowledged = self.transport.acknowledged(view.sent_bytes);
         let Some(clock) = &mut self.clocks.blocked else { return true };
-        let has = unacknowledged < clock.unacknowledged;
+        let has = acknowledged > clock.acknowledged;
         if has {
-            (clock.since, clock.unacknowledged) = (now, unacknowledged);
+            (clock.since, clock.acknowledged) = (now, acknowledged);
         }
         has
     }

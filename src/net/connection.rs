@@ -5,7 +5,7 @@
 //! set. An idle connection owns no buffer.
 
 use super::interest::{Input, Phase, State};
-use super::settings::{DRAIN_QUIET, NO_BUFFERS_PAUSE, Settings};
+use super::settings::{DRAIN_QUIET, Settings};
 use super::timers::Armed;
 use super::token_bucket::TokenBucket;
 use super::transport::Transport;
@@ -26,6 +26,8 @@ pub(super) struct Connection {
     pub(super) cutter: Cutter,
     /// What the begun frame is charged for in the inbox total.
     pub(super) cutter_charged: usize,
+    /// All bytes ever received.
+    pub(super) input_bytes: u64,
     /// The inbox total had no room when this connection was read last.
     pub(super) starved: bool,
     /// What epoll watches now; `None`: it is not in the set.
@@ -59,8 +61,10 @@ pub(super) struct Clocks {
 pub(super) struct BlockedClock {
     pub(super) since: Instant,
     pub(super) why: Blocked,
-    /// Bytes that it had not acknowledged then.
-    pub(super) unacknowledged: usize,
+    /// How many bytes it had acknowledged then.
+    pub(super) acknowledged: u64,
+    /// When to try again if the kernel had no memory.
+    pub(super) retry_at: Instant,
 }
 
 /// The rate limits of a connection, and since when it is above them.
@@ -113,9 +117,11 @@ impl Clocks {
             }
             (Some(at), false) => {
                 let stood = now.saturating_duration_since(at);
-                self.accepted_at += stood;
-                self.received_at += stood;
-                self.frame_began_at = self.frame_began_at.map(|began| began + stood);
+                // Never into the future: what was set during the pause stays.
+                let shift = |since: Instant| (since + stood).min(now);
+                self.accepted_at = shift(self.accepted_at);
+                self.received_at = shift(self.received_at);
+                self.frame_began_at = self.frame_began_at.map(shift);
                 self.paused_at = None;
             }
             (None, false) | (Some(_), true) => {}
@@ -133,6 +139,7 @@ impl Connection {
             input: Input::Open,
             cutter: Cutter::default(),
             cutter_charged: 0,
+            input_bytes: 0,
             starved: false,
             watched: None,
             timer: Armed::default(),
@@ -174,23 +181,14 @@ impl Connection {
         if let Some(at) = clocks.drains_at {
             at_latest(at, Some(Duration::ZERO), Deadline::Drain);
         }
-        match &clocks.blocked {
-            Some(BlockedClock { since, why: Blocked::Socket, .. }) => {
-                at_latest(*since, Some(settings.outbox_age_max), Deadline::Blocked);
+        if let Some(clock) = &clocks.blocked {
+            at_latest(clock.since, Some(settings.outbox_age_max), Deadline::Blocked);
+            if clock.why == Blocked::Buffers {
+                at_latest(clock.retry_at, Some(Duration::ZERO), Deadline::RetrySend);
             }
-            Some(BlockedClock { since, why: Blocked::Buffers, .. }) => {
-                at_latest(*since, Some(NO_BUFFERS_PAUSE), Deadline::RetrySend);
-            }
-            None => {}
         }
         if !self.state(view).reads() || self.phase == Phase::Lingering {
-            // A starved peer inside a frame can be the one that holds the
-            // memory that all wait for; only its own clock gets that back.
-            if self.starved && self.receive.view().is_empty && view.is_idle {
-                if let Some(began) = clocks.frame_began_at {
-                    at_latest(began, Some(settings.frame), Deadline::Frame);
-                }
-            }
+            // The peer's clocks stand still.
             return next;
         }
         if !clocks.has_frame {

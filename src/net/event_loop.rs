@@ -5,7 +5,7 @@ use super::accept::{Listeners, Refused};
 use super::connection::Connection;
 use super::interest::Phase;
 use super::receive::Read;
-use super::settings::{EVENTS_MAX, READ_BYTES_MAX, Settings, TICK};
+use super::settings::{EVENTS_MAX, READ_BYTES_MAX, STARVED_MAX, Settings, TICK, TIMERS_SLACK};
 use super::timers::Timers;
 use super::transport::{SocketOptions, Transport};
 use crate::dispatch::DispatchPath;
@@ -75,6 +75,8 @@ pub struct EventLoop {
     pub(super) listeners: Listeners,
     /// Not read for want of room in the inbox total.
     starved: BTreeSet<Key>,
+    /// Since when the inbox total has had no room, as the ticks saw it.
+    starved_since: Option<Instant>,
     /// One for all connections: what is read leaves it at once.
     pub(super) buffer: Box<[u8]>,
     pub(super) drain_reason: Goodbye,
@@ -109,6 +111,7 @@ impl EventLoop {
             timers: Timers::new(),
             listeners: Listeners::new(listeners),
             starved: BTreeSet::new(),
+            starved_since: None,
             buffer: vec![0; READ_BYTES_MAX].into_boxed_slice(),
             drain_reason: Goodbye::Stopping,
             called: Vec::new(),
@@ -146,6 +149,17 @@ impl EventLoop {
                 connection.clocks.drains_at = Some(now + spread / count * nth);
                 self.look(key, now);
             }
+        }
+    }
+
+    /// Closes all connections now. What was queued for them is lost, and counted.
+    pub fn close_all(&mut self) {
+        let now = Instant::now();
+        self.leave_listeners(now);
+        let keys: Vec<Key> = self.table.keys().collect();
+        for key in keys {
+            self.abort(key, now);
+            self.end_refused(key);
         }
     }
 
@@ -195,14 +209,13 @@ impl EventLoop {
             }
         }
         while let Some(fired) = self.timers.pop_due(now) {
-            match self.table.get_mut(fired.key) {
-                Some(Entry::Connection(connection)) => {
-                    if fired.is_valid(&mut connection.timer) {
-                        self.enforce_deadline(fired.key, now);
-                    }
-                }
-                Some(Entry::Refused(_)) => self.end_refused(fired.key),
-                None => {}
+            let is_due = match self.table.get_mut(fired.key) {
+                Some(Entry::Connection(connection)) => fired.is_valid(&mut connection.timer),
+                Some(Entry::Refused(_)) => true,
+                None => false,
+            };
+            if is_due {
+                self.enforce_deadline(fired.key, now);
             }
         }
         if now >= self.next_tick {
@@ -237,11 +250,15 @@ impl EventLoop {
             return self.abort(key, now);
         }
         if flags.contains(EpollFlags::EPOLLOUT) {
-            connection.note_progress(now);
             connection.receive.send().clone().flush_blocked(&self.shared.counters);
         }
         if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP) {
             let view = connection.receive.send().view();
+            if self.shared.dispatch.total().excess() > 0 {
+                // Looked at before each read, so that all connections together
+                // go at most one read beyond the bound.
+                connection.starved = true;
+            }
             // The state may have changed since epoll was told.
             if connection.state(&view).reads() {
                 let read = connection.read(&mut self.buffer, &self.shared, now);
@@ -294,23 +311,63 @@ impl EventLoop {
     fn shed(&mut self, now: Instant) {
         let mut excess = self.shared.send.total().excess();
         while excess > 0 {
-            let backlog = |(key, entry): (Key, &Entry)| match entry {
-                Entry::Connection(connection) if connection.phase != Phase::Aborting => {
-                    Some((connection.receive.send().view().queued_bytes, key))
-                }
-                _ => None,
-            };
-            let largest = self.table.iter().filter_map(backlog).max();
-            let Some((queued, key)) = largest.filter(|(queued, _)| *queued > 0) else { return };
-            log::warn!("outbox total exhausted, closing the largest backlog bytes={queued}");
-            self.shared.counters.add(Counter::ClosedSlow, 1);
-            self.abort(key, now);
-            excess = excess.saturating_sub(queued);
+            let owed = |connection: &Connection| connection.receive.send().view().queued_bytes;
+            excess = excess.saturating_sub(self.close_largest("outbox", owed, now));
         }
+    }
+
+    /// What is received and not handled can be held by connections that will not
+    /// go on: begun frames that never end, replies that nobody reads. If that lasts,
+    /// the largest holder is closed, or it would be held against all the others.
+    fn relieve_starved(&mut self, now: Instant) {
+        let excess = self.shared.dispatch.total().excess();
+        if self.starved.is_empty() || excess == 0 {
+            self.starved_since = None;
+            return;
+        }
+        let since = *self.starved_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= STARVED_MAX {
+            let held = |connection: &Connection| {
+                connection.receive.view().bytes + connection.cutter_charged
+            };
+            self.close_largest("inbox", held, now);
+        }
+    }
+
+    /// Gives up the connection with the most bytes. Returns how many these were;
+    /// all there could be, if there is none.
+    fn close_largest(
+        &mut self,
+        total: &str,
+        bytes: impl Fn(&Connection) -> usize,
+        now: Instant,
+    ) -> usize {
+        let of_entry = |(key, entry): (Key, &Entry)| match entry {
+            Entry::Connection(connection) if connection.phase != Phase::Aborting => {
+                Some((bytes(connection), connection.id(), key))
+            }
+            _ => None,
+        };
+        let largest = self.table.iter().filter_map(of_entry).max();
+        let Some((bytes, id, key)) = largest.filter(|(bytes, ..)| *bytes > 0) else {
+            return usize::MAX;
+        };
+        log::warn!("conn={id} closed, {total} total exhausted and it holds most bytes={bytes}");
+        self.shared.counters.add(Counter::ClosedSlow, 1);
+        self.abort(key, now);
+        bytes
     }
 
     fn tick(&mut self, now: Instant) {
         self.tick_listeners(now);
+        self.relieve_starved(now);
+        if self.timers.len() > 2 * self.table.len() + TIMERS_SLACK {
+            let armed = self.table.iter().filter_map(|(key, entry)| match entry {
+                Entry::Connection(connection) => Some((key, connection.timer)),
+                Entry::Refused(refused) => Some((key, refused.timer())),
+            });
+            self.timers.rebuild(armed);
+        }
     }
 
     /// The number of connections has changed.

@@ -10,7 +10,7 @@ use crate::dispatch::{Item, Notice, Then};
 use crate::frame::{Chunk, ErrorNumber, Goodbye, Header, error_frame, goodbye_frame};
 use crate::send::Room;
 use crate::shm::Counter;
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use std::io::ErrorKind;
 use std::time::Instant;
 
@@ -46,6 +46,7 @@ impl Connection {
             }
         };
         shared.counters.add(Counter::BytesReceived, received as u64);
+        self.input_bytes += received as u64;
         self.clocks.received_at = now;
         let mut chunks = [const { None }; 2];
         let mut free = chunks.iter_mut();
@@ -53,13 +54,17 @@ impl Connection {
             *free.next().expect("the begun frame, and those behind it") = Some(c);
         });
         for chunk in chunks.into_iter().flatten() {
+            if self.input != Input::Open {
+                // The rate limit has ended it.
+                return Read::GoOn;
+            }
             self.clocks.has_frame = true;
             self.clocks.frame_began_at = None;
             shared.counters.add(Counter::FramesReceived, chunk.frames as u64);
             if self.rates.is_some() {
                 self.admit(chunk, shared, now);
             } else {
-                self.push_chunk(chunk, shared);
+                self.push(Item::chunk(chunk));
             }
         }
         if let Err(claimed) = cut {
@@ -75,11 +80,14 @@ impl Connection {
 
     /// Charges what the begun frame holds, or gives it back.
     fn settle_cutter(&mut self, shared: &Shared) {
-        let held = self.cutter.held_bytes();
-        let room = shared.dispatch.total().charge(held);
-        shared.dispatch.total().release(self.cutter_charged);
+        let (held, charged) = (self.cutter.held_bytes(), self.cutter_charged);
         self.cutter_charged = held;
-        self.starved |= room == Room::Exhausted;
+        if held > charged {
+            let room = shared.dispatch.total().charge(held - charged);
+            self.starved |= room == Room::Exhausted;
+        } else {
+            shared.dispatch.total().release(charged - held);
+        }
     }
 
     /// Nothing more is cut from this connection.
@@ -102,7 +110,7 @@ impl Connection {
             Some(header) => {
                 shared.counters.add(Counter::ProtocolErrors, 1);
                 let text = "the stream ended inside a frame";
-                self.tell_error(ErrorNumber::FrameTimeout, header, text, shared);
+                self.tell_error(ErrorNumber::FrameTimeout, header, text);
             }
             None => self.receive.end(),
         }
@@ -114,19 +122,13 @@ impl Connection {
         let begun = self.cutter.begun();
         shared.counters.add(Counter::ProtocolErrors, 1);
         self.end_input(Input::Refused, shared);
-        self.tell_error(number, begun, text, shared);
+        self.tell_error(number, begun, text);
     }
 
-    fn tell_error(
-        &mut self,
-        number: ErrorNumber,
-        caused_by: Option<Header>,
-        text: &str,
-        shared: &Shared,
-    ) {
+    fn tell_error(&mut self, number: ErrorNumber, caused_by: Option<Header>, text: &str) {
         log::debug!("conn={} {number:?}: {text}", self.id());
         let frame = error_frame(number, caused_by.map(|header| header.code), text);
-        self.notify(frame, Then::Finish, shared);
+        self.notify(frame, 1, Then::Finish);
     }
 
     /// Says goodbye behind the replies to what came before.
@@ -135,54 +137,89 @@ impl Connection {
         if then == Then::Finish {
             self.end_input(Input::Refused, shared);
         }
-        self.notify(goodbye_frame(reason, text), then, shared);
+        self.notify(goodbye_frame(reason, text), 1, then);
     }
 
-    fn notify(&mut self, frame: Bytes, then: Then, _: &Shared) {
-        let room = self.receive.push(Item::Notice(Notice { frame, then }));
-        self.starved |= room == Room::Exhausted;
+    fn notify(&mut self, encoded: Bytes, frames: u32, then: Then) {
+        self.push(Item::Notice(Notice { encoded, frames, then }));
     }
 
-    fn push_chunk(&mut self, chunk: Chunk, _: &Shared) {
-        let charged = chunk.bytes.len();
-        let room = self.receive.push(Item::Chunk { chunk, charged });
+    fn push(&mut self, item: Item) {
+        let room = self.receive.push(item);
         self.starved |= room == Room::Exhausted;
     }
 
     /// Lets messages pass as the rate limits allow, and refuses the others, each
-    /// at its place in the order of replies.
+    /// at its place in the order of replies. Neighbours of one fate stay together:
+    /// one read can bring thousands of frames.
     fn admit(&mut self, chunk: Chunk, shared: &Shared, now: Instant) {
+        let whole_bytes = chunk.bytes.len();
         let mut rest = chunk.bytes;
-        let mut passed = 0;
-        let mut frames = 0;
-        while let Some(header) = Header::read(&rest[passed..]) {
+        // At most one of the two is not empty.
+        let (mut passed, mut refused) = (Passed::default(), Refusals::default());
+        while let Some(header) = Header::read(&rest[passed.bytes..]) {
             let length = usize::from(header.length);
             let rates = self.rates.as_mut().expect("checked by the caller");
             if rates.admit(length, now) {
-                passed += length;
-                frames += 1;
+                passed.bytes += length;
+                passed.frames += 1;
+                self.tell_refused(&mut refused, Then::GoOn);
                 continue;
             }
-            if frames > 0 {
-                let bytes = rest.split_to(passed);
-                self.push_chunk(Chunk { bytes, frames }, shared);
-            }
-            rest = rest.split_off(length);
-            (passed, frames) = (0, 0);
+            let persists = rates.persists(now);
+            self.push_passed(&mut passed, &mut rest, whole_bytes);
+            rest.advance(length);
+            refused.add(header);
             shared.counters.add(Counter::FramesRateLimited, 1);
-            let text = "above the rate limit, the frame was refused";
-            let frame = error_frame(ErrorNumber::TooFast, Some(header.code), text);
-            let persists = self.rates.as_ref().is_some_and(|rates| rates.persists(now));
             if persists {
                 self.end_input(Input::Refused, shared);
-                self.notify(frame, Then::Finish, shared);
+                self.tell_refused(&mut refused, Then::Finish);
                 return;
             }
-            self.notify(frame, Then::GoOn, shared);
         }
+        self.tell_refused(&mut refused, Then::GoOn);
+        self.push_passed(&mut passed, &mut rest, whole_bytes);
+    }
+
+    fn push_passed(&mut self, passed: &mut Passed, rest: &mut Bytes, whole_bytes: usize) {
+        let Passed { bytes, frames } = std::mem::take(passed);
         if frames > 0 {
-            self.push_chunk(Chunk { bytes: rest, frames }, shared);
+            let part = rest.split_to(bytes);
+            // A part must not hold on to the whole, of which it is not charged.
+            let is_whole = bytes == whole_bytes;
+            let bytes = if is_whole { part } else { Bytes::copy_from_slice(&part) };
+            self.push(Item::chunk(Chunk { bytes, frames }));
         }
+    }
+
+    fn tell_refused(&mut self, refused: &mut Refusals, then: Then) {
+        let Refusals { encoded, frames } = std::mem::take(refused);
+        if frames > 0 {
+            self.notify(encoded.freeze(), frames, then);
+        }
+    }
+}
+
+/// Neighbouring frames that pass the rate limits.
+#[derive(Default)]
+struct Passed {
+    bytes: usize,
+    frames: usize,
+}
+
+/// The errors for neighbouring frames that do not.
+#[derive(Default)]
+struct Refusals {
+    encoded: BytesMut,
+    frames: u32,
+}
+
+impl Refusals {
+    fn add(&mut self, header: Header) {
+        let text = "above the rate limit";
+        let error = error_frame(ErrorNumber::TooFast, Some(header.code), text);
+        self.encoded.extend_from_slice(&error);
+        self.frames += 1;
     }
 }
 

@@ -15,6 +15,15 @@ pub(super) const NO_BUFFERS_PAUSE: Duration = Duration::from_millis(10);
 pub(super) const TOO_FAST_MAX: Duration = Duration::from_secs(10);
 /// A second without a refused frame ends such a time.
 pub(super) const TOO_FAST_QUIET: Duration = Duration::from_secs(1);
+/// How long connections may wait for room in the inbox total before the largest
+/// holder is closed.
+pub(super) const STARVED_MAX: Duration = Duration::from_secs(5);
+/// How many reads a draining connection gets before its goodbye.
+pub(super) const DRAIN_READS_MAX: usize = 16;
+/// How many connections a worker that leaves its listeners still accepts.
+pub(super) const LAST_ACCEPTS_MAX: usize = 4096;
+/// Stale entries that the timers may have beside two a connection.
+pub(super) const TIMERS_SLACK: usize = 1024;
 /// The shared read buffer: what one connection may bring in one turn of the loop.
 pub(super) const READ_BYTES_MAX: usize = 64 * 1024;
 /// How many events one epoll_wait takes.

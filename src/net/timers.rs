@@ -32,6 +32,16 @@ impl<K: Ord + Copy> Timers<K> {
         }
     }
 
+    /// How many entries there are, stale ones included.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Throws the stale entries away; `armed` are all that are not.
+    pub(super) fn rebuild(&mut self, armed: impl Iterator<Item = (K, Armed)>) {
+        self.heap = armed.filter_map(|(key, Armed(at))| Some(Reverse((at?, key)))).collect();
+    }
+
     /// When the next entry fires.
     pub(super) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, _))| *at)
@@ -86,6 +96,22 @@ mod tests {
         assert!(!stale.is_valid(&mut armed));
         assert!(timers.pop_due(at(40)).unwrap().is_valid(&mut armed));
         assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn a_rebuild_keeps_what_is_armed() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let (mut timers, mut one, mut two) = (Timers::new(), Armed::default(), Armed::default());
+        for seconds in (10..60).rev() {
+            timers.arm(1, &mut one, at(seconds));
+        }
+        timers.arm(2, &mut two, at(5));
+        assert_eq!(timers.len(), 51);
+        timers.rebuild([(1, one), (2, two), (3, Armed::default())].into_iter());
+        assert_eq!(timers.len(), 2);
+        assert!(timers.pop_due(at(60)).unwrap().is_valid(&mut two));
+        assert!(timers.pop_due(at(60)).unwrap().is_valid(&mut one));
     }
 
     #[test]

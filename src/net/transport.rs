@@ -53,9 +53,11 @@ impl Transport {
         self.0.shutdown(Shutdown::Write)
     }
 
-    /// Sent bytes that the peer has not acknowledged, and bytes not sent yet.
-    pub(super) fn unacknowledged(&self) -> io::Result<usize> {
-        socket::unacknowledged_bytes(self.0.as_fd())
+    /// How many of the bytes that were given to the kernel the peer has
+    /// acknowledged. Only grows. All of them if the socket cannot tell.
+    pub(super) fn acknowledged(&self, given_bytes: u64) -> u64 {
+        let held = socket::unacknowledged_bytes(self.0.as_fd()).unwrap_or(0);
+        given_bytes.saturating_sub(held as u64)
     }
 }
 

@@ -32,12 +32,12 @@ pub struct Budget {
 
 struct State {
     used: usize,
-    /// Told when `used` has come down to the low mark.
+    /// Told when `used` is within the bound again.
     waiting: Vec<Arc<dyn Resume>>,
 }
 
 impl Budget {
-    /// An empty budget of `max` bytes. Whoever waits is told at 7/8 of it.
+    /// An empty budget of `max` bytes.
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self { max, state: Mutex::new(State { used: 0, waiting: Vec::new() }) }
@@ -58,11 +58,9 @@ impl Budget {
         let woken = {
             let mut state = self.state.lock();
             state.used = state.used.checked_sub(bytes).expect("released only what was charged");
-            if state.used > self.low_mark() {
-                Vec::new()
-            } else {
-                std::mem::take(&mut state.waiting)
-            }
+            // Room at the bound and not below it: whoever brings the total back
+            // to its bound may be the last to release anything for a long time.
+            if state.used > self.max { Vec::new() } else { std::mem::take(&mut state.waiting) }
         };
         for waiter in woken {
             waiter.resume();
@@ -96,10 +94,6 @@ impl Budget {
     pub fn used(&self) -> usize {
         self.state.lock().used
     }
-
-    fn low_mark(&self) -> usize {
-        self.max - self.max / 8
-    }
 }
 
 impl std::fmt::Debug for Budget {
@@ -132,17 +126,18 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_is_told_once_at_the_low_mark() {
+    fn a_waiter_is_told_once_as_soon_as_the_bound_holds() {
         let budget = Budget::new(800);
         let waiter = Arc::new(Count(AtomicUsize::new(0)));
         assert_eq!(budget.wait_for_room(waiter.clone()), Room::Free);
         assert_eq!(budget.charge(801), Room::Exhausted);
         assert_eq!(budget.wait_for_room(waiter.clone()), Room::Exhausted);
-        budget.release(100);
-        assert_eq!(waiter.0.load(Ordering::Relaxed), 0, "701 is above 7/8");
+        assert_eq!(budget.charge(1), Room::Exhausted);
+        budget.release(1);
+        assert_eq!(waiter.0.load(Ordering::Relaxed), 0, "801 is above the bound");
         budget.release(1);
         assert_eq!(waiter.0.load(Ordering::Relaxed), 1);
-        budget.release(700);
+        budget.release(800);
         assert_eq!(waiter.0.load(Ordering::Relaxed), 1);
     }
 }

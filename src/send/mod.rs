@@ -34,6 +34,8 @@ pub mod send_thread;
 pub use budget::{Budget, Resume, Room};
 pub use call_list::CallList;
 pub use flush::{FLUSH_BYTES_MAX, Flushed, IO_SLICES_MAX, Socket, flush};
-pub use outbox::{Appended, Blocked, Closed, Entry, Marks, Outbox, Parking, Settled, View, Writer};
+pub use outbox::{
+    Appended, Blocked, Closed, ENTRY_COST, Entry, Marks, Outbox, Parking, Settled, View, Writer,
+};
 pub use send_half::{Level, SendHalf, SendPath};
 pub use send_list::SendList;

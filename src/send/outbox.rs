@@ -25,6 +25,11 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
 
+/// What an entry takes beside its bytes: its place in the queue (a deque grows by
+/// doubling) and the heads of the allocations behind it. Counted as queued bytes,
+/// or a peer that is owed many small replies would cost twenty times its limit.
+pub const ENTRY_COST: usize = 128;
+
 /// Some whole frames, encoded. Shared and immutable, so that one message can go
 /// to many connections.
 #[derive(Clone, Debug)]
@@ -33,6 +38,14 @@ pub struct Entry {
     pub bytes: Bytes,
     /// How many frames these are, for the counters.
     pub frames: u32,
+}
+
+impl Entry {
+    /// What it counts against the limits, in bytes.
+    #[must_use]
+    pub fn cost(&self) -> usize {
+        self.bytes.len() + ENTRY_COST
+    }
 }
 
 /// The right to write to a connection's socket, and what is in flight on it.
@@ -44,11 +57,13 @@ pub struct Writer {
     front_sent: usize,
     /// Bytes sent since the writer was taken; the outbox settles them.
     sent: usize,
+    /// Entries sent to their end, likewise.
+    done: usize,
 }
 
 impl Writer {
     fn new(socket: Arc<dyn Socket>) -> Self {
-        Self { socket, unsent: VecDeque::new(), front_sent: 0, sent: 0 }
+        Self { socket, unsent: VecDeque::new(), front_sent: 0, sent: 0, done: 0 }
     }
 
     pub(super) fn socket(&self) -> &dyn Socket {
@@ -92,6 +107,7 @@ impl Writer {
             }
             self.front_sent -= front.bytes.len();
             frames += u64::from(front.frames);
+            self.done += 1;
             self.unsent.pop_front();
         }
         if self.unsent.is_empty() {
@@ -141,8 +157,12 @@ struct State {
     seat: Seat,
     /// Appended since the writer was last taken.
     waiting: VecDeque<Entry>,
-    /// Of `waiting` and of the writer's; bytes in flight are settled when it returns.
+    /// The cost of `waiting` and of the writer's; what is in flight is settled
+    /// when the writer returns.
     queued_bytes: usize,
+    /// All bytes ever sent: less what the kernel still holds, it is what the peer
+    /// has acknowledged.
+    sent_bytes: u64,
     /// No new message; flush, then SHUT_WR.
     finishing: bool,
     /// No further write.
@@ -181,7 +201,7 @@ pub struct Settled {
     pub call: bool,
     /// It is blocked now.
     pub blocked: bool,
-    /// Bytes that are not queued any more: release the budget.
+    /// What is not queued any more, at its cost: release the budget.
     pub released: usize,
     /// Frames that were queued and will never be sent: count them.
     pub lost_frames: u64,
@@ -217,8 +237,10 @@ pub struct View {
     pub aborted: bool,
     /// A thread has the writer: the descriptor must stay open.
     pub is_away: bool,
-    /// Bytes queued.
+    /// Bytes queued, as they count against the limits.
     pub queued_bytes: usize,
+    /// All bytes ever sent on this connection.
+    pub sent_bytes: u64,
 }
 
 impl Outbox {
@@ -230,6 +252,7 @@ impl Outbox {
             seat: Seat::Idle(Writer::new(socket)),
             waiting: VecDeque::new(),
             queued_bytes: 0,
+            sent_bytes: 0,
             finishing: false,
             aborted: false,
             paused: false,
@@ -249,7 +272,7 @@ impl Outbox {
         if state.finishing || state.aborted {
             return Err(Closed);
         }
-        state.queued_bytes += entry.bytes.len();
+        state.queued_bytes += entry.cost();
         state.waiting.push_back(entry);
         let list = state.make_ready();
         let is_above_high = state.queued_bytes > self.marks.high;
@@ -291,17 +314,19 @@ impl Outbox {
         let mut state = self.state.lock();
         debug_assert!(matches!(state.seat, Seat::Sending), "only the taker settles");
         let sent = std::mem::take(&mut writer.sent);
-        state.queued_bytes -= sent;
+        let released = sent + std::mem::take(&mut writer.done) * ENTRY_COST;
+        state.queued_bytes -= released;
+        state.sent_bytes += sent as u64;
         if matches!(flushed, Flushed::Broken(_)) {
             state.aborted = true;
         }
         if state.aborted {
             let mut settled = state.close(Some(writer));
-            settled.released += sent;
+            settled.released += released;
             settled.call = true;
             return settled;
         }
-        let mut settled = Settled { released: sent, ..Settled::default() };
+        let mut settled = Settled { released, ..Settled::default() };
         state.seat = match flushed {
             // "All is sent" and "one more is queued" are told apart under the
             // lock that `append` takes, or a message could be left behind.
@@ -376,6 +401,7 @@ impl Outbox {
             aborted: state.aborted,
             is_away: matches!(state.seat, Seat::Sending),
             queued_bytes: state.queued_bytes,
+            sent_bytes: state.sent_bytes,
         }
     }
 }

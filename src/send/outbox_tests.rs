@@ -26,7 +26,8 @@ impl Socket for Scripted {
     }
 }
 
-const MARKS: Marks = Marks { high: 10, low: 5 };
+/// Room for an entry of 9 bytes and one of 1.
+const MARKS: Marks = Marks { high: 10 + 2 * ENTRY_COST, low: 5 + ENTRY_COST };
 
 fn entry(bytes: &[u8]) -> Entry {
     Entry { bytes: Bytes::copy_from_slice(bytes), frames: 1 }
@@ -133,8 +134,10 @@ fn abort_closes_at_once_unless_a_thread_writes() {
         assert_eq!(settled.is_none(), state == Is::Sending, "{state:?}");
         assert!(outbox.view().aborted);
         if let Some(settled) = settled {
-            let lost = u64::from(matches!(state, Is::Ready | Is::Blocked));
-            assert_eq!((settled.lost_frames, settled.released), (lost, 2 * lost as usize));
+            let is_queued = matches!(state, Is::Ready | Is::Blocked);
+            let released = if is_queued { 2 + ENTRY_COST } else { 0 };
+            let expected = (u64::from(is_queued), released);
+            assert_eq!((settled.lost_frames, settled.released), expected);
             assert_eq!(state_of(&outbox), Is::Closed);
         }
         if let Some(writer) = writer {
@@ -188,16 +191,17 @@ fn reading_pauses_one_byte_above_the_high_mark_and_resumes_at_the_low_one() {
     let socket = Arc::new(Scripted::default());
     let outbox = Outbox::new(socket.clone(), MARKS);
     let counters = ThreadCounters::detached();
-    let at_max = append(&outbox, &[1; 10]).unwrap();
+    _ = append(&outbox, &[1; 9]).unwrap();
+    let at_max = append(&outbox, &[2; 1]).unwrap();
     assert!(!at_max.is_above_high && !at_max.call && !outbox.view().paused);
-    let above = append(&outbox, &[2; 1]).unwrap();
+    let above = append(&outbox, &[3; 1]).unwrap();
     assert!(above.is_above_high && above.call && outbox.view().paused);
-    let again = append(&outbox, &[3; 1]).unwrap();
+    let again = append(&outbox, &[4; 6]).unwrap();
     assert!(again.is_above_high && !again.call, "the loop is called once");
     assert_eq!(outbox.park(Arc::new(Parked)), Parking::Parked);
 
-    // 12 queued; 6 sent leave 6, which is above the low mark.
-    socket.script.lock().extend([Ok(6), Ok(1)]);
+    // Three entries gone, and the last one whole: one byte above the low mark.
+    socket.script.lock().extend([Ok(11), Ok(1)]);
     let mut writer = outbox.take_ready().unwrap();
     let flushed = flush(&mut writer, &counters);
     let settled = outbox.settle(writer, &flushed);
@@ -206,7 +210,8 @@ fn reading_pauses_one_byte_above_the_high_mark_and_resumes_at_the_low_one() {
     let flushed = flush(&mut writer, &counters);
     let settled = outbox.settle(writer, &flushed);
     assert!(!outbox.view().paused && settled.call && settled.resume.is_some());
-    assert_eq!(outbox.view().queued_bytes, 5);
+    assert_eq!(outbox.view().queued_bytes, 5 + ENTRY_COST);
+    assert_eq!(outbox.view().sent_bytes, 12);
     assert_eq!(outbox.park(Arc::new(Parked)), Parking::GoOn);
 }
 

@@ -94,13 +94,13 @@ impl SendHalf {
         entry: Entry,
         counters: &ThreadCounters,
     ) -> Result<Level, Closed> {
-        let (bytes, frames) = (entry.bytes.len(), entry.frames);
-        let total = self.path.total.charge(bytes);
+        let (cost, frames) = (entry.cost(), entry.frames);
+        let total = self.path.total.charge(cost);
         if is_planted(Fault::PostBeforeState) {
             self.path.list.push(Arc::clone(self));
         }
         let appended = self.outbox.append(entry, total).inspect_err(|_| {
-            self.path.total.release(bytes);
+            self.path.total.release(cost);
             counters.add(Counter::MessagesDropped, u64::from(frames));
         })?;
         if total == Room::Exhausted {
@@ -182,6 +182,12 @@ impl SendHalf {
     #[must_use]
     pub fn park_for_total(&self, inbox: Arc<dyn Resume>) -> Room {
         self.path.total.wait_for_room(inbox)
+    }
+
+    /// Whether all connections of the worker together are owed more than the bound.
+    #[must_use]
+    pub fn is_total_exhausted(&self) -> bool {
+        self.path.total.excess() > 0
     }
 
     /// No new message: flush, then the event loop ends the connection.

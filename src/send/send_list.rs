@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// How many connections the send thread takes at one look.
-pub const PERMITS_PER_LOOK: usize = 64;
+pub(super) const PERMITS_PER_LOOK: usize = 64;
 
 /// Ready connections, in the order in which they became so.
 ///

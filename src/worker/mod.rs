@@ -36,6 +36,9 @@ use threads::Threads;
 /// and its own. `docs/ARCHITECTURE.md` lists them.
 const DESCRIPTORS_RESERVED: u64 = 128;
 
+/// How often an ending worker looks whether its threads are gone.
+const ENDING_POLL: Duration = Duration::from_millis(10);
+
 const SIGNALS: Watched = Watched(0);
 const CHANNEL: Watched = Watched(1);
 
@@ -85,6 +88,8 @@ enum Stage {
     Serving,
     /// Until all connections are gone, or this time has come.
     Draining(Instant),
+    /// No connection is left: until the threads are gone, or this time has come.
+    Ending(Instant),
 }
 
 struct Worker {
@@ -160,8 +165,10 @@ impl Worker {
         let mut woken = Vec::new();
         loop {
             let until = match self.stage {
-                Stage::Draining(until) => Some(until),
                 Stage::Waiting | Stage::Serving => None,
+                Stage::Draining(until) => Some(until),
+                // A thread's end is no event; a handler that blocks is rare.
+                Stage::Ending(until) => Some(until.min(Instant::now() + ENDING_POLL)),
             };
             self.event_loop.turn(until, &mut woken)?;
             let lost = logging::lines_lost();
@@ -173,25 +180,38 @@ impl Worker {
                     _ => self.hear_master()?,
                 };
                 if stops {
-                    // Fast: the kernel closes the sockets, the master settles
-                    // the permits. A handler that blocks is not waited for.
-                    log::info!("worker stopped connections={}", self.event_loop.connections());
+                    log::info!("worker stops connections={}", self.event_loop.connections());
+                    self.event_loop.close_all();
                     return Ok(());
                 }
             }
-            if let Stage::Draining(until) = self.stage {
-                let left = self.event_loop.connections();
-                if self.event_loop.is_empty() {
-                    self.threads.stop();
-                    log::info!("worker drained");
-                    return Ok(());
-                }
-                if Instant::now() >= until {
-                    log::warn!("worker_shutdown_timeout is over, cutting connections={left}");
-                    return Ok(());
-                }
+            if self.has_ended() {
+                return Ok(());
             }
         }
+    }
+
+    /// Goes on with the end of a drain. True when the worker may leave: what its
+    /// threads still do ends with the process.
+    fn has_ended(&mut self) -> bool {
+        if let Stage::Draining(until) = self.stage
+            && self.event_loop.is_empty()
+        {
+            self.threads.stop();
+            self.stage = Stage::Ending(until);
+        }
+        let (Stage::Draining(until) | Stage::Ending(until)) = self.stage else { return false };
+        if matches!(self.stage, Stage::Ending(_)) && self.threads.are_gone() {
+            log::info!("worker drained");
+            return true;
+        }
+        let is_late = Instant::now() >= until;
+        if is_late {
+            let left = self.event_loop.connections();
+            log::warn!("worker_shutdown_timeout is over, cutting connections={left}");
+            self.event_loop.close_all();
+        }
+        is_late
     }
 
     /// True if the worker is to stop at once.
@@ -237,7 +257,7 @@ impl Worker {
     }
 
     fn start_drain(&mut self, by: &str) {
-        if matches!(self.stage, Stage::Draining(_)) {
+        if matches!(self.stage, Stage::Draining(_) | Stage::Ending(_)) {
             return;
         }
         log::info!("worker drains, asked by {by} connections={}", self.event_loop.connections());

@@ -40,17 +40,16 @@ impl Threads {
         Ok(Self { joins, dispatch: Arc::clone(dispatch), send: Arc::clone(send) })
     }
 
-    /// Ends all of them and waits until they are gone. Handlers first: what they
-    /// still append has a send thread then.
-    pub(super) fn stop(&mut self) {
+    /// Tells all of them to end. Each finishes what it is in; a handler may take
+    /// long, so nobody waits for it here.
+    pub(super) fn stop(&self) {
         self.dispatch.run_list().stop();
-        let sender = self.joins.pop();
-        for handler in self.joins.drain(..) {
-            // A panic in it has aborted the process.
-            _ = handler.join();
-        }
         self.send.list().stop();
-        _ = sender.map(JoinHandle::join);
+    }
+
+    /// Whether all of them have ended.
+    pub(super) fn are_gone(&self) -> bool {
+        self.joins.iter().all(JoinHandle::is_finished)
     }
 }
 

@@ -45,8 +45,7 @@ pub(super) fn receive_half(
 }
 
 pub(super) fn message(byte: &'static [u8]) -> Item {
-    let chunk = Chunk { bytes: Bytes::from_static(byte), frames: 1 };
-    Item::Chunk { chunk, charged: 1 }
+    Item::chunk(Chunk { bytes: Bytes::from_static(byte), frames: 1 })
 }
 
 pub(super) fn handler_thread(

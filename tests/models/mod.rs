@@ -68,9 +68,13 @@ impl Socket for TightSocket {
 }
 
 fn send_path(bytes_max: usize) -> Arc<SendPath> {
+    send_path_with_total(bytes_max, 10_000)
+}
+
+fn send_path_with_total(bytes_max: usize, total_bytes_max: usize) -> Arc<SendPath> {
     let list = SendList::new(Semaphore::new(0));
     let calls = CallList::new().expect("a model");
-    Arc::new(SendPath::new(list, calls, bytes_max, 1_000))
+    Arc::new(SendPath::new(list, calls, bytes_max, total_bytes_max))
 }
 
 fn send_half(socket: &Arc<TightSocket>, path: &Arc<SendPath>) -> Arc<SendHalf> {

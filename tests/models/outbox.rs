@@ -26,6 +26,7 @@ fn each_message_is_sent_once_and_in_order() {
         sender.join().expect("the send thread stops");
         handler.join().expect("the handler returns");
         assert_eq!(socket.taken(), b"abc");
+        assert!(!half.view().paused, "nothing is queued, and nobody would call the loop");
         assert_eq!(path.total().used(), 0);
     });
 }
