@@ -238,6 +238,13 @@ fn a_daemon_is_ready_when_the_launcher_returns() {
     let workers = proc::children(daemon.master);
     assert_eq!(workers.len(), 2);
     assert_eq!(proc::threads(daemon.master).len(), 1);
+    // Nothing of the terminal, or whatever started it, is held open.
+    for pid in [&[daemon.master], &workers[..]].concat() {
+        let descriptors = proc::open_descriptors(pid);
+        for number in 0..=2 {
+            assert_eq!(descriptors[&number], "/dev/null", "descriptor {number} of {pid}");
+        }
+    }
 
     let second = finish(&mut command(&daemon.dir));
     assert_eq!(second.code, Some(1), "{second:?}");
