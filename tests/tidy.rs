@@ -30,6 +30,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("master", &["channel", "config", "listen", "logging", "shm", "sys"]),
+    // The crate's front door: handlers in, `boot` out.
+    ("server", &["boot", "frame", "handler"]),
     ("boot", EVERYTHING),
     ("lib", EVERYTHING),
     ("main", EVERYTHING),

@@ -36,19 +36,19 @@ fn send_in_background<'scope>(
     count: u32,
 ) {
     scope.spawn(move || {
-        sender.set_timeout(None).unwrap();
+        sender.set_timeout(None).expect("no time-out");
         for number in 0..count {
             if sender.send(CODE_ECHO, &message(stream, number).body()).is_err() {
                 return;
             }
         }
-        sender.shutdown_write().unwrap();
+        sender.shutdown_write().expect("our end is open");
     });
 }
 
 fn assert_echoes(receiver: &mut Receiver, stream: u32, count: u32) {
     for number in 0..count {
-        let reply = receiver.receive().unwrap();
+        let reply = receiver.receive().expect("a reply");
         assert_eq!(reply.code, CODE_ECHO, "reply {number}: {:?}", reply.as_error());
         assert!(reply.body == message(stream, number).body(), "reply {number} changed");
     }

@@ -196,7 +196,7 @@ struct Daemon {
 impl Daemon {
     fn start(test: &str) -> Self {
         let dir = fresh_dir(test);
-        fs::write(dir.join("chappe.toml"), configuration("")).unwrap();
+        fs::write(dir.join("chappe.toml"), configuration("")).expect("the configuration");
         let start = finish(&mut command(&dir));
         let pid_file = fs::read_to_string(dir.join("run/chappe.pid")).unwrap_or_default();
         let master = pid_file.trim().parse().unwrap_or_else(|_| {
