@@ -24,8 +24,10 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long a test waits for something before it has failed.
-const DEADLINE: Duration = Duration::from_secs(20);
+#[path = "support/wait.rs"]
+mod wait;
+
+use wait::{wait_for, wait_until};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1).peekable();
@@ -220,14 +222,8 @@ impl Server<'_> {
     }
 
     fn wait(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + DEADLINE;
-        while Instant::now() < deadline {
-            if let Some(status) = self.master.try_wait().expect("our child") {
-                return status.code();
-            }
-            thread::sleep(Duration::from_millis(2));
-        }
-        panic!("the master does not end; {}", self.site.log("master.log"));
+        let ended = wait_for(|| self.master.try_wait().expect("our child"));
+        ended.expect("the master ends").code()
     }
 
     fn workers(&self) -> Vec<Pid> {
@@ -254,14 +250,6 @@ fn worker_pids(status: &Value) -> Vec<Pid> {
         .map(|worker| worker["pid"].as_i64().expect("pid"))
         .map(|pid| Pid::from_raw(i32::try_from(pid).expect("a pid")))
         .collect()
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn text(bytes: &[u8]) -> String {

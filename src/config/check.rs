@@ -22,6 +22,7 @@ pub(super) fn check(
     let mut config =
         Config { application: std::mem::take(&mut settings.application), ..Config::default() };
     let mut wrong = BTreeSet::new();
+    let mut unclear = std::mem::take(&mut settings.unclear_listeners);
     for key in KEYS {
         let Some(setting) = settings.keys.get(key.name) else { continue };
         if let Err(text) = key.field.read(&mut config, &setting.value) {
@@ -39,21 +40,30 @@ pub(super) fn check(
             .listeners
             .iter()
             .enumerate()
-            .map(|(index, listener)| read_listener(index, listener, faults))
+            .map(|(index, listener)| read_listener(index, listener, faults, &mut unclear))
             .collect();
     }
     resolve(&mut config, prefix);
-    Relations { config: &config, settings: &settings, wrong: &wrong, faults }.check();
+    Relations { config: &config, settings: &settings, wrong: &wrong, unclear: &unclear, faults }
+        .check();
     config
 }
 
-fn read_listener(index: usize, settings: &Listener, faults: &mut Notes) -> Listen {
+fn read_listener(
+    index: usize,
+    settings: &Listener,
+    faults: &mut Notes,
+    unclear: &mut BTreeSet<usize>,
+) -> Listen {
     let mut listen = Listen::default();
     for key in LISTEN_KEYS {
         let Some(setting) = settings.get(key.name) else { continue };
         let name = format!("listen.{index}.{}", key.name);
         if let Err(text) = key.field.read(&mut listen, &setting.value) {
             faults.add(&setting.place, format!("{name} {text}"));
+            if key.name == "address" {
+                unclear.insert(index);
+            }
             continue;
         }
         let written = key.field.write(&mut listen);
@@ -89,6 +99,8 @@ struct Relations<'a> {
     config: &'a Config,
     settings: &'a Settings,
     wrong: &'a BTreeSet<&'static str>,
+    /// Listeners whose address is not known for sure.
+    unclear: &'a BTreeSet<usize>,
     faults: &'a mut Notes,
 }
 
@@ -152,7 +164,7 @@ impl Relations<'_> {
         let mut first: HashMap<SocketAddr, (usize, Option<&Place>)> = HashMap::new();
         for (index, listen) in self.config.listen.iter().enumerate() {
             let Address::Tcp(address) = listen.address else { continue };
-            if address.port() == 0 {
+            if address.port() == 0 || self.unclear.contains(&index) {
                 continue;
             }
             let listener = self.settings.listeners.get(index);

@@ -221,7 +221,7 @@ impl<T: Default> Field<T> {
             }
             Self::Path(_) => "a path".into(),
             Self::Address(_) => "\"IPv4:port\", \"[IPv6]:port\" or \"unix:path\"".into(),
-            Self::User(_) => "\"user\", \"user:group\" or \"\" (nobody else)".into(),
+            Self::User(_) => "\"user\", \"user:group\" or \"\" (stay root)".into(),
             Self::Include => "an array of paths and globs".into(),
         }
     }

@@ -108,17 +108,8 @@ impl<'a> Reader<'a> {
         let text = origin.text.as_deref().unwrap_or_default();
         let (root, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
-            // What could be read of a broken file would give mistakes that aren't there. Of one
-            // line only the first error counts; the others follow from it.
-            let mut last_line = None;
-            for error in errors {
-                let offset = error.span().map_or(0, |span| span.start);
-                let line = text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
-                if last_line.replace(line) != Some(line) {
-                    let place = Place { origin: Rc::clone(&origin), offset };
-                    self.faults.add(&place, format!("not TOML: {}", printable(error.message())));
-                }
-            }
+            // What could be read of a broken file would give mistakes that aren't there.
+            self.syntax(&origin, text, errors);
             return;
         }
         let mut merge = Merge {
@@ -129,6 +120,22 @@ impl<'a> Reader<'a> {
         };
         let Some(include) = merge.root(tree::branches(root.into_inner())) else { return };
         self.includes(path.parent().unwrap_or(Path::new("")), &origin, &include);
+    }
+
+    /// Reports the first error of each line; the others of a line follow from it.
+    fn syntax(&mut self, origin: &Rc<Origin>, text: &str, mut errors: Vec<toml::de::Error>) {
+        let offset_of = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
+        errors.sort_by_key(offset_of);
+        let mut last = None;
+        for error in errors {
+            let offset = offset_of(&error).min(text.len());
+            let between = last.map(|last: usize| &text.as_bytes()[last..offset]);
+            if between.is_none_or(|bytes| bytes.contains(&b'\n')) {
+                let place = Place { origin: Rc::clone(origin), offset };
+                self.faults.add(&place, format!("not TOML: {}", printable(error.message())));
+            }
+            last = Some(offset);
+        }
     }
 
     fn includes(&mut self, directory: &Path, origin: &Rc<Origin>, include: &Spanned<Tree>) {

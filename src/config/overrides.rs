@@ -79,6 +79,7 @@ fn listen(names: &[&str], value: Spanned<Tree>, merge: &mut Merge<'_>) -> Result
     if names.is_empty() {
         if matches!(value.get_ref(), Tree::Array(_)) {
             merge.settings.listeners.clear();
+            merge.settings.unclear_listeners.clear();
             merge.settings.listen_place = None;
         }
         merge.listeners(value);

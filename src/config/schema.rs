@@ -249,7 +249,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::range(8, GIB),
         ),
         "\"1MiB\"",
-        "unsent bytes at which a connection's handling pauses, until half is sent; at least frame.max_bytes",
+        "unsent bytes of a connection that pause its handling; at least frame.max_bytes",
     ),
     Key::new(
         "send.outbox_total_max_bytes",
@@ -449,7 +449,7 @@ fn distance(from: &str, to: &str) -> usize {
 }
 
 #[cfg(test)]
-mod schema_tests {
+mod tests {
     use super::closest;
 
     #[test]

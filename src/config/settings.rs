@@ -3,7 +3,7 @@
 //! Names are sorted out here: unknown ones, tables where a value belongs, a key set twice.
 //! Values are not looked at; that is `check`'s part. Must never panic on any tree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use toml::{Spanned, Table, Value};
@@ -15,6 +15,10 @@ use super::tree::{Branches, Tree};
 
 /// Most listeners of a server.
 pub(super) const LISTENERS_MAX: usize = 64;
+
+/// How deep tables and arrays may nest in `[application]`. Far below the parser's own limit, so
+/// that what one form of writing allows can be written in any other.
+pub(super) const APPLICATION_DEPTH_MAX: usize = 32;
 
 /// A value as it was written, and where it stands.
 #[derive(Debug)]
@@ -41,6 +45,8 @@ pub(super) struct Settings {
     /// By dotted key.
     pub(super) keys: BTreeMap<&'static str, Setting>,
     pub(super) listeners: Vec<Listener>,
+    /// Listeners with an unknown key: it may be their address with a slip in it.
+    pub(super) unclear_listeners: BTreeSet<usize>,
     /// Where `listen` was first named: an empty list is a mistake, none at all is not.
     pub(super) listen_place: Option<Place>,
     pub(super) application: Table,
@@ -151,6 +157,7 @@ impl Merge<'_> {
     ) {
         let Some(key) = LISTEN_KEYS.iter().find(|key| key.name == name) else {
             self.faults.add(name_place, unknown_listen_key(index, name));
+            self.settings.unclear_listeners.insert(index);
             return;
         };
         let place = self.place(value.span().start);
@@ -160,9 +167,13 @@ impl Merge<'_> {
     }
 
     /// Merges the application's table, or one of its values when `path` is not empty.
-    /// The depth is the parser's: it refuses trees that are nested too deeply.
     pub(super) fn application(&mut self, path: &mut Vec<String>, value: Spanned<Tree>) {
         let place = self.place(value.span().start);
+        if path.len() + value.get_ref().depth() > APPLICATION_DEPTH_MAX {
+            let text = format!("{APPLICATION} nests deeper than {APPLICATION_DEPTH_MAX} levels");
+            self.faults.add(&place, text);
+            return;
+        }
         match value.into_inner() {
             Tree::Table(table) => {
                 if !path.is_empty() && !self.application_put(path, &place, None) {
@@ -242,6 +253,9 @@ pub(super) fn unknown_key(section: &str, name: &str) -> String {
     }
     if let Some(meant) = schema::closest(name, here.iter().copied()) {
         return format!("{dotted} is unknown, did you mean {}?", join(section, meant));
+    }
+    if SECTIONS.contains(&name) {
+        return format!("{dotted} is unknown, did you mean [{name}]?");
     }
     // The right name in the wrong table, or a name with a slip in it anywhere.
     if let Some(key) = schema::KEYS.iter().find(|key| last_of(key.name) == name) {

@@ -68,6 +68,16 @@ impl Tree {
         if let Self::Integer(_, number) = self { u64::try_from((*number)?).ok() } else { None }
     }
 
+    /// How many tables and arrays are nested here; a plain value is 0 deep.
+    pub(super) fn depth(&self) -> usize {
+        let below = match self {
+            Self::Array(array) => array.iter().map(|item| item.get_ref().depth()).max(),
+            Self::Table(table) => table.iter().map(|(_, value)| value.get_ref().depth()).max(),
+            _ => return 0,
+        };
+        below.unwrap_or(0) + 1
+    }
+
     /// A value of the free-form table, as handlers get it.
     pub(super) fn to_value(&self) -> Result<Value, String> {
         let out_of_range = |text: &str, allowed| format!("is {text}, must be {allowed}");
