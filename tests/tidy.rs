@@ -30,6 +30,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("master", &["channel", "config", "listen", "logging", "shm", "sys"]),
+    // The crate's front door: it joins the application's handlers, the workers
+    // that run them, and `boot`.
+    ("server", &["boot", "frame", "handler", "master", "worker"]),
     ("boot", EVERYTHING),
     ("lib", EVERYTHING),
     ("main", EVERYTHING),

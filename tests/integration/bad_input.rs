@@ -14,7 +14,7 @@ fn header(length: u16) -> [u8; 8] {
 }
 
 fn echo(body: &[u8]) -> bytes::Bytes {
-    encode(CODE_ECHO, body).unwrap()
+    encode(CODE_ECHO, body).expect("it fits a frame")
 }
 
 /// The connection ends cleanly: not by a reset, not inside a frame.

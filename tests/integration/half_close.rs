@@ -21,9 +21,10 @@ fn all_pings_are_answered_after_the_peers_fin() {
 
 #[test]
 fn large_echoes_are_flushed_after_the_peers_fin() {
-    let toml = "[[listen]]\naddress = \"127.0.0.1:0\"\nsend_buffer = 4096\nreceive_buffer = 4096\n";
+    let toml =
+        "[[listen]]\naddress = \"127.0.0.1:0\"\nsend_buffer = 16384\nreceive_buffer = 16384\n";
     let server = TestServer::start("large_echoes_after_fin", toml);
-    let client = small_buffers(server.address, 4096);
+    let client = small_buffers(server.address, 16 * 1024);
     let (mut sender, mut receiver) = client.split();
     let message = |number| Numbered { stream: 0, number, bytes: BODY_BYTES_MAX };
     std::thread::scope(|scope| {

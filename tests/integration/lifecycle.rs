@@ -196,7 +196,7 @@ struct Daemon {
 impl Daemon {
     fn start(test: &str) -> Self {
         let dir = fresh_dir(test);
-        fs::write(dir.join("chappe.toml"), configuration("")).unwrap();
+        fs::write(dir.join("chappe.toml"), configuration("")).expect("the configuration");
         let start = finish(&mut command(&dir));
         let pid_file = fs::read_to_string(dir.join("run/chappe.pid")).unwrap_or_default();
         let master = pid_file.trim().parse().unwrap_or_else(|_| {
@@ -238,6 +238,13 @@ fn a_daemon_is_ready_when_the_launcher_returns() {
     let workers = proc::children(daemon.master);
     assert_eq!(workers.len(), 2);
     assert_eq!(proc::threads(daemon.master).len(), 1);
+    // Nothing of the terminal, or whatever started it, is held open.
+    for pid in [&[daemon.master], &workers[..]].concat() {
+        let descriptors = proc::open_descriptors(pid);
+        for number in 0..=2 {
+            assert_eq!(descriptors[&number], "/dev/null", "descriptor {number} of {pid}");
+        }
+    }
 
     let second = finish(&mut command(&daemon.dir));
     assert_eq!(second.code, Some(1), "{second:?}");

@@ -1,10 +1,11 @@
 //! Starting, watching and ending the real server.
 
 use std::fs::{self, File};
+use std::io::{Read, Seek};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use chappe::client::Client;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -74,11 +75,36 @@ pub(crate) fn command(dir: &Path) -> Command {
     command
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end, within the deadline.
+///
+/// Its output goes to files: a pipe would be read until the last process that
+/// holds it is gone, and a command may leave a daemon behind.
+#[track_caller]
 pub(crate) fn finish(command: &mut Command) -> Finished {
-    let Output { status, stdout, stderr } = command.output().expect("the command runs");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Finished { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+    let file = || tempfile::tempfile().expect("a file for the output");
+    let handle = |file: &File| file.try_clone().expect("a second handle");
+    let (mut stdout, mut stderr) = (file(), file());
+    let mut child = command
+        .stdout(handle(&stdout))
+        .stderr(handle(&stderr))
+        .spawn()
+        .expect("the command starts");
+    let status = wait_for(|| child.try_wait().expect("our own child"));
+    if status.is_none() {
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
+    }
+    let text = |file: &mut File| {
+        let mut text = String::new();
+        file.rewind().expect("a file can be read again");
+        file.read_to_string(&mut text).expect("UTF-8");
+        text
+    };
+    let (stdout, stderr) = (text(&mut stdout), text(&mut stderr));
+    let Some(status) = status else {
+        panic!("not within {DEADLINE:?}: {command:?}, stdout {stdout:?}, stderr {stderr:?}");
+    };
+    Finished { code: status.code(), stdout, stderr }
 }
 
 impl TestServer {
