@@ -3,7 +3,6 @@
 use crate::boot;
 use crate::frame::Code;
 use crate::handler::{Handler, Handlers};
-use crate::{master, worker};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -46,20 +45,6 @@ impl Server {
     /// Does what the command line asks for.
     #[must_use]
     pub fn main(self) -> ExitCode {
-        let handlers = self.handlers;
-        boot::main(move |assignment| {
-            let master::Assignment { number, generation, slot, channel, listeners, config, .. } =
-                assignment;
-            let handlers = handlers.clone();
-            worker::run(worker::Start {
-                number,
-                generation,
-                slot,
-                channel,
-                listeners,
-                config,
-                handlers,
-            })
-        })
+        boot::main(&self.handlers)
     }
 }

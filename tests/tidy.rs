@@ -32,7 +32,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("master", &["channel", "config", "listen", "logging", "shm", "sys"]),
     // The crate's front door: it joins the application's handlers, the workers
     // that run them, and `boot`.
-    ("server", &["boot", "frame", "handler", "master", "worker"]),
+    ("server", &["boot", "frame", "handler"]),
     ("boot", EVERYTHING),
     ("lib", EVERYTHING),
     ("main", EVERYTHING),

@@ -23,8 +23,10 @@ pub use crate::master::Assignment;
 
 use crate::cli::{self, Arguments, Command, Common};
 use crate::config::{self, ConfigErrors, Loaded};
+use crate::handler::Handlers;
 use crate::master::PidFileError;
 use crate::sys::process::ExitReason;
+use crate::worker;
 
 // All workers of a reload's new generation and of three draining ones have slots.
 const _: () = assert!(4 * config::WORKER_PROCESSES_MAX as usize <= crate::shm::SLOTS);
@@ -72,9 +74,22 @@ impl Failure {
     }
 }
 
-/// The whole command line of the server, with this function as its workers.
-pub fn main(run_worker: impl Fn(Assignment) -> ExitReason) -> ExitCode {
-    run(std::env::args_os(), run_worker)
+/// The whole command line of the server, with the handlers of an application. Here
+/// the two paths are joined: what the master assigns is what a worker starts with.
+pub fn main(handlers: &Handlers) -> ExitCode {
+    run(std::env::args_os(), |assignment| {
+        let Assignment { number, generation, slot, channel, listeners, config } = assignment;
+        let handlers = handlers.clone();
+        worker::run(worker::Start {
+            number,
+            generation,
+            slot,
+            channel,
+            listeners,
+            config,
+            handlers,
+        })
+    })
 }
 
 /// As [`main`], with arguments from somewhere else; the first is the program's name.

@@ -44,8 +44,15 @@ pub(super) fn check(
             .collect();
     }
     resolve(&mut config, prefix);
-    Relations { config: &config, settings: &settings, wrong: &wrong, unclear: &unclear, faults }
-        .check();
+    Relations {
+        config: &config,
+        settings: &settings,
+        wrong: &wrong,
+        unclear: &unclear,
+        faults,
+        warnings,
+    }
+    .check();
     config
 }
 
@@ -102,22 +109,17 @@ struct Relations<'a> {
     /// Listeners whose address is not known for sure.
     unclear: &'a BTreeSet<usize>,
     faults: &'a mut Notes,
+    warnings: &'a mut Notes,
 }
 
-impl Relations<'_> {
+impl<'a> Relations<'a> {
     fn check(&mut self) {
-        let Config { frame, inbox, send, limits, .. } = self.config;
-        let frame_bytes = ("frame.max_bytes", frame.max_bytes as u64);
+        let Config { inbox, send, limits, .. } = self.config;
         let inbox_bytes = ("inbox.max_bytes", inbox.max_bytes as u64);
         let outbox_bytes = ("send.outbox_max_bytes", send.outbox_max_bytes as u64);
-        self.at_least(inbox_bytes, frame_bytes);
-        self.at_least(("inbox.total_max_bytes", inbox.total_max_bytes as u64), inbox_bytes);
-        self.at_least(outbox_bytes, frame_bytes);
+        self.total(("inbox.total_max_bytes", inbox.total_max_bytes as u64), inbox_bytes);
         let outbox_total = send.outbox_total_max_bytes as u64;
-        self.at_least(("send.outbox_total_max_bytes", outbox_total), outbox_bytes);
-        if limits.bytes_per_second != 0 {
-            self.at_least(("limits.bytes_per_second", limits.bytes_per_second), frame_bytes);
-        }
+        self.total(("send.outbox_total_max_bytes", outbox_total), outbox_bytes);
         if limits.messages_burst != 0 && limits.messages_per_second == 0 {
             self.fault(
                 ["limits.messages_burst", "limits.messages_per_second"],
@@ -134,30 +136,38 @@ impl Relations<'_> {
         self.distinct_addresses();
     }
 
-    fn at_least(&mut self, large: (&'static str, u64), small: (&'static str, u64)) {
-        if large.1 >= small.1 {
+    /// A total below what one connection may have is no mistake, but a surprise.
+    fn total(&mut self, total: (&'static str, u64), one: (&'static str, u64)) {
+        if total.1 >= one.1 {
             return;
         }
-        let by_default = if self.settings.keys.contains_key(large.0) { "" } else { " by default" };
+        let by_default = if self.settings.keys.contains_key(total.0) { "" } else { " by default" };
         let text = format!(
-            "{} is {}{by_default}, must be at least {}, which is {}",
-            large.0,
-            value::write_size(large.1),
-            small.0,
-            value::write_size(small.1)
+            "{} is {}{by_default}, less than {}, which is {}: the total decides",
+            total.0,
+            value::write_size(total.1),
+            one.0,
+            value::write_size(one.1)
         );
-        self.fault([large.0, small.0], text);
+        if let Some(place) = self.place_of([total.0, one.0]) {
+            self.warnings.add(place, text);
+        }
     }
 
-    /// A mistake between two keys, shown at the first one that was written.
+    /// A mistake between two keys.
     fn fault(&mut self, keys: [&'static str; 2], text: String) {
+        if let Some(place) = self.place_of(keys) {
+            self.faults.add(place, text);
+        }
+    }
+
+    /// The first of two keys that was written; `None` if one is wrong by itself.
+    /// One of them was written: the defaults agree with each other.
+    fn place_of(&self, keys: [&'static str; 2]) -> Option<&'a Place> {
         if keys.iter().any(|key| self.wrong.contains(key)) {
-            return;
+            return None;
         }
-        // One of them was written: the defaults agree with each other.
-        if let Some(setting) = keys.iter().find_map(|key| self.settings.keys.get(key)) {
-            self.faults.add(&setting.place, text);
-        }
+        keys.iter().find_map(|key| self.settings.keys.get(key)).map(|setting| &setting.place)
     }
 
     fn distinct_addresses(&mut self) {

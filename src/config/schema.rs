@@ -231,7 +231,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "inbox.max_bytes",
         Field::Size(Number::Usize(|c: &mut Config| &mut c.inbox.max_bytes), Bounds::range(8, GIB)),
         "\"256KiB\"",
-        "the same in bytes; at least frame.max_bytes",
+        "the same in bytes; one frame always fits",
     ),
     Key::new(
         "inbox.total_max_bytes",
@@ -240,7 +240,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::range(8, 64 * GIB),
         ),
         "\"256MiB\"",
-        "received bytes of one worker, partial frames included; at least inbox.max_bytes",
+        "received bytes of one worker, partial frames included",
     ),
     Key::new(
         "send.outbox_max_bytes",
@@ -249,7 +249,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::range(8, GIB),
         ),
         "\"1MiB\"",
-        "unsent bytes of a connection that pause its handling; at least frame.max_bytes",
+        "unsent bytes of a connection that pause its handling",
     ),
     Key::new(
         "send.outbox_total_max_bytes",
@@ -258,7 +258,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::range(8, 64 * GIB),
         ),
         "\"256MiB\"",
-        "unsent bytes of one worker; at least send.outbox_max_bytes",
+        "unsent bytes of one worker",
     ),
     Key::new(
         "send.outbox_max_age",
@@ -336,7 +336,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::zero_or(8, 1024 * GIB),
         ),
         "0",
-        "bytes of one connection in a second, at least frame.max_bytes; 0: off",
+        "bytes of one connection in a second, and at once one frame of frame.max_bytes; 0: off",
     ),
     Key::new(
         "limits.connections_per_ip",

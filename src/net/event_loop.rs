@@ -49,6 +49,7 @@ pub(super) struct Shared {
 
 /// What stands in the table.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every entry is a connection")]
 pub(super) enum Entry {
     Connection(Connection),
     /// Was told "busy".
@@ -362,9 +363,9 @@ impl EventLoop {
         self.tick_listeners(now);
         self.relieve_starved(now);
         if self.timers.len() > 2 * self.table.len() + TIMERS_SLACK {
-            let armed = self.table.iter().filter_map(|(key, entry)| match entry {
-                Entry::Connection(connection) => Some((key, connection.timer)),
-                Entry::Refused(refused) => Some((key, refused.timer())),
+            let armed = self.table.iter().map(|(key, entry)| match entry {
+                Entry::Connection(connection) => (key, connection.timer),
+                Entry::Refused(refused) => (key, refused.timer()),
             });
             self.timers.rebuild(armed);
         }

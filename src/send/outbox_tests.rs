@@ -62,12 +62,12 @@ fn outbox_in(state: Is) -> (Outbox, Option<Writer>) {
     if state == Is::Closed {
         assert!(outbox.abort().is_some());
     } else if state != Is::Idle {
-        _ = append(&outbox, b"ab").unwrap();
+        _ = append(&outbox, b"ab").expect("open");
         if state != Is::Ready {
             writer = outbox.take_ready();
         }
         if state == Is::Blocked {
-            _ = outbox.settle(writer.take().unwrap(), &Flushed::SocketFull);
+            _ = outbox.settle(writer.take().expect("just taken"), &Flushed::SocketFull);
         }
     }
     assert_eq!(state_of(&outbox), state);

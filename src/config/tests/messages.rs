@@ -75,33 +75,12 @@ level = \"loud\"
 fn values_are_checked_against_each_other() {
     let cases: &[(&str, &[&str])] = &[
         (
-            "[inbox]\nmax_bytes = 1024\n",
-            &["2:13: inbox.max_bytes is 1KiB, must be at least frame.max_bytes, which is 65535"],
-        ),
-        (
-            "[inbox]\nmax_bytes = '512MiB'\n",
-            &["2:13: inbox.total_max_bytes is 256MiB by default, must be at least \
-               inbox.max_bytes, which is 512MiB"],
-        ),
-        (
             "[send]\noutbox_max_bytes = 8\noutbox_total_max_bytes = '1K'\nframe.max_bytes=9\n",
-            &[
-                "4:1: send.frame is unknown, did you mean [frame]?",
-                "2:20: send.outbox_max_bytes is 8, must be at least frame.max_bytes, which is 65535",
-            ],
-        ),
-        (
-            "send.outbox_max_bytes = '2M'\nsend.outbox_total_max_bytes = '1M'",
-            &["2:31: send.outbox_total_max_bytes is 1MiB, must be at least \
-               send.outbox_max_bytes, which is 2MiB"],
+            &["4:1: send.frame is unknown, did you mean [frame]?"],
         ),
         (
             "limits.bytes_per_second = 100\nlimits.messages_burst = 3",
-            &[
-                "1:27: limits.bytes_per_second is 100, must be at least frame.max_bytes, which is \
-               65535",
-                "2:25: limits.messages_burst is 3, must be 0 while limits.messages_per_second is 0",
-            ],
+            &["2:25: limits.messages_burst is 3, must be 0 while limits.messages_per_second is 0"],
         ),
         (
             "pid_file = './x'\ncontrol_socket = 'x'",
@@ -153,6 +132,27 @@ fn what_is_not_built_is_refused_or_warned_about() {
              the kernel places the workers",
         ]
     );
+}
+
+#[test]
+fn a_total_below_one_connections_share_is_warned_of() {
+    let cases = [
+        (
+            "inbox.max_bytes = '512MiB'",
+            "inbox.total_max_bytes is 256MiB by default, less than \
+          inbox.max_bytes, which is 512MiB: the total decides",
+        ),
+        (
+            "send.outbox_max_bytes = '2M'\nsend.outbox_total_max_bytes = '1M'",
+            "send.outbox_total_max_bytes is 1MiB, less than send.outbox_max_bytes, which is 2MiB: \
+          the total decides",
+        ),
+    ];
+    for (text, expected) in cases {
+        let warnings = Files::new(&[("chappe.toml", text)]).load(&[]).unwrap().warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].ends_with(expected), "{warnings:?}");
+    }
 }
 
 #[test]
