@@ -1,15 +1,19 @@
 //! The line between the master and one worker: a pair of sockets that keeps
-//! message boundaries, one byte a message.
+//! message boundaries. A message is one byte, some with a number or an open file.
 //!
 //! Besides its messages it tells of death: when one end is gone, the other one
 //! sees it closed. The master uses its end in its loop and the worker's event loop
 //! the other; neither ever sleeps in it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+use crate::sys::unix_socket;
+
+/// A message and its number.
+const PARCEL_BYTES: usize = 1 + size_of::<u64>();
 
 /// What is said on a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +27,49 @@ pub enum Message {
     Terminate = b'T',
     /// Worker to master: look into my slot, I am ready.
     Ready = b'R',
+    /// Master to worker: this file is your log from now on. The number is a ticket.
+    SwapLog = b'O',
+    /// Worker to master: done with what this ticket asked for; perhaps with a file
+    /// that holds the answer.
+    Done = b'A',
+    /// Worker to master: what this ticket asked for could not be done.
+    NotDone = b'N',
+    /// Worker to master: have all logs opened anew.
+    AskReopen = b'o',
+    /// Master to worker: log from this level on, 0 (off) to 5 (trace).
+    LogLevel = b'V',
+    /// Master to worker: list your connections. The number is a ticket.
+    ListConnections = b'C',
+    /// The same, for those that are blocked only.
+    ListSlowConnections = b'c',
+    /// Master to worker: close the connection with this id.
+    Kick = b'K',
+    /// Worker to master: the connection with this id is being closed.
+    Kicked = b'k',
+    /// Worker to master: there is no connection with this id here.
+    NotKicked = b'n',
 }
 
 impl Message {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Serve, Self::Drain, Self::Terminate, Self::Ready]
-            .into_iter()
-            .find(|message| *message as u8 == byte)
+        [
+            Self::Serve,
+            Self::Drain,
+            Self::Terminate,
+            Self::Ready,
+            Self::SwapLog,
+            Self::Done,
+            Self::NotDone,
+            Self::AskReopen,
+            Self::LogLevel,
+            Self::ListConnections,
+            Self::ListSlowConnections,
+            Self::Kick,
+            Self::Kicked,
+            Self::NotKicked,
+        ]
+        .into_iter()
+        .find(|message| *message as u8 == byte)
     }
 }
 
@@ -38,6 +78,27 @@ impl Message {
 pub enum Received {
     /// The other end said this.
     Message(Message),
+    /// The other end is gone, and nothing will come any more.
+    Closed,
+}
+
+/// A message with what came with it.
+#[derive(Debug)]
+pub struct Parcel {
+    /// What was said.
+    pub message: Message,
+    /// A number, 0 without one.
+    pub value: u64,
+    /// An open file. Missing although it was sent if the receiver may have no more
+    /// descriptors.
+    pub file: Option<OwnedFd>,
+}
+
+/// What came, with all that came with it.
+#[derive(Debug)]
+pub enum ReceivedParcel {
+    /// The other end said this.
+    Parcel(Parcel),
     /// The other end is gone, and nothing will come any more.
     Closed,
 }
@@ -83,34 +144,57 @@ impl ChannelEnd {
     /// `BrokenPipe` when the other end is gone; `WouldBlock` when it has not listened
     /// for hundreds of messages.
     pub fn send(&self, message: Message) -> io::Result<()> {
-        loop {
-            match send(self.socket.as_raw_fd(), &[message as u8], MsgFlags::MSG_NOSIGNAL) {
-                Ok(_) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        unix_socket::send_message(self.socket.as_fd(), &[message as u8], None)
+    }
+
+    /// Says something with a number, and hands over an open file. Never sleeps.
+    ///
+    /// # Errors
+    /// As [`ChannelEnd::send`].
+    pub fn send_parcel(
+        &self,
+        message: Message,
+        value: u64,
+        file: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
+        let mut bytes = [0; PARCEL_BYTES];
+        bytes[0] = message as u8;
+        bytes[1..].copy_from_slice(&value.to_le_bytes());
+        unix_socket::send_message(self.socket.as_fd(), &bytes, file)
     }
 
     /// The next thing that came; `None` when there is nothing yet. Never sleeps.
     ///
     /// # Errors
-    /// Of recv; `InvalidData` for a byte that is no message.
-    pub fn try_receive(&self) -> io::Result<Option<Received>> {
-        let mut byte = [0];
-        loop {
-            match recv(self.socket.as_raw_fd(), &mut byte, MsgFlags::empty()) {
-                Ok(0) | Err(Errno::ECONNRESET) => return Ok(Some(Received::Closed)),
-                Ok(_) => {
-                    let message = Message::from_byte(byte[0])
-                        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-                    return Ok(Some(Received::Message(message)));
-                }
-                Err(Errno::EAGAIN) => return Ok(None),
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
+    /// Of recvmsg; `InvalidData` for what is no message.
+    pub fn try_receive_parcel(&self) -> io::Result<Option<ReceivedParcel>> {
+        let mut bytes = [0; PARCEL_BYTES];
+        match unix_socket::receive_message(self.socket.as_fd(), &mut bytes) {
+            Ok((0, _)) => Ok(Some(ReceivedParcel::Closed)),
+            Ok((_, file)) => {
+                let [kind, value @ ..] = bytes;
+                let message = Message::from_byte(kind)
+                    .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+                let value = u64::from_le_bytes(value);
+                Ok(Some(ReceivedParcel::Parcel(Parcel { message, value, file })))
             }
+            Err(error) => match error.kind() {
+                io::ErrorKind::ConnectionReset => Ok(Some(ReceivedParcel::Closed)),
+                io::ErrorKind::WouldBlock => Ok(None),
+                _ => Err(error),
+            },
         }
+    }
+
+    /// As [`ChannelEnd::try_receive_parcel`], for who cares only for what is said.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn try_receive(&self) -> io::Result<Option<Received>> {
+        Ok(self.try_receive_parcel()?.map(|received| match received {
+            ReceivedParcel::Parcel(parcel) => Received::Message(parcel.message),
+            ReceivedParcel::Closed => Received::Closed,
+        }))
     }
 }
 
@@ -149,6 +233,26 @@ mod tests {
         assert_eq!(master.try_receive().unwrap(), Some(Received::Closed));
         assert_eq!(master.try_receive().unwrap(), Some(Received::Closed));
         assert!(master.send(Message::Serve).is_err());
+    }
+
+    #[test]
+    fn a_file_goes_over_and_is_the_receivers_own() {
+        use std::io::{Read, Seek, Write};
+        let (master, worker) = Channel::pair().unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        master.send_parcel(Message::SwapLog, u64::MAX, Some(file.as_fd())).unwrap();
+        master.send(Message::Serve).unwrap();
+        let received = worker.try_receive_parcel().unwrap();
+        let Some(ReceivedParcel::Parcel(parcel)) = received else { panic!("{received:?}") };
+        assert_eq!((parcel.message, parcel.value), (Message::SwapLog, u64::MAX));
+        let mut theirs = std::fs::File::from(parcel.file.unwrap());
+        file.write_all(b"text").unwrap();
+        theirs.rewind().unwrap();
+        let mut text = String::new();
+        theirs.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "text");
+        assert_eq!(worker.try_receive().unwrap(), Some(Received::Message(Message::Serve)));
+        assert_eq!(worker.try_receive().unwrap(), None);
     }
 
     #[test]

@@ -64,6 +64,8 @@ pub mod sync;
 )]
 #[doc(hidden)]
 pub mod sys;
+#[doc(hidden)]
+pub mod throttle;
 #[cfg(not(loom))]
 #[doc(hidden)]
 pub mod worker;

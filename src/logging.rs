@@ -7,12 +7,13 @@
 //! for appending: so the old and the new worker N may share a file.
 
 use std::cell::RefCell;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use log::{LevelFilter, Record};
 use log4rs::append::Append;
@@ -26,6 +27,7 @@ use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 
 use crate::config::LogLevel;
+use crate::throttle::Throttle;
 
 /// Which process logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,10 +91,28 @@ pub(crate) fn open(directory: &Path, role: Role) -> Result<Arc<File>, LoggingErr
         .recursive(true)
         .mode(0o755)
         .create(directory)
-        .and_then(|()| OpenOptions::new().append(true).create(true).mode(0o640).open(&path))
+        .and_then(|()| open_or_create(&path))
         .map(Arc::new)
         .map_err(|cause| LoggingError::Open { path: path.display().to_string(), cause })
 }
+
+/// A new file has the same mode whoever's umask is in force: a start in a terminal
+/// and a reopen by the daemon make files that are alike. One that is there keeps its
+/// own, which may be logrotate's.
+fn open_or_create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true);
+    match options.clone().create_new(true).mode(FILE_MODE).open(path) {
+        Ok(file) => {
+            file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+            Ok(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(error) => Err(error),
+    }
+}
+
+const FILE_MODE: u32 = 0o640;
 
 /// What this process logs to; its logger since the first `init`.
 static LOGGER: Mutex<Option<Installed>> = Mutex::new(None);
@@ -114,11 +134,7 @@ pub(crate) fn init(
     copies: Copies,
 ) -> Result<(), LoggingError> {
     let sink = Arc::new(Sink::new(role, file, copies));
-    let appender = Appender::builder().build("file", Box::new(SinkAppender(Arc::clone(&sink))));
-    let config = Config::builder()
-        .appender(appender)
-        .build(Root::builder().appender("file").build(LevelFilter::from(level)))
-        .map_err(|_| LoggingError::Refused)?;
+    let config = config(&sink, level)?;
     let mut logger = LOGGER.lock();
     match logger.as_mut() {
         Some(installed) => {
@@ -134,19 +150,51 @@ pub(crate) fn init(
     Ok(())
 }
 
+fn config(sink: &Arc<Sink>, level: LogLevel) -> Result<Config, LoggingError> {
+    let appender = Appender::builder().build("file", Box::new(SinkAppender(Arc::clone(sink))));
+    Config::builder()
+        .appender(appender)
+        .build(Root::builder().appender("file").build(LevelFilter::from(level)))
+        .map_err(|_| LoggingError::Refused)
+}
+
+/// From now on lines go into `file`. The one before is closed as soon as the last
+/// thread that writes to it just now is done.
+pub(crate) fn swap(file: Arc<File>) {
+    if let Some(installed) = LOGGER.lock().as_ref() {
+        *installed.sink.file.write() = file;
+    }
+}
+
+/// Logs from another level on.
+///
+/// # Errors
+/// None that are known; log4rs checks its configuration.
+pub(crate) fn set_level(level: LogLevel) -> Result<(), LoggingError> {
+    if let Some(installed) = LOGGER.lock().as_ref() {
+        installed.handle.set_config(config(&installed.sink, level)?);
+    }
+    Ok(())
+}
+
 /// Log lines that this process could not write since its `init`.
 #[must_use]
 pub(crate) fn lines_lost() -> u64 {
     LOGGER.lock().as_ref().map_or(0, |installed| installed.sink.lost.load(Ordering::Relaxed))
 }
 
+/// How many panics are written out in ten seconds.
+const PANICS_TOLD: u32 = 5;
+
 /// A panic's text goes to the log: a daemon's stderr is nowhere.
 fn log_panics() {
     let before = std::panic::take_hook();
+    let throttle = Mutex::new(Throttle::new(PANICS_TOLD));
     std::panic::set_hook(Box::new(move |panic| {
+        let Some(held) = throttle.lock().admit(Instant::now()) else { return };
         let text = panic.payload_as_str().unwrap_or("no text");
         let place = panic.location().map_or_else(String::new, ToString::to_string);
-        log::error!("panic: {text} at={place}");
+        log::error!("panic: {text} at={place}{held}");
         before(panic);
     }));
 }
@@ -338,6 +386,18 @@ mod tests {
         let text = std::fs::read_to_string(directory.path().join("master.log")).unwrap();
         let ends: Vec<_> = text.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
         assert_eq!(ends, ["three", "count=2", "four"]);
+    }
+
+    #[test]
+    fn a_new_file_has_its_mode_whatever_the_umask_and_an_old_one_keeps_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.log");
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        open(directory.path(), Role::Master).unwrap();
+        assert_eq!(mode(), FILE_MODE);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        open(directory.path(), Role::Master).unwrap();
+        assert_eq!(mode(), 0o600);
     }
 
     #[test]

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         ("a_handler_may_answer_more_than_once", a_handler_may_answer_more_than_once),
         ("a_failed_handler_costs_its_message", a_failed_handler_costs_its_message),
         ("a_panic_costs_its_connection_only", a_panic_costs_its_connection_only),
+        ("a_storm_of_panics_is_told_with_a_count", a_storm_of_panics_is_told_with_a_count),
         ("a_blocked_handler_holds_back_nobody", a_blocked_handler_holds_back_nobody),
         ("messages_of_a_connection_wait_their_turn", messages_of_a_connection_wait_their_turn),
         ("quit_waits_for_a_handler_and_no_longer_than_told", quit_waits_for_a_handler),
@@ -86,6 +87,20 @@ fn assert_failed(frame: &Frame, code: u16, text: &str) {
     let error = frame.as_error().expect("an error frame");
     assert!(error.is(ErrorNumber::HandlerFailed), "{error}");
     assert_eq!((error.caused_by, &*error.text), (Some(code), text));
+}
+
+fn a_storm_of_panics_is_told_with_a_count() {
+    let server = start("panic_storm", "worker_processes = 1\n");
+    for _ in 0..200 {
+        let mut client = server.connect();
+        assert_failed(&client.call(PANIC, b"").expect("a reply"), PANIC, "the handler panicked");
+    }
+    server.wait_status("/totals/handler_panics", |panics| panics == 200);
+    let log = server.read("logs/worker-0.log");
+    // Five at once, and five more if ten seconds have passed meanwhile.
+    for told in [" handler panicked: planned", " panic: planned"] {
+        assert!((1..=10).contains(&log.matches(told).count()), "{told}: {log}");
+    }
 }
 
 /// Sends a message whose handler blocks, and waits until it does.

@@ -15,7 +15,7 @@ use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chappe::boot::{self, Assignment, Message, Received};
+use chappe::boot::{self, Assignment, Message, Parcel, ReceivedParcel};
 use chappe::sys::process::ExitReason;
 use chappe::sys::signals::{self, Signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -103,20 +103,29 @@ fn play(assignment: Assignment) -> ExitReason {
         if !signals.pending().is_empty() && part != "stubborn" {
             return ExitReason::Stopped;
         }
-        match assignment.channel.try_receive().expect("channel") {
-            Some(Received::Message(Message::Serve)) => {
+        let received = assignment.channel.try_receive_parcel().expect("channel");
+        let (message, value) = match received {
+            Some(ReceivedParcel::Parcel(Parcel { message, value, .. })) => (message, value),
+            Some(ReceivedParcel::Closed) => return ExitReason::Stopped,
+            None => continue,
+        };
+        match message {
+            Message::Serve => {
                 log::info!("worker serves");
                 assignment.slot.mark_serving();
             }
-            Some(Received::Message(Message::Drain)) => {
+            Message::Drain => {
                 log::info!("worker drains");
                 assignment.slot.mark_draining();
                 if part != "stubborn" {
                     return ExitReason::Stopped;
                 }
             }
-            Some(Received::Message(_) | Received::Closed) => return ExitReason::Stopped,
-            None => {}
+            Message::SwapLog => {
+                assignment.channel.send_parcel(Message::Done, value, None).expect("told");
+            }
+            Message::Terminate => return ExitReason::Stopped,
+            _ => {}
         }
     }
 }
@@ -554,8 +563,7 @@ fn reserved_signals_change_nothing() {
     let site = Site::new("");
     let server = site.start();
     let before = server.workers();
-    let reserved =
-        [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
+    let reserved = [Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
     for signal in reserved {
         server.signal(signal);
         wait_until("the signal was seen", || {

@@ -12,16 +12,23 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("frame", &[]),
     ("config", &[]),
     ("sync", &["sys"]),
-    ("logging", &["config", "sys"]),
+    ("throttle", &[]),
+    ("logging", &["config", "sys", "throttle"]),
     ("listen", &["config", "sys"]),
     ("shm", &["sys"]),
     ("channel", &["sys"]),
     ("client", &["frame", "sys"]),
     ("cli", &["client", "config"]),
     ("send", &["frame", "shm", "sync", "sys"]),
-    ("handler", &["frame", "send"]),
+    ("handler", &["frame", "send", "throttle"]),
     ("dispatch", &["frame", "handler", "send", "shm", "sync"]),
-    ("net", &["config", "dispatch", "frame", "handler", "listen", "send", "shm", "sync", "sys"]),
+    (
+        "net",
+        &[
+            "config", "dispatch", "frame", "handler", "listen", "send", "shm", "sync", "sys",
+            "throttle",
+        ],
+    ),
     (
         "worker",
         &[
@@ -29,7 +36,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "send", "shm", "sync", "sys",
         ],
     ),
-    ("master", &["channel", "config", "listen", "logging", "shm", "sys"]),
+    ("master", &["channel", "config", "listen", "logging", "shm", "sys", "throttle"]),
     // The crate's front door: it joins the application's handlers, the workers
     // that run them, and `boot`.
     ("server", &["boot", "frame", "handler"]),

@@ -12,7 +12,9 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::{Failure, descriptors, load, paths, say};
-use crate::cli::{self, Arguments, Common, SendArgs, SignalName, StopArgs};
+use crate::cli::{
+    self, Arguments, Common, ConnectionsArgs, LogsArgs, SendArgs, SignalName, StopArgs,
+};
 use crate::config::{Address, KEYS_NOT_BUILT};
 use crate::master::PidFile;
 use crate::sys::process::WatchedProcess;
@@ -64,6 +66,7 @@ pub(super) fn signal(common: &Common, name: SignalName) -> Result<(), Failure> {
     let signal = match name {
         SignalName::Stop => Signal::SIGTERM,
         SignalName::Quit => Signal::SIGQUIT,
+        SignalName::Reopen => Signal::SIGUSR1,
     };
     kill(pid, signal).map_err(|errno| Failure::System {
         step: format!("send {signal} to the master (pid {pid})"),
@@ -113,6 +116,39 @@ pub(super) fn status(common: &Common, json: bool) -> Result<(), Failure> {
     cli::print(&text).map_err(Failure::system("standard output"))
 }
 
+/// A command whose answer is only whether it was done.
+pub(super) fn tell(common: &Common, request: &Value) -> Result<(), Failure> {
+    let path = load(common)?.config.control_socket;
+    ask_for(&mut connect(&path)?, request, &path).map(drop)
+}
+
+/// The files are there whether a master runs or not.
+pub(super) fn logs(common: &Common, arguments: LogsArgs) -> Result<(), Failure> {
+    let directory = load(common)?.config.log.directory;
+    let step = format!("logs in {}", directory.display());
+    cli::logs(&directory, arguments).map_err(Failure::system(step))
+}
+
+/// The answer goes on behind its first line: a line a connection.
+pub(super) fn connections(common: &Common, arguments: ConnectionsArgs) -> Result<(), Failure> {
+    let path = load(common)?.config.control_socket;
+    let mut stream = connect(&path)?;
+    let request = json!({ "command": "connections", "slow": arguments.slow });
+    let step = || Failure::system(format!("control socket {}", path.display()));
+    stream.write_all(format!("{request}\n").as_bytes()).map_err(step())?;
+    let mut reader = BufReader::new((&stream).take(ANSWER_BYTES_MAX));
+    let mut first = String::new();
+    reader.read_line(&mut first).map_err(step())?;
+    let answer = understand(&first)?;
+    let mut lines = String::new();
+    reader.read_to_string(&mut lines).map_err(step())?;
+    if let Some(missing) = answer["missing_workers"].as_u64().filter(|missing| *missing > 0) {
+        super::complain(&format!("warning: {missing} workers gave no list"));
+    }
+    let text = if arguments.json { lines } else { cli::connections_table(&lines, arguments.slow) };
+    cli::print(&text).map_err(Failure::system("standard output"))
+}
+
 pub(super) fn stop(common: &Common, command: &str, arguments: StopArgs) -> Result<(), Failure> {
     let config = load(common)?.config;
     let path = &config.control_socket;
@@ -151,13 +187,21 @@ fn watch(stream: &UnixStream, path: &Path) -> Result<WatchedProcess, Failure> {
 }
 
 fn ask(stream: &mut UnixStream, command: &str, path: &Path) -> Result<Value, Failure> {
-    let request = format!("{}\n", json!({ "command": command }));
+    ask_for(stream, &json!({ "command": command }), path)
+}
+
+fn ask_for(stream: &mut UnixStream, request: &Value, path: &Path) -> Result<Value, Failure> {
+    let request = format!("{request}\n");
     let mut line = String::new();
     stream
         .write_all(request.as_bytes())
         .and_then(|()| BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut line))
         .map_err(Failure::system(format!("control socket {}", path.display())))?;
-    let answer: Value = serde_json::from_str(&line).map_err(|_| {
+    understand(&line)
+}
+
+fn understand(line: &str) -> Result<Value, Failure> {
+    let answer: Value = serde_json::from_str(line).map_err(|_| {
         Failure::Refused(format!("the master's answer makes no sense: {:.80}", line.trim_end()))
     })?;
     match answer["error"].as_str() {

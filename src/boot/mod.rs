@@ -15,9 +15,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use serde_json::json;
 use thiserror::Error;
 
-pub use crate::channel::{Message, Received, WorkerEnd};
+pub use crate::channel::{Message, Parcel, ReceivedParcel, WorkerEnd};
 pub use crate::listen::Listener;
 pub use crate::master::Assignment;
 
@@ -145,6 +146,15 @@ fn carry_out(
         None => start::start(arguments, run_worker),
         Some(Command::Send(_)) => unreachable!("has an exit code of its own"),
         Some(Command::Status { json }) => commands::status(common, *json),
+        Some(Command::Connections(list)) => commands::connections(common, *list),
+        Some(Command::Kick { id }) => commands::tell(common, &json!({"command": "kick", "id": id})),
+        Some(Command::Logs(logs)) => commands::logs(common, *logs),
+        Some(Command::LogLevel { level }) => {
+            commands::tell(common, &json!({ "command": "log-level", "level": level }))
+        }
+        Some(Command::Reopen { wait }) => {
+            commands::tell(common, &json!({ "command": "reopen", "wait": wait }))
+        }
         Some(Command::Stop(stop)) => commands::stop(common, "stop", *stop),
         Some(Command::Quit(stop)) => commands::stop(common, "quit", *stop),
     }

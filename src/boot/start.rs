@@ -34,6 +34,7 @@ pub(super) fn start(
 ) -> Result<(), Failure> {
     let loaded = load(&arguments.common)?;
     let config = Arc::new(loaded.config);
+    crate::sys::signals::ignore_file_size_signal().map_err(Failure::system("SIGXFSZ"))?;
     refuse_second_instance(&config)?;
     let mut warnings = loaded.warnings;
     warnings.extend(descriptors::raise_limit(config.worker_rlimit_nofile));

@@ -4,6 +4,8 @@
 //! nothing itself: `boot` acts on the arguments and hands the answers back here to
 //! be shown. Runs in the launcher and in commands, never in master or worker.
 
+mod connections;
+mod logs;
 mod output;
 mod send;
 mod status;
@@ -12,6 +14,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use connections::{ConnectionsArgs, connections_table};
+pub(crate) use logs::{LogsArgs, logs};
 pub(crate) use output::{print, print_line};
 pub(crate) use send::{SendArgs, run as send};
 pub(crate) use status::table;
@@ -78,6 +82,8 @@ pub(crate) enum SignalName {
     Stop,
     /// Stop gracefully
     Quit,
+    /// Open the log files anew
+    Reopen,
 }
 
 /// Commands that get an answer from the running master.
@@ -89,6 +95,24 @@ pub(crate) enum Command {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
+    },
+    Connections(ConnectionsArgs),
+    /// Close a connection, with a goodbye
+    Kick {
+        /// The connection, as `connections` and the logs name it
+        id: u64,
+    },
+    Logs(LogsArgs),
+    /// Change how much is logged, until the next start or change
+    LogLevel {
+        #[arg(value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
+        level: String,
+    },
+    /// Open the log files anew, after something moved them away
+    Reopen {
+        /// Return only when every process writes to its new file
+        #[arg(long)]
+        wait: bool,
     },
     /// Stop now: workers close their connections and go
     Stop(StopArgs),

@@ -48,8 +48,7 @@ fn workers(workers: &Value) -> String {
             plain(&worker["counters"]["frames_sent"]),
         ]);
     }
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: [usize; 8] = std::array::from_fn(width);
+    let widths = row_widths(&rows);
     let mut text = String::new();
     for row in &rows {
         let cells: Vec<_> =
@@ -57,6 +56,11 @@ fn workers(workers: &Value) -> String {
         let _ = writeln!(text, "{}", cells.join("  "));
     }
     text
+}
+
+/// How wide each column has to be.
+pub(super) fn row_widths<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> [usize; COLUMNS] {
+    std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
 }
 
 fn plain(value: &Value) -> String {
@@ -67,9 +71,13 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// `3d04h`, `2h05m`, `1m09s`, `12s`: two units are enough.
 fn uptime(millis: &Value) -> String {
-    let seconds = millis.as_u64().unwrap_or(0) / 1000;
+    duration(millis.as_u64().unwrap_or(0))
+}
+
+/// `3d04h`, `2h05m`, `1m09s`, `12s`: two units are enough.
+pub(super) fn duration(millis: u64) -> String {
+    let seconds = millis / 1000;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds}s"),

@@ -53,8 +53,6 @@ pub const KEYS_NOT_BUILT: &[(&str, &str)] = &[
     ("user", "workers stay the user who started the server"),
     ("worker_drain_spread", "all connections are told at once"),
     ("worker_cpu_affinity", "the kernel places the workers"),
-    ("log.rotate_size", "logs grow until something else rotates them"),
-    ("log.rotate_keep", "logs are not rotated"),
     ("send.slow_reader", "handlers cannot push yet, so nothing is dropped"),
     ("limits.connections_per_ip", "connections are not counted by address"),
 ];

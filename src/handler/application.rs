@@ -7,10 +7,13 @@ use crate::frame::{
     CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO, Code,
     ErrorNumber, Header, split_first,
 };
+use crate::throttle::Throttle;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The worker a handler runs in.
 #[derive(Clone, Copy, Debug)]
@@ -95,10 +98,15 @@ impl std::fmt::Debug for Handlers {
     }
 }
 
+/// How many panics are written out in ten seconds.
+const PANICS_TOLD: u32 = 5;
+
 /// The application of one worker: its handlers and the stock ones.
 #[derive(Debug)]
 pub struct Application {
     handlers: Handlers,
+    /// Over all handler threads: what one message does it does again.
+    panics: Mutex<Throttle>,
 }
 
 impl Application {
@@ -109,7 +117,7 @@ impl Application {
         handlers.insert(CODE_ECHO, Arc::new(Echo));
         handlers.insert(CODE_TIME, Arc::new(Time));
         handlers.insert(CODE_WHO, Arc::new(Who(worker)));
-        Self { handlers }
+        Self { handlers, panics: Mutex::new(Throttle::new(PANICS_TOLD)) }
     }
 }
 
@@ -155,7 +163,10 @@ impl Serve for Application {
                 replies.rewind(mark);
                 replies.send_error(ErrorNumber::HandlerFailed, code, "the handler panicked");
                 let text = panic_text(&*panic);
-                log::error!("conn={} handler panicked: {text} code={code}", connection.id);
+                if let Some(held) = self.panics.lock().admit(Instant::now()) {
+                    let id = connection.id;
+                    log::error!("conn={id} handler panicked: {text} code={code}{held}");
+                }
                 Served::Panicked
             }
         }

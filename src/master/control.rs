@@ -3,9 +3,12 @@
 //! Runs inside the master's loop and never sleeps: sockets don't block, a request
 //! has 64 KiB and 5 seconds, and no more than 16 clients are let in at a time, so
 //! that none of them can keep the master from its work. It knows nothing of what is
-//! asked: requests go out as values, and the master gives back the answers.
+//! asked: requests go out as values, and the master gives back the answers, at once
+//! or when it has them. A long answer goes on in files, which are read as the client
+//! takes them.
 
-use std::fs::{self, DirBuilder};
+use std::collections::VecDeque;
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,17 +17,22 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::config::LogLevel;
 use crate::sys::unix_socket;
 
 const CLIENTS_MAX: usize = 16;
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
+/// Of an answer's files: how much is in memory for one client.
+const PIECE_BYTES: u64 = 64 << 10;
+/// How many writes one client gets before it is the next one's turn.
+const PIECES_AT_ONCE: usize = 16;
 
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -36,6 +44,44 @@ pub(super) enum Request {
     Stop {},
     /// The graceful stop.
     Quit {},
+    /// Log files to be opened anew. With `wait` the answer comes when all are.
+    Reopen {
+        #[serde(default)]
+        wait: bool,
+    },
+    /// Another level for all logs, until the next start.
+    #[serde(rename = "log-level")]
+    LogLevel { level: LevelName },
+    /// Who is connected; with `slow`, who is blocked.
+    Connections {
+        #[serde(default)]
+        slow: bool,
+    },
+    /// The end of a connection.
+    Kick { id: u64 },
+}
+
+/// A log level as in the configuration.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
+pub(super) struct LevelName(pub(super) LogLevel);
+
+impl TryFrom<String> for LevelName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let found = LogLevel::ALL.into_iter().find(|level| level.name() == name);
+        found.map(Self).ok_or_else(|| format!("there is no log level `{name}`"))
+    }
+}
+
+/// What the master says to a request.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// This.
+    Now(Value),
+    /// Something, once it knows: [`ControlSocket::resolve`] with the same number.
+    Later(u64),
 }
 
 #[derive(Debug)]
@@ -44,6 +90,8 @@ struct Client {
     request: Vec<u8>,
     /// Empty until the request is complete; what is left of the answer then.
     answer: Vec<u8>,
+    /// What follows the answer.
+    files: VecDeque<File>,
     deadline: Instant,
     state: ClientState,
 }
@@ -51,6 +99,8 @@ struct Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ClientState {
     Asking,
+    /// For the answer with this number; the master sees to it that it comes.
+    Waiting(u64),
     Hearing,
     Done,
 }
@@ -86,7 +136,8 @@ impl ControlSocket {
         }
         let listener = unix_socket::bind(path)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { path: path.to_owned(), identity: identity(path), listener, clients: Vec::new() })
+        let identity = identity(path);
+        Ok(Self { path: path.to_owned(), identity, listener, clients: Vec::new() })
     }
 
     /// What the master's poll has to look at, for what. `answer_one` and `accept`
@@ -98,6 +149,8 @@ impl ControlSocket {
             .map(|client| {
                 let flags = match client.state {
                     ClientState::Asking => PollFlags::POLLIN,
+                    // Its hang-up is reported in any case.
+                    ClientState::Waiting(_) => PollFlags::empty(),
                     ClientState::Hearing | ClientState::Done => PollFlags::POLLOUT,
                 };
                 (client.stream.as_fd(), flags)
@@ -112,25 +165,40 @@ impl ControlSocket {
 
     /// When the next client has had its time.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.clients.iter().map(|client| client.deadline).min()
+        let is_timed = |client: &&Client| !matches!(client.state, ClientState::Waiting(_));
+        self.clients.iter().filter(is_timed).map(|client| client.deadline).min()
     }
 
     /// Lets clients in, reads, answers complete requests by `answer`, writes, and
     /// ends those that are done or had their time.
-    pub(super) fn turn(&mut self, now: Instant, mut answer: impl FnMut(Request) -> Value) {
+    pub(super) fn turn(&mut self, now: Instant, mut answer: impl FnMut(Request) -> Answer) {
         self.accept(now);
         for client in &mut self.clients {
             if client.state == ClientState::Asking {
                 client.read(&mut answer);
             }
             if client.state == ClientState::Hearing {
-                client.write();
+                client.write(now);
             }
-            if client.deadline <= now {
+            let is_over = match client.state {
+                ClientState::Waiting(_) => client.has_hung_up(),
+                _ => client.deadline <= now,
+            };
+            if is_over {
                 client.state = ClientState::Done;
             }
         }
         self.clients.retain(|client| client.state != ClientState::Done);
+    }
+
+    /// The answer that a client waits for, and what follows it.
+    pub(super) fn resolve(&mut self, number: u64, reply: &Value, files: VecDeque<File>) {
+        let waits = |client: &&mut Client| client.state == ClientState::Waiting(number);
+        if let Some(client) = self.clients.iter_mut().find(waits) {
+            client.deadline = Instant::now() + REQUEST_TIME_MAX;
+            client.files = files;
+            client.reply(reply);
+        }
     }
 
     fn accept(&mut self, now: Instant) {
@@ -151,6 +219,7 @@ impl ControlSocket {
                 stream,
                 request: Vec::new(),
                 answer: Vec::new(),
+                files: VecDeque::new(),
                 deadline: now + REQUEST_TIME_MAX,
                 state: ClientState::Asking,
             });
@@ -181,7 +250,7 @@ fn check_peer(stream: &UnixStream) -> io::Result<()> {
 }
 
 impl Client {
-    fn read(&mut self, answer: &mut impl FnMut(Request) -> Value) {
+    fn read(&mut self, answer: &mut impl FnMut(Request) -> Answer) {
         let mut chunk = [0; 4096];
         loop {
             match self.stream.read(&mut chunk) {
@@ -200,9 +269,12 @@ impl Client {
             if let Some(end) = self.request.iter().position(|&byte| byte == b'\n') {
                 let reply = match serde_json::from_slice(&self.request[..end]) {
                     Ok(request) => answer(request),
-                    Err(error) => json!({ "error": format!("bad request: {error}") }),
+                    Err(error) => Answer::Now(json!({ "error": format!("bad request: {error}") })),
                 };
-                self.reply(&reply);
+                match reply {
+                    Answer::Now(reply) => self.reply(&reply),
+                    Answer::Later(number) => self.state = ClientState::Waiting(number),
+                }
                 return;
             }
             if self.request.len() >= REQUEST_BYTES_MAX {
@@ -218,19 +290,50 @@ impl Client {
         self.state = ClientState::Hearing;
     }
 
-    fn write(&mut self) {
-        while !self.answer.is_empty() {
+    /// Writes what the client takes. Each piece that it takes gives it more time.
+    fn write(&mut self, now: Instant) {
+        for _ in 0..PIECES_AT_ONCE {
+            if self.answer.is_empty() && !self.next_piece() {
+                break;
+            }
             match self.stream.write(&self.answer) {
-                Ok(bytes) => drop(self.answer.drain(..bytes)),
+                Ok(bytes) => {
+                    self.answer.drain(..bytes);
+                    self.deadline = now + REQUEST_TIME_MAX;
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => break,
+                Err(_) => {
+                    self.answer.clear();
+                    self.files.clear();
+                }
             }
+        }
+        if !self.answer.is_empty() || !self.files.is_empty() {
+            return;
         }
         // Not only close: a worker that is just being forked has a copy of this
         // descriptor, and the client would not see the end until that is closed.
         let _ = self.stream.shutdown(Shutdown::Both);
         self.state = ClientState::Done;
+    }
+
+    /// Reads a piece of the files into the empty answer. False when there is none.
+    fn next_piece(&mut self) -> bool {
+        while let Some(file) = self.files.front_mut() {
+            match file.take(PIECE_BYTES).read_to_end(&mut self.answer) {
+                Ok(bytes) if bytes > 0 => return true,
+                Ok(_) => {}
+                Err(error) => log::warn!("an answer is cut short: {error}"),
+            }
+            self.files.pop_front();
+        }
+        false
+    }
+
+    fn has_hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
     }
 }
 
@@ -243,7 +346,9 @@ mod tests {
         let mut client = unix_socket::connect(path).unwrap();
         let _cut_short = client.write_all(request);
         for _ in 0..3 {
-            socket.turn(Instant::now(), |request| json!({ "asked": format!("{request:?}") }));
+            socket.turn(Instant::now(), |request| {
+                Answer::Now(json!({ "asked": format!("{request:?}") }))
+            });
         }
         let mut line = String::new();
         BufReader::new(client).read_line(&mut line).unwrap();
@@ -264,6 +369,11 @@ mod tests {
             (&b"{\"command\":\"status\"}\n"[..], "{\"asked\":\"Status\"}\n"),
             (b"{\"command\":\"stop\"}\n", "{\"asked\":\"Stop\"}\n"),
             (b"{\"command\":\"quit\"}\n", "{\"asked\":\"Quit\"}\n"),
+            (b"{\"command\":\"kick\",\"id\":7}\n", "{\"asked\":\"Kick { id: 7 }\"}\n"),
+            (
+                b"{\"command\":\"log-level\",\"level\":\"debug\"}\n",
+                "{\"asked\":\"LogLevel { level: LevelName(Debug) }\"}\n",
+            ),
         ] {
             assert_eq!(ask(&mut socket, &path, request), answer);
             assert!(socket.clients.is_empty());
@@ -273,11 +383,61 @@ mod tests {
     #[test]
     fn junk_is_answered_with_an_error() {
         let (_directory, path, mut socket) = bound();
-        for request in [&b"\n"[..], b"status\n", b"{\"command\":\"reboot\"}\n", b"\xff\xfe\n"] {
+        for request in [
+            &b"\n"[..],
+            b"status\n",
+            b"{\"command\":\"reboot\"}\n",
+            b"{\"command\":\"log-level\",\"level\":\"loud\"}\n",
+            b"\xff\xfe\n",
+        ] {
             assert!(ask(&mut socket, &path, request).contains("bad request"), "{request:?}");
         }
         let endless = vec![b' '; REQUEST_BYTES_MAX];
         assert!(ask(&mut socket, &path, &endless).contains("64 KiB"));
+    }
+
+    #[test]
+    fn an_answer_can_come_later_and_go_on_in_files() {
+        let (_directory, path, mut socket) = bound();
+        let mut client = unix_socket::connect(&path).unwrap();
+        client.write_all(b"{\"command\":\"connections\"}\n").unwrap();
+        let now = Instant::now();
+        socket.turn(now, |_| Answer::Later(7));
+        let nobody = |_| unreachable!("nobody asks");
+        socket.turn(now + 2 * REQUEST_TIME_MAX, nobody);
+        assert_eq!((socket.clients.len(), socket.next_deadline()), (1, None));
+        let mut files = VecDeque::new();
+        for text in [&b"one\n"[..], b"", &[b'x'; 100_000]] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(text).unwrap();
+            std::io::Seek::rewind(&mut file).unwrap();
+            files.push_back(file);
+        }
+        socket.resolve(8, &json!({}), VecDeque::new());
+        socket.resolve(7, &json!({ "ok": true }), files);
+        let reader = std::thread::spawn(move || {
+            let mut text = String::new();
+            client.read_to_string(&mut text).unwrap();
+            text
+        });
+        while !socket.clients.is_empty() {
+            socket.turn(Instant::now(), nobody);
+        }
+        let text = reader.join().unwrap();
+        assert!(text.starts_with("{\"ok\":true}\none\nxxx"), "{text:.40}");
+        assert_eq!(text.len(), "{\"ok\":true}\none\n".len() + 100_000);
+    }
+
+    #[test]
+    fn a_waiting_client_that_goes_away_is_forgotten() {
+        let (_directory, path, mut socket) = bound();
+        let mut client = unix_socket::connect(&path).unwrap();
+        client.write_all(b"{\"command\":\"reopen\",\"wait\":true}\n").unwrap();
+        socket.turn(Instant::now(), |_| Answer::Later(1));
+        assert_eq!(socket.clients.len(), 1);
+        drop(client);
+        socket.turn(Instant::now(), |_| Answer::Later(1));
+        assert!(socket.clients.is_empty());
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //! ```
 
 mod control;
+mod logs;
+mod orders;
 mod pid_file;
 mod policy;
 mod reap;
@@ -22,6 +24,7 @@ mod stop;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,10 +33,11 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 pub(crate) use control::ControlSocket;
+use control::{Answer, Request};
 pub(crate) use pid_file::{PidFile, PidFileError};
 
-use crate::channel::{MasterEnd, Message, Received, WorkerEnd};
-use crate::config::Config;
+use crate::channel::{MasterEnd, Message, ReceivedParcel, WorkerEnd};
+use crate::config::{Config, LogLevel};
 use crate::listen::Listener;
 use crate::logging::{self, Copies};
 use crate::shm::{Counter, Slot, SlotState, Zone};
@@ -170,6 +174,15 @@ struct Master<'a> {
     started: Instant,
     /// How many lost log lines of its own the master has counted.
     log_lines_lost: u64,
+    /// The level that an operator has set; without one the configuration's holds.
+    log_level: Option<LogLevel>,
+    rotation: logs::Rotation,
+    /// Logs just opened, by worker number, on their way to the workers.
+    fresh_logs: Vec<(u16, Arc<File>)>,
+    /// What workers were asked and have not all answered.
+    orders: Vec<orders::Order>,
+    /// The ticket that the last order got.
+    tickets: u64,
 }
 
 /// Runs the master until it was told to stop and every worker is gone. `on_ready`
@@ -206,6 +219,11 @@ pub(crate) fn run(
         start_failure: None,
         started: Instant::now(),
         log_lines_lost: 0,
+        log_level: None,
+        rotation: logs::Rotation::new(Instant::now()),
+        fresh_logs: Vec::new(),
+        orders: Vec::new(),
+        tickets: 0,
         config: setup.config,
     };
     log::info!("master started version={} workers={workers}", env!("CARGO_PKG_VERSION"));
@@ -234,6 +252,8 @@ impl Master<'_> {
             self.hear_workers(&ready_channels);
             self.take_requests();
             self.enforce_deadlines();
+            self.rotate_logs(Instant::now());
+            self.end_orders(Instant::now());
             self.count_lost_lines();
             if let Some(failure) = self.start_failure.take() {
                 return Err(failure);
@@ -257,21 +277,30 @@ impl Master<'_> {
                 Signal::SIGCHLD => self.reap(),
                 Signal::SIGTERM | Signal::SIGINT => self.stop_fast(signal.as_str()),
                 Signal::SIGQUIT => self.stop_gracefully(signal.as_str()),
+                Signal::SIGUSR1 => {
+                    self.reopen_logs(signal.as_str());
+                }
                 other => log::warn!("{other} is not available in this version and does nothing"),
             }
         }
     }
 
     fn hear_workers(&mut self, ready: &[Pid]) {
-        let mut rang = false;
+        let (mut rang, mut reopen, mut answers) = (false, false, Vec::new());
         for worker in self.workers.iter_mut().filter(|worker| ready.contains(&worker.pid)) {
             while let Some(channel) = &worker.channel {
-                match channel.try_receive() {
-                    Ok(Some(Received::Message(Message::Ready))) => rang = true,
-                    Ok(Some(Received::Message(message))) => {
-                        log::warn!("worker {} said {message:?}, which is ours", worker.number);
-                    }
-                    Ok(Some(Received::Closed)) => worker.channel = None,
+                match channel.try_receive_parcel() {
+                    Ok(Some(ReceivedParcel::Parcel(parcel))) => match parcel.message {
+                        Message::Ready => rang = true,
+                        Message::AskReopen => reopen = true,
+                        Message::Done | Message::NotDone | Message::Kicked | Message::NotKicked => {
+                            answers.push((worker.pid, parcel))
+                        }
+                        message => {
+                            log::warn!("worker {} said {message:?}, which is ours", worker.number);
+                        }
+                    },
+                    Ok(Some(ReceivedParcel::Closed)) => worker.channel = None,
                     Ok(None) => break,
                     Err(error) => {
                         log::warn!("channel of worker {}: {error}", worker.number);
@@ -282,6 +311,12 @@ impl Master<'_> {
         }
         if rang {
             self.answer_the_bell();
+        }
+        for (from, parcel) in answers {
+            self.note_answer(from, parcel);
+        }
+        if reopen {
+            self.reopen_logs("a worker");
         }
     }
 
@@ -375,18 +410,32 @@ impl Master<'_> {
     fn take_requests(&mut self) {
         // Out of `self` for a moment, since the answers need all of it.
         let Some(mut control) = self.control.take() else { return };
-        control.turn(Instant::now(), |request| match request {
-            control::Request::Status {} => self.status(),
-            control::Request::Stop {} => {
+        control.turn(Instant::now(), |request| self.answer(request));
+        self.control = Some(control);
+    }
+
+    fn answer(&mut self, request: Request) -> Answer {
+        Answer::Now(match request {
+            Request::Status {} => self.status(),
+            Request::Stop {} => {
                 self.stop_fast("the control socket");
                 status::accepted()
             }
-            control::Request::Quit {} => {
+            Request::Quit {} => {
                 self.stop_gracefully("the control socket");
                 status::accepted()
             }
-        });
-        self.control = Some(control);
+            Request::Reopen { wait } => {
+                let number = self.reopen_logs("the control socket");
+                if wait {
+                    return Answer::Later(number);
+                }
+                status::accepted()
+            }
+            Request::LogLevel { level } => self.change_log_level(level.0),
+            Request::Connections { slow } => return self.list_connections(slow),
+            Request::Kick { id } => return self.kick(id),
+        })
     }
 }
 
@@ -396,6 +445,16 @@ impl Worker {
         if let Err(error) = channel.send(message) {
             log::warn!("cannot tell worker {} to {message:?}: {error}", self.number);
         }
+    }
+
+    /// Says something with more to it. False if it could not be said.
+    fn hand(&self, message: Message, value: u64, file: Option<BorrowedFd<'_>>) -> bool {
+        let Some(channel) = &self.channel else { return false };
+        let result = channel.send_parcel(message, value, file);
+        if let Err(error) = &result {
+            log::warn!("cannot tell worker {} to {message:?}: {error}", self.number);
+        }
+        result.is_ok()
     }
 
     /// Its process can't be another one: it is not reaped yet.

@@ -54,6 +54,8 @@ impl Master<'_> {
             self.control.as_ref().and_then(ControlSocket::next_deadline),
             self.stop.deadline(),
             self.settle_at,
+            self.next_rotation(),
+            self.orders.iter().map(super::orders::Order::deadline).min(),
             arming,
         ];
         let Some(deadline) = deadline.into_iter().flatten().min() else {

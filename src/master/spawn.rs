@@ -69,7 +69,10 @@ impl Master<'_> {
     ) -> io::Result<ExitReason> {
         drop(self.signals.take());
         let file = Arc::clone(&self.worker_logs[usize::from(number)]);
-        let level = self.config.log.level;
+        // Now, while their descriptors are their own; a copy of ours that stayed would
+        // keep the file open for good after it was rotated.
+        self.worker_logs.clear();
+        let level = self.log_level.unwrap_or(self.config.log.level);
         logging::init(Role::Worker(number), Arc::clone(&file), level, self.copies)
             .map_err(io::Error::other)?;
 
@@ -80,6 +83,8 @@ impl Master<'_> {
         keep.extend([channel.as_fd(), file.as_fd()]);
         keep.extend(self.listeners.iter().map(AsFd::as_fd));
         process::close_all_except(forked, &keep)?;
+        drop(keep);
+        drop(file);
         process::redirect_stdin_stdout_to_null()?;
         if self.copies == Copies::None {
             // A daemon's worker would hold the launcher's terminal open for life, and

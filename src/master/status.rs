@@ -24,6 +24,7 @@ impl Master<'_> {
                 "generation": self.generation,
                 "listen": addresses,
                 "stopping": self.stop.is_stopping(),
+                "log_level": self.log_level.unwrap_or(self.config.log.level).name(),
                 "warnings": self.warnings,
             },
             "reload": { "count": 0, "last": null },

@@ -103,7 +103,9 @@ impl EventLoop {
             }
             match self.accept_one(nth, now) {
                 Accepted::One if self.connections >= self.shared.settings.connections_max => {
-                    log::debug!("at worker.max_connections, connects wait in the backlog");
+                    if let Some(held) = self.warnings.full.admit(now) {
+                        log::warn!("at worker.max_connections, connects wait in the backlog{held}");
+                    }
                     self.cease(Listening::Full);
                 }
                 Accepted::One => {}
@@ -126,7 +128,9 @@ impl EventLoop {
 
     fn listen_again(&mut self, now: Instant) {
         if let Err(error) = self.serve() {
-            log::error!("cannot watch the listeners, trying again in a second: {error}");
+            if let Some(held) = self.warnings.accept_failed.admit(now) {
+                log::error!("cannot watch the listeners, trying again in a second: {error}{held}");
+            }
             self.listeners.listening = Listening::NoDescriptors;
             return;
         }
@@ -183,7 +187,9 @@ impl EventLoop {
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => Accepted::Nothing,
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                    log::warn!("accept failed, trying again in a second: {error}");
+                    if let Some(held) = self.warnings.accept_failed.admit(now) {
+                        log::warn!("accept failed, trying again in a second: {error}{held}");
+                    }
                     self.shared.counters.add(Counter::AcceptErrors, 1);
                     Accepted::NoDescriptors
                 }

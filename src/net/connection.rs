@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Connection {
     pub(super) transport: Arc<Transport>,
     pub(super) receive: Arc<ReceiveHalf>,
+    pub(super) connected_at: Instant,
     pub(super) phase: Phase,
     pub(super) input: Input,
     pub(super) cutter: Cutter,
@@ -144,6 +145,7 @@ impl Connection {
         Self {
             transport,
             receive,
+            connected_at: now,
             phase: Phase::Open,
             input: Input::Open,
             cutter: Cutter::default(),

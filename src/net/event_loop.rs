@@ -4,6 +4,7 @@
 use super::accept::{Listeners, Refused};
 use super::connection::{Connection, DrainClock};
 use super::interest::Phase;
+use super::listing::Listing;
 use super::receive::Read;
 use super::settings::{
     DRAIN_POSTPONED_MAX, EVENTS_MAX, READ_BYTES_MAX, STARVED_MAX, Settings, TICK, TIMERS_SLACK,
@@ -15,9 +16,11 @@ use crate::frame::Goodbye;
 use crate::send::{Room, SendPath};
 use crate::shm::{Counter, Permits, Slot, ThreadCounters};
 use crate::sys;
+use crate::throttle::Throttle;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use slotmap::{Key as _, KeyData, SlotMap, new_key_type};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -62,6 +65,38 @@ pub(super) enum Entry {
 #[derive(Debug)]
 pub(super) struct Watch(Epoll);
 
+/// Warnings of which there can be thousands a second.
+#[derive(Debug)]
+pub(super) struct Warnings {
+    pub(super) accept_failed: Throttle,
+    pub(super) full: Throttle,
+    pub(super) largest_closed: Throttle,
+}
+
+impl Warnings {
+    fn new() -> Self {
+        Self {
+            accept_failed: Throttle::new(1),
+            full: Throttle::new(1),
+            largest_closed: Throttle::new(5),
+        }
+    }
+
+    /// Tells of what was held back and has no later warning to be told with.
+    fn tick(&mut self, now: Instant) {
+        let all = [
+            ("accept failed", &mut self.accept_failed),
+            ("at worker.max_connections", &mut self.full),
+            ("closed, total exhausted", &mut self.largest_closed),
+        ];
+        for (what, throttle) in all {
+            if let Some(held) = throttle.settle(now) {
+                log::warn!("{what}{held}");
+            }
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct EventLoop {
@@ -84,6 +119,10 @@ pub struct EventLoop {
     pub(super) buffer: Box<[u8]>,
     pub(super) drain_reason: Goodbye,
     called: Vec<u64>,
+    /// Lists of connections that are being written, and those that are complete.
+    pub(super) listings: VecDeque<Listing>,
+    pub(super) lists: VecDeque<(u64, io::Result<File>)>,
+    pub(super) warnings: Warnings,
     next_tick: Instant,
 }
 
@@ -118,6 +157,9 @@ impl EventLoop {
             buffer: vec![0; READ_BYTES_MAX].into_boxed_slice(),
             drain_reason: Goodbye::Stopping,
             called: Vec::new(),
+            listings: VecDeque::new(),
+            lists: VecDeque::new(),
+            warnings: Warnings::new(),
             next_tick: Instant::now() + TICK,
         })
     }
@@ -222,6 +264,7 @@ impl EventLoop {
                 self.enforce_deadline(fired.key, now);
             }
         }
+        self.go_on_listing(now);
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.tick(now);
@@ -231,6 +274,9 @@ impl EventLoop {
     }
 
     fn timeout(&self, until: Option<Instant>) -> EpollTimeout {
+        if !self.listings.is_empty() {
+            return EpollTimeout::ZERO;
+        }
         let next = [self.timers.next(), until].into_iter().flatten().min();
         let next = next.map_or(self.next_tick, |next| next.min(self.next_tick));
         let left = next.saturating_duration_since(Instant::now());
@@ -356,13 +402,18 @@ impl EventLoop {
         let Some((bytes, id, key)) = largest.filter(|(bytes, ..)| *bytes > 0) else {
             return usize::MAX;
         };
-        log::warn!("conn={id} closed, {total} total exhausted and it holds most bytes={bytes}");
+        if let Some(held) = self.warnings.largest_closed.admit(now) {
+            log::warn!(
+                "conn={id} closed, {total} total exhausted and it holds most bytes={bytes}{held}"
+            );
+        }
         self.shared.counters.add(Counter::ClosedSlow, 1);
         self.abort(key, now);
         bytes
     }
 
     fn tick(&mut self, now: Instant) {
+        self.warnings.tick(now);
         self.tick_listeners(now);
         self.relieve_starved(now);
         if self.timers.len() > 2 * self.table.len() + TIMERS_SLACK {

@@ -12,6 +12,7 @@ mod close;
 mod connection;
 mod event_loop;
 mod interest;
+mod listing;
 mod receive;
 mod settings;
 mod timers;

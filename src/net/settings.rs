@@ -28,6 +28,10 @@ pub(super) const DRAIN_READS_MAX: usize = 16;
 pub(super) const LAST_ACCEPTS_MAX: usize = 4096;
 /// Stale entries that the timers may have beside two a connection.
 pub(super) const TIMERS_SLACK: usize = 1024;
+/// How many connections are written to a list in one turn of the loop.
+pub(super) const LISTED_AT_ONCE: usize = 512;
+/// How many lists a worker writes at a time.
+pub(super) const LISTINGS_MAX: usize = 8;
 /// The shared read buffer: what one connection may bring in one turn of the loop.
 pub(super) const READ_BYTES_MAX: usize = 64 * 1024;
 /// How many events one epoll_wait takes.

@@ -80,6 +80,8 @@ counters! {
     LogLinesLost = "log_lines_lost",
     /// Workers that ended without being told to. Counted by the master.
     WorkersDied = "workers_died",
+    /// Connections that an operator closed.
+    ConnectionsKicked = "connections_kicked",
 }
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS_MAX);

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
@@ -63,6 +63,18 @@ impl fmt::Debug for Signals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signals").finish_non_exhaustive()
     }
+}
+
+/// A file that has reached RLIMIT_FSIZE is then an error of write like a full disk, and
+/// not the end of the process. Inherited over fork.
+///
+/// # Errors
+/// None that Linux reports for a valid signal.
+pub fn ignore_file_size_signal() -> io::Result<()> {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: sigaction wants a handler that is safe to run at any point: none runs.
+    unsafe { sigaction(Signal::SIGXFSZ, &ignore) }?;
+    Ok(())
 }
 
 /// Blocks the used signals in this thread and in all that it starts or forks.

@@ -5,10 +5,13 @@
 //! Only the master binds, and only the command line connects.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, RecvMsg, recvmsg, sendmsg};
 use nix::sys::stat::{Mode, umask};
 
 /// What fits into `sun_path` beside the final NUL.
@@ -40,7 +43,6 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
 
 /// A path that fits, and what must stay open as long as it is used.
 fn short_path(path: &Path) -> io::Result<(PathBuf, Option<File>)> {
-    use std::os::fd::AsRawFd;
     if path.as_os_str().len() <= PATH_BYTES_MAX {
         return Ok((path.to_owned(), None));
     }
@@ -50,6 +52,66 @@ fn short_path(path: &Path) -> io::Result<(PathBuf, Option<File>)> {
     let directory = File::open(directory)?;
     let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
     Ok((short, Some(directory)))
+}
+
+/// Sends one message, and a descriptor with it if there is one.
+///
+/// # Errors
+/// Those of sendmsg(2) but EINTR.
+pub fn send_message(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let descriptor = descriptor.map(|descriptor| [descriptor.as_raw_fd()]);
+    let rights = descriptor.as_ref().map(|raw| ControlMessage::ScmRights(raw));
+    loop {
+        let slices = [IoSlice::new(bytes)];
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        match sendmsg::<()>(socket.as_raw_fd(), &slices, rights.as_slice(), flags, None) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Receives one message into `buffer`: how long it is, and the descriptor that came
+/// with it. One that could not be received because this process may have no more of
+/// them is missing without an error. 0 bytes are the end.
+///
+/// # Errors
+/// Those of recvmsg(2) but EINTR.
+pub fn receive_message(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = nix::cmsg_space!(std::os::fd::RawFd);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    loop {
+        let mut slices = [IoSliceMut::new(buffer)];
+        match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
+            Ok(message) => return Ok((message.bytes, first_descriptor(&message))),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// The first of the descriptors that came with a message; the others, which nobody
+/// sends, are closed. With MSG_CTRUNC `cmsgs` is an error, and none was installed.
+fn first_descriptor(message: &RecvMsg<'_, '_, ()>) -> Option<OwnedFd> {
+    let mut first = None;
+    for control in message.cmsgs().ok()? {
+        let ControlMessageOwned::ScmRights(raw) = control else { continue };
+        for raw in raw {
+            // SAFETY: from_raw_fd wants an open descriptor that nobody else owns. The
+            // kernel has just made it for this message, and this is the only look at it.
+            let descriptor = unsafe { OwnedFd::from_raw_fd(raw) };
+            first.get_or_insert(descriptor);
+        }
+    }
+    first
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@
 //! loop's thread only. Never returns before it is told to stop, drained, or
 //! broken.
 
+mod orders;
 mod signals;
 mod threads;
 
-use crate::channel::{self, Message, Received};
+use crate::channel::{self, Message, ReceivedParcel};
 use crate::config::{self, Config};
 use crate::dispatch::{DispatchPath, InboxLimits};
 use crate::frame::Goodbye;
@@ -185,6 +186,7 @@ impl Worker {
                     return Ok(());
                 }
             }
+            self.hand_over_lists();
             if self.has_ended() {
                 return Ok(());
             }
@@ -220,6 +222,7 @@ impl Worker {
             match asked_by(signal) {
                 Asked::Terminate => return true,
                 Asked::Drain => self.start_drain("SIGQUIT"),
+                Asked::ReopenLogs => self.say(Message::AskReopen, 0, None),
                 Asked::Nothing => {}
             }
         }
@@ -228,13 +231,15 @@ impl Worker {
 
     /// True if the worker is to stop at once.
     fn hear_master(&mut self) -> io::Result<bool> {
-        while let Some(received) = self.channel.try_receive()? {
+        while let Some(received) = self.channel.try_receive_parcel()? {
             match received {
-                Received::Message(Message::Serve) => self.serve()?,
-                Received::Message(Message::Drain) => self.start_drain("the master"),
-                Received::Message(Message::Terminate) => return Ok(true),
-                Received::Message(Message::Ready) => log::warn!("the master is not a worker"),
-                Received::Closed => {
+                ReceivedParcel::Parcel(parcel) => match parcel.message {
+                    Message::Serve => self.serve()?,
+                    Message::Drain => self.start_drain("the master"),
+                    Message::Terminate => return Ok(true),
+                    _ => self.carry_out(parcel),
+                },
+                ReceivedParcel::Closed => {
                     // Readable for ever from now on.
                     self.event_loop.unwatch(self.channel.as_fd())?;
                     log::warn!("the master is gone, draining");

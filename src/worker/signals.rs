@@ -16,6 +16,8 @@ pub(super) enum Asked {
     Terminate,
     /// Stop after all is answered.
     Drain,
+    /// Ask the master to open all logs anew.
+    ReopenLogs,
     /// Nothing: it is the master's business.
     Nothing,
 }
@@ -24,6 +26,7 @@ pub(super) fn asked_by(signal: Signal) -> Asked {
     match signal {
         Signal::SIGTERM | Signal::SIGINT => Asked::Terminate,
         Signal::SIGQUIT => Asked::Drain,
+        Signal::SIGUSR1 => Asked::ReopenLogs,
         _ => Asked::Nothing,
     }
 }
@@ -34,10 +37,12 @@ mod tests {
 
     #[test]
     fn a_worker_stops_for_three_signals_and_leaves_the_rest_to_the_master() {
-        let stops = |signal: &Signal| asked_by(*signal) != Asked::Nothing;
+        let stops = |signal: &Signal| matches!(asked_by(*signal), Asked::Terminate | Asked::Drain);
         let stopping: Vec<Signal> = taken().into_iter().filter(stops).collect();
         assert_eq!(stopping, [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]);
         assert_eq!(asked_by(Signal::SIGQUIT), Asked::Drain);
+        assert_eq!(asked_by(Signal::SIGUSR1), Asked::ReopenLogs);
+        assert_eq!(asked_by(Signal::SIGHUP), Asked::Nothing);
         assert_eq!(taken().len(), USED.len() - 1);
     }
 }

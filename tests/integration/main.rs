@@ -6,9 +6,11 @@ mod support;
 
 mod backpressure;
 mod bad_input;
+mod connections;
 mod descriptors;
 mod half_close;
 mod lifecycle;
+mod logs;
 mod messages;
 mod status;
 mod volume;

@@ -1,0 +1,406 @@
+//! `chappe logs`: the last lines of the master's and the workers' logs, merged by
+//! time, and what is added to them from then on.
+//!
+//! It reads files and asks nobody, so it also works when the server is gone. To
+//! follow a log it looks at the files five times a second: a file that was moved away
+//! is read to its end, and on into those between it and the new one.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Show the logs of master and workers, merged by time
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct LogsArgs {
+    /// Go on with what is added, over rotation and reopening
+    #[arg(short = 'f')]
+    pub(crate) follow: bool,
+    /// Only this worker's log
+    #[arg(short = 'w', value_name = "N")]
+    pub(crate) worker: Option<u16>,
+    /// Only lines of this level, or more urgent ones
+    #[arg(short = 'l', value_name = "LEVEL", value_parser = parse_level)]
+    pub(crate) level: Option<log::Level>,
+    /// How many of the last lines to show
+    #[arg(short = 'n', value_name = "LINES", default_value_t = 20)]
+    pub(crate) lines: usize,
+}
+
+fn parse_level(text: &str) -> Result<log::Level, String> {
+    text.parse().map_err(|_| "one of error, warn, info, debug, trace".to_owned())
+}
+
+/// How often the files are looked at.
+const LOOK_MS: u8 = 200;
+/// How much of a file is read at a time.
+const PIECE_BYTES: usize = 64 << 10;
+/// A line that is longer than this, and not a line of ours, is cut.
+const LINE_BYTES_MAX: usize = 1 << 20;
+/// How many looks a file that was moved away is still read: its writer has until the
+/// reopen to write to it.
+const LOOKS_AFTER_MOVE: u8 = 10;
+
+/// Runs the command.
+///
+/// # Errors
+/// When there are no logs, or they can't be read; never because the reader of the
+/// output went away.
+pub(crate) fn logs(directory: &Path, arguments: LogsArgs) -> io::Result<()> {
+    let paths = log_paths(directory, arguments.worker)?;
+    if paths.is_empty() {
+        return Err(io::Error::new(ErrorKind::NotFound, "there is no such log"));
+    }
+    let is_wanted = |line: &[u8]| is_at_level(line, arguments.level);
+    let mut last = Vec::new();
+    let mut followed = BTreeMap::new();
+    for path in paths {
+        let (lines, log) = Followed::open_at_end(&path, arguments.lines, is_wanted)?;
+        last.extend(lines);
+        followed.insert(path, log);
+    }
+    // Stable: lines of one millisecond and one file stay in their order.
+    last.sort_by(|a, b| time(a).cmp(time(b)));
+    let first = last.len().saturating_sub(arguments.lines);
+    if !show(&last[first..])? {
+        return Ok(());
+    }
+    while arguments.follow && wait_or_reader_gone()? {
+        for path in log_paths(directory, arguments.worker)? {
+            // A worker number that is new, or whose first log was just made.
+            followed.entry(path).or_insert_with_key(|path| Followed::from_start(path.clone()));
+        }
+        let mut lines = Vec::new();
+        for log in followed.values_mut() {
+            log.read_new(&mut lines)?;
+        }
+        lines.retain(|line| is_wanted(line));
+        lines.sort_by(|a, b| time(a).cmp(time(b)));
+        if !show(&lines)? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Sleeps until the next look. False as soon as nobody reads the output any more.
+fn wait_or_reader_gone() -> io::Result<bool> {
+    let stdout = io::stdout();
+    // No events are asked for: an end that is closed is reported in any case.
+    let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    match poll(&mut fds, PollTimeout::from(LOOK_MS)) {
+        Ok(0) | Err(nix::errno::Errno::EINTR) => Ok(true),
+        Ok(_) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// False if nobody reads the output any more.
+fn show(lines: &[Vec<u8>]) -> io::Result<bool> {
+    let mut out = io::stdout().lock();
+    let text = lines.concat();
+    match out.write_all(&text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true),
+    }
+}
+
+/// `master.log` and `worker-N.log`; of one worker, its own only.
+fn log_paths(directory: &Path, worker: Option<u16>) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".log")) else { continue };
+        let number = stem.strip_prefix("worker-").and_then(|number| number.parse::<u16>().ok());
+        let is_wanted = match worker {
+            Some(worker) => number == Some(worker),
+            None => stem == "master" || number.is_some(),
+        };
+        if is_wanted {
+            paths.push(directory.join(&name));
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// The time at the beginning of a line; such times sort as text. A line without one
+/// (a full disk cut it) stays where it is, behind the line before it.
+fn time(line: &[u8]) -> &[u8] {
+    let time = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+    if time.ends_with(b"Z") { time } else { b"" }
+}
+
+fn is_at_level(line: &[u8], wanted: Option<log::Level>) -> bool {
+    let Some(wanted) = wanted else { return true };
+    let words = line.split(|byte| *byte == b' ').nth(1);
+    let level = words.and_then(|word| std::str::from_utf8(word).ok()?.parse::<log::Level>().ok());
+    level.is_some_and(|level| level <= wanted)
+}
+
+/// One log that is read on.
+struct Followed {
+    path: PathBuf,
+    current: Option<Reader>,
+    /// Files that were moved away, and how often they are still looked at.
+    moved: Vec<(Reader, u8)>,
+}
+
+/// An open file and how far it is read.
+struct Reader {
+    file: File,
+    identity: (u64, u64),
+    position: u64,
+    /// The beginning of a line without its end.
+    begun: Vec<u8>,
+}
+
+impl Followed {
+    fn from_start(path: PathBuf) -> Self {
+        Self { path, current: None, moved: Vec::new() }
+    }
+
+    /// The last `count` wanted lines, out of older files too if need be, and the log
+    /// from there on.
+    fn open_at_end(
+        path: &Path,
+        count: usize,
+        is_wanted: impl Fn(&[u8]) -> bool,
+    ) -> io::Result<(VecDeque<Vec<u8>>, Self)> {
+        let mut log = Self::from_start(path.to_owned());
+        let mut lines = VecDeque::new();
+        log.current = Reader::open(path)?;
+        if let Some(reader) = &mut log.current {
+            reader.last_lines(count, &is_wanted, &mut lines)?;
+        }
+        let mut number = 1;
+        while lines.len() < count
+            && let Some(mut older) = Reader::open(&numbered(path, number))?
+        {
+            older.last_lines(count, &is_wanted, &mut lines)?;
+            number += 1;
+        }
+        Ok((lines, log))
+    }
+
+    fn read_new(&mut self, lines: &mut Vec<Vec<u8>>) -> io::Result<()> {
+        for (reader, looks) in &mut self.moved {
+            reader.read_on(lines)?;
+            *looks -= 1;
+        }
+        self.moved.retain(|(_, looks)| *looks > 0);
+        if let Some(reader) = &mut self.current {
+            reader.read_on(lines)?;
+        }
+        let there = match fs::metadata(&self.path) {
+            Ok(there) => Some((there.dev(), there.ino())),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let here = self.current.as_ref().map(|reader| reader.identity);
+        if there.is_none() || there == here {
+            return Ok(());
+        }
+        if let Some(old) = self.current.take() {
+            for mut between in self.missed(old.identity)? {
+                between.read_on(lines)?;
+                self.moved.push((between, LOOKS_AFTER_MOVE));
+            }
+            self.moved.push((old, LOOKS_AFTER_MOVE));
+        }
+        self.current = Reader::open(&self.path)?;
+        if let Some(reader) = &mut self.current {
+            reader.read_on(lines)?;
+        }
+        Ok(())
+    }
+
+    /// Files that came and were moved away between two looks, the oldest first. None
+    /// if the one that we know is not among the moved ones any more.
+    fn missed(&self, known: (u64, u64)) -> io::Result<Vec<Reader>> {
+        let mut missed = Vec::new();
+        for number in 1.. {
+            match Reader::open(&numbered(&self.path, number))? {
+                Some(reader) if reader.identity == known => {
+                    missed.reverse();
+                    return Ok(missed);
+                }
+                Some(reader) => missed.push(reader),
+                None => break,
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+impl Reader {
+    /// `None` if there is no such file.
+    fn open(path: &Path) -> io::Result<Option<Self>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let about = file.metadata()?;
+        let identity = (about.dev(), about.ino());
+        Ok(Some(Self { file, identity, position: 0, begun: Vec::new() }))
+    }
+
+    /// Puts the last wanted lines in front of `lines`, until there are `count`, and
+    /// goes to the end of the last whole line.
+    fn last_lines(
+        &mut self,
+        count: usize,
+        is_wanted: impl Fn(&[u8]) -> bool,
+        lines: &mut VecDeque<Vec<u8>>,
+    ) -> io::Result<()> {
+        let length = self.file.metadata()?.len();
+        let mut bytes = PIECE_BYTES as u64;
+        loop {
+            let start = length.saturating_sub(bytes);
+            self.file.seek(SeekFrom::Start(start))?;
+            let mut text = Vec::new();
+            (&self.file).take(length - start).read_to_end(&mut text)?;
+            let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            self.position = start + whole as u64;
+            let mut found: Vec<_> = text[..whole].split_inclusive(|byte| *byte == b'\n').collect();
+            if start > 0 && !found.is_empty() {
+                // It begins somewhere before.
+                found.remove(0);
+            }
+            found.retain(|line| is_wanted(line));
+            let missing = count - lines.len();
+            if start == 0 || found.len() >= missing {
+                for line in found.iter().rev().take(missing) {
+                    lines.push_front(line.to_vec());
+                }
+                return Ok(());
+            }
+            bytes *= 2;
+        }
+    }
+
+    /// Reads what was added since, or all if the file was emptied.
+    fn read_on(&mut self, lines: &mut Vec<Vec<u8>>) -> io::Result<()> {
+        if self.file.metadata()?.len() < self.position {
+            self.position = 0;
+            self.begun.clear();
+        }
+        self.file.seek(SeekFrom::Start(self.position))?;
+        let mut piece = [0; PIECE_BYTES];
+        loop {
+            let bytes = self.file.read(&mut piece)?;
+            if bytes == 0 {
+                return Ok(());
+            }
+            self.position += bytes as u64;
+            for part in piece[..bytes].split_inclusive(|byte| *byte == b'\n') {
+                self.begun.extend_from_slice(part);
+                if self.begun.len() > LINE_BYTES_MAX {
+                    self.begun.push(b'\n');
+                }
+                if self.begun.ends_with(b"\n") {
+                    lines.push(std::mem::take(&mut self.begun));
+                }
+            }
+        }
+    }
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(lines: &[Vec<u8>]) -> String {
+        String::from_utf8(lines.concat()).unwrap()
+    }
+
+    fn append(path: &Path, text: &str) {
+        let mut file = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn the_last_lines_come_from_older_files_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.log");
+        append(&path, "d\ne\nbegun");
+        append(&numbered(&path, 1), "c\n");
+        append(&numbered(&path, 2), "a\nb\n");
+        for (count, expected) in [(1, "e\n"), (4, "b\nc\nd\ne\n"), (9, "a\nb\nc\nd\ne\n")] {
+            let (lines, mut log) = Followed::open_at_end(&path, count, |_| true).unwrap();
+            assert_eq!(text(&Vec::from(lines)), expected);
+            let mut lines = Vec::new();
+            log.read_new(&mut lines).unwrap();
+            assert!(lines.is_empty(), "{lines:?}");
+        }
+        let (_, mut log) = Followed::open_at_end(&path, 1, |_| true).unwrap();
+        append(&path, " and ended\n");
+        let mut lines = Vec::new();
+        log.read_new(&mut lines).unwrap();
+        assert_eq!(text(&lines), "begun and ended\n");
+    }
+
+    #[test]
+    fn lines_are_found_behind_many_that_are_not_wanted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.log");
+        append(&path, &("T WARN  x\n".to_owned() + &"T DEBUG y\n".repeat(100_000)));
+        let wanted = |line: &[u8]| is_at_level(line, Some(log::Level::Info));
+        let (lines, _) = Followed::open_at_end(&path, 3, wanted).unwrap();
+        assert_eq!(text(&Vec::from(lines)), "T WARN  x\n");
+    }
+
+    #[test]
+    fn a_log_is_followed_over_moves_and_emptying() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("worker-0.log");
+        append(&path, "old\n");
+        let (_, mut log) = Followed::open_at_end(&path, 0, |_| true).unwrap();
+        let mut new = || {
+            let mut lines = Vec::new();
+            log.read_new(&mut lines).unwrap();
+            text(&lines)
+        };
+        append(&path, "1\n");
+        fs::rename(&path, numbered(&path, 1)).unwrap();
+        assert_eq!(new(), "1\n");
+        append(&numbered(&path, 1), "2\n");
+        append(&path, "3\n");
+        assert_eq!(new(), "2\n3\n");
+        append(&numbered(&path, 1), "late\n");
+        assert_eq!(new(), "late\n");
+        // Moved twice between two looks.
+        fs::remove_file(numbered(&path, 1)).unwrap();
+        fs::rename(&path, numbered(&path, 2)).unwrap();
+        append(&numbered(&path, 1), "7\n");
+        append(&path, "8\n");
+        assert_eq!(new(), "7\n8\n");
+        fs::write(&path, "").unwrap();
+        assert_eq!(new(), "");
+        append(&path, "9\n");
+        assert_eq!(new(), "9\n");
+    }
+
+    #[test]
+    fn levels_are_told_from_lines() {
+        let line = b"2026-11-23T03:04:05.678Z WARN  worker-0 1234 text\n";
+        assert!(is_at_level(line, None));
+        assert!(is_at_level(line, Some(log::Level::Info)));
+        assert!(is_at_level(line, Some(log::Level::Warn)));
+        assert!(!is_at_level(line, Some(log::Level::Error)));
+        assert!(!is_at_level(b"junk\n", Some(log::Level::Trace)));
+        assert_eq!(time(line), b"2026-11-23T03:04:05.678Z");
+    }
+}

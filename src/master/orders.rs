@@ -1,0 +1,196 @@
+//! What all workers are asked at a time, and who waits for their answers.
+//!
+//! An order is over when each worker that it went to has answered, is gone, or had
+//! its time; then the client that asked hears what came of it.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::control::Answer;
+use super::{Master, Worker, status};
+use crate::channel::{Message, Parcel};
+use crate::config::LogLevel;
+use crate::logging;
+
+/// How long workers may take for an answer. A worker answers between two turns of
+/// its loop, and lists all it has in less than a second.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How many lists are made at a time; each is as long as there are connections.
+const LISTS_MAX: usize = 4;
+
+/// What is asked for, with what is known of it so far.
+#[derive(Debug)]
+enum Kind {
+    /// Log files swapped. Those that can't be opened were found before.
+    Reopen { failed: Vec<String> },
+    /// Lists of connections.
+    List { files: VecDeque<File>, missing: usize },
+    /// A connection closed.
+    Kick { id: u64, done: bool },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Order {
+    /// The workers' answers name it, and the client waits for it.
+    ticket: u64,
+    waits_for: Vec<Pid>,
+    deadline: Instant,
+    kind: Kind,
+}
+
+impl Order {
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    pub(super) fn is_reopen(&self) -> bool {
+        matches!(self.kind, Kind::Reopen { .. })
+    }
+}
+
+impl Master<'_> {
+    fn next_ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
+    }
+
+    /// Has each living worker told by `tell`, and waits for those that it reached.
+    fn order(&mut self, ticket: u64, kind: Kind, tell: impl Fn(&Worker) -> bool) {
+        let told = self.workers.iter().filter(|worker| tell(worker));
+        let waits_for = told.map(|worker| worker.pid).collect();
+        let deadline = Instant::now() + ANSWER_TIME_MAX;
+        self.orders.push(Order { ticket, waits_for, deadline, kind });
+    }
+
+    /// Hands every worker its newly opened log. Returns the number under which a
+    /// client can wait for the outcome.
+    pub(super) fn order_reopen(&mut self, failed: Vec<String>) -> u64 {
+        let ticket = self.next_ticket();
+        let logs = std::mem::take(&mut self.fresh_logs);
+        self.order(ticket, Kind::Reopen { failed }, |worker| {
+            use std::os::fd::AsFd;
+            let file = logs.iter().find(|(number, _)| *number == worker.number);
+            let Some((_, file)) = file else { return false };
+            worker.hand(Message::SwapLog, ticket, Some(file.as_fd()))
+        });
+        ticket
+    }
+
+    pub(super) fn list_connections(&mut self, slow: bool) -> Answer {
+        let lists = self.orders.iter().filter(|order| matches!(order.kind, Kind::List { .. }));
+        if lists.count() >= LISTS_MAX {
+            return Answer::Now(json!({ "error": "other lists are being made, try again" }));
+        }
+        let message = if slow { Message::ListSlowConnections } else { Message::ListConnections };
+        let ticket = self.next_ticket();
+        let kind = Kind::List { files: VecDeque::new(), missing: 0 };
+        self.order(ticket, kind, |worker| worker.hand(message, ticket, None));
+        Answer::Later(ticket)
+    }
+
+    /// Nobody knows which worker has the connection, so all are asked.
+    pub(super) fn kick(&mut self, id: u64) -> Answer {
+        let ticket = self.next_ticket();
+        // The answers name the connection: to two who kick it, both are told.
+        let kind = Kind::Kick { id, done: false };
+        self.order(ticket, kind, |worker| worker.hand(Message::Kick, id, None));
+        Answer::Later(ticket)
+    }
+
+    /// For this master and all workers, those to come included.
+    pub(super) fn change_log_level(&mut self, level: LogLevel) -> Value {
+        self.log_level = Some(level);
+        if let Err(error) = logging::set_level(level) {
+            return json!({ "error": error.to_string() });
+        }
+        let place = LogLevel::ALL.iter().position(|known| *known == level);
+        let place = place.map_or(0, |place| place as u64);
+        let told = self.workers.iter().filter(|w| w.hand(Message::LogLevel, place, None)).count();
+        log::info!("log level changed level={} workers={told}", level.name());
+        status::accepted()
+    }
+
+    /// What a worker answered.
+    pub(super) fn note_answer(&mut self, from: Pid, parcel: Parcel) {
+        let Parcel { message, value, file } = parcel;
+        let is_kick = matches!(message, Message::Kicked | Message::NotKicked);
+        let is_meant = |order: &&mut Order| {
+            let matches_kind = match order.kind {
+                Kind::Kick { id, .. } => is_kick && id == value,
+                Kind::Reopen { .. } | Kind::List { .. } => !is_kick && order.ticket == value,
+            };
+            matches_kind && order.waits_for.contains(&from)
+        };
+        // An answer that nobody waits for any more is none.
+        let Some(order) = self.orders.iter_mut().find(is_meant) else { return };
+        order.waits_for.retain(|pid| *pid != from);
+        match (&mut order.kind, message, file) {
+            (Kind::List { files, .. }, Message::Done, Some(file)) => files.push_back(file.into()),
+            (Kind::List { missing, .. }, _, _) => *missing += 1,
+            (Kind::Kick { done, .. }, Message::Kicked, _) => *done = true,
+            (Kind::Reopen { failed }, Message::NotDone, _) => {
+                failed.push(format!("worker pid {from}: keeps its old log"));
+            }
+            (Kind::Kick { .. } | Kind::Reopen { .. }, _, _) => {}
+        }
+    }
+
+    /// Ends the orders that are over.
+    pub(super) fn end_orders(&mut self, now: Instant) {
+        let workers = &self.workers;
+        for order in &mut self.orders {
+            // A worker that is gone answers nothing, and has nothing.
+            order.waits_for.retain(|pid| {
+                workers.iter().any(|worker| worker.pid == *pid && worker.channel.is_some())
+            });
+            if matches!(order.kind, Kind::Kick { done: true, .. }) {
+                order.waits_for.clear();
+            }
+        }
+        let is_over = |order: &mut Order| order.waits_for.is_empty() || order.deadline <= now;
+        let over: Vec<Order> = self.orders.extract_if(.., is_over).collect();
+        for order in over {
+            let late = order.waits_for.len();
+            if late > 0 {
+                log::warn!("workers gave no answer in time workers={late}");
+            }
+            let (reply, files) = outcome(order.kind, late);
+            // Perhaps nobody waits for it.
+            if let Some(control) = &mut self.control {
+                control.resolve(order.ticket, &reply, files);
+            }
+        }
+    }
+}
+
+/// What the one who asked hears.
+fn outcome(kind: Kind, late: usize) -> (Value, VecDeque<File>) {
+    let reply = match kind {
+        Kind::List { files, missing } => {
+            return (json!({ "ok": true, "missing_workers": missing + late }), files);
+        }
+        Kind::Kick { done: true, .. } => status::accepted(),
+        Kind::Kick { id, .. } if late > 0 => {
+            json!({ "error": format!("{late} workers did not say if they have connection {id}") })
+        }
+        Kind::Kick { id, .. } => json!({ "error": format!("there is no connection {id}") }),
+        Kind::Reopen { mut failed } => {
+            if late > 0 {
+                failed.push(format!("{late} workers did not answer in time"));
+            }
+            match failed.as_slice() {
+                [] => status::accepted(),
+                _ => {
+                    json!({ "error": format!("not all logs were reopened: {}", failed.join("; ")) })
+                }
+            }
+        }
+    };
+    (reply, VecDeque::new())
+}

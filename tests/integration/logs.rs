@@ -1,0 +1,375 @@
+//! Logs: opened anew, rotated, shown, lost on a full disk, told less of.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+
+use chappe::client::{CODE_ECHO, CODE_PING};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{DEADLINE, TestServer, proc, server, wait_until};
+
+const LOGS: [&str; 3] = ["master.log", "worker-0.log", "worker-1.log"];
+
+fn log(server: &TestServer, name: &str) -> PathBuf {
+    server.dir.join("logs").join(name)
+}
+
+fn move_away(server: &TestServer, suffix: &str) {
+    for name in LOGS {
+        let path = log(server, name);
+        fs::rename(&path, log(server, &format!("{name}.{suffix}"))).expect("moved");
+    }
+}
+
+/// Which log files the processes of the server hold open.
+fn held_logs(server: &TestServer) -> Vec<String> {
+    let mut held = Vec::new();
+    for pid in std::iter::once(server.pid()).chain(server.worker_pids()) {
+        let descriptors = proc::open_descriptors(pid);
+        held.extend(descriptors.into_values().filter(|target| target.contains("/logs/")));
+    }
+    held.sort();
+    held
+}
+
+#[track_caller]
+fn assert_all_in_new_files(server: &TestServer) {
+    for name in LOGS {
+        assert!(log(server, name).exists(), "{name}");
+    }
+    let held = held_logs(server);
+    // The master keeps the workers' logs to hand them on.
+    assert_eq!(held.len(), 5, "{held:?}");
+    assert!(held.iter().all(|path| path.ends_with(".log")), "{held:?}");
+}
+
+#[test]
+fn reopen_waits_until_every_process_has_left_the_old_file() {
+    let server = TestServer::start("reopen_wait", "");
+    for round in ["a", "b", "c"] {
+        move_away(&server, round);
+        let reopen = server.command(&["reopen", "--wait"]);
+        assert_eq!((reopen.code, reopen.stderr.as_str()), (Some(0), ""));
+        assert_all_in_new_files(&server);
+    }
+    // And they are written to.
+    for _ in 0..50 {
+        server.connect().call(CODE_PING, b"").unwrap();
+    }
+    server.wait_log("worker-0", "accepted");
+    server.wait_log("worker-1", "accepted");
+    server.wait_log("master", "logs reopened");
+}
+
+#[test]
+fn usr1_reopens_whichever_process_gets_it() {
+    let server = TestServer::start("reopen_usr1", "");
+    let worker = server.worker_pids()[1];
+    for (round, pid) in [server.pid(), worker].into_iter().enumerate() {
+        move_away(&server, &round.to_string());
+        kill(Pid::from_raw(pid), Signal::SIGUSR1).unwrap();
+        wait_until("all logs are there again and none is held that was moved", || {
+            LOGS.iter().all(|name| log(&server, name).exists())
+                && held_logs(&server).iter().all(|path| path.ends_with(".log"))
+        });
+    }
+    move_away(&server, "s");
+    assert_eq!(server.command(&["-s", "reopen"]).code, Some(0));
+    wait_until("all logs are there again", || LOGS.iter().all(|name| log(&server, name).exists()));
+    assert!(server.worker_pids().contains(&worker), "nobody was stopped by it");
+}
+
+#[test]
+fn a_draining_worker_reopens_too() {
+    let server = TestServer::start("reopen_draining", "worker_processes = 1\n");
+    // Its reply is never read, so its worker can't finish.
+    let mut client = crate::support::small_buffers(server.address, 4096);
+    client.set_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+    while client.send(CODE_ECHO, &[1; 60_000]).is_ok() {}
+    let pid = server.worker_pids()[0];
+    kill(Pid::from_raw(pid), Signal::SIGQUIT).unwrap();
+    server.wait_log("worker-0", "worker drains");
+    let old = log(&server, "worker-0.log");
+    fs::rename(&old, log(&server, "worker-0.log.old")).unwrap();
+    let reopen = server.command(&["reopen", "--wait"]);
+    assert_eq!((reopen.code, reopen.stderr.as_str()), (Some(0), ""));
+    assert!(proc::is_running(pid));
+    let held = proc::open_descriptors(pid);
+    let is_new = |path: &&String| path.ends_with("/logs/worker-0.log");
+    assert_eq!(held.values().filter(is_new).count(), 1, "{held:?}");
+    assert!(held.values().all(|path| !path.contains("worker-0.log.old")), "{held:?}");
+}
+
+#[test]
+fn owner_and_mode_are_the_same_after_a_reopen() {
+    let server = TestServer::start("reopen_mode", "");
+    let about = |name| {
+        let about = fs::metadata(log(&server, name)).expect("a log");
+        (about.uid(), about.gid(), about.permissions().mode())
+    };
+    let before = LOGS.map(about);
+    move_away(&server, "old");
+    assert_eq!(server.command(&["reopen", "--wait"]).code, Some(0));
+    assert_eq!(LOGS.map(about), before);
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_stays_the_old_one() {
+    let server = TestServer::start("reopen_fails", "");
+    move_away(&server, "old");
+    // Root may open what it has no right to, but no directory as a file.
+    fs::create_dir(log(&server, "worker-1.log")).unwrap();
+    let reopen = server.command(&["reopen", "--wait"]);
+    assert_eq!(reopen.code, Some(1), "{reopen:?}");
+    assert!(reopen.stderr.contains("worker-1.log"), "{reopen:?}");
+    server.wait_log("master", "the old log stays in use");
+    let old = log(&server, "worker-1.log.old");
+    let before = fs::metadata(&old).unwrap().len();
+    assert_eq!(server.command(&["log-level", "info"]).code, Some(0));
+    wait_until("the old log is written to", || fs::metadata(&old).unwrap().len() > before);
+}
+
+#[test]
+fn big_logs_are_rotated_and_so_many_are_kept() {
+    const SIZE: u64 = 64 << 10;
+    let toml = "worker_processes = 1\n[log]\nlevel = \"debug\"\nrotate_size = \"64KiB\"\n\
+                rotate_keep = 2\n";
+    let server = TestServer::start("rotation", toml);
+    let rotated = |number: u32| log(&server, &format!("worker-0.log.{number}"));
+    wait_until("it was rotated three times", || {
+        for _ in 0..200 {
+            server.connect().call(CODE_PING, b"").unwrap();
+        }
+        server.read("logs/master.log").matches("logs reopened by=rotation").count() >= 3
+    });
+    for number in [1, 2] {
+        assert!(fs::metadata(rotated(number)).unwrap().len() >= SIZE, "{number}");
+    }
+    assert!(!rotated(3).exists());
+    // Whoever has written to the renamed file has left it, and no line is cut.
+    assert_eq!(server.command(&["reopen", "--wait"]).code, Some(0));
+    let held = held_logs(&server);
+    assert!(held.iter().all(|path| path.ends_with(".log")), "{held:?}");
+    for number in [1, 2] {
+        let text = fs::read_to_string(rotated(number)).unwrap();
+        assert!(text.ends_with('\n'));
+        assert!(text.lines().all(|line| line.contains(" worker-0 ")), "whole lines");
+    }
+    assert_eq!(server.status_number("/totals/log_lines_lost"), 0);
+}
+
+/// `chappe logs -f …` as a process, its lines as they come.
+struct Follower {
+    child: std::process::Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Follower {
+    fn start(server: &TestServer, arguments: &[&str]) -> Self {
+        let mut child = server::command(&server.dir)
+            .args(["logs", "-f"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the command starts");
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    // Dropping the reader closes the pipe.
+                    return;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    #[track_caller]
+    fn wait_for(&self, needle: &str) -> Vec<String> {
+        let mut seen = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(DEADLINE) {
+            seen.push(line);
+            if seen.last().is_some_and(|line| line.contains(needle)) {
+                return seen;
+            }
+        }
+        panic!("no {needle:?} in {seen:#?}");
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn logs_are_merged_by_time_and_filtered() {
+    let server = TestServer::start("logs_merged", "");
+    for _ in 0..20 {
+        server.connect().call(CODE_PING, b"").unwrap();
+    }
+    let shown = |arguments: &[&str]| {
+        let logs = server.command(&[&["logs"], arguments].concat());
+        assert_eq!((logs.code, logs.stderr.as_str()), (Some(0), ""));
+        logs.stdout
+    };
+    let all = shown(&["-n", "1000"]);
+    for who in [" master ", " worker-0 ", " worker-1 "] {
+        assert!(all.contains(who), "{who}: {all}");
+    }
+    let times: Vec<&str> = all.lines().map(|line| &line[..24]).collect();
+    assert!(times.is_sorted(), "{all}");
+    assert_eq!(shown(&["-n", "3"]).lines().count(), 3);
+    let one = shown(&["-w", "1", "-n", "1000"]);
+    assert!(one.lines().all(|line| line.contains(" worker-1 ")), "{one}");
+    let info = shown(&["-l", "info", "-n", "1000"]);
+    assert!(!info.contains("DEBUG") && info.contains("INFO"), "{info}");
+    let unknown = server.command(&["logs", "-w", "77"]);
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+    assert_eq!(server.command(&["logs", "-l", "loud"]).code, Some(2));
+}
+
+#[test]
+fn logs_follow_over_reopen_and_end_with_their_reader() {
+    let server = TestServer::start("logs_follow", "");
+    let mut follower = Follower::start(&server, &["-n", "1"]);
+    // It has begun once it has shown the last line.
+    follower.wait_for("Z ");
+    for round in ["a", "b"] {
+        move_away(&server, round);
+        assert_eq!(server.command(&["reopen", "--wait"]).code, Some(0));
+        follower.wait_for("logs reopened");
+        let id = {
+            let mut client = server.connect();
+            let who = client.call(3, b"").unwrap();
+            let text = String::from_utf8_lossy(&who.body).into_owned();
+            text.lines().find_map(|line| line.strip_prefix("connection=").map(str::to_owned))
+        };
+        follower.wait_for(&format!("conn={} closed", id.expect("an id")));
+    }
+    // Nobody reads any more, and nothing is written: it ends all the same.
+    let mut child = {
+        let mut command = server::command(&server.dir);
+        command.args(["logs", "-f", "-w", "0"]).stdout(Stdio::piped());
+        command.spawn().expect("the command starts")
+    };
+    drop(child.stdout.take());
+    wait_until("logs -f ends", || child.try_wait().expect("our own child").is_some());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(follower.child.try_wait().unwrap().is_none());
+}
+
+fn limit_file_size(pid: i32, limit: &str) -> bool {
+    let status = Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), &format!("--fsize={limit}:unlimited")])
+        .status();
+    status.is_ok_and(|status| status.success())
+}
+
+#[test]
+fn a_full_disk_costs_lines_that_are_counted_and_no_message() {
+    let server = TestServer::start("full_disk", "worker_processes = 1\n");
+    let worker = server.worker_pids()[0];
+    // Files of this process end here, as they would on a full disk.
+    let size = fs::metadata(log(&server, "worker-0.log")).unwrap().len() + 100;
+    if !limit_file_size(worker, &size.to_string()) {
+        println!("skipped: there is no prlimit(1) that may limit the worker");
+        return;
+    }
+    for _ in 0..100 {
+        assert_eq!(server.connect().call(CODE_ECHO, b"text").unwrap().body, &b"text"[..]);
+    }
+    server.wait_status("/totals/log_lines_lost", |lost| lost >= 100);
+    assert_eq!(server.worker_pids(), [worker]);
+    assert!(fs::metadata(log(&server, "worker-0.log")).unwrap().len() <= size);
+
+    assert!(limit_file_size(worker, "unlimited"));
+    server.connect().call(CODE_PING, b"").unwrap();
+    server.wait_log("worker-0", "log lines were lost count=");
+    let text = server.read("logs/worker-0.log");
+    assert!(text.lines().last().is_some_and(|line| line.contains(" worker-0 ")), "{text}");
+}
+
+#[test]
+fn the_master_counts_its_own_lost_lines() {
+    let server = TestServer::start("full_disk_master", "worker_processes = 1\n");
+    let size = fs::metadata(log(&server, "master.log")).unwrap().len();
+    if !limit_file_size(server.pid(), &size.to_string()) {
+        println!("skipped: there is no prlimit(1) that may limit the master");
+        return;
+    }
+    for _ in 0..5 {
+        server.signal(Signal::SIGUSR2);
+        server.status_json();
+    }
+    server.wait_status("/totals/log_lines_lost", |lost| lost > 0);
+    assert!(limit_file_size(server.pid(), "unlimited"));
+    server.signal(Signal::SIGUSR2);
+    server.wait_log("master", "log lines were lost count=");
+}
+
+#[test]
+fn the_level_changes_without_a_restart_and_for_new_workers_too() {
+    let server = TestServer::start("log_level", "worker_processes = 1\n[log]\nlevel = \"info\"\n");
+    server.connect().call(CODE_PING, b"").unwrap();
+    let change = server.command(&["log-level", "debug"]);
+    assert_eq!((change.code, change.stderr.as_str()), (Some(0), ""));
+    server.wait_log("worker-0", "log level changed level=debug");
+    assert!(!server.read("logs/worker-0.log").contains("accepted"));
+    server.connect().call(CODE_PING, b"").unwrap();
+    server.wait_log("worker-0", "accepted");
+    assert_eq!(server.command(&["log-level", "loud"]).code, Some(2));
+
+    let old = server.worker_pids()[0];
+    kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
+    server.wait_workers(1, &[old]);
+    let count = |text: &str| server.read("logs/worker-0.log").matches(text).count();
+    wait_until("the new worker serves", || count("worker serves") == 2);
+    let before = count(" accepted ");
+    server.connect().call(CODE_PING, b"").unwrap();
+    wait_until("it logs connections", || count(" accepted ") > before);
+}
+
+#[test]
+fn a_warning_that_repeats_is_told_once() {
+    let toml = "worker_processes = 1\n[worker]\nmax_connections = 1\n";
+    let server = TestServer::start("repeated_warning", toml);
+    for _ in 0..50 {
+        server.connect().call(CODE_PING, b"").unwrap();
+    }
+    server.wait_status("/totals/connections_accepted", |accepted| accepted >= 50);
+    let text = server.read("logs/worker-0.log");
+    let told = text.matches("at worker.max_connections, connects wait").count();
+    assert!((1..=2).contains(&told), "{told}");
+}
+
+#[test]
+fn failing_accepts_are_told_once_and_counted() {
+    let server = TestServer::start("accepts_fail", "worker_processes = 1\n");
+    let worker = server.worker_pids()[0];
+    let pid = worker.to_string();
+    // Not one descriptor more than there are.
+    let open = proc::open_descriptors(worker).len();
+    let limit = |limit: &str| {
+        let limit = format!("--nofile={limit}");
+        Command::new("prlimit").args(["--pid", &pid, &limit]).status()
+    };
+    if !limit(&format!("{open}:")).is_ok_and(|status| status.success()) {
+        println!("skipped: there is no prlimit(1) that may limit the worker");
+        return;
+    }
+    let mut waiting = server.connect();
+    server.wait_status("/totals/accept_errors", |errors| errors >= 3);
+    let told = server.read("logs/worker-0.log").matches("accept failed").count();
+    assert!((1..=2).contains(&told), "{told}");
+    assert!(limit("1000:").is_ok_and(|status| status.success()));
+    waiting.call(CODE_PING, b"").unwrap();
+}
