@@ -59,7 +59,13 @@ pub(super) fn start(
         super::complain(&format!("warning: {warning}"));
     }
     match launcher::daemonize()? {
-        Side::Launcher(line) => say(&line),
+        Side::Launcher(line) => {
+            // The server runs, whether or not anybody can be told.
+            if let Err(failure) = say(&line) {
+                super::complain(&format!("{failure}, but: {line}"));
+            }
+            Ok(())
+        }
         Side::Daemon(report) => become_daemon(prepared, run_worker, report),
     }
 }

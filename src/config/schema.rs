@@ -238,7 +238,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::range(8, 64 * GIB),
         ),
         "\"256MiB\"",
-        "received bytes of one worker, partial frames included",
+        "received bytes of one worker, partial frames included; without room for a second, the largest holders are closed",
     ),
     Key::new(
         "send.outbox_max_bytes",
@@ -325,7 +325,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::range(0, 10_000_000),
         ),
         "0",
-        "messages at once above that rate; 0: one second's worth; needs messages_per_second",
+        "messages at once; 0: one second's worth; needs messages_per_second",
     ),
     Key::new(
         "limits.bytes_per_second",

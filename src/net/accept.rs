@@ -38,7 +38,7 @@ enum Listening {
     Armed,
     /// At the worker's own limit: until a connection closes.
     Full,
-    /// Out of descriptors or memory: until the next tick.
+    /// Out of descriptors or memory: until a connection closes, or the next tick.
     NoDescriptors,
 }
 
@@ -168,11 +168,11 @@ impl EventLoop {
         }
     }
 
+    /// A connection is gone, and its descriptor with it.
     pub(super) fn room_for_connections(&mut self, now: Instant) {
-        if self.listeners.listening == Listening::Full
-            && self.connections < self.shared.settings.connections_max
-        {
-            self.listen_again(now);
+        match self.listeners.listening {
+            Listening::Full | Listening::NoDescriptors => self.listen_again(now),
+            Listening::No | Listening::Armed => {}
         }
     }
 
@@ -243,7 +243,7 @@ impl EventLoop {
         });
         self.connections += 1;
         self.shared.counters.add(Counter::ConnectionsAccepted, 1);
-        self.connections_changed(now);
+        self.publish_connections();
         self.look(key, now);
     }
 

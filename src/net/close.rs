@@ -88,7 +88,7 @@ impl EventLoop {
             connection.watched = None;
         }
         connection.phase = Phase::Aborting;
-        connection.receive.close();
+        connection.receive.close(&self.shared.counters);
         connection.end_input(connection.input, &self.shared);
         if connection.receive.send().clone().abort(&self.shared.counters) {
             self.remove(key, now);
@@ -103,7 +103,8 @@ impl EventLoop {
         self.shared.counters.add(Counter::ConnectionsClosed, 1);
         drop(connection);
         self.connections -= 1;
-        self.connections_changed(now);
+        self.publish_connections();
+        self.room_for_connections(now);
     }
 
     /// What is due for a connection whose timer has fired.
