@@ -106,6 +106,8 @@ fn many_connections_are_listed_while_others_are_served() {
     let server = TestServer::start("connections_many", "worker_processes = 1\n");
     let clients: Vec<_> = (0..MANY).map(|_| server.connect()).collect();
     let mut client = server.connect();
+    // The kernel connects them before the server accepts them.
+    server.wait_status("/totals/connections_accepted", |accepted| accepted == MANY as u64 + 1);
     std::thread::scope(|scope| {
         let lists: Vec<_> = (0..3).map(|_| scope.spawn(|| list(&server, &[]).len())).collect();
         while lists.iter().any(|list| !list.is_finished()) {
