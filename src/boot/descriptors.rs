@@ -11,10 +11,10 @@ const LOW: u64 = 1024;
 /// workers set theirs themselves. Returns what the operator should know.
 pub(super) fn raise_limit(wanted: u64) -> Option<String> {
     let error = limits::set_descriptors(wanted).err()?;
-    let stays = limits::descriptors().map_or("as it is".to_owned(), |limit| limit.to_string());
+    let limit = limits::descriptors().map_or("as it was".to_owned(), |limit| limit.to_string());
     Some(format!(
         "worker_rlimit_nofile: cannot set the limit of open descriptors to {wanted} ({error}); \
-         it stays at {stays}"
+         it is {limit}"
     ))
 }
 

@@ -5,19 +5,17 @@ use std::io;
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 
-/// The limit of open descriptors that [`set_descriptors`] would set: `wanted`, or
-/// for 0 the hard limit.
+/// The limit of open descriptors that [`set_descriptors`] sets: `wanted`, or for 0 the
+/// hard limit. Beyond that only root may go.
 ///
 /// # Errors
 /// None that Linux reports.
 pub fn target_descriptors(wanted: u64) -> io::Result<u64> {
-    if wanted != 0 {
-        return Ok(wanted);
-    }
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(hard)
+    let is_allowed = wanted <= hard || geteuid().is_root();
+    Ok(if wanted != 0 && is_allowed { wanted } else { hard })
 }
 
 /// The limit of open descriptors in force.
@@ -32,14 +30,14 @@ pub fn descriptors() -> io::Result<u64> {
 /// Sets the limit of open descriptors, for this process and those that it forks.
 ///
 /// # Errors
-/// `EPERM` beyond the hard limit, where only root may go.
+/// `EPERM` when it had to be less than `wanted`.
 pub fn set_descriptors(wanted: u64) -> io::Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let target = target_descriptors(wanted)?;
     if target != soft {
         setrlimit(Resource::RLIMIT_NOFILE, target, hard.max(target))?;
     }
-    Ok(())
+    if target < wanted { Err(Errno::EPERM.into()) } else { Ok(()) }
 }
 
 /// The CPUs on which this process may run, by number.

@@ -54,13 +54,13 @@ fn without_a_number_it_is_the_hard_limit_and_the_default_is_no_reason_to_warn() 
 
     // Written down it is a wish, and the operator hears of it.
     let dir = fresh_dir("nofile_wish");
-    let toml = "worker_rlimit_nofile = 5000\n[worker]\nmax_connections = 4873\n";
+    let toml = "worker_rlimit_nofile = 2000\n[worker]\nmax_connections = 1873\n";
     fs::write(dir.join("chappe.toml"), configuration(toml)).expect("the configuration");
     let checked = finish(command(&dir).arg("-t"));
     assert_eq!(checked.code, Some(0), "{checked:?}");
-    let warning = "warning: worker.max_connections is 4873, but 5000 descriptors";
+    let warning = "warning: worker.max_connections is 1873, but 2000 descriptors";
     assert!(checked.stderr.contains(warning), "{checked:?}");
-    let fits = finish(command(&dir).args(["-t", "--set", "worker.max_connections=4872"]));
+    let fits = finish(command(&dir).args(["-t", "--set", "worker.max_connections=1872"]));
     assert!(!fits.stderr.contains("warning"), "{fits:?}");
 }
 

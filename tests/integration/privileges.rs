@@ -139,3 +139,23 @@ fn without_root_a_written_user_is_ignored_with_a_warning() {
     assert_eq!(call.code, Some(0), "{call:?}");
     assert!(!call.stderr.contains("user"), "a default is no wish: {call:?}");
 }
+
+#[test]
+fn a_root_that_may_not_change_users_starts_nothing() {
+    if !is_root() {
+        return;
+    }
+    let dir = fresh_dir("privileges_half_root");
+    fs::write(dir.join("chappe.toml"), configuration("")).expect("the configuration");
+    let chappe = command(&dir);
+    // As in a container that has taken this right away.
+    let mut limited = Command::new("setpriv");
+    limited.args(["--bounding-set", "-setuid", "--inh-caps", "-setuid"]);
+    limited.arg(chappe.get_program()).args(chappe.get_args()).arg("--foreground");
+    let start = finish(&mut limited);
+    assert_eq!((start.code, start.stdout.as_str()), (Some(1), ""), "{start:?}");
+    assert!(start.stderr.contains("ended before it was ready"), "{start:?}");
+    let log = fs::read_to_string(dir.join("logs/worker-0.log")).expect("a log")
+        + &fs::read_to_string(dir.join("logs/worker-1.log")).expect("a log");
+    assert!(log.contains("cannot become the user: setresuid: Operation not permitted"), "{log}");
+}
