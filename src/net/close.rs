@@ -241,7 +241,10 @@ impl Connection {
     /// rest when there is room again. Out of the epoll set, there is no other event.
     /// False if the connection is broken.
     fn read_rest(&mut self, buffer: &mut [u8], shared: &Shared, now: Instant) -> bool {
-        loop {
+        /// A call that a signal interrupted is worth another one, not for ever.
+        const FRUITLESS_MAX: usize = 8;
+        let mut fruitless = 0;
+        while fruitless < FRUITLESS_MAX {
             if shared.dispatch.total().excess() > 0 {
                 self.starved = true;
             }
@@ -253,12 +256,13 @@ impl Connection {
             let before = self.input_bytes;
             match self.read(buffer, shared, now) {
                 Read::Ended => return true,
-                // Nothing, and no end: no hang-up that we know.
-                Read::GoOn if self.input_bytes == before => return false,
+                Read::GoOn if self.input_bytes == before => fruitless += 1,
                 Read::GoOn => {}
                 Read::Broken => return false,
             }
         }
+        // Neither bytes nor an end: no hang-up that we know.
+        false
     }
 
     /// Keeps the clock of a peer that takes nothing.
