@@ -11,6 +11,7 @@
 //! ```
 
 mod control;
+mod manager;
 mod pid_file;
 mod policy;
 mod reap;
@@ -21,7 +22,6 @@ mod stop;
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,12 +33,15 @@ pub(crate) use control::ControlSocket;
 pub(crate) use pid_file::{PidFile, PidFileError};
 
 use crate::channel::{MasterEnd, Message, Received, WorkerEnd};
-use crate::config::Config;
+use crate::config::{Address, Config};
 use crate::listen::Listener;
 use crate::logging::{self, Copies};
 use crate::shm::{Counter, Slot, SlotState, Zone};
+use crate::sys::notify::Notifier;
+use crate::sys::privileges::Identity;
 use crate::sys::process::ExitReason;
 use crate::sys::signals::Signals;
+use manager::Manager;
 use stop::Stop;
 
 /// What a worker is started with, all of it its own.
@@ -74,6 +77,10 @@ pub(crate) struct Setup {
     pub copies: Copies,
     /// What the operator should know; `status` repeats it.
     pub warnings: Vec<String>,
+    /// Whom the workers become; `None`: they stay who the master is.
+    pub identity: Option<Identity>,
+    /// The line to the service manager, if one has started us.
+    pub manager: Option<Notifier>,
 }
 
 /// Why no server came of it. Nothing is left running then.
@@ -149,11 +156,13 @@ struct Master<'a> {
     zone: Arc<Zone>,
     listeners: Vec<Listener>,
     /// Where the listeners listen; kept when a stop closes them.
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Address>,
     worker_logs: Vec<Arc<File>>,
     control: Option<ControlSocket>,
     copies: Copies,
     warnings: Vec<String>,
+    identity: Option<Identity>,
+    manager: Manager,
     run_worker: &'a dyn Fn(Assignment) -> ExitReason,
     /// `None` only in a worker, right after its fork.
     signals: Option<Signals>,
@@ -180,7 +189,7 @@ struct Master<'a> {
 pub(crate) fn run(
     setup: Setup,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
-    on_ready: impl FnOnce(&[SocketAddr]),
+    on_ready: impl FnOnce(&[Address]),
 ) -> Result<(), StartError> {
     let step = |step| move |cause| StartError::System { step, cause };
     let zone = Zone::create(setup.config.max_connections).map_err(step("shared memory"))?;
@@ -189,12 +198,14 @@ pub(crate) fn run(
     let mut master = Master {
         generation: 1,
         zone,
-        addresses: setup.listeners.iter().map(|listener| listener.local).collect(),
+        addresses: setup.listeners.iter().map(|listener| listener.local.clone()).collect(),
         listeners: setup.listeners,
         worker_logs: setup.worker_logs,
         control: Some(setup.control),
         copies: setup.copies,
         warnings: setup.warnings,
+        identity: setup.identity,
+        manager: Manager::new(setup.manager),
         run_worker,
         signals: Some(signals),
         workers: Vec::new(),
@@ -224,7 +235,7 @@ pub(crate) fn run(
 }
 
 impl Master<'_> {
-    fn supervise(&mut self, on_ready: impl FnOnce(&[SocketAddr])) -> Result<(), StartError> {
+    fn supervise(&mut self, on_ready: impl FnOnce(&[Address])) -> Result<(), StartError> {
         let mut on_ready = Some(on_ready);
         while !(self.stop.is_stopping() && self.workers.is_empty()) {
             let ready_channels = self
@@ -242,6 +253,7 @@ impl Master<'_> {
                 && let Some(on_ready) = on_ready.take()
             {
                 on_ready(&self.addresses);
+                self.manager.ready(&self.addresses, self.pauses.len());
             }
         }
         if self.phase == Phase::Running { Ok(()) } else { Err(StartError::Interrupted) }
@@ -335,6 +347,7 @@ impl Master<'_> {
 
     fn enforce_deadlines(&mut self) {
         let now = Instant::now();
+        self.manager.ping(now);
         self.enforce_stop(now);
         self.enforce_readiness(now);
         if self.settle_at.is_some_and(|at| at <= now) {

@@ -70,6 +70,7 @@ impl Master<'_> {
     }
 
     fn begin_stop(&mut self, stop: Stop) {
+        self.manager.stopping(stop.deadline());
         self.stop = stop;
         self.vacancies.clear();
         for worker in &mut self.workers {
