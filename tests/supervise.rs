@@ -108,7 +108,7 @@ fn play(assignment: Assignment) -> ExitReason {
                 log::info!("worker serves");
                 assignment.slot.mark_serving();
             }
-            Some(Received::Message(Message::Drain)) => {
+            Some(Received::Message(Message::Drain | Message::DrainForReload)) => {
                 log::info!("worker drains");
                 assignment.slot.mark_draining();
                 if part != "stubborn" {
@@ -554,9 +554,7 @@ fn reserved_signals_change_nothing() {
     let site = Site::new("");
     let server = site.start();
     let before = server.workers();
-    let reserved =
-        [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
-    for signal in reserved {
+    for signal in [Signal::SIGUSR1, Signal::SIGUSR2] {
         server.signal(signal);
         wait_until("the signal was seen", || {
             site.log("master.log").contains(&format!("{signal} is not available"))

@@ -6,22 +6,24 @@
 //! that goes on must take it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::descriptors;
 use super::launcher::{self, Report, Side};
-use super::{Failure, load, say};
-use crate::cli::Arguments;
-use crate::config::Config;
-use crate::listen::Listener;
+use super::{Failure, load, paths, say};
+use crate::cli::{Arguments, Common};
+use crate::config::{self, Config, ConfigErrors, Loaded};
+use crate::listen::Bound;
 use crate::logging::{self, Copies, Role};
-use crate::master::{self, Assignment, ControlSocket, PidFile, PidFileError, Setup};
+use crate::master::{self, Assignment, ControlSocket, PidFile, PidFileError, Setup, Site};
 use crate::sys::process::{self, ExitReason};
 
 /// What is open before the process leaves the terminal.
 struct Prepared {
+    common: AtStart,
     config: Arc<Config>,
-    listeners: Vec<Listener>,
+    listeners: Vec<Bound>,
     master_log: Arc<std::fs::File>,
     worker_logs: Vec<Arc<std::fs::File>>,
     warnings: Vec<String>,
@@ -38,15 +40,23 @@ pub(super) fn start(
     let mut warnings = loaded.warnings;
     warnings.extend(descriptors::raise_limit(config.worker_rlimit_nofile));
     warnings.extend(descriptors::warning(&config));
-    let listeners = config.listen.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+    let workers = config.effective_worker_processes();
+    let listeners = config
+        .listen
+        .iter()
+        .map(|options| Bound::bind(options, workers))
+        .collect::<Result<Vec<_>, _>>()?;
+    listeners.iter().try_for_each(Bound::listen)?;
     let directory = &config.log.directory;
     let master_log = logging::open(directory, Role::Master)?;
-    let worker_logs = (0..config.effective_worker_processes())
+    let worker_logs = (0..workers)
         .map(|number| logging::open(directory, Role::Worker(number)))
         .collect::<Result<Vec<_>, _>>()?;
     let is_foreground = arguments.foreground || !config.daemon;
     let copies = if is_foreground { Copies::Stderr } else { Copies::None };
-    let prepared = Prepared { config, listeners, master_log, worker_logs, warnings, copies };
+    let common = AtStart::new(&arguments.common)?;
+    let prepared =
+        Prepared { common, config, listeners, master_log, worker_logs, warnings, copies };
     if is_foreground {
         return become_master(prepared, run_worker, |addresses, _config| {
             // Whoever started us and does not listen does not want to know.
@@ -61,6 +71,31 @@ pub(super) fn start(
         Side::Launcher(line) => say(&line),
         Side::Daemon(report) => become_daemon(prepared, run_worker, report),
     }
+}
+
+/// Where the configuration is, for a reload: a daemon's working directory is another
+/// than that of whoever started it.
+struct AtStart {
+    prefix: PathBuf,
+    file: PathBuf,
+    overrides: Vec<String>,
+}
+
+impl AtStart {
+    fn new(common: &Common) -> Result<Self, Failure> {
+        let (prefix, file) = paths(common)?;
+        Ok(Self { prefix, file, overrides: common.set.clone() })
+    }
+
+    fn load(&self) -> Result<Loaded, ConfigErrors> {
+        config::load(&self.file, &self.prefix, &self.overrides)
+    }
+}
+
+/// What a reload does to this process before it forks.
+fn prepare(config: &Config) -> Vec<String> {
+    let raised = descriptors::raise_limit(config.worker_rlimit_nofile);
+    raised.into_iter().chain(descriptors::warning(config)).collect()
 }
 
 /// The record lock is asked, not taken: the launcher's would be gone with it.
@@ -114,7 +149,8 @@ fn become_master(
     run_worker: &dyn Fn(Assignment) -> ExitReason,
     on_ready: impl FnOnce(&[SocketAddr], &Config),
 ) -> Result<(), Failure> {
-    let Prepared { config, listeners, master_log, worker_logs, warnings, copies } = prepared;
+    let Prepared { common, config, listeners, master_log, worker_logs, warnings, copies } =
+        prepared;
     let pid_file = PidFile::lock(&config.pid_file)?;
     let result = (|| {
         logging::init(Role::Master, master_log, config.log.level, copies)?;
@@ -137,7 +173,9 @@ fn become_master(
             copies,
             warnings,
         };
-        master::run(setup, run_worker, |addresses| on_ready(addresses, &config))?;
+        let load = || common.load();
+        let site = Site { load: &load, prepare: &prepare };
+        master::run(setup, site, run_worker, |addresses| on_ready(addresses, &config))?;
         Ok(())
     })();
     pid_file.remove();

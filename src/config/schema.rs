@@ -51,7 +51,6 @@ impl<T: Default> Key<T> {
 /// Keys that are read and checked, and do nothing yet: the key, and what happens instead.
 pub const KEYS_NOT_BUILT: &[(&str, &str)] = &[
     ("user", "workers stay the user who started the server"),
-    ("worker_drain_spread", "all connections are told at once"),
     ("worker_cpu_affinity", "the kernel places the workers"),
     ("log.rotate_size", "logs grow until something else rotates them"),
     ("log.rotate_keep", "logs are not rotated"),
@@ -61,10 +60,8 @@ pub const KEYS_NOT_BUILT: &[(&str, &str)] = &[
 
 /// Values that are refused because starting would do something else: key, value (for an
 /// address, its beginning), and what to write instead.
-pub const VALUES_NOT_BUILT: &[(&str, &str, &str)] = &[
-    ("listen.address", "unix:", "\"IPv4:port\" or \"[IPv6]:port\""),
-    ("listen.accept", "reuseport", "\"shared\""),
-];
+pub const VALUES_NOT_BUILT: &[(&str, &str, &str)] =
+    &[("listen.address", "unix:", "\"IPv4:port\" or \"[IPv6]:port\"")];
 
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
@@ -381,7 +378,8 @@ pub(super) static LISTEN_KEYS: &[Key<Listen>] = &[
         Field::Flag(|l: &mut Listen| &mut l.ipv6only),
         "true",
         "an IPv6 listener takes IPv6 clients only",
-    ),
+    )
+    .needs_restart(),
     Key::new(
         "keepalive",
         Field::Flag(|l: &mut Listen| &mut l.keepalive),
