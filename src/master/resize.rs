@@ -28,9 +28,10 @@ impl Master<'_> {
             return;
         }
         log::info!("workers={wanted}, before={before}");
-        let has_even_sockets = self.listeners.iter().all(|bound| bound.is_even(before));
-        let is_shared = self.listeners.iter().all(|bound| bound.is_even(wanted));
-        if is_shared || (wanted > before && has_even_sockets) {
+        // With a socket for each worker number afterwards, whoever runs goes on with
+        // the one that has its number, and nobody's socket is left alone.
+        let are_even = |workers| self.listeners.iter().all(|bound| bound.is_even(workers));
+        if are_even(wanted) || (wanted > before && are_even(before)) {
             let result = if wanted > before { self.add_workers(wanted) } else { Ok(()) };
             match result {
                 Ok(()) => self.remove_workers(wanted),

@@ -10,5 +10,7 @@ mod descriptors;
 mod half_close;
 mod lifecycle;
 mod messages;
+mod reload;
+mod reload_storm;
 mod status;
 mod volume;

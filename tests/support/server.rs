@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::proc;
 use super::wait::{DEADLINE, wait_for, wait_until};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_chappe");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_chappe");
 
 /// What a server's output is written to, in its directory.
 const STDOUT: &str = "stdout.txt";
