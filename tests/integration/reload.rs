@@ -9,7 +9,7 @@ use chappe::client::{CODE_ECHO, CODE_PING, Client, Goodbye};
 use nix::sys::signal::Signal;
 
 use crate::support::server::{PROGRAM, configuration, finish};
-use crate::support::{DEADLINE, Finished, TestServer, drain, wait_for, wait_until};
+use crate::support::{DEADLINE, Finished, TestServer, drain, wait_until};
 
 /// Replaces the file in one step: half of it would be a valid configuration too.
 fn configure(server: &TestServer, toml: &str) {
@@ -328,7 +328,7 @@ fn reuseport_has_a_socket_a_worker_and_loses_none() {
         check(4);
     }
     // Four sockets: they are handed out anew, until each worker has its own.
-    let mut settle = |workers: usize, signal: Signal| {
+    let settle = |workers: usize, signal: Signal| {
         server.signal(signal);
         wait_until("the workers are as many", || server.worker_pids().len() == workers);
         wait_drained(&server);
