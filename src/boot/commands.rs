@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, descriptors, load, paths, say};
 use crate::cli::{self, Arguments, Common, SendArgs, SignalName, StopArgs};
-use crate::config::Address;
+use crate::config::{Address, KEYS_NOT_BUILT};
 use crate::master::PidFile;
 use crate::sys::process::WatchedProcess;
 use crate::sys::unix_socket;
@@ -44,6 +44,10 @@ pub(super) fn test(arguments: &Arguments) -> Result<(), Failure> {
         super::complain(&format!("warning: {warning}"));
     }
     if !arguments.quiet {
+        let names: Vec<&str> = KEYS_NOT_BUILT.iter().map(|(name, _)| *name).collect();
+        if !names.is_empty() {
+            super::complain(&format!("without effect in this version: {}", names.join(", ")));
+        }
         super::complain(&format!("configuration {} is valid", file.display()));
     }
     if arguments.dump {

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use super::model::Config;
-use super::schema::{self, APPLICATION, Change, Key, LISTEN_KEYS, SECTIONS};
+use super::schema::{self, APPLICATION, Change, KEYS_NOT_BUILT, Key, LISTEN_KEYS, SECTIONS};
 
 /// Where the comments begin, in characters.
 const COMMENT_COLUMN: usize = 38;
@@ -48,6 +48,9 @@ fn line<T: Default>(text: &mut String, key: &Key<T>, name: &str, target: &mut T)
     let mut comment = key.doc.to_owned();
     if key.change == Change::Restart {
         comment.push_str("; a change needs a restart");
+    }
+    if let Some((_, instead)) = KEYS_NOT_BUILT.iter().find(|(known, _)| *known == key.name) {
+        let _ = write!(comment, "; not built yet: {instead}");
     }
     if !key.is_default(target) {
         let _ = write!(comment, "; the default is {}", key.default);

@@ -7,10 +7,10 @@
 //! ```
 
 use super::connection::{BlockedClock, Connection, Deadline};
-use super::event_loop::{Entry, EventLoop, Key};
+use super::event_loop::{Entry, EventLoop, Key, Shared};
 use super::interest::{Input, Phase};
 use super::receive::Read;
-use super::settings::{DRAIN_READS_MAX, LINGER_BYTES_MAX, NO_BUFFERS_PAUSE};
+use super::settings::{DRAIN_READS_MAX, DRAIN_RETRY, LINGER_BYTES_MAX, NO_BUFFERS_PAUSE};
 use crate::dispatch::Then;
 use crate::frame::{ErrorNumber, Goodbye};
 use crate::send::View;
@@ -30,7 +30,7 @@ impl EventLoop {
             if connection.input == Input::Open {
                 connection.end_input(Input::Refused, &self.shared);
             }
-            connection.clocks.drains_at = None;
+            connection.clocks.drain = None;
             connection.phase = Phase::Finishing;
         }
         if connection.phase == Phase::Finishing && view.is_idle {
@@ -159,19 +159,15 @@ impl EventLoop {
                 connection.receive.send().clone().flush_blocked(&shared.counters);
             }
             Deadline::Drain => {
-                connection.clocks.drains_at = None;
                 // What the kernel has comes before the goodbye.
-                for _ in 0..DRAIN_READS_MAX {
-                    let reads = connection.state(view).reads();
-                    let before = connection.input_bytes;
-                    if !reads || connection.read(&mut self.buffer, shared, now) == Read::Broken {
-                        break;
-                    }
-                    if connection.input_bytes == before {
-                        break;
+                let is_read = connection.read_all(&mut self.buffer, shared, now);
+                match &mut connection.clocks.drain {
+                    Some(clock) if !is_read && now < clock.by => clock.at = now + DRAIN_RETRY,
+                    clock => {
+                        *clock = None;
+                        connection.start_drain(self.drain_reason, shared, now);
                     }
                 }
-                connection.start_drain(self.drain_reason, shared, now);
             }
             Deadline::DrainQuiet if !view.is_idle || !connection.receive.view().is_empty => {
                 connection.clocks.received_at = now;
@@ -212,6 +208,25 @@ impl EventLoop {
 }
 
 impl Connection {
+    /// Reads what the kernel has, as far as that is a matter of a few reads. False
+    /// if reading is paused: there may be more.
+    fn read_all(&mut self, buffer: &mut [u8], shared: &Shared, now: Instant) -> bool {
+        for _ in 0..DRAIN_READS_MAX {
+            if self.input != Input::Open {
+                return true;
+            }
+            let view = self.receive.send().view();
+            if !self.state(&view).reads() {
+                return false;
+            }
+            let before = self.input_bytes;
+            if self.read(buffer, shared, now) != Read::GoOn || self.input_bytes == before {
+                return true;
+            }
+        }
+        true
+    }
+
     /// Keeps the clock of a peer that takes nothing.
     fn note_blocked(&mut self, view: &View, now: Instant) {
         match (&mut self.clocks.blocked, view.blocked) {
@@ -238,12 +253,7 @@ impl Connection {
     }
 
     /// Goodbye, behind what was received so far; then it goes on until quiet.
-    pub(super) fn start_drain(
-        &mut self,
-        reason: Goodbye,
-        shared: &super::event_loop::Shared,
-        now: Instant,
-    ) {
+    pub(super) fn start_drain(&mut self, reason: Goodbye, shared: &Shared, now: Instant) {
         if self.phase != Phase::Open {
             return;
         }

@@ -52,8 +52,17 @@ pub(super) struct Clocks {
     pub(super) lingers_until: Option<Instant>,
     /// How much was discarded while lingering.
     pub(super) lingered_bytes: u64,
-    /// A drain that is to begin later.
-    pub(super) drains_at: Option<Instant>,
+    /// A drain that is to begin.
+    pub(super) drain: Option<DrainClock>,
+}
+
+/// When a connection is told goodbye.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DrainClock {
+    pub(super) at: Instant,
+    /// Reading may be paused at that time; the goodbye, which stands behind what was
+    /// received, waits for it until then.
+    pub(super) by: Instant,
 }
 
 /// Since when a peer has taken nothing.
@@ -104,7 +113,7 @@ impl Clocks {
             blocked: None,
             lingers_until: None,
             lingered_bytes: 0,
-            drains_at: None,
+            drain: None,
         }
     }
 
@@ -178,8 +187,8 @@ impl Connection {
         if let Some(at) = clocks.lingers_until {
             at_latest(at, Some(Duration::ZERO), Deadline::Linger);
         }
-        if let Some(at) = clocks.drains_at {
-            at_latest(at, Some(Duration::ZERO), Deadline::Drain);
+        if let Some(clock) = &clocks.drain {
+            at_latest(clock.at, Some(Duration::ZERO), Deadline::Drain);
         }
         if let Some(clock) = &clocks.blocked {
             at_latest(clock.since, Some(settings.outbox_age_max), Deadline::Blocked);

@@ -2,10 +2,12 @@
 //! other. [`EventLoop::turn`] is the only place where a worker's main thread sleeps.
 
 use super::accept::{Listeners, Refused};
-use super::connection::Connection;
+use super::connection::{Connection, DrainClock};
 use super::interest::Phase;
 use super::receive::Read;
-use super::settings::{EVENTS_MAX, READ_BYTES_MAX, STARVED_MAX, Settings, TICK, TIMERS_SLACK};
+use super::settings::{
+    DRAIN_POSTPONED_MAX, EVENTS_MAX, READ_BYTES_MAX, STARVED_MAX, Settings, TICK, TIMERS_SLACK,
+};
 use super::timers::Timers;
 use super::transport::{SocketOptions, Transport};
 use crate::dispatch::DispatchPath;
@@ -147,7 +149,8 @@ impl EventLoop {
         let count = u32::try_from(keys.len().max(1)).unwrap_or(u32::MAX);
         for (nth, key) in (0_u32..).zip(keys) {
             if let Some(Entry::Connection(connection)) = self.table.get_mut(key) {
-                connection.clocks.drains_at = Some(now + spread / count * nth);
+                let at = now + spread / count * nth;
+                connection.clocks.drain = Some(DrainClock { at, by: at + DRAIN_POSTPONED_MAX });
                 self.look(key, now);
             }
         }

@@ -18,6 +18,10 @@ pub(super) const TOO_FAST_QUIET: Duration = Duration::from_secs(1);
 /// How long connections may wait for room in the inbox total before the largest
 /// holder is closed.
 pub(super) const STARVED_MAX: Duration = Duration::from_secs(5);
+/// How long a goodbye waits for a connection that is not read for the moment.
+pub(super) const DRAIN_POSTPONED_MAX: Duration = Duration::from_secs(1);
+/// How often it looks.
+pub(super) const DRAIN_RETRY: Duration = Duration::from_millis(10);
 /// How many reads a draining connection gets before its goodbye.
 pub(super) const DRAIN_READS_MAX: usize = 16;
 /// How many connections a worker that leaves its listeners still accepts.

@@ -6,7 +6,9 @@ use chappe::client::{
 };
 use chappe::frame::{Header, encode};
 
-use crate::support::{TestServer, drain, receive_error};
+use std::time::{Duration, Instant};
+
+use crate::support::{DEADLINE, TestServer, drain, receive_error};
 
 /// A header of this length, with nothing behind it.
 fn header(length: u16) -> [u8; 8] {
@@ -128,6 +130,22 @@ fn too_many_messages_are_refused_one_by_one() {
     assert_eq!(answered.expect("an answer").body, "again");
     // How the frames were spread over reads must not matter: what was refused was counted.
     server.wait_status("/totals/frames_rate_limited", |frames| frames >= refused);
+}
+
+#[test]
+fn who_stays_too_fast_for_ten_seconds_is_closed() {
+    let server = TestServer::start("stays_too_fast", "[limits]\nmessages_per_second = 1\n");
+    let mut client = server.connect();
+    let start = Instant::now();
+    // No quiet second in between: the next is sent when the last is refused.
+    let end = loop {
+        match client.call(CODE_ECHO, b"x") {
+            Ok(_) => assert!(start.elapsed() < DEADLINE, "never closed"),
+            Err(error) => break error,
+        }
+    };
+    assert!(end.is_disconnect(), "{end}");
+    assert!(start.elapsed() >= Duration::from_secs(10), "closed after {:?}", start.elapsed());
 }
 
 #[test]

@@ -70,7 +70,10 @@ pub(crate) fn configuration(toml: &str) -> String {
 
 /// The command line for a directory made by [`fresh_dir`].
 pub(crate) fn command(dir: &Path) -> Command {
-    let mut command = Command::new(PROGRAM);
+    command_of(Command::new(PROGRAM), dir)
+}
+
+fn command_of(mut command: Command, dir: &Path) -> Command {
     command.arg("-p").arg(dir).arg("-c").arg(dir.join("chappe.toml")).stdin(Stdio::null());
     command
 }
@@ -112,10 +115,16 @@ impl TestServer {
     /// server tells it, so nothing can race.
     #[track_caller]
     pub(crate) fn start(test: &str, toml: &str) -> Self {
+        Self::start_program(Command::new(PROGRAM), test, toml)
+    }
+
+    /// The same with another program that is a server.
+    #[track_caller]
+    pub(crate) fn start_program(program: Command, test: &str, toml: &str) -> Self {
         let dir = fresh_dir(test);
         fs::write(dir.join("chappe.toml"), configuration(toml)).expect("the configuration");
         let file = |name| File::create(dir.join(name)).expect("a file for the output");
-        let master = command(&dir)
+        let master = command_of(program, &dir)
             .arg("--foreground")
             .process_group(0)
             .stdout(file(STDOUT))

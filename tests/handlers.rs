@@ -1,0 +1,210 @@
+//! A server with handlers of its own, as an application builds one: handlers that
+//! answer, fail, panic and block.
+//!
+//! This program starts itself as that server, so it has a runner of its own: a
+//! master must have one thread.
+
+#[path = "support/mod.rs"]
+#[expect(dead_code, unused_imports, reason = "the tests of the stock server use all of it")]
+mod support;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use chappe::client::{Client, ClientError, Frame};
+use chappe::frame::{CODE_ECHO, CODE_PING, ErrorNumber};
+use chappe::{HandlerError, Outcome, Replies, Request, Server};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::{TestServer, wait_until};
+
+const IS_SERVER: &str = "CHAPPE_TEST_IS_SERVER";
+
+const TWICE: u16 = 16;
+const FAIL: u16 = 17;
+const PANIC: u16 = 18;
+/// Blocks until the file that the body names is there.
+const BLOCK: u16 = 19;
+
+fn main() -> ExitCode {
+    if std::env::var_os(IS_SERVER).is_some() {
+        return server();
+    }
+    let tests: &[(&str, fn())] = &[
+        ("a_handler_may_answer_more_than_once", a_handler_may_answer_more_than_once),
+        ("a_failed_handler_costs_its_message", a_failed_handler_costs_its_message),
+        ("a_panic_costs_its_connection_only", a_panic_costs_its_connection_only),
+        ("a_blocked_handler_holds_back_nobody", a_blocked_handler_holds_back_nobody),
+        ("messages_of_a_connection_wait_their_turn", messages_of_a_connection_wait_their_turn),
+        ("quit_waits_for_a_handler_and_no_longer_than_told", quit_waits_for_a_handler),
+        ("term_does_not_wait_for_a_handler", term_does_not_wait_for_a_handler),
+        ("a_drain_ends_behind_a_peer_that_left_a_blocked_handler", a_drain_ends_behind_a_reset),
+    ];
+    let only = std::env::args().nth(1).filter(|name| !name.starts_with('-')).unwrap_or_default();
+    let chosen: Vec<_> = tests.iter().filter(|(name, _)| name.contains(&only)).collect();
+    let failed = chosen.iter().filter(|(name, test)| !passes(name, *test)).count();
+    println!("{} passed, {failed} failed", chosen.len() - failed);
+    ExitCode::from(u8::from(failed > 0))
+}
+
+fn passes(name: &str, test: fn()) -> bool {
+    let passed = std::panic::catch_unwind(test).is_ok();
+    println!("{name}: {}", if passed { "ok" } else { "FAILED" });
+    passed
+}
+
+fn server() -> ExitCode {
+    Server::new()
+        .on(TWICE, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
+            replies.send(TWICE, request.body())?;
+            replies.send(TWICE, request.body())
+        })
+        .on(FAIL, |_: &Request<'_>, replies: &mut Replies| -> Outcome {
+            replies.send(FAIL, b"half an answer")?;
+            Err(HandlerError::new("out of ink"))
+        })
+        .on(PANIC, |_: &Request<'_>, _: &mut Replies| -> Outcome { panic!("planned") })
+        .on(BLOCK, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
+            let path = String::from_utf8_lossy(request.body()).into_owned();
+            while !Path::new(&path).exists() {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+            replies.send(BLOCK, b"")
+        })
+        .main()
+}
+
+fn start(test: &str, toml: &str) -> TestServer {
+    let mut program = Command::new(std::env::current_exe().expect("this program"));
+    program.env(IS_SERVER, "1");
+    TestServer::start_program(program, &format!("handlers_{test}"), toml)
+}
+
+#[track_caller]
+fn assert_failed(frame: &Frame, code: u16, text: &str) {
+    let error = frame.as_error().expect("an error frame");
+    assert!(error.is(ErrorNumber::HandlerFailed), "{error}");
+    assert_eq!((error.caused_by, &*error.text), (Some(code), text));
+}
+
+/// Sends a message whose handler blocks, and waits until it does.
+fn block(server: &TestServer, client: &mut Client, busy: u64) -> std::path::PathBuf {
+    let file = server.dir.join(format!("go-{busy}"));
+    client.send(BLOCK, file.to_string_lossy().as_bytes()).expect("sent");
+    wait_until("the handler is busy", || {
+        let status = server.status_json();
+        let busy_now = status["workers"].as_array().expect("workers").iter();
+        busy_now.map(|worker| worker["handlers_busy"].as_u64().unwrap_or(0)).sum::<u64>() == busy
+    });
+    file
+}
+
+fn a_handler_may_answer_more_than_once() {
+    let server = start("twice", "");
+    let mut client = server.connect();
+    client.send(TWICE, b"a").expect("sent");
+    client.send(CODE_ECHO, b"b").expect("sent");
+    let replies: Vec<_> = (0..3).map(|_| client.receive().expect("a reply").body).collect();
+    assert_eq!(replies, [&b"a"[..], b"a", b"b"]);
+}
+
+fn a_failed_handler_costs_its_message() {
+    let server = start("fail", "");
+    let mut client = server.connect();
+    for code in [FAIL, CODE_PING, FAIL] {
+        client.send(code, b"").expect("sent");
+    }
+    assert_failed(&client.receive().expect("a reply"), FAIL, "out of ink");
+    assert_eq!(client.receive().expect("a reply").code, CODE_PING);
+    assert_failed(&client.receive().expect("a reply"), FAIL, "out of ink");
+    assert_eq!(client.call(CODE_PING, b"").expect("still open").code, CODE_PING);
+}
+
+fn a_panic_costs_its_connection_only() {
+    let server = start("panic", "worker_processes = 1\n");
+    let workers = server.worker_pids();
+    let mut other = server.connect();
+    let mut client = server.connect();
+    for code in [CODE_PING, PANIC, CODE_PING] {
+        client.send(code, b"").expect("sent");
+    }
+    assert_eq!(client.receive().expect("a reply").code, CODE_PING);
+    assert_failed(&client.receive().expect("a reply"), PANIC, "the handler panicked");
+    assert!(matches!(client.receive(), Err(ClientError::Closed)), "nothing after it, then FIN");
+    assert_eq!(other.call(CODE_PING, b"").expect("untouched").code, CODE_PING);
+    assert_eq!(server.worker_pids(), workers);
+    assert_eq!(server.status_json()["totals"]["handler_panics"], 1);
+}
+
+fn a_blocked_handler_holds_back_nobody() {
+    let server = start("block", "worker_processes = 1\n[worker]\nhandler_threads = 2\n");
+    let (mut client, mut other) = (server.connect(), server.connect());
+    // Answered before the handler that blocks, in the same turn.
+    client.send(CODE_ECHO, b"before").expect("sent");
+    let file = block(&server, &mut client, 1);
+    assert_eq!(client.receive().expect("not held back").body, &b"before"[..]);
+    for _ in 0..100 {
+        assert_eq!(other.call(CODE_PING, b"").expect("served").code, CODE_PING);
+    }
+    let status = server.status_json();
+    assert!(status["workers"][0]["oldest_handler_ms"].as_u64().expect("a number") > 0);
+    std::fs::write(file, "").expect("the file");
+    assert_eq!(client.receive().expect("a reply").code, BLOCK);
+}
+
+fn messages_of_a_connection_wait_their_turn() {
+    let server = start("order", "worker_processes = 1\n[worker]\nhandler_threads = 4\n");
+    let mut client = server.connect();
+    let file = block(&server, &mut client, 1);
+    for byte in 0..100_u8 {
+        client.send(CODE_ECHO, &[byte]).expect("sent");
+    }
+    std::fs::write(file, "").expect("the file");
+    assert_eq!(client.receive().expect("a reply").code, BLOCK);
+    for byte in 0..100_u8 {
+        assert_eq!(client.receive().expect("a reply").body, &[byte][..]);
+    }
+}
+
+fn quit_waits_for_a_handler() {
+    let mut server = start("quit", "worker_processes = 1\n");
+    let mut client = server.connect();
+    let file = block(&server, &mut client, 1);
+    server.signal(Signal::SIGQUIT);
+    server.wait_log("worker-0", "worker drains");
+    std::fs::write(file, "").expect("the file");
+    // The goodbye stands behind what was received before.
+    assert_eq!(client.receive().expect("a reply").code, BLOCK);
+    assert!(client.receive().expect("a frame").as_goodbye().is_some());
+    assert_eq!(server.wait_exit().code(), Some(0));
+
+    let toml = "worker_processes = 1\nworker_shutdown_timeout = \"300ms\"\n";
+    let mut server = start("quit_cut", toml);
+    let mut client = server.connect();
+    block(&server, &mut client, 1);
+    server.signal(Signal::SIGQUIT);
+    assert_eq!(server.wait_exit().code(), Some(0));
+}
+
+fn term_does_not_wait_for_a_handler() {
+    let mut server = start("term", "worker_processes = 1\n");
+    let mut client = server.connect();
+    block(&server, &mut client, 1);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit().code(), Some(0));
+}
+
+/// No connection is left, but a thread is: the worker still hears its signals.
+fn a_drain_ends_behind_a_reset() {
+    let mut server = start("reset", "worker_processes = 1\n");
+    let worker = server.worker_pids()[0];
+    let mut client = server.connect();
+    block(&server, &mut client, 1);
+    // Closed with the handler's reply to come: nothing to wait for in the worker.
+    drop(client);
+    server.signal(Signal::SIGQUIT);
+    server.wait_log("worker-0", "worker drains");
+    kill(Pid::from_raw(worker), Signal::SIGTERM).expect("it is there");
+    assert_eq!(server.wait_exit().code(), Some(0));
+}
