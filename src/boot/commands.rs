@@ -74,6 +74,8 @@ pub(super) fn signal(common: &Common, name: SignalName) -> Result<(), Failure> {
     let signal = match name {
         SignalName::Stop => Signal::SIGTERM,
         SignalName::Quit => Signal::SIGQUIT,
+        // A wrong configuration was refused above: nothing is sent then.
+        SignalName::Reload => Signal::SIGHUP,
     };
     kill(pid, signal).map_err(|errno| Failure::System {
         step: format!("send {signal} to the master (pid {pid})"),
@@ -148,6 +150,18 @@ pub(super) fn stop(common: &Common, command: &str, arguments: StopArgs) -> Resul
     }
 }
 
+/// Waits for the outcome. A configuration that is wrong is not even brought up.
+pub(super) fn reload(common: &Common) -> Result<(), Failure> {
+    let config = load(common)?.config;
+    let path = &config.control_socket;
+    let mut stream = connect(path)?;
+    // The master bounds it, by worker_ready_timeout; if it dies the connection ends.
+    stream.set_read_timeout(None).map_err(Failure::system("control socket"))?;
+    let outcome = ask(&mut stream, "reload", path)?;
+    cli::print(&cli::outcome(&outcome)).map_err(Failure::system("standard output"))?;
+    Ok(())
+}
+
 fn connect(path: &Path) -> Result<UnixStream, Failure> {
     use std::io::ErrorKind;
     let stream = unix_socket::connect(path).map_err(|error| match error.kind() {
@@ -182,6 +196,9 @@ fn ask(stream: &mut UnixStream, command: &str, path: &Path) -> Result<Value, Fai
         Failure::Refused(format!("the master's answer makes no sense: {:.80}", line.trim_end()))
     })?;
     match answer["error"].as_str() {
+        Some(error) if answer["wrong_configuration"] == true => {
+            Err(Failure::RefusedConfig(error.to_owned()))
+        }
         Some(error) => Err(Failure::Refused(error.to_owned())),
         None => Ok(answer),
     }

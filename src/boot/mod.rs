@@ -57,6 +57,9 @@ enum Failure {
     System { step: String, cause: std::io::Error },
     #[error("{0}")]
     Daemonize(#[from] daemonize::Error),
+    /// The server has found the configuration wrong.
+    #[error("{0}")]
+    RefusedConfig(String),
     /// The server says why.
     #[error("{0}")]
     Refused(String),
@@ -70,7 +73,7 @@ impl Failure {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => WRONG_INPUT,
+            Self::Config(_) | Self::RefusedConfig(_) => WRONG_INPUT,
             _ => FAILED,
         }
     }
@@ -148,6 +151,7 @@ fn carry_out(
         Some(Command::Send(_)) => unreachable!("has an exit code of its own"),
         Some(Command::Status(status)) => commands::status(common, *status),
         Some(Command::Stop(stop)) => commands::stop(common, "stop", *stop),
+        Some(Command::Reload) => commands::reload(common),
         Some(Command::Quit(stop)) => commands::stop(common, "quit", *stop),
     }
 }

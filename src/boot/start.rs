@@ -5,18 +5,19 @@
 //! the pid file comes after daemonizing: it does not survive a fork, so the process
 //! that goes on must take it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::descriptors;
 use super::identity::{self, Become};
 use super::launcher::{self, Report, Side};
 use super::listeners;
-use super::{Failure, load, say};
-use crate::cli::Arguments;
-use crate::config::{Address, Config};
-use crate::listen::{Listener, Passed};
+use super::{Failure, load, paths, say};
+use crate::cli::{Arguments, Common};
+use crate::config::{self, Address, Config, ConfigErrors, Loaded};
+use crate::listen::{Bound, Passed};
 use crate::logging::{self, Copies, Role};
-use crate::master::{self, Assignment, ControlSocket, PidFile, PidFileError, Setup};
+use crate::master::{self, Assignment, ControlSocket, PidFile, PidFileError, Setup, Site};
 use crate::sys::activation;
 use crate::sys::notify::Notifier;
 use crate::sys::privileges::Identity;
@@ -24,8 +25,9 @@ use crate::sys::process::{self, ExitReason};
 
 /// What is open before the process leaves the terminal.
 struct Prepared {
+    common: AtStart,
     config: Arc<Config>,
-    listeners: Vec<Listener>,
+    listeners: Vec<Bound>,
     master_log: Arc<std::fs::File>,
     worker_logs: Vec<Arc<std::fs::File>>,
     warnings: Vec<String>,
@@ -52,7 +54,7 @@ pub(super) fn start(
     match launcher::daemonize()? {
         Side::Launcher(line) => {
             let mut prepared = prepared;
-            prepared.listeners.iter_mut().for_each(Listener::leave_file);
+            prepared.listeners.iter_mut().for_each(Bound::leave_file);
             // The server runs, whether or not anybody can be told.
             if let Err(failure) = say(&line) {
                 super::complain(&format!("{failure}, but: {line}"));
@@ -103,7 +105,43 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
         }
     };
     let copies = if is_foreground { Copies::Stderr } else { Copies::None };
-    Ok(Prepared { config, listeners, master_log, worker_logs, warnings, identity, manager, copies })
+    let common = AtStart::new(&arguments.common)?;
+    Ok(Prepared {
+        common,
+        config,
+        listeners,
+        master_log,
+        worker_logs,
+        warnings,
+        identity,
+        manager,
+        copies,
+    })
+}
+
+/// Where the configuration is, for a reload: a daemon's working directory is another
+/// than that of whoever started it.
+struct AtStart {
+    prefix: PathBuf,
+    file: PathBuf,
+    overrides: Vec<String>,
+}
+
+impl AtStart {
+    fn new(common: &Common) -> Result<Self, Failure> {
+        let (prefix, file) = paths(common)?;
+        Ok(Self { prefix, file, overrides: common.set.clone() })
+    }
+
+    fn load(&self) -> Result<Loaded, ConfigErrors> {
+        config::load(&self.file, &self.prefix, &self.overrides)
+    }
+}
+
+/// What a reload does to this process before it forks.
+fn make_ready(config: &Config) -> Vec<String> {
+    let raised = descriptors::raise_limit(config.worker_rlimit_nofile);
+    raised.into_iter().chain(descriptors::warning_at_reload(config)).collect()
 }
 
 /// The record lock is asked, not taken: the launcher's would be gone with it.
@@ -157,9 +195,9 @@ fn become_master(
     run_worker: &dyn Fn(Assignment) -> ExitReason,
     on_ready: impl FnOnce(&[Address], &Config),
 ) -> Result<(), Failure> {
-    let Prepared { config, mut listeners, master_log, worker_logs, .. } = prepared;
+    let Prepared { common, config, mut listeners, master_log, worker_logs, .. } = prepared;
     let Prepared { warnings, identity, manager, copies, .. } = prepared;
-    listeners.iter_mut().for_each(Listener::own_file);
+    listeners.iter_mut().for_each(Bound::own_file);
     let pid_file = PidFile::lock(&config.pid_file)?;
     let result = (|| {
         logging::init(Role::Master, master_log, config.log.level, copies)?;
@@ -184,7 +222,9 @@ fn become_master(
             identity,
             manager,
         };
-        master::run(setup, run_worker, |addresses| on_ready(addresses, &config))?;
+        let load = || common.load();
+        let site = Site { load: &load, prepare: &make_ready };
+        master::run(setup, site, run_worker, |addresses| on_ready(addresses, &config))?;
         Ok(())
     })();
     pid_file.remove();

@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use output::{print, print_line, redrawn};
 pub(crate) use send::{SendArgs, run as send};
-pub(crate) use status::table;
+pub(crate) use status::{outcome, table};
 
 /// A pre-forked message server.
 #[derive(Debug, Parser)]
@@ -78,6 +78,8 @@ pub(crate) enum SignalName {
     Stop,
     /// Stop gracefully
     Quit,
+    /// Reload the configuration, if it is valid
+    Reload,
 }
 
 /// Commands that get an answer from the running master.
@@ -88,6 +90,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Stop now: workers close their connections and go
     Stop(StopArgs),
+    /// Reload the configuration, and wait until the new workers serve or it has failed
+    Reload,
     /// Stop gracefully: workers answer what they have received first
     Quit(StopArgs),
 }
@@ -142,7 +146,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused() {
-        for line in ["chappe -s reload", "chappe reload", "chappe -x", "chappe status --yaml"] {
+        for line in ["chappe -s dance", "chappe reload now", "chappe -x", "chappe status --yaml"] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

@@ -7,6 +7,7 @@
 //! `overrides` puts the command line over it, `check` reads each value through the `schema` into
 //! the `model`. Each value keeps its `place`, so each message names one.
 
+mod changes;
 mod check;
 mod field;
 mod files;
@@ -21,6 +22,7 @@ mod text;
 mod tree;
 mod value;
 
+pub use changes::{Changes, match_listeners};
 pub use model::{
     Accept, Address, Config, CpuAffinity, DESCRIPTORS_RESERVED, Frame, Inbox, Limits, Listen, Log,
     LogLevel, Protocol, Send, SlowReader, Timeouts, User, WORKER_PROCESSES_MAX, Worker,

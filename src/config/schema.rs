@@ -50,7 +50,6 @@ impl<T: Default> Key<T> {
 
 /// Keys that are read and checked, and do nothing yet: the key, and what happens instead.
 pub const KEYS_NOT_BUILT: &[(&str, &str)] = &[
-    ("worker_drain_spread", "all connections are told at once"),
     ("log.rotate_size", "logs grow until something else rotates them"),
     ("log.rotate_keep", "logs are not rotated"),
     ("send.slow_reader", "handlers cannot push yet, so nothing is dropped"),
@@ -59,7 +58,7 @@ pub const KEYS_NOT_BUILT: &[(&str, &str)] = &[
 
 /// Values that are refused because starting would do something else: key, value (for an
 /// address, its beginning), and what to write instead.
-pub const VALUES_NOT_BUILT: &[(&str, &str, &str)] = &[("listen.accept", "reuseport", "\"shared\"")];
+pub const VALUES_NOT_BUILT: &[(&str, &str, &str)] = &[];
 
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
@@ -376,7 +375,8 @@ pub(super) static LISTEN_KEYS: &[Key<Listen>] = &[
         Field::Flag(|l: &mut Listen| &mut l.ipv6only),
         "true",
         "an IPv6 listener takes IPv6 clients only",
-    ),
+    )
+    .needs_restart(),
     Key::new(
         "keepalive",
         Field::Flag(|l: &mut Listen| &mut l.keepalive),

@@ -23,6 +23,8 @@ use serde_json::{Value, json};
 use crate::sys::unix_socket;
 
 const CLIENTS_MAX: usize = 16;
+/// How many of them may wait for an outcome; the others' places stay free for `status`.
+const WAITING_MAX: usize = CLIENTS_MAX / 2;
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -36,6 +38,17 @@ pub(super) enum Request {
     Stop {},
     /// The graceful stop.
     Quit {},
+    /// A reload; the answer is its outcome.
+    Reload {},
+}
+
+/// What the master says to a request.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// This.
+    Now(Value),
+    /// Something, once it knows: [`ControlSocket::resolve`] with the same number.
+    Later(u64),
 }
 
 #[derive(Debug)]
@@ -51,6 +64,8 @@ struct Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ClientState {
     Asking,
+    /// For the outcome with this number.
+    Waiting(u64),
     Hearing,
     Done,
 }
@@ -98,7 +113,8 @@ impl ControlSocket {
             .iter()
             .map(|client| {
                 let flags = match client.state {
-                    ClientState::Asking => PollFlags::POLLIN,
+                    // One that waits has no more to say, but may go.
+                    ClientState::Asking | ClientState::Waiting(_) => PollFlags::POLLIN,
                     ClientState::Hearing | ClientState::Done => PollFlags::POLLOUT,
                 };
                 (client.stream.as_fd(), flags)
@@ -113,22 +129,49 @@ impl ControlSocket {
 
     /// When the next client has had its time.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.clients.iter().map(|client| client.deadline).min()
+        let has_deadline = |client: &&Client| !matches!(client.state, ClientState::Waiting(_));
+        self.clients.iter().filter(has_deadline).map(|client| client.deadline).min()
     }
 
     /// Lets clients in, reads, answers complete requests by `answer`, writes, and
     /// ends those that are done or had their time.
-    pub(super) fn turn(&mut self, now: Instant, mut answer: impl FnMut(Request) -> Value) {
+    pub(super) fn turn(&mut self, now: Instant, mut answer: impl FnMut(Request) -> Answer) {
         self.accept(now);
+        let is_waiting = |client: &Client| matches!(client.state, ClientState::Waiting(_));
+        let mut waiting = self.clients.iter().filter(|client| is_waiting(client)).count();
         for client in &mut self.clients {
-            if client.state == ClientState::Asking {
-                client.read(&mut answer);
+            match client.state {
+                ClientState::Asking => {
+                    client.read(|request| {
+                        if request == (Request::Reload {}) && waiting >= WAITING_MAX {
+                            let error = "too many wait for a reload already";
+                            return Answer::Now(json!({ "error": error }));
+                        }
+                        answer(request)
+                    });
+                    waiting += usize::from(is_waiting(client));
+                }
+                ClientState::Waiting(_) => client.note_departure(),
+                ClientState::Hearing | ClientState::Done => {}
             }
             if client.state == ClientState::Hearing {
                 client.write();
             }
-            if client.deadline <= now {
+            if client.deadline <= now && !is_waiting(client) {
                 client.state = ClientState::Done;
+            }
+        }
+        self.clients.retain(|client| client.state != ClientState::Done);
+    }
+
+    /// Tells whoever waits for it how it went.
+    pub(super) fn resolve(&mut self, number: u64, outcome: &Value) {
+        let deadline = Instant::now() + REQUEST_TIME_MAX;
+        for client in &mut self.clients {
+            if client.state == ClientState::Waiting(number) {
+                client.deadline = deadline;
+                client.reply(outcome);
+                client.write();
             }
         }
         self.clients.retain(|client| client.state != ClientState::Done);
@@ -182,7 +225,7 @@ fn check_peer(stream: &UnixStream) -> io::Result<()> {
 }
 
 impl Client {
-    fn read(&mut self, answer: &mut impl FnMut(Request) -> Value) {
+    fn read(&mut self, mut answer: impl FnMut(Request) -> Answer) {
         let mut chunk = [0; 4096];
         loop {
             match self.stream.read(&mut chunk) {
@@ -201,15 +244,30 @@ impl Client {
             if let Some(end) = self.request.iter().position(|&byte| byte == b'\n') {
                 let reply = match serde_json::from_slice(&self.request[..end]) {
                     Ok(request) => answer(request),
-                    Err(error) => json!({ "error": format!("bad request: {error}") }),
+                    Err(error) => Answer::Now(json!({ "error": format!("bad request: {error}") })),
                 };
-                self.reply(&reply);
+                match reply {
+                    Answer::Now(reply) => self.reply(&reply),
+                    Answer::Later(number) => self.state = ClientState::Waiting(number),
+                }
                 return;
             }
             if self.request.len() >= REQUEST_BYTES_MAX {
                 self.reply(&json!({ "error": "bad request: longer than 64 KiB" }));
                 return;
             }
+        }
+    }
+
+    /// While it waits: nobody is kept a place for who has gone.
+    fn note_departure(&mut self) {
+        let mut rest = [0; 4096];
+        match self.stream.read(&mut rest) {
+            // More than one request is more than was agreed on.
+            Ok(_) => self.state = ClientState::Done,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(_) => self.state = ClientState::Done,
         }
     }
 
@@ -244,7 +302,9 @@ mod tests {
         let mut client = unix_socket::connect(path).unwrap();
         let _cut_short = client.write_all(request);
         for _ in 0..3 {
-            socket.turn(Instant::now(), |request| json!({ "asked": format!("{request:?}") }));
+            socket.turn(Instant::now(), |request| {
+                Answer::Now(json!({ "asked": format!("{request:?}") }))
+            });
         }
         let mut line = String::new();
         BufReader::new(client).read_line(&mut line).unwrap();
@@ -299,6 +359,36 @@ mod tests {
         drop(silent);
         socket.turn(now + REQUEST_TIME_MAX, nobody);
         assert!(socket.clients.is_empty());
+    }
+
+    #[test]
+    fn who_waits_is_told_the_outcome_and_has_no_deadline() {
+        let (_directory, path, mut socket) = bound();
+        let mut clients: Vec<_> =
+            (0..=WAITING_MAX).map(|_| unix_socket::connect(&path).unwrap()).collect();
+        for client in &mut clients {
+            client.write_all(b"{\"command\":\"reload\"}\n").unwrap();
+        }
+        let now = Instant::now();
+        socket.turn(now, |_| Answer::Later(7));
+        // One too many was told so.
+        let mut last = String::new();
+        BufReader::new(clients.pop().unwrap()).read_line(&mut last).unwrap();
+        assert!(last.contains("too many"), "{last}");
+        assert_eq!(socket.clients.len(), WAITING_MAX);
+        assert_eq!(socket.next_deadline(), None);
+        drop(clients.pop());
+        socket.turn(now + 2 * REQUEST_TIME_MAX, |_| unreachable!("nobody asks"));
+        assert_eq!(socket.clients.len(), WAITING_MAX - 1);
+        socket.resolve(8, &json!({}));
+        assert_eq!(socket.clients.len(), WAITING_MAX - 1);
+        socket.resolve(7, &json!({ "ok": true }));
+        assert!(socket.clients.is_empty());
+        for client in clients {
+            let mut line = String::new();
+            BufReader::new(client).read_line(&mut line).unwrap();
+            assert_eq!(line, "{\"ok\":true}\n");
+        }
     }
 
     #[test]

@@ -13,8 +13,11 @@
 mod control;
 mod manager;
 mod pid_file;
+mod plan;
 mod policy;
 mod reap;
+mod reload;
+mod resize;
 mod sleep;
 mod spawn;
 mod status;
@@ -29,12 +32,13 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use control::Answer;
 pub(crate) use control::ControlSocket;
 pub(crate) use pid_file::{PidFile, PidFileError};
 
 use crate::channel::{MasterEnd, Message, Received, WorkerEnd};
-use crate::config::{Address, Config};
-use crate::listen::Listener;
+use crate::config::{Address, Config, ConfigErrors, Loaded};
+use crate::listen::{Bound, Listener};
 use crate::logging::{self, Copies};
 use crate::shm::{Counter, Slot, SlotState, Zone};
 use crate::sys::notify::Notifier;
@@ -42,6 +46,8 @@ use crate::sys::privileges::Identity;
 use crate::sys::process::ExitReason;
 use crate::sys::signals::Signals;
 use manager::Manager;
+use plan::{Event, Plan};
+use reload::{Candidate, History};
 use stop::Stop;
 
 /// What a worker is started with, all of it its own.
@@ -67,8 +73,8 @@ pub struct Assignment {
 pub(crate) struct Setup {
     /// The configuration.
     pub config: Arc<Config>,
-    /// Bound listeners, in the order of the configuration.
-    pub listeners: Vec<Listener>,
+    /// Listening sockets, in the order of the configuration.
+    pub listeners: Vec<Bound>,
     /// The log of worker N at place N.
     pub worker_logs: Vec<Arc<File>>,
     /// The bound control socket.
@@ -81,6 +87,16 @@ pub(crate) struct Setup {
     pub identity: Option<Identity>,
     /// The line to the service manager, if one has started us.
     pub manager: Option<Notifier>,
+}
+
+/// What a reload needs of the outside, which the master knows nothing of.
+#[derive(Clone, Copy)]
+pub(crate) struct Site<'a> {
+    /// Reads and checks the configuration anew, from where it was at the start.
+    pub load: &'a dyn Fn() -> Result<Loaded, ConfigErrors>,
+    /// Makes ready for workers of a configuration; what the operator should know of
+    /// it. Called anew with the configuration that stays when a reload fails.
+    pub prepare: &'a dyn Fn(&Config) -> Vec<String>,
 }
 
 /// Why no server came of it. Nothing is left running then.
@@ -123,6 +139,7 @@ pub(crate) enum StartError {
 #[derive(Debug)]
 struct Worker {
     number: u16,
+    generation: u64,
     pid: Pid,
     slot: Slot,
     /// `None` once its end is gone; the signal of its death follows.
@@ -130,6 +147,10 @@ struct Worker {
     started: Instant,
     /// When it must be ready; `None` once `serve` was sent.
     ready_by: Option<Instant>,
+    /// When it is killed; `None` unless it was told to leave. Nobody replaces it.
+    leaves_by: Option<Instant>,
+    /// It was told to leave without finishing anything.
+    is_cut: bool,
 }
 
 /// A worker number that waits for its next worker.
@@ -151,10 +172,17 @@ enum Phase {
 }
 
 struct Master<'a> {
+    site: Site<'a>,
+    /// Of the generation that serves, as everything here that is not a `Candidate`'s.
     config: Arc<Config>,
     generation: u64,
+    /// The last number that was given to a generation, also to one that failed.
+    last_generation: u64,
+    /// What the configuration comes to, and what TTIN and TTOU have made of it.
+    workers_configured: u16,
+    workers_wanted: u16,
     zone: Arc<Zone>,
-    listeners: Vec<Listener>,
+    listeners: Vec<Bound>,
     /// Where the listeners listen; kept when a stop closes them.
     addresses: Vec<Address>,
     worker_logs: Vec<Arc<File>>,
@@ -172,6 +200,16 @@ struct Master<'a> {
     pauses: Vec<Duration>,
     phase: Phase,
     stop: Stop,
+    plan: Plan,
+    /// The generation that a reload makes ready.
+    candidate: Option<Candidate>,
+    reloads: History,
+    /// Who waits for the reload that has not begun.
+    reload_waiters: Vec<u64>,
+    /// The number of the last one who waited.
+    last_waiter: u64,
+    /// What they are told at the end of this turn.
+    outcomes: Vec<(u64, serde_json::Value)>,
     /// When permits of dead workers are to be settled once more.
     settle_at: Option<Instant>,
     /// The first death of the first generation.
@@ -188,6 +226,7 @@ struct Master<'a> {
 /// [`StartError`] when the first workers did not come up; never later.
 pub(crate) fn run(
     setup: Setup,
+    site: Site<'_>,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
     on_ready: impl FnOnce(&[Address]),
 ) -> Result<(), StartError> {
@@ -196,9 +235,13 @@ pub(crate) fn run(
     let signals = Signals::new(&crate::sys::signals::USED).map_err(step("signal handlers"))?;
     let workers = setup.config.effective_worker_processes();
     let mut master = Master {
+        site,
         generation: 1,
+        last_generation: 1,
+        workers_configured: workers,
+        workers_wanted: workers,
         zone,
-        addresses: setup.listeners.iter().map(|listener| listener.local.clone()).collect(),
+        addresses: setup.listeners.iter().map(|bound| bound.local.clone()).collect(),
         listeners: setup.listeners,
         worker_logs: setup.worker_logs,
         control: Some(setup.control),
@@ -213,6 +256,12 @@ pub(crate) fn run(
         pauses: vec![Duration::ZERO; usize::from(workers)],
         phase: Phase::Starting,
         stop: Stop::No,
+        plan: Plan::new(),
+        candidate: None,
+        reloads: History::default(),
+        reload_waiters: Vec::new(),
+        last_waiter: 0,
+        outcomes: Vec::new(),
         settle_at: None,
         start_failure: None,
         started: Instant::now(),
@@ -245,6 +294,8 @@ impl Master<'_> {
             self.hear_workers(&ready_channels);
             self.take_requests();
             self.enforce_deadlines();
+            self.act_on_plan();
+            self.tell_outcomes();
             self.count_lost_lines();
             if let Some(failure) = self.start_failure.take() {
                 return Err(failure);
@@ -254,6 +305,10 @@ impl Master<'_> {
             {
                 on_ready(&self.addresses);
                 self.manager.ready(&self.addresses, self.pauses.len());
+                // What was asked for meanwhile is due.
+                self.plan.note(Event::Started);
+                self.act_on_plan();
+                self.tell_outcomes();
             }
         }
         if self.phase == Phase::Running { Ok(()) } else { Err(StartError::Interrupted) }
@@ -269,6 +324,9 @@ impl Master<'_> {
                 Signal::SIGCHLD => self.reap(),
                 Signal::SIGTERM | Signal::SIGINT => self.stop_fast(signal.as_str()),
                 Signal::SIGQUIT => self.stop_gracefully(signal.as_str()),
+                Signal::SIGHUP => self.request_reload(signal.as_str(), None),
+                Signal::SIGTTIN => self.request_resize(1, signal.as_str()),
+                Signal::SIGTTOU => self.request_resize(-1, signal.as_str()),
                 other => log::warn!("{other} is not available in this version and does nothing"),
             }
         }
@@ -304,7 +362,10 @@ impl Master<'_> {
         if self.stop.is_stopping() {
             return;
         }
-        let is_waited_for = |worker: &Worker| worker.ready_by.is_some();
+        let generation = self.generation;
+        // Those of a candidate wait for each other, see `look_at_candidate`.
+        let is_waited_for =
+            |worker: &Worker| worker.ready_by.is_some() && worker.generation == generation;
         let is_ready = |worker: &Worker| worker.slot.state() == SlotState::Ready;
         let all = self.workers.iter().filter(|worker| is_waited_for(worker)).all(is_ready)
             && self.workers.len() == self.pauses.len();
@@ -319,6 +380,7 @@ impl Master<'_> {
             let deadline = Instant::now() + self.config.worker_ready_timeout;
             self.phase = Phase::Arming { deadline };
         }
+        self.look_at_candidate();
     }
 
     /// True once: when the last of the first workers has begun to accept.
@@ -349,6 +411,8 @@ impl Master<'_> {
         let now = Instant::now();
         self.manager.ping(now);
         self.enforce_stop(now);
+        self.enforce_leaving(now);
+        self.enforce_candidate(now);
         self.enforce_readiness(now);
         if self.settle_at.is_some_and(|at| at <= now) {
             self.settle();
@@ -362,7 +426,10 @@ impl Master<'_> {
     }
 
     fn enforce_readiness(&mut self, now: Instant) {
-        let is_late = |worker: &&mut Worker| worker.ready_by.is_some_and(|by| by <= now);
+        let generation = self.generation;
+        let is_late = |worker: &&mut Worker| {
+            worker.generation == generation && worker.ready_by.is_some_and(|by| by <= now)
+        };
         let mut late = None;
         for worker in self.workers.iter_mut().filter(is_late) {
             log::error!("worker was not ready in time worker={} pid={}", worker.number, worker.pid);
@@ -389,14 +456,19 @@ impl Master<'_> {
         // Out of `self` for a moment, since the answers need all of it.
         let Some(mut control) = self.control.take() else { return };
         control.turn(Instant::now(), |request| match request {
-            control::Request::Status {} => self.status(),
+            control::Request::Status {} => Answer::Now(self.status()),
             control::Request::Stop {} => {
                 self.stop_fast("the control socket");
-                status::accepted()
+                Answer::Now(status::accepted())
             }
             control::Request::Quit {} => {
                 self.stop_gracefully("the control socket");
-                status::accepted()
+                Answer::Now(status::accepted())
+            }
+            control::Request::Reload {} => {
+                self.last_waiter += 1;
+                self.request_reload("the control socket", Some(self.last_waiter));
+                Answer::Later(self.last_waiter)
             }
         });
         self.control = Some(control);

@@ -26,7 +26,7 @@ impl Master<'_> {
                 "stopping": self.stop.is_stopping(),
                 "warnings": self.warnings,
             },
-            "reload": { "count": 0, "last": null },
+            "reload": self.reloads.to_json(),
             "workers": workers.iter().map(worker).collect::<Vec<_>>(),
             "limits": self.limits(),
             "semaphores": {
@@ -61,8 +61,8 @@ fn worker(report: &SlotReport) -> Value {
         "connections": report.connections,
         "handlers_busy": report.handlers_busy,
         "oldest_handler_ms": report.oldest_handler_ms,
-        // A worker can't count its own death.
-        "counters": counters(&report.counters, &[Counter::WorkersDied]),
+        // Only the master can count these.
+        "counters": counters(&report.counters, &[Counter::WorkersDied, Counter::DrainsCut]),
     })
 }
 

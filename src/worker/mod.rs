@@ -96,6 +96,7 @@ struct Worker {
     threads: Threads,
     stage: Stage,
     shutdown_timeout: Duration,
+    drain_spread: Duration,
     /// Log lines lost so far, as counted.
     lines_lost: u64,
 }
@@ -151,6 +152,8 @@ impl Worker {
             threads,
             stage: Stage::Waiting,
             shutdown_timeout: config.worker_shutdown_timeout,
+            // Whoever is told last shall still have time to finish.
+            drain_spread: config.worker_drain_spread.min(config.worker_shutdown_timeout / 2),
             lines_lost: 0,
         })
     }
@@ -214,7 +217,7 @@ impl Worker {
         for signal in self.signals.pending() {
             match asked_by(signal) {
                 Asked::Terminate => return true,
-                Asked::Drain => self.start_drain("SIGQUIT"),
+                Asked::Drain => self.start_drain("SIGQUIT", Goodbye::Stopping),
                 Asked::Nothing => {}
             }
         }
@@ -226,14 +229,19 @@ impl Worker {
         while let Some(received) = self.channel.try_receive()? {
             match received {
                 Received::Message(Message::Serve) => self.serve()?,
-                Received::Message(Message::Drain) => self.start_drain("the master"),
+                Received::Message(Message::Drain) => {
+                    self.start_drain("the master", Goodbye::Stopping)
+                }
+                Received::Message(Message::DrainForReload) => {
+                    self.start_drain("a reload", Goodbye::Reloading);
+                }
                 Received::Message(Message::Terminate) => return Ok(true),
                 Received::Message(Message::Ready) => log::warn!("the master is not a worker"),
                 Received::Closed => {
                     // Readable for ever from now on.
                     self.event_loop.unwatch(self.channel.as_fd())?;
                     log::warn!("the master is gone, draining");
-                    self.start_drain("the master's death");
+                    self.start_drain("the master's death", Goodbye::Stopping);
                     break;
                 }
             }
@@ -251,7 +259,7 @@ impl Worker {
         Ok(())
     }
 
-    fn start_drain(&mut self, by: &str) {
+    fn start_drain(&mut self, by: &str, reason: Goodbye) {
         if matches!(self.stage, Stage::Draining(_) | Stage::Ending(_)) {
             return;
         }
@@ -259,7 +267,8 @@ impl Worker {
         self.stage = Stage::Draining(Instant::now() + self.shutdown_timeout);
         self.slot.mark_draining();
         sys::set_title(&format!("chappe: worker process {} (draining)", self.number));
-        self.event_loop.start_drain(Goodbye::Stopping, Duration::ZERO);
+        let spread = if reason == Goodbye::Reloading { self.drain_spread } else { Duration::ZERO };
+        self.event_loop.start_drain(reason, spread);
     }
 }
 

@@ -14,6 +14,8 @@ mod limits;
 mod messages;
 mod output;
 mod privileges;
+mod reload;
+mod reload_storm;
 mod service;
 mod status;
 mod unix_sockets;
