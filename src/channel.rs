@@ -23,6 +23,9 @@ pub enum Message {
     Serve = b'S',
     /// Master to worker: stop gracefully.
     Drain = b'D',
+    /// Master to worker: another generation serves now; stop gracefully, spread over
+    /// `worker_drain_spread`, and tell clients to connect again.
+    DrainForReload = b'L',
     /// Master to worker: stop now.
     Terminate = b'T',
     /// Worker to master: look into my slot, I am ready.
@@ -55,6 +58,7 @@ impl Message {
         [
             Self::Serve,
             Self::Drain,
+            Self::DrainForReload,
             Self::Terminate,
             Self::Ready,
             Self::SwapLog,
@@ -212,7 +216,8 @@ mod tests {
     #[test]
     fn messages_arrive_one_by_one() {
         let (master, worker) = Channel::pair().unwrap();
-        let messages = [Message::Serve, Message::Drain, Message::Terminate];
+        let messages =
+            [Message::Serve, Message::Drain, Message::DrainForReload, Message::Terminate];
         for message in messages {
             master.send(message).unwrap();
         }

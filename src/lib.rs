@@ -70,6 +70,6 @@ pub mod throttle;
 #[doc(hidden)]
 pub mod worker;
 
-pub use handler::{ConnectionInfo, Handler, HandlerError, Outcome, Replies, Request};
+pub use handler::{ConnectionInfo, Handler, HandlerError, Outcome, Peer, Replies, Request};
 #[cfg(not(loom))]
 pub use server::Server;

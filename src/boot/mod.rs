@@ -6,7 +6,9 @@
 
 mod commands;
 mod descriptors;
+mod identity;
 mod launcher;
+mod listeners;
 mod start;
 
 use std::ffi::OsString;
@@ -56,6 +58,9 @@ enum Failure {
     System { step: String, cause: std::io::Error },
     #[error("{0}")]
     Daemonize(#[from] daemonize::Error),
+    /// The server has found the configuration wrong.
+    #[error("{0}")]
+    RefusedConfig(String),
     /// The server says why.
     #[error("{0}")]
     Refused(String),
@@ -69,7 +74,7 @@ impl Failure {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => WRONG_INPUT,
+            Self::Config(_) | Self::RefusedConfig(_) => WRONG_INPUT,
             _ => FAILED,
         }
     }
@@ -145,7 +150,6 @@ fn carry_out(
     match &arguments.command {
         None => start::start(arguments, run_worker),
         Some(Command::Send(_)) => unreachable!("has an exit code of its own"),
-        Some(Command::Status { json }) => commands::status(common, *json),
         Some(Command::Connections(list)) => commands::connections(common, *list),
         Some(Command::Kick { id }) => commands::tell(common, &json!({"command": "kick", "id": id})),
         Some(Command::Logs(logs)) => commands::logs(common, *logs),
@@ -155,7 +159,9 @@ fn carry_out(
         Some(Command::Reopen { wait }) => {
             commands::tell(common, &json!({ "command": "reopen", "wait": wait }))
         }
+        Some(Command::Status(status)) => commands::status(common, *status),
         Some(Command::Stop(stop)) => commands::stop(common, "stop", *stop),
+        Some(Command::Reload) => commands::reload(common),
         Some(Command::Quit(stop)) => commands::stop(common, "quit", *stop),
     }
 }
@@ -186,5 +192,5 @@ fn load(common: &Common) -> Result<Loaded, Failure> {
 
 /// Writes to standard output.
 fn say(line: &str) -> Result<(), Failure> {
-    cli::print_line(line).map_err(Failure::system("standard output"))
+    cli::print_line(line).map(drop).map_err(Failure::system("standard output"))
 }

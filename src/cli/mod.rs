@@ -16,9 +16,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use connections::{ConnectionsArgs, connections_table};
 pub(crate) use logs::{LogsArgs, logs};
-pub(crate) use output::{print, print_line};
+pub(crate) use output::{print, print_line, redrawn};
 pub(crate) use send::{SendArgs, run as send};
-pub(crate) use status::table;
+pub(crate) use status::{outcome, table};
 
 /// A pre-forked message server.
 #[derive(Debug, Parser)]
@@ -84,18 +84,14 @@ pub(crate) enum SignalName {
     Quit,
     /// Open the log files anew
     Reopen,
+    /// Reload the configuration, if it is valid
+    Reload,
 }
 
 /// Commands that get an answer from the running master.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Send(SendArgs),
-    /// Show the master, its workers and what they counted
-    Status {
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
-    },
     Connections(ConnectionsArgs),
     /// Close a connection, with a goodbye
     Kick {
@@ -114,10 +110,24 @@ pub(crate) enum Command {
         #[arg(long)]
         wait: bool,
     },
+    Status(StatusArgs),
     /// Stop now: workers close their connections and go
     Stop(StopArgs),
+    /// Reload the configuration, and wait until the new workers serve or it has failed
+    Reload,
     /// Stop gracefully: workers answer what they have received first
     Quit(StopArgs),
+}
+
+/// What `status` takes.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct StatusArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show it anew every second, until interrupted
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 /// What both stops take.
@@ -159,7 +169,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused() {
-        for line in ["chappe -s reload", "chappe reload", "chappe -x", "chappe status --yaml"] {
+        for line in ["chappe -s dance", "chappe reload now", "chappe -x", "chappe status --yaml"] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

@@ -20,6 +20,12 @@ pub(crate) fn table(status: &Value) -> String {
         plain(&master["generation"]),
         addresses.join(" "),
     );
+    let last = &status["reload"]["last"];
+    if !last.is_null() {
+        let why = last["reason"].as_str().map_or(String::new(), |reason| format!(": {reason}"));
+        let (count, outcome) = (plain(&status["reload"]["count"]), plain(&last["outcome"]));
+        let _ = writeln!(text, "reloads {count}, the last {outcome}{why}\n");
+    }
     for warning in master["warnings"].as_array().into_iter().flatten() {
         let _ = writeln!(text, "warning: {}\n", plain(warning));
     }
@@ -29,6 +35,29 @@ pub(crate) fn table(status: &Value) -> String {
         for (name, value) in status[group].as_object().into_iter().flatten() {
             let _ = writeln!(text, "{name:<24}{:>16}", plain(value));
         }
+    }
+    text
+}
+
+/// What a reload that went well has done.
+pub(crate) fn outcome(outcome: &Value) -> String {
+    let list = |name: &str| -> Vec<String> {
+        outcome[name].as_array().into_iter().flatten().map(plain).collect()
+    };
+    let changed = list("changed");
+    let mut text = format!(
+        "reloaded: generation {}, workers {}, ready in {} ms\nchanged: {}\n",
+        plain(&outcome["generation"]),
+        plain(&outcome["workers"]),
+        plain(&outcome["ready_ms"]),
+        if changed.is_empty() { "nothing".to_owned() } else { changed.join(", ") },
+    );
+    let restart = list("restart");
+    if !restart.is_empty() {
+        let _ = writeln!(text, "needs a restart: {}", restart.join(", "));
+    }
+    for warning in list("warnings") {
+        let _ = writeln!(text, "warning: {warning}");
     }
     text
 }
@@ -120,6 +149,25 @@ mod tests {
             text.lines()
                 .any(|line| line.starts_with("connection_permits") && line.ends_with(" 99"))
         );
+    }
+
+    #[test]
+    fn a_reload_says_what_has_changed_and_what_has_not() {
+        let text = outcome(&json!({
+            "ok": true, "generation": 4, "workers": 2, "ready_ms": 17,
+            "changed": ["log.level", "listen [::1]:2 added"], "restart": ["user"],
+            "warnings": ["few descriptors"],
+        }));
+        assert_eq!(
+            text,
+            "reloaded: generation 4, workers 2, ready in 17 ms\n\
+             changed: log.level, listen [::1]:2 added\n\
+             needs a restart: user\nwarning: few descriptors\n"
+        );
+        assert!(outcome(&json!({})).contains("changed: nothing\n"));
+        let failed =
+            json!({ "reload": { "count": 3, "last": { "outcome": "failed", "reason": "why" } } });
+        assert!(table(&failed).contains("reloads 3, the last failed: why\n"));
     }
 
     #[test]

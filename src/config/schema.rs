@@ -50,19 +50,13 @@ impl<T: Default> Key<T> {
 
 /// Keys that are read and checked, and do nothing yet: the key, and what happens instead.
 pub const KEYS_NOT_BUILT: &[(&str, &str)] = &[
-    ("user", "workers stay the user who started the server"),
-    ("worker_drain_spread", "all connections are told at once"),
-    ("worker_cpu_affinity", "the kernel places the workers"),
     ("send.slow_reader", "handlers cannot push yet, so nothing is dropped"),
     ("limits.connections_per_ip", "connections are not counted by address"),
 ];
 
 /// Values that are refused because starting would do something else: key, value (for an
 /// address, its beginning), and what to write instead.
-pub const VALUES_NOT_BUILT: &[(&str, &str, &str)] = &[
-    ("listen.address", "unix:", "\"IPv4:port\" or \"[IPv6]:port\""),
-    ("listen.accept", "reuseport", "\"shared\""),
-];
+pub const VALUES_NOT_BUILT: &[(&str, &str, &str)] = &[];
 
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
@@ -379,7 +373,8 @@ pub(super) static LISTEN_KEYS: &[Key<Listen>] = &[
         Field::Flag(|l: &mut Listen| &mut l.ipv6only),
         "true",
         "an IPv6 listener takes IPv6 clients only",
-    ),
+    )
+    .needs_restart(),
     Key::new(
         "keepalive",
         Field::Flag(|l: &mut Listen| &mut l.keepalive),

@@ -3,9 +3,12 @@
 //!
 //! Nothing here accepts; a listener is a socket and the words it was made from.
 
+mod socket_file;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
@@ -13,7 +16,9 @@ use nix::sys::socket::{
 };
 use thiserror::Error;
 
-use crate::config;
+use crate::config::{self, Address};
+use crate::sys::activation;
+use socket_file::SocketFile;
 
 /// Why an address can't be listened on.
 #[derive(Debug, Error)]
@@ -22,47 +27,241 @@ pub enum ListenError {
     #[error("cannot listen on {address}: {cause}")]
     Bind {
         /// As it stands in the configuration.
-        address: config::Address,
+        address: Address,
         /// What the kernel said.
         cause: io::Error,
     },
-    /// This version has no such listener.
-    #[error("cannot listen on {0}: Unix sockets are not available in this version")]
-    UnixSocket(config::Address),
+    /// A socket was passed to us that is none to accept from.
+    #[error("descriptor {number}, passed by LISTEN_FDS, is no listening socket: {cause}")]
+    Passed {
+        /// The descriptor, from 3.
+        number: usize,
+        /// What it is, or what the kernel said.
+        cause: io::Error,
+    },
 }
 
-/// A bound, listening, non-blocking socket.
+impl ListenError {
+    /// Whether somebody else listens there.
+    pub fn is_taken(&self) -> bool {
+        matches!(self, Self::Bind { cause, .. } if cause.kind() == io::ErrorKind::AddrInUse)
+    }
+}
+
+/// A listening, non-blocking socket, as a worker gets it.
 #[derive(Debug)]
 pub struct Listener {
     /// The socket.
     pub socket: OwnedFd,
     /// The address as it stands in the configuration: what a reload compares.
-    pub configured: config::Address,
+    pub configured: Address,
     /// Where it really listens: with the port that the kernel chose for port 0.
-    pub local: SocketAddr,
+    pub local: Address,
     /// How its connections are to be treated.
     pub options: config::Listen,
-}
-
-impl Listener {
-    /// Binds and listens. Connections wait in the backlog from here on.
-    ///
-    /// # Errors
-    /// The address is taken, forbidden, or not this machine's.
-    pub fn bind(options: &config::Listen) -> Result<Self, ListenError> {
-        let config::Address::Tcp(address) = options.address else {
-            return Err(ListenError::UnixSocket(options.address.clone()));
-        };
-        let (socket, local) = bind_tcp(address, options)
-            .map_err(|cause| ListenError::Bind { address: options.address.clone(), cause })?;
-        Ok(Self { socket, configured: options.address.clone(), local, options: options.clone() })
-    }
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// A listening socket from whoever started us: systemd's socket activation.
+#[derive(Debug)]
+pub struct Passed {
+    socket: OwnedFd,
+    /// Where it listens.
+    pub address: Address,
+}
+
+impl Passed {
+    /// The sockets that were passed to this process, in their order. Once.
+    ///
+    /// # Errors
+    /// [`ListenError::Passed`] for anything that is no listening stream socket.
+    pub fn take() -> Result<Vec<Self>, ListenError> {
+        let wrong = |number, cause| ListenError::Passed { number, cause };
+        let passed = activation::take().map_err(|cause| wrong(activation::FIRST, cause))?;
+        let examine = |(nth, socket): (usize, OwnedFd)| {
+            let address = activation::listening_address(&socket)
+                .map_err(|cause| wrong(activation::FIRST + nth, cause))?;
+            let address = match address {
+                activation::Address::Ip(address) => Address::Tcp(address),
+                activation::Address::Path(path) => Address::Unix(path),
+            };
+            Ok(Self { socket, address })
+        };
+        passed.into_iter().enumerate().map(examine).collect()
+    }
+}
+
+/// One `[[listen]]`, as the master holds it: one socket for all workers, or with
+/// `accept = "reuseport"` at least one for each worker number.
+///
+/// A generation has its own descriptors, also of sockets that it shares with the
+/// one before: dropping one generation closes nothing that the other uses.
+///
+/// Sockets are only ever added while the server runs. One that is closed takes the
+/// connects in its queue with it, so when there are fewer workers than sockets,
+/// socket K belongs to worker K modulo workers.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    sockets: Vec<OwnedFd>,
+    /// As in [`Listener`].
+    pub(crate) local: Address,
+    /// As in [`Listener`].
+    pub(crate) options: config::Listen,
+    /// The file of a Unix socket that was made here. It goes with the last generation
+    /// that listens there, in the process that owns it.
+    file: Option<Arc<SocketFile>>,
+}
+
+impl Bound {
+    /// Binds, and does not listen: until [`Bound::listen`] nobody can connect, so
+    /// that it can still be given up without a trace. A Unix socket listens at once,
+    /// since only that tells it from a stale one; one at which nobody listens any more
+    /// is replaced.
+    ///
+    /// # Errors
+    /// The address is taken, forbidden, or not this machine's.
+    pub(crate) fn bind(options: &config::Listen, workers: u16) -> Result<Self, ListenError> {
+        let (first, local, file) = match &options.address {
+            Address::Tcp(address) => bind_tcp(*address, options)
+                .map(|(socket, local)| (socket, Address::Tcp(local), None)),
+            Address::Unix(path) => SocketFile::bind(path, options.backlog)
+                .map(|(socket, file)| (socket, Address::Unix(path.clone()), Some(file))),
+        }
+        .map_err(failed(options))?;
+        let options = options.clone();
+        let mut bound = Self { sockets: vec![first], local, options, file: file.map(Arc::new) };
+        bound.grow(workers)?;
+        Ok(bound)
+    }
+
+    /// A socket that listened before we were started.
+    ///
+    /// # Errors
+    /// What more workers need can't be bound.
+    pub(crate) fn adopt(
+        passed: Passed,
+        options: &config::Listen,
+        workers: u16,
+    ) -> Result<Self, ListenError> {
+        let Passed { socket, address } = passed;
+        let options = options.clone();
+        let mut bound = Self { sockets: vec![socket], local: address, options, file: None };
+        bound.grow(workers)?;
+        Ok(bound)
+    }
+
+    /// Makes this process the one whose drop of the listener removes the file of a
+    /// Unix socket: the one that binds, until it has forked the master.
+    pub(crate) fn own_file(&mut self) {
+        if let Some(file) = self.file.as_mut().and_then(Arc::get_mut) {
+            file.own();
+        }
+    }
+
+    /// The file of a Unix socket is left to another process.
+    pub(crate) fn leave_file(&mut self) {
+        if let Some(file) = self.file.as_mut().and_then(Arc::get_mut) {
+            file.leave();
+        }
+    }
+
+    /// The same sockets for the next generation, with its options.
+    ///
+    /// # Errors
+    /// No descriptor is left, or what more workers need can't be bound.
+    pub(crate) fn stay(&self, options: &config::Listen, workers: u16) -> Result<Self, ListenError> {
+        let sockets = self
+            .sockets
+            .iter()
+            .map(OwnedFd::try_clone)
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(failed(options))?;
+        let (local, file) = (self.local.clone(), self.file.clone());
+        let mut bound = Self { sockets, local, options: options.clone(), file };
+        bound.grow(workers)?;
+        Ok(bound)
+    }
+
+    /// Makes sure that each of so many workers has a socket.
+    ///
+    /// # Errors
+    /// The kernel refuses one more.
+    pub(crate) fn grow(&mut self, workers: u16) -> Result<(), ListenError> {
+        // A Unix socket has one queue, whatever the configuration says.
+        if let Address::Tcp(local) = self.local
+            && self.options.accept == config::Accept::Reuseport
+        {
+            while self.sockets.len() < usize::from(workers) {
+                let more = bind_tcp(local, &self.options).map_err(failed(&self.options))?;
+                self.sockets.push(more.0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets connects in. On a socket that listens it only changes the backlog.
+    ///
+    /// # Errors
+    /// Somebody else has begun to listen there since the bind.
+    pub(crate) fn listen(&self) -> Result<(), ListenError> {
+        let backlog = i32::try_from(self.options.backlog).unwrap_or(i32::MAX);
+        // More than the kernel's somaxconn is cut down by the kernel.
+        let backlog = Backlog::new(backlog).unwrap_or(Backlog::MAXALLOWABLE);
+        self.sockets
+            .iter()
+            .try_for_each(|socket| listen(socket, backlog))
+            .map_err(|errno| failed(&self.options)(errno.into()))
+    }
+
+    /// Whether each of so many workers has one socket, and none has two.
+    pub(crate) fn is_even(&self, workers: u16) -> bool {
+        self.is_shared() || self.sockets.len() == usize::from(workers)
+    }
+
+    fn is_shared(&self) -> bool {
+        self.options.accept == config::Accept::Shared || matches!(self.local, Address::Unix(_))
+    }
+
+    /// The descriptors of one worker.
+    pub(crate) fn sockets_of(&self, number: u16, workers: u16) -> impl Iterator<Item = &OwnedFd> {
+        let is_shared = self.is_shared();
+        self.sockets
+            .iter()
+            .enumerate()
+            .filter(move |(nth, _)| {
+                is_shared || nth % usize::from(workers.max(1)) == usize::from(number)
+            })
+            .map(|(_, socket)| socket)
+    }
+
+    /// What one worker listens on; for the worker's own process, in which the other
+    /// descriptors are gone already.
+    pub(crate) fn into_listeners(self, number: u16, workers: u16) -> Vec<Listener> {
+        let is_shared = self.is_shared();
+        let Self { sockets, local, options, .. } = self;
+        let mut listeners = Vec::new();
+        for (nth, socket) in sockets.into_iter().enumerate() {
+            if is_shared || nth % usize::from(workers.max(1)) == usize::from(number) {
+                let configured = options.address.clone();
+                let (local, options) = (local.clone(), options.clone());
+                listeners.push(Listener { socket, configured, local, options });
+            } else {
+                // Closed right after the fork: it is not ours to close again.
+                std::mem::forget(socket);
+            }
+        }
+        listeners
+    }
+}
+
+fn failed(options: &config::Listen) -> impl Fn(io::Error) -> ListenError {
+    let address = options.address.clone();
+    move |cause| ListenError::Bind { address: address.clone(), cause }
 }
 
 fn bind_tcp(address: SocketAddr, options: &config::Listen) -> io::Result<(OwnedFd, SocketAddr)> {
@@ -74,13 +273,13 @@ fn bind_tcp(address: SocketAddr, options: &config::Listen) -> io::Result<(OwnedF
     // Connections of a server that just ended linger in TIME_WAIT and would keep
     // the next one from its address. It does not let two servers share it.
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    if options.accept == config::Accept::Reuseport {
+        setsockopt(&socket, sockopt::ReusePort, &true)?;
+    }
     if address.is_ipv6() {
         setsockopt(&socket, sockopt::Ipv6V6Only, &options.ipv6only)?;
     }
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
-    let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
-    // More than the kernel's somaxconn is cut down by the kernel.
-    listen(&socket, Backlog::new(backlog).unwrap_or(Backlog::MAXALLOWABLE))?;
     let listener = TcpListener::from(socket);
     let local = listener.local_addr()?;
     Ok((listener.into(), local))
@@ -93,27 +292,68 @@ mod tests {
 
     fn options(address: &str) -> config::Listen {
         config::Listen {
-            address: config::Address::Tcp(address.parse().unwrap()),
+            address: Address::Tcp(address.parse().unwrap()),
             ..config::Listen::default()
         }
+    }
+
+    fn listening(options: &config::Listen, workers: u16) -> Bound {
+        let bound = Bound::bind(options, workers).unwrap();
+        bound.listen().unwrap();
+        bound
     }
 
     #[test]
     fn port_zero_becomes_a_port_and_the_configured_text_stays() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
-            let listener = Listener::bind(&options(address)).unwrap();
-            assert_ne!(listener.local.port(), 0);
-            assert_eq!(listener.configured.to_string(), address);
-            TcpStream::connect(listener.local).unwrap();
+            let bound = Bound::bind(&options(address), 2).unwrap();
+            let Address::Tcp(local) = bound.local else { panic!("{:?}", bound.local) };
+            assert_ne!(local.port(), 0);
+            assert!(TcpStream::connect(local).is_err(), "it does not listen yet");
+            bound.listen().unwrap();
+            TcpStream::connect(local).unwrap();
+            let listeners = bound.into_listeners(1, 2);
+            assert_eq!(listeners.len(), 1);
+            assert_eq!(listeners[0].configured.to_string(), address);
         }
     }
 
     #[test]
     fn a_taken_address_is_named_with_the_kernels_reason() {
-        let first = Listener::bind(&options("127.0.0.1:0")).unwrap();
+        let first = listening(&options("127.0.0.1:0"), 1);
         let taken = options(&first.local.to_string());
-        let text = Listener::bind(&taken).unwrap_err().to_string();
+        let error = Bound::bind(&taken, 1).unwrap_err();
+        assert!(error.is_taken());
+        let text = error.to_string();
         assert!(text.contains(&first.local.to_string()), "{text}");
         assert!(text.contains("Address already in use"), "{text}");
+    }
+
+    #[test]
+    fn what_stays_listens_on_when_the_generation_before_is_gone() {
+        let first = listening(&options("127.0.0.1:0"), 1);
+        let Address::Tcp(local) = first.local else { panic!("{:?}", first.local) };
+        let next = first.stay(&options("127.0.0.1:0"), 4).unwrap();
+        drop(first);
+        TcpStream::connect(local).unwrap();
+        assert_eq!(next.sockets.len(), 1);
+    }
+
+    #[test]
+    fn with_reuseport_every_socket_has_a_worker_whatever_their_numbers() {
+        let reuseport =
+            config::Listen { accept: config::Accept::Reuseport, ..options("127.0.0.1:0") };
+        let bound = listening(&reuseport, 5);
+        assert!(bound.is_even(5));
+        for workers in 1..=5 {
+            let fds = |number| bound.sockets_of(number, workers).map(AsRawFd::as_raw_fd);
+            let mut all: Vec<_> = (0..workers).flat_map(fds).collect();
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), 5, "{workers} workers");
+        }
+        let next = bound.stay(&reuseport, 7).unwrap();
+        assert_eq!(next.sockets.len(), 7);
+        assert!(!next.is_even(6));
     }
 }

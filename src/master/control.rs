@@ -17,7 +17,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
 use serde::Deserialize;
@@ -27,6 +27,8 @@ use crate::config::LogLevel;
 use crate::sys::unix_socket;
 
 const CLIENTS_MAX: usize = 16;
+/// How many of them may wait for an outcome; the others' places stay free for `status`.
+const WAITING_MAX: usize = CLIENTS_MAX / 2;
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
 /// Of an answer's files: how much is in memory for one client.
@@ -59,6 +61,8 @@ pub(super) enum Request {
     },
     /// The end of a connection.
     Kick { id: u64 },
+    /// A reload; the answer is its outcome.
+    Reload {},
 }
 
 /// A log level as in the configuration.
@@ -99,7 +103,7 @@ struct Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ClientState {
     Asking,
-    /// For the answer with this number; the master sees to it that it comes.
+    /// For the outcome with this number.
     Waiting(u64),
     Hearing,
     Done,
@@ -134,10 +138,10 @@ impl ControlSocket {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let listener = unix_socket::bind(path)?;
-        listener.set_nonblocking(true)?;
-        let identity = identity(path);
-        Ok(Self { path: path.to_owned(), identity, listener, clients: Vec::new() })
+        let backlog = i32::try_from(CLIENTS_MAX).unwrap_or(i32::MAX);
+        let listener =
+            UnixListener::from(unix_socket::bind(path, unix_socket::MODE_PRIVATE, backlog)?);
+        Ok(Self { path: path.to_owned(), identity: identity(path), listener, clients: Vec::new() })
     }
 
     /// What the master's poll has to look at, for what. `answer_one` and `accept`
@@ -148,9 +152,8 @@ impl ControlSocket {
             .iter()
             .map(|client| {
                 let flags = match client.state {
-                    ClientState::Asking => PollFlags::POLLIN,
-                    // Its hang-up is reported in any case.
-                    ClientState::Waiting(_) => PollFlags::empty(),
+                    // One that waits has no more to say, but may go.
+                    ClientState::Asking | ClientState::Waiting(_) => PollFlags::POLLIN,
                     ClientState::Hearing | ClientState::Done => PollFlags::POLLOUT,
                 };
                 (client.stream.as_fd(), flags)
@@ -165,40 +168,62 @@ impl ControlSocket {
 
     /// When the next client has had its time.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let is_timed = |client: &&Client| !matches!(client.state, ClientState::Waiting(_));
-        self.clients.iter().filter(is_timed).map(|client| client.deadline).min()
+        let has_deadline = |client: &&Client| !matches!(client.state, ClientState::Waiting(_));
+        self.clients.iter().filter(has_deadline).map(|client| client.deadline).min()
     }
 
     /// Lets clients in, reads, answers complete requests by `answer`, writes, and
     /// ends those that are done or had their time.
     pub(super) fn turn(&mut self, now: Instant, mut answer: impl FnMut(Request) -> Answer) {
         self.accept(now);
+        let is_waiting = |client: &Client| matches!(client.state, ClientState::Waiting(_));
+        let mut waiting = self.clients.iter().filter(|client| is_waiting(client)).count();
         for client in &mut self.clients {
-            if client.state == ClientState::Asking {
-                client.read(&mut answer);
+            match client.state {
+                ClientState::Asking => {
+                    client.read(|request| {
+                        if request == (Request::Reload {}) && waiting >= WAITING_MAX {
+                            let error = "too many wait for a reload already";
+                            return Answer::Now(json!({ "error": error }));
+                        }
+                        answer(request)
+                    });
+                    waiting += usize::from(is_waiting(client));
+                }
+                ClientState::Waiting(_) => client.note_departure(),
+                ClientState::Hearing | ClientState::Done => {}
             }
             if client.state == ClientState::Hearing {
                 client.write(now);
             }
-            let is_over = match client.state {
-                ClientState::Waiting(_) => client.has_hung_up(),
-                _ => client.deadline <= now,
-            };
-            if is_over {
+            if client.deadline <= now && !is_waiting(client) {
                 client.state = ClientState::Done;
             }
         }
         self.clients.retain(|client| client.state != ClientState::Done);
     }
 
-    /// The answer that a client waits for, and what follows it.
-    pub(super) fn resolve(&mut self, number: u64, reply: &Value, files: VecDeque<File>) {
+    /// The answer that goes on in files, for the one that waits for it.
+    pub(super) fn resolve_with(&mut self, number: u64, reply: &Value, files: VecDeque<File>) {
         let waits = |client: &&mut Client| client.state == ClientState::Waiting(number);
         if let Some(client) = self.clients.iter_mut().find(waits) {
             client.deadline = Instant::now() + REQUEST_TIME_MAX;
             client.files = files;
             client.reply(reply);
         }
+    }
+
+    /// Tells whoever waits for it how it went.
+    pub(super) fn resolve(&mut self, number: u64, outcome: &Value) {
+        let now = Instant::now();
+        for client in &mut self.clients {
+            if client.state == ClientState::Waiting(number) {
+                client.deadline = now + REQUEST_TIME_MAX;
+                client.reply(outcome);
+                client.write(now);
+            }
+        }
+        self.clients.retain(|client| client.state != ClientState::Done);
     }
 
     fn accept(&mut self, now: Instant) {
@@ -250,7 +275,7 @@ fn check_peer(stream: &UnixStream) -> io::Result<()> {
 }
 
 impl Client {
-    fn read(&mut self, answer: &mut impl FnMut(Request) -> Answer) {
+    fn read(&mut self, mut answer: impl FnMut(Request) -> Answer) {
         let mut chunk = [0; 4096];
         loop {
             match self.stream.read(&mut chunk) {
@@ -281,6 +306,18 @@ impl Client {
                 self.reply(&json!({ "error": "bad request: longer than 64 KiB" }));
                 return;
             }
+        }
+    }
+
+    /// While it waits: nobody is kept a place for who has gone.
+    fn note_departure(&mut self) {
+        let mut rest = [0; 4096];
+        match self.stream.read(&mut rest) {
+            // More than one request is more than was agreed on.
+            Ok(_) => self.state = ClientState::Done,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(_) => self.state = ClientState::Done,
         }
     }
 
@@ -329,11 +366,6 @@ impl Client {
             self.files.pop_front();
         }
         false
-    }
-
-    fn has_hung_up(&self) -> bool {
-        let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
-        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
     }
 }
 
@@ -413,8 +445,8 @@ mod tests {
             std::io::Seek::rewind(&mut file).unwrap();
             files.push_back(file);
         }
-        socket.resolve(8, &json!({}), VecDeque::new());
-        socket.resolve(7, &json!({ "ok": true }), files);
+        socket.resolve_with(8, &json!({}), VecDeque::new());
+        socket.resolve_with(7, &json!({ "ok": true }), files);
         let reader = std::thread::spawn(move || {
             let mut text = String::new();
             client.read_to_string(&mut text).unwrap();
@@ -458,6 +490,36 @@ mod tests {
         drop(silent);
         socket.turn(now + REQUEST_TIME_MAX, nobody);
         assert!(socket.clients.is_empty());
+    }
+
+    #[test]
+    fn who_waits_is_told_the_outcome_and_has_no_deadline() {
+        let (_directory, path, mut socket) = bound();
+        let mut clients: Vec<_> =
+            (0..=WAITING_MAX).map(|_| unix_socket::connect(&path).unwrap()).collect();
+        for client in &mut clients {
+            client.write_all(b"{\"command\":\"reload\"}\n").unwrap();
+        }
+        let now = Instant::now();
+        socket.turn(now, |_| Answer::Later(7));
+        // One too many was told so.
+        let mut last = String::new();
+        BufReader::new(clients.pop().unwrap()).read_line(&mut last).unwrap();
+        assert!(last.contains("too many"), "{last}");
+        assert_eq!(socket.clients.len(), WAITING_MAX);
+        assert_eq!(socket.next_deadline(), None);
+        drop(clients.pop());
+        socket.turn(now + 2 * REQUEST_TIME_MAX, |_| unreachable!("nobody asks"));
+        assert_eq!(socket.clients.len(), WAITING_MAX - 1);
+        socket.resolve(8, &json!({}));
+        assert_eq!(socket.clients.len(), WAITING_MAX - 1);
+        socket.resolve(7, &json!({ "ok": true }));
+        assert!(socket.clients.is_empty());
+        for client in clients {
+            let mut line = String::new();
+            BufReader::new(client).read_line(&mut line).unwrap();
+            assert_eq!(line, "{\"ok\":true}\n");
+        }
     }
 
     #[test]

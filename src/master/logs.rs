@@ -50,7 +50,12 @@ impl Master<'_> {
         for number in self.log_numbers() {
             match logging::open(&directory, Role::Worker(number)) {
                 Ok(file) => {
-                    if let Some(log) = self.worker_logs.get_mut(usize::from(number)) {
+                    let place = usize::from(number);
+                    // The next generation's too, or it would go on in the moved file.
+                    let next = self.candidate.as_mut();
+                    let next = next.filter(|next| next.config.log.directory == directory);
+                    let next = next.and_then(|next| next.worker_logs.get_mut(place));
+                    for log in self.worker_logs.get_mut(place).into_iter().chain(next) {
                         *log = Arc::clone(&file);
                     }
                     self.fresh_logs.push((number, file));

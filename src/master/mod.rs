@@ -12,10 +12,14 @@
 
 mod control;
 mod logs;
+mod manager;
 mod orders;
 mod pid_file;
+mod plan;
 mod policy;
 mod reap;
+mod reload;
+mod resize;
 mod sleep;
 mod spawn;
 mod status;
@@ -23,7 +27,6 @@ mod stop;
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,12 +40,17 @@ use control::{Answer, Request};
 pub(crate) use pid_file::{PidFile, PidFileError};
 
 use crate::channel::{MasterEnd, Message, ReceivedParcel, WorkerEnd};
-use crate::config::{Config, LogLevel};
-use crate::listen::Listener;
+use crate::config::{Address, Config, ConfigErrors, Loaded, LogLevel};
+use crate::listen::{Bound, Listener};
 use crate::logging::{self, Copies};
 use crate::shm::{Counter, Slot, SlotState, Zone};
+use crate::sys::notify::Notifier;
+use crate::sys::privileges::Identity;
 use crate::sys::process::ExitReason;
 use crate::sys::signals::Signals;
+use manager::Manager;
+use plan::{Event, Plan};
+use reload::{Candidate, History};
 use stop::Stop;
 
 /// What a worker is started with, all of it its own.
@@ -68,8 +76,8 @@ pub struct Assignment {
 pub(crate) struct Setup {
     /// The configuration.
     pub config: Arc<Config>,
-    /// Bound listeners, in the order of the configuration.
-    pub listeners: Vec<Listener>,
+    /// Listening sockets, in the order of the configuration.
+    pub listeners: Vec<Bound>,
     /// The log of worker N at place N.
     pub worker_logs: Vec<Arc<File>>,
     /// The bound control socket.
@@ -78,6 +86,20 @@ pub(crate) struct Setup {
     pub copies: Copies,
     /// What the operator should know; `status` repeats it.
     pub warnings: Vec<String>,
+    /// Whom the workers become; `None`: they stay who the master is.
+    pub identity: Option<Identity>,
+    /// The line to the service manager, if one has started us.
+    pub manager: Option<Notifier>,
+}
+
+/// What a reload needs of the outside, which the master knows nothing of.
+#[derive(Clone, Copy)]
+pub(crate) struct Site<'a> {
+    /// Reads and checks the configuration anew, from where it was at the start.
+    pub load: &'a dyn Fn() -> Result<Loaded, ConfigErrors>,
+    /// Makes ready for workers of a configuration; what the operator should know of
+    /// it. Called anew with the configuration that stays when a reload fails.
+    pub prepare: &'a dyn Fn(&Config) -> Vec<String>,
 }
 
 /// Why no server came of it. Nothing is left running then.
@@ -120,6 +142,7 @@ pub(crate) enum StartError {
 #[derive(Debug)]
 struct Worker {
     number: u16,
+    generation: u64,
     pid: Pid,
     slot: Slot,
     /// `None` once its end is gone; the signal of its death follows.
@@ -127,6 +150,10 @@ struct Worker {
     started: Instant,
     /// When it must be ready; `None` once `serve` was sent.
     ready_by: Option<Instant>,
+    /// When it is killed; `None` unless it was told to leave. Nobody replaces it.
+    leaves_by: Option<Instant>,
+    /// It was told to leave without finishing anything.
+    is_cut: bool,
 }
 
 /// A worker number that waits for its next worker.
@@ -148,16 +175,25 @@ enum Phase {
 }
 
 struct Master<'a> {
+    site: Site<'a>,
+    /// Of the generation that serves, as everything here that is not a `Candidate`'s.
     config: Arc<Config>,
     generation: u64,
+    /// The last number that was given to a generation, also to one that failed.
+    last_generation: u64,
+    /// What the configuration comes to, and what TTIN and TTOU have made of it.
+    workers_configured: u16,
+    workers_wanted: u16,
     zone: Arc<Zone>,
-    listeners: Vec<Listener>,
+    listeners: Vec<Bound>,
     /// Where the listeners listen; kept when a stop closes them.
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Address>,
     worker_logs: Vec<Arc<File>>,
     control: Option<ControlSocket>,
     copies: Copies,
     warnings: Vec<String>,
+    identity: Option<Identity>,
+    manager: Manager,
     run_worker: &'a dyn Fn(Assignment) -> ExitReason,
     /// `None` only in a worker, right after its fork.
     signals: Option<Signals>,
@@ -167,6 +203,14 @@ struct Master<'a> {
     pauses: Vec<Duration>,
     phase: Phase,
     stop: Stop,
+    plan: Plan,
+    /// The generation that a reload makes ready.
+    candidate: Option<Candidate>,
+    reloads: History,
+    /// Who waits for the reload that has not begun.
+    reload_waiters: Vec<u64>,
+    /// What they are told at the end of this turn.
+    outcomes: Vec<(u64, serde_json::Value)>,
     /// When permits of dead workers are to be settled once more.
     settle_at: Option<Instant>,
     /// The first death of the first generation.
@@ -181,7 +225,7 @@ struct Master<'a> {
     fresh_logs: Vec<(u16, Arc<File>)>,
     /// What workers were asked and have not all answered.
     orders: Vec<orders::Order>,
-    /// The ticket that the last order got.
+    /// The number that the last order or reload got; clients wait for it.
     tickets: u64,
 }
 
@@ -192,22 +236,29 @@ struct Master<'a> {
 /// [`StartError`] when the first workers did not come up; never later.
 pub(crate) fn run(
     setup: Setup,
+    site: Site<'_>,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
-    on_ready: impl FnOnce(&[SocketAddr]),
+    on_ready: impl FnOnce(&[Address]),
 ) -> Result<(), StartError> {
     let step = |step| move |cause| StartError::System { step, cause };
     let zone = Zone::create(setup.config.max_connections).map_err(step("shared memory"))?;
     let signals = Signals::new(&crate::sys::signals::USED).map_err(step("signal handlers"))?;
     let workers = setup.config.effective_worker_processes();
     let mut master = Master {
+        site,
         generation: 1,
+        last_generation: 1,
+        workers_configured: workers,
+        workers_wanted: workers,
         zone,
-        addresses: setup.listeners.iter().map(|listener| listener.local).collect(),
+        addresses: setup.listeners.iter().map(|bound| bound.local.clone()).collect(),
         listeners: setup.listeners,
         worker_logs: setup.worker_logs,
         control: Some(setup.control),
         copies: setup.copies,
         warnings: setup.warnings,
+        identity: setup.identity,
+        manager: Manager::new(setup.manager),
         run_worker,
         signals: Some(signals),
         workers: Vec::new(),
@@ -215,6 +266,11 @@ pub(crate) fn run(
         pauses: vec![Duration::ZERO; usize::from(workers)],
         phase: Phase::Starting,
         stop: Stop::No,
+        plan: Plan::new(),
+        candidate: None,
+        reloads: History::default(),
+        reload_waiters: Vec::new(),
+        outcomes: Vec::new(),
         settle_at: None,
         start_failure: None,
         started: Instant::now(),
@@ -242,7 +298,7 @@ pub(crate) fn run(
 }
 
 impl Master<'_> {
-    fn supervise(&mut self, on_ready: impl FnOnce(&[SocketAddr])) -> Result<(), StartError> {
+    fn supervise(&mut self, on_ready: impl FnOnce(&[Address])) -> Result<(), StartError> {
         let mut on_ready = Some(on_ready);
         while !(self.stop.is_stopping() && self.workers.is_empty()) {
             let ready_channels = self
@@ -252,6 +308,8 @@ impl Master<'_> {
             self.hear_workers(&ready_channels);
             self.take_requests();
             self.enforce_deadlines();
+            self.act_on_plan();
+            self.tell_outcomes();
             self.rotate_logs(Instant::now());
             self.end_orders(Instant::now());
             self.count_lost_lines();
@@ -262,6 +320,11 @@ impl Master<'_> {
                 && let Some(on_ready) = on_ready.take()
             {
                 on_ready(&self.addresses);
+                self.manager.ready(&self.addresses, self.pauses.len());
+                // What was asked for meanwhile is due.
+                self.plan.note(Event::Started);
+                self.act_on_plan();
+                self.tell_outcomes();
             }
         }
         if self.phase == Phase::Running { Ok(()) } else { Err(StartError::Interrupted) }
@@ -280,6 +343,9 @@ impl Master<'_> {
                 Signal::SIGUSR1 => {
                     self.reopen_logs(signal.as_str());
                 }
+                Signal::SIGHUP => self.request_reload(signal.as_str(), None),
+                Signal::SIGTTIN => self.request_resize(1, signal.as_str()),
+                Signal::SIGTTOU => self.request_resize(-1, signal.as_str()),
                 other => log::warn!("{other} is not available in this version and does nothing"),
             }
         }
@@ -327,7 +393,10 @@ impl Master<'_> {
         if self.stop.is_stopping() {
             return;
         }
-        let is_waited_for = |worker: &Worker| worker.ready_by.is_some();
+        let generation = self.generation;
+        // Those of a candidate wait for each other, see `look_at_candidate`.
+        let is_waited_for =
+            |worker: &Worker| worker.ready_by.is_some() && worker.generation == generation;
         let is_ready = |worker: &Worker| worker.slot.state() == SlotState::Ready;
         let all = self.workers.iter().filter(|worker| is_waited_for(worker)).all(is_ready)
             && self.workers.len() == self.pauses.len();
@@ -342,6 +411,7 @@ impl Master<'_> {
             let deadline = Instant::now() + self.config.worker_ready_timeout;
             self.phase = Phase::Arming { deadline };
         }
+        self.look_at_candidate();
     }
 
     /// True once: when the last of the first workers has begun to accept.
@@ -370,7 +440,10 @@ impl Master<'_> {
 
     fn enforce_deadlines(&mut self) {
         let now = Instant::now();
+        self.manager.ping(now);
         self.enforce_stop(now);
+        self.enforce_leaving(now);
+        self.enforce_candidate(now);
         self.enforce_readiness(now);
         if self.settle_at.is_some_and(|at| at <= now) {
             self.settle();
@@ -384,7 +457,10 @@ impl Master<'_> {
     }
 
     fn enforce_readiness(&mut self, now: Instant) {
-        let is_late = |worker: &&mut Worker| worker.ready_by.is_some_and(|by| by <= now);
+        let generation = self.generation;
+        let is_late = |worker: &&mut Worker| {
+            worker.generation == generation && worker.ready_by.is_some_and(|by| by <= now)
+        };
         let mut late = None;
         for worker in self.workers.iter_mut().filter(is_late) {
             log::error!("worker was not ready in time worker={} pid={}", worker.number, worker.pid);
@@ -410,11 +486,11 @@ impl Master<'_> {
     fn take_requests(&mut self) {
         // Out of `self` for a moment, since the answers need all of it.
         let Some(mut control) = self.control.take() else { return };
-        control.turn(Instant::now(), |request| self.answer(request));
+        control.turn(Instant::now(), |request| self.reply_to(request));
         self.control = Some(control);
     }
 
-    fn answer(&mut self, request: Request) -> Answer {
+    fn reply_to(&mut self, request: Request) -> Answer {
         Answer::Now(match request {
             Request::Status {} => self.status(),
             Request::Stop {} => {
@@ -424,6 +500,11 @@ impl Master<'_> {
             Request::Quit {} => {
                 self.stop_gracefully("the control socket");
                 status::accepted()
+            }
+            Request::Reload {} => {
+                let number = self.next_ticket();
+                self.request_reload("the control socket", Some(number));
+                return Answer::Later(number);
             }
             Request::Reopen { wait } => {
                 let number = self.reopen_logs("the control socket");

@@ -55,7 +55,7 @@ impl Order {
 }
 
 impl Master<'_> {
-    fn next_ticket(&mut self) -> u64 {
+    pub(super) fn next_ticket(&mut self) -> u64 {
         self.tickets += 1;
         self.tickets
     }
@@ -73,10 +73,18 @@ impl Master<'_> {
     pub(super) fn order_reopen(&mut self, failed: Vec<String>) -> u64 {
         let ticket = self.next_ticket();
         let logs = std::mem::take(&mut self.fresh_logs);
+        // A next generation in another directory has just opened its own.
+        let directory = &self.config.log.directory;
+        let next = self.candidate.as_ref();
+        let elsewhere = next.filter(|next| next.config.log.directory != *directory);
+        let elsewhere = elsewhere.map(|next| next.generation);
         self.order(ticket, Kind::Reopen { failed }, |worker| {
             use std::os::fd::AsFd;
             let file = logs.iter().find(|(number, _)| *number == worker.number);
             let Some((_, file)) = file else { return false };
+            if elsewhere == Some(worker.generation) {
+                return false;
+            }
             worker.hand(Message::SwapLog, ticket, Some(file.as_fd()))
         });
         ticket
@@ -163,7 +171,7 @@ impl Master<'_> {
             let (reply, files) = outcome(order.kind, late);
             // Perhaps nobody waits for it.
             if let Some(control) = &mut self.control {
-                control.resolve(order.ticket, &reply, files);
+                control.resolve_with(order.ticket, &reply, files);
             }
         }
     }

@@ -49,8 +49,9 @@ impl Master<'_> {
     fn bury(&mut self, worker: Worker, death: Death, how: &str) {
         let lived = worker.started.elapsed();
         let report = worker.slot.report();
+        let was_killed = self.stop.is_stopping() || worker.is_cut;
         let level = match death {
-            Death::Failed if !self.stop.is_stopping() => log::Level::Warn,
+            Death::Failed if !was_killed => log::Level::Warn,
             Death::Failed | Death::Stopped => log::Level::Info,
         };
         log::log!(
@@ -61,7 +62,7 @@ impl Master<'_> {
             lived.as_millis(),
             report.connections,
         );
-        if death == Death::Failed && !self.stop.is_stopping() {
+        if death == Death::Failed && !was_killed {
             self.zone.count(Counter::WorkersDied, 1);
         }
         self.zone.free(&worker.slot);
@@ -81,7 +82,20 @@ impl Master<'_> {
                     .to_string(),
             });
         }
-        let pause = &mut self.pauses[usize::from(worker.number)];
+        if worker.leaves_by.is_some() {
+            // Its place was another one's already; its slot may be waited for.
+            self.fork_candidate();
+            return;
+        }
+        if worker.generation != self.generation {
+            let (number, pid) = (worker.number, worker.pid);
+            let log = Role::Worker(number).file_name();
+            self.fail_reload(&format!(
+                "worker {number} (pid {pid}) ended before all were ready: {how}; see {log}"
+            ));
+            return;
+        }
+        let Some(pause) = self.pauses.get_mut(usize::from(worker.number)) else { return };
         match policy::judge(self.stop.is_stopping(), death, lived, pause) {
             Verdict::Forget => {}
             Verdict::Respawn(after) => self.fill_later(worker.number, after),
@@ -100,7 +114,7 @@ impl Master<'_> {
     pub(super) fn respawn(&mut self, number: u16) {
         if let Err(error) = self.spawn(number) {
             log::error!("cannot fork a worker: {error} worker={number}");
-            let pause = &mut self.pauses[usize::from(number)];
+            let Some(pause) = self.pauses.get_mut(usize::from(number)) else { return };
             let verdict = policy::judge(false, Death::Failed, Duration::ZERO, pause);
             if let Verdict::Respawn(after) = verdict {
                 self.fill_later(number, after);

@@ -51,11 +51,14 @@ impl Master<'_> {
         let deadline = [
             self.vacancies.iter().map(|vacancy| vacancy.due).min(),
             self.workers.iter().filter_map(|worker| worker.ready_by).min(),
+            self.workers.iter().filter_map(|worker| worker.leaves_by).min(),
+            self.candidate.as_ref().map(|candidate| candidate.ready_by),
             self.control.as_ref().and_then(ControlSocket::next_deadline),
             self.stop.deadline(),
             self.settle_at,
             self.next_rotation(),
             self.orders.iter().map(super::orders::Order::deadline).min(),
+            self.manager.next_ping(),
             arming,
         ];
         let Some(deadline) = deadline.into_iter().flatten().min() else {

@@ -13,10 +13,11 @@ use std::time::Instant;
 
 use super::{Assignment, Master, Worker};
 use crate::channel::{Channel, WorkerEnd};
+use crate::config::CpuAffinity;
 use crate::logging::{self, Copies, Role};
 use crate::shm::Slot;
 use crate::sys::process::{self, ExitReason, Forked};
-use crate::sys::{self, signals};
+use crate::sys::{self, limits, privileges, signals};
 
 impl Master<'_> {
     pub(super) fn spawn(&mut self, number: u16) -> io::Result<()> {
@@ -24,9 +25,23 @@ impl Master<'_> {
             .zone
             .claim(number, self.generation)?
             .ok_or_else(|| io::Error::other("no free worker slot"))?;
-        match self.fork(number, &slot) {
-            Ok(worker) => {
-                log::info!("worker started worker={number} pid={}", worker.pid);
+        let ready_by = Instant::now() + self.config.worker_ready_timeout;
+        self.spawn_into(slot, number, self.generation, ready_by)
+    }
+
+    /// The worker of a generation, ours or the candidate's, into its slot.
+    pub(super) fn spawn_into(
+        &mut self,
+        slot: Slot,
+        number: u16,
+        generation: u64,
+        ready_by: Instant,
+    ) -> io::Result<()> {
+        match self.fork(number, generation, &slot) {
+            Ok(mut worker) => {
+                let pid = worker.pid;
+                log::info!("worker started worker={number} pid={pid} generation={generation}");
+                worker.ready_by = Some(ready_by);
                 self.workers.push(worker);
                 Ok(())
             }
@@ -37,26 +52,47 @@ impl Master<'_> {
         }
     }
 
-    fn fork(&mut self, number: u16, slot: &Slot) -> io::Result<Worker> {
+    fn fork(&mut self, number: u16, generation: u64, slot: &Slot) -> io::Result<Worker> {
         let (channel, worker_end) = Channel::pair()?;
         signals::block()?;
         let assigned = slot.clone();
         let forked = process::fork_worker(|forked| {
-            self.become_worker(&forked, number, assigned, worker_end)
-                .unwrap_or(ExitReason::CannotBoot)
+            self.adopt(generation);
+            self.become_worker(&forked, number, assigned, worker_end).unwrap_or_else(|error| {
+                log::error!("worker {number} cannot boot: {error}");
+                ExitReason::CannotBoot
+            })
         });
         signals::unblock()?;
         let pid = forked?;
         slot.set_pid(pid.as_raw().unsigned_abs());
-        let now = Instant::now();
         Ok(Worker {
             number,
+            generation,
             pid,
             slot: slot.clone(),
             channel: Some(channel),
-            started: now,
-            ready_by: Some(now + self.config.worker_ready_timeout),
+            started: Instant::now(),
+            ready_by: None,
+            leaves_by: None,
+            is_cut: false,
         })
+    }
+
+    /// In the new process, before it closes anything: from here on its copy of the
+    /// master is of its own generation, and the other one's descriptors are gone.
+    fn adopt(&mut self, generation: u64) {
+        let Some(candidate) = self.candidate.take() else { return };
+        if candidate.generation == generation {
+            if candidate.config.log.level != self.config.log.level {
+                self.log_level = None;
+            }
+            self.config = candidate.config;
+            self.generation = generation;
+            self.listeners = candidate.listeners;
+            self.worker_logs = candidate.worker_logs;
+            self.workers_wanted = candidate.workers;
+        }
     }
 
     /// In the new process. Signals stay blocked until the worker has handlers.
@@ -81,7 +117,9 @@ impl Master<'_> {
         let streams = (io::stdin(), io::stdout(), io::stderr());
         let mut keep = vec![streams.0.as_fd(), streams.1.as_fd(), streams.2.as_fd()];
         keep.extend([channel.as_fd(), file.as_fd()]);
-        keep.extend(self.listeners.iter().map(AsFd::as_fd));
+        let workers = self.workers_wanted;
+        let sockets = self.listeners.iter().flat_map(|bound| bound.sockets_of(number, workers));
+        keep.extend(sockets.map(AsFd::as_fd));
         process::close_all_except(forked, &keep)?;
         drop(keep);
         drop(file);
@@ -92,6 +130,7 @@ impl Master<'_> {
             process::redirect_stderr_to_null()?;
         }
         sys::set_title(&format!("chappe: worker process {number}"));
+        self.confine(forked, number)?;
 
         let assignment = Assignment {
             number,
@@ -99,9 +138,35 @@ impl Master<'_> {
             slot,
             channel,
             // Taken in this process's copy of the master; the master keeps its own.
-            listeners: std::mem::take(&mut self.listeners),
+            listeners: std::mem::take(&mut self.listeners)
+                .into_iter()
+                .flat_map(|bound| bound.into_listeners(number, workers))
+                .collect(),
             config: Arc::clone(&self.config),
         };
         Ok((self.run_worker)(assignment))
+    }
+
+    /// Limits first, while there are still the rights to set them; then the rights
+    /// go. There is no second thread yet that would keep them.
+    fn confine(&self, forked: &Forked, number: u16) -> io::Result<()> {
+        if let Err(error) = limits::set_descriptors(self.config.worker_rlimit_nofile) {
+            // The same for each worker of a generation; the master has told it.
+            log::debug!("worker_rlimit_nofile cannot be set: {error}");
+        }
+        if self.config.worker_cpu_affinity == CpuAffinity::Auto {
+            let bound = limits::allowed_cpus().and_then(|cpus| {
+                let nth = usize::from(number).checked_rem(cpus.len()).unwrap_or(0);
+                limits::bind_to_cpu(*cpus.get(nth).ok_or(io::ErrorKind::NotFound)?)
+            });
+            if let Err(error) = bound {
+                log::warn!("worker_cpu_affinity has no effect: {error}");
+            }
+        }
+        if let Some(identity) = &self.identity {
+            let named = |error| io::Error::other(format!("cannot become the user: {error}"));
+            identity.assume(forked).map_err(named)?;
+        }
+        privileges::give_up_new_privileges(forked)
     }
 }

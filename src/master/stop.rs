@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::Master;
+use super::plan::Event;
 use crate::channel::Message;
 
 /// How long workers may take for the fast stop; they only have sockets to close.
-const FAST_STOP_MAX: Duration = Duration::from_secs(5);
+pub(super) const FAST_STOP_MAX: Duration = Duration::from_secs(5);
 
 /// Whether, and how, the server is going down. It only ever gets more urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +71,10 @@ impl Master<'_> {
     }
 
     fn begin_stop(&mut self, stop: Stop) {
+        self.manager.stopping(stop.deadline());
         self.stop = stop;
+        self.plan.note(Event::Stop);
+        self.abandon_reload();
         self.vacancies.clear();
         for worker in &mut self.workers {
             worker.ready_by = None;

@@ -9,16 +9,15 @@ use super::connection::{Connection, Rates};
 use super::event_loop::{Entry, EventLoop, Key};
 use super::settings::{ACCEPTS_MAX, LAST_ACCEPTS_MAX, LINGER_BYTES_MAX, REFUSED_LINGERING_MAX};
 use super::timers::Armed;
-use super::transport::{SocketOptions, Transport};
+use super::transport::{Acceptor, SocketOptions, Stream, Transport};
 use crate::dispatch::ReceiveHalf;
 use crate::frame::{ErrorNumber, error_frame};
-use crate::handler::ConnectionInfo;
+use crate::handler::{ConnectionInfo, Peer};
 use crate::send::{SendHalf, Socket};
 use crate::shm::Counter;
 use nix::sys::epoll::EpollFlags;
 use slotmap::Key as _;
 use std::io::{self, IoSlice};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,12 +44,12 @@ enum Listening {
 /// The worker's listeners, with the options of what they accept.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    sockets: Vec<(TcpListener, SocketOptions)>,
+    sockets: Vec<(Acceptor, SocketOptions)>,
     listening: Listening,
 }
 
 impl Listeners {
-    pub(super) fn new(sockets: Vec<(TcpListener, SocketOptions)>) -> Self {
+    pub(super) fn new(sockets: Vec<(Acceptor, SocketOptions)>) -> Self {
         Self { sockets, listening: Listening::No }
     }
 }
@@ -203,13 +202,7 @@ impl EventLoop {
         }
     }
 
-    fn admit(
-        &mut self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        options: &SocketOptions,
-        now: Instant,
-    ) {
+    fn admit(&mut self, stream: Stream, peer: Peer, options: &SocketOptions, now: Instant) {
         let transport = match Transport::new(stream, options) {
             Ok(transport) => transport,
             Err(error) => {

@@ -11,7 +11,7 @@ use super::settings::{
     TICK, TIMERS_SLACK,
 };
 use super::timers::Timers;
-use super::transport::{SocketOptions, Transport};
+use super::transport::{Acceptor, SocketOptions, Transport};
 use crate::dispatch::DispatchPath;
 use crate::frame::{ErrorNumber, Goodbye};
 use crate::send::{Room, SendPath};
@@ -23,7 +23,6 @@ use slotmap::{Key as _, KeyData, SlotMap, new_key_type};
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -136,7 +135,7 @@ impl EventLoop {
     /// Those of epoll_create1(2) and epoll_ctl(2).
     pub fn new(
         settings: Settings,
-        listeners: Vec<(TcpListener, SocketOptions)>,
+        listeners: Vec<(Acceptor, SocketOptions)>,
         dispatch: Arc<DispatchPath>,
         send: Arc<SendPath>,
         slot: Slot,
@@ -301,7 +300,11 @@ impl EventLoop {
         }
         if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
             // Neither can be masked: out of the set, or the loop would spin.
-            return self.abort(key, now);
+            if !connection.can_read_on_after_hangup() {
+                return self.abort(key, now);
+            }
+            connection.hung_up = true;
+            return self.look(key, now);
         }
         if flags.contains(EpollFlags::EPOLLOUT) {
             connection.receive.send().clone().flush_blocked(&self.shared.counters);
@@ -476,7 +479,7 @@ impl Watch {
         Ok(self.0.delete(fd)?)
     }
 
-    pub(super) fn add_listener(&self, listener: &TcpListener, nth: usize) -> io::Result<()> {
+    pub(super) fn add_listener(&self, listener: &Acceptor, nth: usize) -> io::Result<()> {
         // EPOLLEXCLUSIVE: a connect wakes one worker and not all of them.
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
         self.add(listener.as_fd(), flags, LISTENERS + nth as u64)

@@ -78,6 +78,9 @@ counters! {
     FramesRateLimited = "frames_rate_limited",
     /// Log lines that could not be written.
     LogLinesLost = "log_lines_lost",
+    /// Old generations whose drain was cut short to make room for a reload. Counted by
+    /// the master.
+    DrainsCut = "drains_cut",
     /// Workers that ended without being told to. Counted by the master.
     WorkersDied = "workers_died",
     /// Connections that an operator closed.

@@ -18,24 +18,19 @@ use crate::frame::Goodbye;
 use crate::handler::{Application, Handlers, WorkerInfo};
 use crate::listen::Listener;
 use crate::logging;
-use crate::net::{EventLoop, Settings, SocketOptions, Watched};
+use crate::net::{Acceptor, EventLoop, Settings, SocketOptions, Watched};
 use crate::send::{CallList, SendList, SendPath};
 use crate::shm::{Counter, Slot};
 use crate::sys;
+use crate::sys::limits;
 use crate::sys::process::ExitReason;
 use crate::sys::signals::{self as sys_signals, Signals};
-use nix::sys::resource::{Resource, getrlimit};
 use signals::{Asked, asked_by};
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use threads::Threads;
-
-/// Descriptors that a worker keeps for itself: refused connections that linger,
-/// and its own. `docs/ARCHITECTURE.md` lists them.
-const DESCRIPTORS_RESERVED: u64 = 128;
 
 /// How often an ending worker looks whether its threads are gone.
 const ENDING_POLL: Duration = Duration::from_millis(10);
@@ -102,6 +97,7 @@ struct Worker {
     threads: Threads,
     stage: Stage,
     shutdown_timeout: Duration,
+    drain_spread: Duration,
     /// Log lines lost so far, as counted.
     lines_lost: u64,
 }
@@ -128,7 +124,7 @@ impl Worker {
             .into_iter()
             .map(|listener| {
                 let options = socket_options(&listener, &config);
-                (TcpListener::from(listener.socket), options)
+                (acceptor(listener), options)
             })
             .collect();
         let event_loop = EventLoop::new(
@@ -157,6 +153,8 @@ impl Worker {
             threads,
             stage: Stage::Waiting,
             shutdown_timeout: config.worker_shutdown_timeout,
+            // Whoever is told last shall still have time to finish.
+            drain_spread: config.worker_drain_spread.min(config.worker_shutdown_timeout / 2),
             lines_lost: 0,
         })
     }
@@ -221,7 +219,7 @@ impl Worker {
         for signal in self.signals.pending() {
             match asked_by(signal) {
                 Asked::Terminate => return true,
-                Asked::Drain => self.start_drain("SIGQUIT"),
+                Asked::Drain => self.start_drain("SIGQUIT", Goodbye::Stopping),
                 Asked::ReopenLogs => self.say(Message::AskReopen, 0, None),
                 Asked::Nothing => {}
             }
@@ -235,7 +233,10 @@ impl Worker {
             match received {
                 ReceivedParcel::Parcel(parcel) => match parcel.message {
                     Message::Serve => self.serve()?,
-                    Message::Drain => self.start_drain("the master"),
+                    Message::Drain => self.start_drain("the master", Goodbye::Stopping),
+                    Message::DrainForReload => {
+                        self.start_drain("a reload", Goodbye::Reloading);
+                    }
                     Message::Terminate => return Ok(true),
                     _ => self.carry_out(parcel),
                 },
@@ -243,7 +244,7 @@ impl Worker {
                     // Readable for ever from now on.
                     self.event_loop.unwatch(self.channel.as_fd())?;
                     log::warn!("the master is gone, draining");
-                    self.start_drain("the master's death");
+                    self.start_drain("the master's death", Goodbye::Stopping);
                     break;
                 }
             }
@@ -261,7 +262,7 @@ impl Worker {
         Ok(())
     }
 
-    fn start_drain(&mut self, by: &str) {
+    fn start_drain(&mut self, by: &str, reason: Goodbye) {
         if matches!(self.stage, Stage::Draining(_) | Stage::Ending(_)) {
             return;
         }
@@ -269,7 +270,15 @@ impl Worker {
         self.stage = Stage::Draining(Instant::now() + self.shutdown_timeout);
         self.slot.mark_draining();
         sys::set_title(&format!("chappe: worker process {} (draining)", self.number));
-        self.event_loop.start_drain(Goodbye::Stopping, Duration::ZERO);
+        let spread = if reason == Goodbye::Reloading { self.drain_spread } else { Duration::ZERO };
+        self.event_loop.start_drain(reason, spread);
+    }
+}
+
+fn acceptor(listener: Listener) -> Acceptor {
+    match listener.local {
+        config::Address::Tcp(_) => Acceptor::Tcp(listener.socket.into()),
+        config::Address::Unix(_) => Acceptor::Unix(listener.socket.into()),
     }
 }
 
@@ -299,17 +308,8 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// `worker.max_connections`, or what the descriptor limit leaves room for.
+/// The master has told the operator if it is less than what is configured.
 fn connections_max(config: &Config) -> usize {
-    let configured = config.worker.max_connections as usize;
-    let Ok((descriptors, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return configured };
-    let room = descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(1);
-    let effective = configured.min(usize::try_from(room).unwrap_or(usize::MAX));
-    if effective < configured {
-        log::warn!(
-            "worker.max_connections={configured} needs more descriptors than RLIMIT_NOFILE={descriptors}, \
-             effective={effective}"
-        );
-    }
-    effective
+    let descriptors = limits::descriptors().unwrap_or(u64::MAX);
+    config.effective_worker_connections(descriptors) as usize
 }

@@ -106,6 +106,34 @@ fn a_draining_worker_reopens_too() {
 }
 
 #[test]
+fn workers_that_have_dropped_their_rights_reopen_too() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root's workers drop rights");
+        return;
+    }
+    let server = TestServer::start("reopen_user", "user = \"nobody\"\n");
+    move_away(&server, "old");
+    let reopen = server.command(&["reopen", "--wait"]);
+    assert_eq!((reopen.code, reopen.stderr.as_str()), (Some(0), ""));
+    assert_all_in_new_files(&server);
+    server.wait_log("worker-1", "log reopened");
+}
+
+#[test]
+fn a_reload_goes_on_in_the_reopened_files() {
+    let server = TestServer::start("reopen_reload", "");
+    let old = server.worker_pids();
+    move_away(&server, "old");
+    assert_eq!(server.command(&["reopen", "--wait"]).code, Some(0));
+    let reload = server.command(&["reload"]);
+    assert_eq!(reload.code, Some(0), "{reload:?}");
+    server.wait_workers(2, &old);
+    assert_all_in_new_files(&server);
+    assert!(!server.read("logs/worker-0.log.old").contains("generation=2"));
+    server.wait_log("worker-0", "generation=2");
+}
+
+#[test]
 fn owner_and_mode_are_the_same_after_a_reopen() {
     let server = TestServer::start("reopen_mode", "");
     let about = |name| {

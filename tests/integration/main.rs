@@ -5,12 +5,20 @@
 mod support;
 
 mod backpressure;
+mod bad_configuration;
 mod bad_input;
 mod connections;
 mod descriptors;
 mod half_close;
 mod lifecycle;
+mod limits;
 mod logs;
 mod messages;
+mod output;
+mod privileges;
+mod reload;
+mod reload_storm;
+mod service;
 mod status;
+mod unix_sockets;
 mod volume;

@@ -1,5 +1,6 @@
 //! The configuration from outside: what a file, its includes and `--set` lead to.
 
+mod changes;
 mod includes;
 mod junk;
 mod keys;

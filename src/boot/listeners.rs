@@ -1,0 +1,51 @@
+//! The first listeners: passed to us by whoever started us, or bound.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::Failure;
+use crate::config::{Config, Listen};
+use crate::listen::{Bound, ListenError, Passed};
+
+/// How long a taken address is tried again: the workers of a master that has just
+/// been killed still have it until they have noticed.
+const TAKEN_MAX: Duration = Duration::from_millis(500);
+/// How often.
+const TAKEN_RETRY: Duration = Duration::from_millis(10);
+
+/// One listener for each `[[listen]]`. What was passed is taken for the table with
+/// its address; what is passed and has no table is a mistake of whoever passed it,
+/// since connections to it would wait for ever.
+pub(super) fn open(config: &Config, mut passed: Vec<Passed>) -> Result<Vec<Bound>, Failure> {
+    let workers = config.effective_worker_processes();
+    let mut listeners = Vec::with_capacity(config.listen.len());
+    let until = Instant::now() + TAKEN_MAX;
+    for options in &config.listen {
+        let fits = |passed: &Passed| passed.address == options.address;
+        let listener = match passed.iter().position(fits) {
+            Some(index) => Bound::adopt(passed.swap_remove(index), options, workers)?,
+            None => bind(options, workers, until)?,
+        };
+        listeners.push(listener);
+    }
+    let left: Vec<String> = passed.iter().map(|passed| passed.address.to_string()).collect();
+    if left.is_empty() {
+        // Only now, when all are ours, does anybody get in.
+        listeners.iter().try_for_each(Bound::listen)?;
+        return Ok(listeners);
+    }
+    Err(Failure::Refused(format!(
+        "LISTEN_FDS has sockets that no [[listen]] table names: {}; write the addresses as they \
+         stand in the socket unit",
+        left.join(" ")
+    )))
+}
+
+fn bind(options: &Listen, workers: u16, until: Instant) -> Result<Bound, ListenError> {
+    loop {
+        match Bound::bind(options, workers) {
+            Err(error) if error.is_taken() && Instant::now() < until => sleep(TAKEN_RETRY),
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! One worker more, one fewer: TTIN and TTOU. It holds until the configured number
+//! changes, or until a restart.
+
+use std::time::Instant;
+
+use super::plan::{Event, Verdict};
+use super::{Master, Vacancy};
+use crate::channel::Message;
+use crate::config::WORKER_PROCESSES_MAX;
+use crate::logging::{self, Role};
+
+impl Master<'_> {
+    pub(super) fn request_resize(&mut self, by: i32, signal: &str) {
+        match self.plan.note(Event::Resize(by)) {
+            Verdict::Now => {}
+            Verdict::Later => log::info!("{signal} is noted, it comes after the reload"),
+            Verdict::Refused => log::warn!("{signal} refused: the server is stopping"),
+        }
+    }
+
+    pub(super) fn resize(&mut self, by: i32) {
+        let before = self.workers_wanted;
+        let wanted = (i32::from(before) + by).clamp(1, i32::from(WORKER_PROCESSES_MAX));
+        let wanted = u16::try_from(wanted).unwrap_or(before);
+        if wanted == before {
+            let bound = if by < 0 { "there is one worker only" } else { "there are 1024 workers" };
+            log::warn!("workers stay as they are: {bound} workers={before}");
+            return;
+        }
+        log::info!("workers={wanted}, before={before}");
+        // With a socket for each worker number afterwards, whoever runs goes on with
+        // the one that has its number, and nobody's socket is left alone.
+        let are_even = |workers| self.listeners.iter().all(|bound| bound.is_even(workers));
+        if are_even(wanted) || (wanted > before && are_even(before)) {
+            let result = if wanted > before { self.add_workers(wanted) } else { Ok(()) };
+            match result {
+                Ok(()) => self.remove_workers(wanted),
+                Err(reason) => log::error!("workers stay as they are: {reason}"),
+            }
+            return;
+        }
+        // A worker's own socket has connects in its queue and nobody else to take
+        // them: the others must be forked anew to have it.
+        log::info!("sockets are handed out anew, so this takes a new generation");
+        self.plan.resize_is_reload();
+        match self.resized_candidate(wanted) {
+            Ok(candidate) => self.start_candidate(candidate),
+            Err(failure) => self.report_failure(&failure, &[]),
+        }
+    }
+
+    fn add_workers(&mut self, wanted: u16) -> Result<(), String> {
+        let mut logs = Vec::new();
+        for number in self.worker_logs.len()..usize::from(wanted) {
+            let number = u16::try_from(number).unwrap_or(u16::MAX);
+            let log = logging::open(&self.config.log.directory, Role::Worker(number));
+            logs.push(log.map_err(|error| error.to_string())?);
+        }
+        for bound in &mut self.listeners {
+            let grown = bound.grow(wanted).and_then(|()| bound.listen());
+            grown.map_err(|error| error.to_string())?;
+        }
+        self.worker_logs.extend(logs);
+        let now = Instant::now();
+        self.vacancies
+            .extend((self.workers_wanted..wanted).map(|number| Vacancy { number, due: now }));
+        self.set_wanted(wanted);
+        Ok(())
+    }
+
+    fn remove_workers(&mut self, wanted: u16) {
+        let until = Instant::now() + self.config.worker_shutdown_timeout;
+        self.vacancies.retain(|vacancy| vacancy.number < wanted);
+        for worker in &mut self.workers {
+            let is_current = worker.generation == self.generation && worker.leaves_by.is_none();
+            if is_current && worker.number >= wanted {
+                log::info!("worker is drained worker={} pid={}", worker.number, worker.pid);
+                worker.drain(Message::DrainForReload, until);
+            }
+        }
+        self.set_wanted(wanted);
+    }
+
+    fn set_wanted(&mut self, wanted: u16) {
+        self.workers_wanted = wanted;
+        self.pauses.resize(usize::from(wanted), std::time::Duration::ZERO);
+    }
+}

@@ -1,0 +1,343 @@
+//! Reloads of the real server: what changes, what stays, what nobody notices.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
+
+use chappe::client::{CODE_ECHO, CODE_PING, Client, Goodbye};
+use nix::sys::signal::Signal;
+
+use crate::support::server::{PROGRAM, configuration, finish};
+use crate::support::{DEADLINE, Finished, TestServer, drain, wait_until};
+
+/// Replaces the file in one step: half of it would be a valid configuration too.
+fn configure(server: &TestServer, toml: &str) {
+    let next = server.dir.join("next.toml");
+    fs::write(&next, configuration(toml)).expect("the configuration");
+    fs::rename(&next, server.dir.join("chappe.toml")).expect("the configuration");
+}
+
+#[track_caller]
+fn reload(server: &TestServer) -> Finished {
+    let outcome = server.command(&["reload"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    outcome
+}
+
+#[track_caller]
+fn reload_fails(server: &TestServer, code: i32, why: &str) {
+    let outcome = server.command(&["reload"]);
+    assert_eq!(outcome.code, Some(code), "{outcome:?}");
+    assert!(outcome.stderr.contains(why), "{outcome:?}");
+    assert_eq!(outcome.stdout, "");
+}
+
+#[track_caller]
+fn wait_drained(server: &TestServer) {
+    wait_until("nobody drains", || {
+        let status = server.status_json();
+        let workers = status["workers"].as_array().expect("workers").clone();
+        workers.iter().all(|worker| worker["state"] == "serving")
+    });
+}
+
+/// A port that was free a moment ago. Only for what cannot have port 0: an address
+/// that must be the same, or known, before the server has it.
+fn free_port(ip: &str) -> SocketAddr {
+    TcpListener::bind(format!("{ip}:0")).expect("a port").local_addr().expect("its address")
+}
+
+fn listen(address: SocketAddr) -> String {
+    format!("[[listen]]\naddress = \"{address}\"\n")
+}
+
+fn echoes(address: SocketAddr) -> bool {
+    Client::connect(address, DEADLINE)
+        .and_then(|mut client| client.call(CODE_ECHO, b"here"))
+        .is_ok_and(|frame| frame.body == "here")
+}
+
+#[test]
+fn changed_keys_take_effect_and_are_named() {
+    let server = TestServer::start("reload_keys", "worker_drain_spread = \"0\"\n");
+    let before = server.worker_pids();
+    let mut old = server.connect();
+    old.call(CODE_PING, b"").unwrap();
+    configure(
+        &server,
+        "worker_processes = 3\nworker_drain_spread = \"0\"\ndaemon = false\nuser = \"root\"\n\
+         [frame]\nmax_bytes = 1000\n",
+    );
+    let outcome = reload(&server);
+    assert!(outcome.stdout.starts_with("reloaded: generation 2, workers 3, ready in "));
+    assert!(
+        outcome.stdout.contains("\nchanged: worker_processes, frame.max_bytes\n"),
+        "{outcome:?}"
+    );
+    assert!(outcome.stdout.contains("\nneeds a restart: daemon, user\n"), "{outcome:?}");
+    server.wait_log("master", "reloaded generation=2 workers=3 ready_ms=");
+    server.wait_log("master", "a restart is needed for daemon, user");
+    // The old connection has the old limit until it is told to connect again.
+    let (frames, end) = drain(&mut old);
+    assert!(frames[0].as_goodbye().is_some_and(|goodbye| goodbye.is(Goodbye::Reloading)));
+    assert!(end.is_disconnect(), "{end:?}");
+    drop(old);
+    server.wait_workers(3, &before);
+    let mut new = server.connect();
+    new.send(CODE_ECHO, &[0; 1000]).unwrap();
+    assert!(new.receive().unwrap().as_error().is_some());
+    let status = server.status_json();
+    assert_eq!(status["reload"]["count"], 1);
+    assert_eq!(status["reload"]["last"]["outcome"], "ok");
+    assert!(status["reload"]["last"]["at"].as_u64().is_some_and(|at| at > 1_700_000_000_000));
+    assert_eq!(status["totals"]["workers_died"], 0);
+    // Down again, by signal; what needs a restart is still reported.
+    configure(&server, "worker_processes = 1\nuser = \"root\"\n");
+    let signalled = server.command(&["-s", "reload"]);
+    assert_eq!(signalled.code, Some(0), "{signalled:?}");
+    server.wait_workers(1, &[]);
+    server.wait_log("master", "reloaded generation=3 workers=1 ");
+    server.wait_log("master", "a restart is needed for user");
+}
+
+/// While the file is wrong no command works that reads it, so another file is read.
+fn reloads_of(server: &TestServer) -> u64 {
+    fs::write(server.dir.join("good.toml"), "").expect("a file");
+    let status = finish(Command::new(PROGRAM).arg("-p").arg(&server.dir).args([
+        "-c",
+        "good.toml",
+        "status",
+        "--json",
+    ]));
+    let status: serde_json::Value = serde_json::from_str(&status.stdout).expect("JSON");
+    status["reload"]["count"].as_u64().expect("a number")
+}
+
+#[test]
+fn a_bad_file_keeps_the_old_generation() {
+    let server = TestServer::start("reload_bad_file", "");
+    let before = server.worker_pids();
+    let mut client = server.connect();
+    configure(&server, "worker_processes = 0\n");
+    reload_fails(&server, 2, "worker_processes is 0");
+    let signalled = server.command(&["-s", "reload"]);
+    assert_eq!(signalled.code, Some(2), "{signalled:?}");
+    // Neither has even asked the server.
+    assert_eq!(reloads_of(&server), 0);
+    server.signal(Signal::SIGHUP);
+    server.wait_log("master", "reload failed: ");
+    server.wait_log("master", "chappe.toml:1:20: worker_processes is 0");
+    assert_eq!(reloads_of(&server), 1);
+    assert_eq!(server.worker_pids(), before);
+    assert_eq!(client.call(CODE_ECHO, b"unhurt").unwrap().body, "unhurt");
+}
+
+#[test]
+fn a_taken_port_keeps_the_old_generation_and_its_listeners() {
+    let server = TestServer::start("reload_taken_port", "");
+    let before = server.worker_pids();
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    let other = free_port("127.0.0.1");
+    let toml = format!("{}{}", listen(other), listen(taken));
+    configure(&server, &toml);
+    reload_fails(&server, 1, &format!("cannot listen on {taken}: "));
+    assert_eq!(server.status_json()["reload"]["last"]["outcome"], "failed");
+    assert_eq!(server.worker_pids(), before);
+    assert!(echoes(server.address));
+    assert!(!echoes(other), "nothing of it is left");
+    drop(holder);
+    reload(&server);
+    assert!(echoes(other) && echoes(taken));
+}
+
+#[test]
+fn listeners_come_go_and_move_and_what_stays_is_never_closed() {
+    let (first, second) = (free_port("127.0.0.1"), free_port("127.0.0.1"));
+    let toml = format!("worker_drain_spread = \"0\"\n{}", listen(first));
+    let server = TestServer::start("reload_listeners", &toml);
+    assert_eq!(server.address, first);
+    let inode = |address: SocketAddr| listening_inode(address).expect("it listens");
+    let kept = inode(first);
+    // Added.
+    let sixth = free_port("[::1]");
+    configure(&server, &format!("{}{}{}", listen(second), listen(first), listen(sixth)));
+    let outcome = reload(&server);
+    let said = format!("changed: worker_drain_spread, listen {second} added, listen {sixth} added");
+    assert!(outcome.stdout.contains(&said), "{outcome:?}");
+    assert!([first, second, sixth].into_iter().all(echoes));
+    assert_eq!(inode(first), kept);
+    let addresses = [second, first, sixth].map(|address| address.to_string());
+    assert_eq!(server.status_json()["master"]["listen"], serde_json::json!(addresses));
+    // One is removed, one moves.
+    let moved = free_port("[::1]");
+    configure(&server, &format!("{}{}", listen(moved), listen(first)));
+    let outcome = reload(&server);
+    for change in [
+        format!("listen {moved} added"),
+        format!("listen {second} removed"),
+        format!("listen {sixth} removed"),
+    ] {
+        assert!(outcome.stdout.contains(&change), "{change}: {outcome:?}");
+    }
+    assert!(echoes(first) && echoes(moved));
+    assert_eq!(inode(first), kept);
+    wait_until("removed ports are free", || {
+        listening_inode(second).is_none() && listening_inode(sixth).is_none()
+    });
+    // An option of a socket that stays.
+    configure(&server, &format!("{}{}backlog = 7\n", listen(moved), listen(first)));
+    let outcome = reload(&server);
+    assert!(outcome.stdout.contains(&format!("changed: listen {first} backlog\n")), "{outcome:?}");
+    assert_eq!(inode(first), kept);
+}
+
+/// The inode of the socket that listens there, as /proc/net/tcp has it.
+fn listening_inode(address: SocketAddr) -> Option<String> {
+    let (path, ip) = match address {
+        SocketAddr::V4(_) => ("/proc/net/tcp", "0100007F"),
+        SocketAddr::V6(_) => ("/proc/net/tcp6", "00000000000000000000000001000000"),
+    };
+    let wanted = format!("{ip}:{:04X}", address.port());
+    let table = fs::read_to_string(path).expect("/proc");
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields.get(1) == Some(&wanted.as_str()) && fields[3] == "0A").then(|| fields[9].to_owned())
+    })
+}
+
+#[test]
+fn a_burst_of_hups_is_a_few_reloads_and_the_last_file_holds() {
+    let server = TestServer::start("reload_burst", "worker_drain_spread = \"0\"\n");
+    for workers in 1..=30 {
+        configure(&server, &format!("worker_processes = {}\n", 1 + workers % 4));
+        server.signal(Signal::SIGHUP);
+    }
+    configure(&server, "worker_processes = 3\n");
+    server.signal(Signal::SIGHUP);
+    wait_until("the last file holds", || {
+        let status = server.status_json();
+        let generation = status["master"]["generation"].as_u64().expect("a number");
+        let workers = status["workers"].as_array().expect("workers");
+        let serving = |worker: &&serde_json::Value| {
+            worker["generation"] == generation && worker["state"] == "serving"
+        };
+        workers.iter().filter(serving).count() == 3
+            && server.read("logs/master.log").contains(" workers=3 ready_ms=")
+    });
+    let count = server.status_number("/reload/count");
+    assert!((1..=31).contains(&count), "{count}");
+    assert!(echoes(server.address));
+    assert_eq!(server.status_number("/totals/workers_died"), 0);
+}
+
+#[test]
+fn goodbyes_of_a_reload_are_spread_and_each_request_before_is_answered() {
+    let toml = "worker_processes = 1\nworker_drain_spread = \"1s\"\n";
+    let server = TestServer::start("reload_spread", toml);
+    let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.call(CODE_PING, b"").unwrap();
+    }
+    reload(&server);
+    let begun = std::time::Instant::now();
+    for client in &mut clients {
+        client.send(CODE_ECHO, b"meanwhile").unwrap();
+    }
+    for client in &mut clients {
+        let (frames, end) = drain(client);
+        assert!(end.is_disconnect(), "{end:?}");
+        let replies = frames.iter().filter(|frame| frame.body == "meanwhile").count();
+        let goodbyes = frames.iter().filter_map(chappe::client::Frame::as_goodbye);
+        assert_eq!((replies, goodbyes.count()), (1, 1), "{frames:?}");
+    }
+    // The last of twenty is told at nineteen twentieths.
+    assert!(begun.elapsed().as_millis() >= 700, "{:?}", begun.elapsed());
+    wait_drained(&server);
+}
+
+#[test]
+fn totals_and_permits_hold_over_reloads() {
+    let toml = |permits: u32| format!("worker_drain_spread = \"0\"\nmax_connections = {permits}\n");
+    let server = TestServer::start("reload_totals", &toml(50));
+    let mut before = BTreeMap::new();
+    let mut check = || {
+        let status = server.status_json();
+        for (name, value) in status["totals"].as_object().expect("totals") {
+            let value = value.as_u64().expect("a number");
+            let last = before.insert(name.clone(), value).unwrap_or(0);
+            assert!(value >= last, "{name} went from {last} to {value}");
+        }
+    };
+    let mut clients = Vec::new();
+    for permits in [50, 20, 80, 5, 60] {
+        clients.extend((0..3).map(|_| server.connect()));
+        for client in clients.iter_mut().rev().take(3) {
+            client.call(CODE_ECHO, b"counted").unwrap();
+        }
+        configure(&server, &toml(permits));
+        reload(&server);
+        check();
+        // All are told to connect again, and that is when their permits come back.
+        for mut client in clients.drain(..) {
+            let (_, end) = drain(&mut client);
+            assert!(end.is_disconnect(), "{end:?}");
+            check();
+        }
+        server.wait_status("/semaphores/connection_permits", |free| free == u64::from(permits));
+    }
+    check();
+    assert_eq!(server.status_number("/totals/connections_accepted"), 15);
+    assert_eq!(server.status_number("/totals/connections_refused"), 0);
+    // A failed reload changes no limit.
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    configure(&server, &(toml(7) + &listen(holder.local_addr().unwrap())));
+    reload_fails(&server, 1, "cannot listen");
+    assert_eq!(server.status_number("/semaphores/connection_permits"), 60);
+}
+
+#[test]
+fn reuseport_has_a_socket_a_worker_and_loses_none() {
+    let address = free_port("127.0.0.1");
+    let toml = |workers: u16| {
+        format!(
+            "worker_processes = {workers}\nworker_drain_spread = \"0\"\n{}accept = \"reuseport\"\n",
+            listen(address)
+        )
+    };
+    let server = TestServer::start("reload_reuseport", &toml(2));
+    let sockets = || {
+        let table = fs::read_to_string("/proc/net/tcp").expect("/proc");
+        let wanted = format!(" 0100007F:{:04X} 00000000:0000 0A ", address.port());
+        table.lines().filter(|line| line.contains(&wanted)).count()
+    };
+    assert_eq!(sockets(), 2);
+    // Whatever the kernel hashes a connect to has somebody who accepts.
+    let check = |count: usize| {
+        assert_eq!(sockets(), count);
+        for _ in 0..40 {
+            assert!(echoes(address));
+        }
+    };
+    check(2);
+    for workers in [4, 3, 1] {
+        configure(&server, &toml(workers));
+        reload(&server);
+        wait_drained(&server);
+        check(4);
+    }
+    // Four sockets: they are handed out anew, until each worker has its own.
+    let settle = |workers: usize, signal: Signal| {
+        server.signal(signal);
+        wait_until("the workers are as many", || server.worker_pids().len() == workers);
+        wait_drained(&server);
+        check(4);
+    };
+    settle(2, Signal::SIGTTIN);
+    server.wait_log("master", "sockets are handed out anew");
+    settle(3, Signal::SIGTTIN);
+    settle(4, Signal::SIGTTIN);
+    settle(3, Signal::SIGTTOU);
+    assert_eq!(server.status_number("/totals/workers_died"), 0);
+}
