@@ -68,6 +68,6 @@ pub mod sys;
 #[doc(hidden)]
 pub mod worker;
 
-pub use handler::{ConnectionInfo, Handler, HandlerError, Outcome, Replies, Request};
+pub use handler::{ConnectionInfo, Handler, HandlerError, Outcome, Peer, Replies, Request};
 #[cfg(not(loom))]
 pub use server::Server;

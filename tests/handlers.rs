@@ -26,6 +26,8 @@ const FAIL: u16 = 17;
 const PANIC: u16 = 18;
 /// Blocks until the file that the body names is there.
 const BLOCK: u16 = 19;
+/// Takes two milliseconds and answers nothing.
+const QUIET: u16 = 20;
 
 fn main() -> ExitCode {
     if std::env::var_os(IS_SERVER).is_some() {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         ("messages_of_a_connection_wait_their_turn", messages_of_a_connection_wait_their_turn),
         ("quit_waits_for_a_handler_and_no_longer_than_told", quit_waits_for_a_handler),
         ("term_does_not_wait_for_a_handler", term_does_not_wait_for_a_handler),
+        ("a_closed_unix_peer_is_heard_to_its_end", a_closed_unix_peer_is_heard_to_its_end),
         ("a_drain_ends_behind_a_peer_that_left_a_blocked_handler", a_drain_ends_behind_a_reset),
     ];
     let only = std::env::args().nth(1).filter(|name| !name.starts_with('-')).unwrap_or_default();
@@ -72,13 +75,19 @@ fn server() -> ExitCode {
             }
             replies.send(BLOCK, b"")
         })
+        .on(QUIET, |_: &Request<'_>, _: &mut Replies| -> Outcome {
+            std::thread::park_timeout(Duration::from_millis(2));
+            Ok(())
+        })
         .main()
 }
 
 fn start(test: &str, toml: &str) -> TestServer {
     let mut program = Command::new(std::env::current_exe().expect("this program"));
     program.env(IS_SERVER, "1");
-    TestServer::start_program(program, &format!("handlers_{test}"), toml)
+    // The handlers look at files of the test, which may lie where only its user may.
+    let toml = format!("user = \"\"\n{toml}");
+    TestServer::start_program(program, &format!("handlers_{test}"), &toml)
 }
 
 #[track_caller]
@@ -207,4 +216,29 @@ fn a_drain_ends_behind_a_reset() {
     server.wait_log("worker-0", "worker drains");
     kill(Pid::from_raw(worker), Signal::SIGTERM).expect("it is there");
     assert_eq!(server.wait_exit().code(), Some(0));
+}
+
+/// Much more than the inbox takes and than one read brings is left in the kernel by
+/// a peer that is gone; the socket tells of that first, and again and again.
+fn a_closed_unix_peer_is_heard_to_its_end() {
+    const MESSAGES: u64 = 300;
+    let toml = "worker_processes = 1\n[inbox]\nmax_messages = 4\n\
+                [[listen]]\naddress = \"127.0.0.1:0\"\n\
+                [[listen]]\naddress = \"unix:a.sock\"\n";
+    let server = start("unix_heard", toml);
+    let mut client =
+        Client::connect_unix(server.dir.join("a.sock"), support::DEADLINE).expect("connected");
+    for _ in 0..MESSAGES {
+        client.send(QUIET, &[7; 1000]).expect("sent");
+    }
+    drop(client);
+    server.wait_status("/totals/connections_closed", |closed| closed == 1);
+    assert_eq!(server.status_number("/totals/frames_received"), MESSAGES);
+    assert!(server.status_number("/totals/reads_paused") > 0, "it was more than fits");
+    // Idle while it waits for the handlers: a hundredth of a second is a tick.
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.worker_pids()[0]));
+    let stat = stat.expect("the worker runs");
+    let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+    let ticks: u64 = fields[11..=12].iter().map(|field| field.parse::<u64>().expect("ticks")).sum();
+    assert!(ticks < 40, "{ticks} ticks of CPU: the loop does not sleep");
 }

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::thread::sleep;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -11,8 +12,9 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use super::identity::{self, Become};
 use super::{Failure, descriptors, load, paths, say};
-use crate::cli::{self, Arguments, Common, SendArgs, SignalName, StopArgs};
+use crate::cli::{self, Arguments, Common, SendArgs, SignalName, StatusArgs, StopArgs};
 use crate::config::{Address, KEYS_NOT_BUILT};
 use crate::master::PidFile;
 use crate::sys::process::WatchedProcess;
@@ -20,6 +22,8 @@ use crate::sys::unix_socket;
 
 /// How long the master may take to answer; it answers between two wake-ups.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// How often `status --watch` looks.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// The longest answer: a status of 4096 workers is about 4 MiB.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
@@ -28,8 +32,10 @@ pub(super) fn version(with_build: bool) -> Result<(), Failure> {
     if with_build {
         let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
         say(&format!("profile: {profile}"))?;
-        say(&format!("target: {}-{}", std::env::consts::ARCH, std::env::consts::OS))?;
-        say(concat!("rust: ", env!("CARGO_PKG_RUST_VERSION"), " or later"))?;
+        say(concat!("target: ", env!("CHAPPE_TARGET")))?;
+        say(concat!("compiler: ", env!("CHAPPE_RUSTC")))?;
+        say(concat!("needs: rust ", env!("CARGO_PKG_RUST_VERSION"), " or later to build"))?;
+        say(&format!("largest frame: {} bytes", crate::frame::FRAME_BYTES_MAX))?;
     }
     Ok(())
 }
@@ -39,8 +45,12 @@ pub(super) fn version(with_build: bool) -> Result<(), Failure> {
 pub(super) fn test(arguments: &Arguments) -> Result<(), Failure> {
     let (_, file) = paths(&arguments.common)?;
     let loaded = load(&arguments.common)?;
-    let shortage = descriptors::warning(&loaded.config);
-    for warning in loaded.warnings.iter().chain(&shortage) {
+    let ignored = match identity::of(&loaded)? {
+        Become::Ignored(warning) => Some(warning),
+        Become::Somebody(_) | Become::Nobody => None,
+    };
+    let shortage = descriptors::warning(&loaded);
+    for warning in loaded.warnings.iter().chain(&ignored).chain(&shortage) {
         super::complain(&format!("warning: {warning}"));
     }
     if !arguments.quiet {
@@ -81,14 +91,15 @@ pub(super) fn send(common: &Common, arguments: &SendArgs) -> Result<u8, Failure>
 }
 
 /// Where the server of this configuration listens; `None` without a configuration.
-fn first_listener(common: &Common) -> Result<Option<SocketAddr>, Failure> {
+fn first_listener(common: &Common) -> Result<Option<Address>, Failure> {
     let (_, file) = paths(common)?;
     if !file.exists() {
         return Ok(None);
     }
     let config = load(common)?.config;
-    let Some(Address::Tcp(mut address)) = config.listen.first().map(|l| l.address.clone()) else {
-        return Ok(None);
+    let mut address = match config.listen.first().map(|listen| listen.address.clone()) {
+        Some(Address::Tcp(address)) => address,
+        other => return Ok(other),
     };
     if address.port() == 0 {
         // Only the running server knows which port that became.
@@ -104,15 +115,25 @@ fn first_listener(common: &Common) -> Result<Option<SocketAddr>, Failure> {
             SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    Ok(Some(address))
+    Ok(Some(Address::Tcp(address)))
 }
 
-pub(super) fn status(common: &Common, json: bool) -> Result<(), Failure> {
-    let config = load(common)?.config;
-    let mut stream = connect(&config.control_socket)?;
-    let status = ask(&mut stream, "status", &config.control_socket)?;
-    let text = if json { format!("{status}\n") } else { cli::table(&status) };
-    cli::print(&text).map_err(Failure::system("standard output"))
+pub(super) fn status(common: &Common, arguments: StatusArgs) -> Result<(), Failure> {
+    let path = load(common)?.config.control_socket;
+    loop {
+        let mut stream = connect(&path)?;
+        let status = ask(&mut stream, "status", &path)?;
+        let mut text = if arguments.json { format!("{status}\n") } else { cli::table(&status) };
+        if arguments.watch && !arguments.json {
+            text = cli::redrawn(&text);
+        }
+        let is_heard = cli::print(&text).map_err(Failure::system("standard output"))?;
+        // Whoever read it has left, as `head` does: that is the end and no failure.
+        if !arguments.watch || !is_heard {
+            return Ok(());
+        }
+        sleep(WATCH_EVERY);
+    }
 }
 
 pub(super) fn stop(common: &Common, command: &str, arguments: StopArgs) -> Result<(), Failure> {
@@ -137,7 +158,8 @@ pub(super) fn reload(common: &Common) -> Result<(), Failure> {
     // The master bounds it, by worker_ready_timeout; if it dies the connection ends.
     stream.set_read_timeout(None).map_err(Failure::system("control socket"))?;
     let outcome = ask(&mut stream, "reload", path)?;
-    cli::print(&cli::outcome(&outcome)).map_err(Failure::system("standard output"))
+    cli::print(&cli::outcome(&outcome)).map_err(Failure::system("standard output"))?;
+    Ok(())
 }
 
 fn connect(path: &Path) -> Result<UnixStream, Failure> {

@@ -6,7 +6,9 @@
 
 mod commands;
 mod descriptors;
+mod identity;
 mod launcher;
+mod listeners;
 mod start;
 
 use std::ffi::OsString;
@@ -147,7 +149,7 @@ fn carry_out(
     match &arguments.command {
         None => start::start(arguments, run_worker),
         Some(Command::Send(_)) => unreachable!("has an exit code of its own"),
-        Some(Command::Status { json }) => commands::status(common, *json),
+        Some(Command::Status(status)) => commands::status(common, *status),
         Some(Command::Stop(stop)) => commands::stop(common, "stop", *stop),
         Some(Command::Reload) => commands::reload(common),
         Some(Command::Quit(stop)) => commands::stop(common, "quit", *stop),
@@ -180,5 +182,5 @@ fn load(common: &Common) -> Result<Loaded, Failure> {
 
 /// Writes to standard output.
 fn say(line: &str) -> Result<(), Failure> {
-    cli::print_line(line).map_err(Failure::system("standard output"))
+    cli::print_line(line).map(drop).map_err(Failure::system("standard output"))
 }

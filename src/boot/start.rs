@@ -5,28 +5,35 @@
 //! the pid file comes after daemonizing: it does not survive a fork, so the process
 //! that goes on must take it.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::descriptors;
+use super::identity::{self, Become};
 use super::launcher::{self, Report, Side};
+use super::listeners;
 use super::{Failure, load, paths, say};
 use crate::cli::{Arguments, Common};
-use crate::config::{self, Config, ConfigErrors, Loaded};
-use crate::listen::Bound;
+use crate::config::{self, Address, Config, ConfigErrors, Loaded};
+use crate::listen::{Bound, Passed};
 use crate::logging::{self, Copies, Role};
-use crate::master::{self, Assignment, ControlSocket, PidFile, PidFileError, Setup, Site};
+use crate::master::{self, Assignment, ControlSocket, PidFile, PidFileError, Setup};
+use crate::sys::activation;
+use crate::sys::notify::Notifier;
+use crate::sys::privileges::Identity;
 use crate::sys::process::{self, ExitReason};
 
 /// What is open before the process leaves the terminal.
 struct Prepared {
-    common: AtStart,
     config: Arc<Config>,
+    /// For a reload.
+    source: Source,
     listeners: Vec<Bound>,
     master_log: Arc<std::fs::File>,
     worker_logs: Vec<Arc<std::fs::File>>,
     warnings: Vec<String>,
+    identity: Option<Identity>,
+    manager: Option<Notifier>,
     copies: Copies,
 }
 
@@ -34,30 +41,8 @@ pub(super) fn start(
     arguments: &Arguments,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
 ) -> Result<(), Failure> {
-    let loaded = load(&arguments.common)?;
-    let config = Arc::new(loaded.config);
-    refuse_second_instance(&config)?;
-    let mut warnings = loaded.warnings;
-    warnings.extend(descriptors::raise_limit(config.worker_rlimit_nofile));
-    warnings.extend(descriptors::warning(&config));
-    let workers = config.effective_worker_processes();
-    let listeners = config
-        .listen
-        .iter()
-        .map(|options| Bound::bind(options, workers))
-        .collect::<Result<Vec<_>, _>>()?;
-    listeners.iter().try_for_each(Bound::listen)?;
-    let directory = &config.log.directory;
-    let master_log = logging::open(directory, Role::Master)?;
-    let worker_logs = (0..workers)
-        .map(|number| logging::open(directory, Role::Worker(number)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let is_foreground = arguments.foreground || !config.daemon;
-    let copies = if is_foreground { Copies::Stderr } else { Copies::None };
-    let common = AtStart::new(&arguments.common)?;
-    let prepared =
-        Prepared { common, config, listeners, master_log, worker_logs, warnings, copies };
-    if is_foreground {
+    let prepared = prepare(arguments)?;
+    if prepared.copies == Copies::Stderr {
         return become_master(prepared, run_worker, |addresses, _config| {
             // Whoever started us and does not listen does not want to know.
             let _ = say(&format!("ready {}", join(addresses)));
@@ -68,34 +53,93 @@ pub(super) fn start(
         super::complain(&format!("warning: {warning}"));
     }
     match launcher::daemonize()? {
-        Side::Launcher(line) => say(&line),
+        Side::Launcher(line) => {
+            let mut prepared = prepared;
+            prepared.listeners.iter_mut().for_each(Bound::leave_file);
+            // The server runs, whether or not anybody can be told.
+            if let Err(failure) = say(&line) {
+                super::complain(&format!("{failure}, but: {line}"));
+            }
+            Ok(())
+        }
         Side::Daemon(report) => become_daemon(prepared, run_worker, report),
     }
 }
 
+/// All that can be opened and checked on the terminal.
+fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
+    let mut loaded = load(&arguments.common)?;
+    let is_foreground = arguments.foreground || !loaded.config.daemon;
+    if !is_foreground && activation::is_there() {
+        return Err(Failure::Refused(
+            "sockets were passed (LISTEN_FDS), and a daemon is not the process that they were \
+             passed to: start with --foreground"
+                .to_owned(),
+        ));
+    }
+    refuse_second_instance(&loaded.config)?;
+    let mut warnings = std::mem::take(&mut loaded.warnings);
+    let identity = match identity::of(&loaded)? {
+        Become::Somebody(identity) => Some(identity),
+        Become::Nobody => None,
+        Become::Ignored(warning) => {
+            warnings.push(warning);
+            None
+        }
+    };
+    warnings.extend(descriptors::raise_limit(loaded.config.worker_rlimit_nofile));
+    warnings.extend(descriptors::warning(&loaded));
+    let config = Arc::new(loaded.config);
+    let passed = if is_foreground { Passed::take()? } else { Vec::new() };
+    let listeners = listeners::open(&config, passed)?;
+    let directory = &config.log.directory;
+    let master_log = logging::open(directory, Role::Master)?;
+    let worker_logs = (0..config.effective_worker_processes())
+        .map(|number| logging::open(directory, Role::Worker(number)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let manager = match is_foreground.then(Notifier::from_environment) {
+        None => None,
+        Some(Ok(manager)) => manager,
+        Some(Err(error)) => {
+            warnings.push(format!("the service manager can't be told anything: {error}"));
+            None
+        }
+    };
+    let copies = if is_foreground { Copies::Stderr } else { Copies::None };
+    let source = Source::new(&arguments.common)?;
+    Ok(Prepared {
+        config,
+        source,
+        listeners,
+        master_log,
+        worker_logs,
+        warnings,
+        identity,
+        manager,
+        copies,
+    })
+}
+
 /// Where the configuration is, for a reload: a daemon's working directory is another
 /// than that of whoever started it.
-struct AtStart {
+struct Source {
     prefix: PathBuf,
     file: PathBuf,
     overrides: Vec<String>,
 }
 
-impl AtStart {
+impl Source {
     fn new(common: &Common) -> Result<Self, Failure> {
         let (prefix, file) = paths(common)?;
         Ok(Self { prefix, file, overrides: common.set.clone() })
     }
 
     fn load(&self) -> Result<Loaded, ConfigErrors> {
-        config::load(&self.file, &self.prefix, &self.overrides)
+        let mut loaded = config::load(&self.file, &self.prefix, &self.overrides)?;
+        let warning = descriptors::warning(&loaded);
+        loaded.warnings.extend(warning);
+        Ok(loaded)
     }
-}
-
-/// What a reload does to this process before it forks.
-fn prepare(config: &Config) -> Vec<String> {
-    let raised = descriptors::raise_limit(config.worker_rlimit_nofile);
-    raised.into_iter().chain(descriptors::warning(config)).collect()
 }
 
 /// The record lock is asked, not taken: the launcher's would be gone with it.
@@ -147,10 +191,11 @@ fn become_daemon(
 fn become_master(
     prepared: Prepared,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
-    on_ready: impl FnOnce(&[SocketAddr], &Config),
+    on_ready: impl FnOnce(&[Address], &Config),
 ) -> Result<(), Failure> {
-    let Prepared { common, config, listeners, master_log, worker_logs, warnings, copies } =
-        prepared;
+    let Prepared { config, source, mut listeners, master_log, worker_logs, .. } = prepared;
+    let Prepared { warnings, identity, manager, copies, .. } = prepared;
+    listeners.iter_mut().for_each(Bound::own_file);
     let pid_file = PidFile::lock(&config.pid_file)?;
     let result = (|| {
         logging::init(Role::Master, master_log, config.log.level, copies)?;
@@ -172,16 +217,17 @@ fn become_master(
             control,
             copies,
             warnings,
+            identity,
+            manager,
         };
-        let load = || common.load();
-        let site = Site { load: &load, prepare: &prepare };
-        master::run(setup, site, run_worker, |addresses| on_ready(addresses, &config))?;
+        let load = || source.load();
+        master::run(setup, &load, run_worker, |addresses| on_ready(addresses, &config))?;
         Ok(())
     })();
     pid_file.remove();
     result
 }
 
-fn join(addresses: &[SocketAddr]) -> String {
+fn join(addresses: &[Address]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }

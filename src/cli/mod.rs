@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use output::{print, print_line};
+pub(crate) use output::{print, print_line, redrawn};
 pub(crate) use send::{SendArgs, run as send};
 pub(crate) use status::{outcome, table};
 
@@ -87,17 +87,24 @@ pub(crate) enum SignalName {
 pub(crate) enum Command {
     Send(SendArgs),
     /// Show the master, its workers and what they counted
-    Status {
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
-    },
+    Status(StatusArgs),
     /// Stop now: workers close their connections and go
     Stop(StopArgs),
     /// Reload the configuration, and wait until the new workers serve or it has failed
     Reload,
     /// Stop gracefully: workers answer what they have received first
     Quit(StopArgs),
+}
+
+/// What `status` takes.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct StatusArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show it anew every second, until interrupted
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 /// What both stops take.

@@ -6,13 +6,13 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::client::{
     BODY_BYTES_MAX, CODE_GOODBYE, Client, ClientError, Code, Frame, Receiver, Sender,
 };
+use crate::config::Address;
 
 /// Where a server listens if nobody says otherwise.
 const DEFAULT_TO: &str = "127.0.0.1:7600";
@@ -27,8 +27,8 @@ const CODE_SERVER_MAX: Code = CODE_GOODBYE;
 /// Exit code 0 only if each frame was answered, and none by an error.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SendArgs {
-    /// The server, as HOST:PORT [default: the first address of the
-    /// configuration, or 127.0.0.1:7600]
+    /// The server, as HOST:PORT or unix:PATH [default: the first address of
+    /// the configuration, or 127.0.0.1:7600]
     #[arg(long, value_name = "ADDR")]
     to: Option<String>,
     /// The message code
@@ -77,7 +77,7 @@ enum SendError {
 /// address, if there is a configuration.
 pub(crate) fn run(
     args: &SendArgs,
-    default_to: Option<SocketAddr>,
+    default_to: Option<Address>,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> u8 {
@@ -109,12 +109,16 @@ struct Outcome {
 
 fn exchange(
     args: &SendArgs,
-    default_to: Option<SocketAddr>,
+    default_to: Option<Address>,
     out: &mut dyn Write,
 ) -> Result<Outcome, SendError> {
     let body = read_body(args).map_err(SendError::Body)?;
     let to = args.to.clone().or_else(|| default_to.map(|address| address.to_string()));
-    let client = Client::connect(to.as_deref().unwrap_or(DEFAULT_TO), args.timeout)?;
+    let to = to.as_deref().unwrap_or(DEFAULT_TO);
+    let client = match to.strip_prefix("unix:") {
+        Some(path) => Client::connect_unix(path, args.timeout)?,
+        None => Client::connect(to, args.timeout)?,
+    };
     let (mut sender, mut receiver) = client.split();
     // Only the wait for a reply is bounded: the writer may wait as long as
     // replies come, for this side to print them above all.
@@ -279,7 +283,7 @@ mod tests {
                 serve(&mut frames);
             });
             let (mut out, mut err) = (Vec::new(), Vec::new());
-            let code = run(&line.args, Some(address), &mut out, &mut err);
+            let code = run(&line.args, Some(Address::Tcp(address)), &mut out, &mut err);
             (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
         })
     }
@@ -390,7 +394,7 @@ mod tests {
                 }
             });
             let mut err = Vec::new();
-            assert_eq!(run(&line.args, Some(address), &mut Gone, &mut err), 1);
+            assert_eq!(run(&line.args, Some(Address::Tcp(address)), &mut Gone, &mut err), 1);
             assert!(err.is_empty());
         });
     }

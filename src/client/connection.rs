@@ -4,6 +4,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use super::error::ClientError;
 use super::received::Frame;
 use crate::frame::{Code, FRAME_BYTES_MAX, HEADER_BYTES, Header, append_frame, checksum};
+use crate::sys::unix_socket;
 
 /// What one read(2) asks for: room for the largest frame, or for many small ones.
 const READ_BYTES: usize = 64 * 1024;
@@ -75,6 +77,21 @@ impl Client {
             }
         }
         Err(outcome)
+    }
+
+    /// Connects to the Unix socket at a path of any length, and takes `timeout` for
+    /// this and for each later call.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`].
+    pub fn connect_unix(path: impl AsRef<Path>, timeout: Duration) -> Result<Self, ClientError> {
+        let path = path.as_ref();
+        match unix_socket::connect_timeout(path, timeout) {
+            Ok(socket) => Self::from_socket(socket, Some(timeout)),
+            Err(source) => {
+                Err(ClientError::Connect { address: format!("unix:{}", path.display()), source })
+            }
+        }
     }
 
     /// A client over a connected stream; `None` waits for ever.

@@ -2,7 +2,6 @@
 //! each other. All mistakes are collected; none hides another.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::field::show_found;
@@ -171,10 +170,11 @@ impl<'a> Relations<'a> {
     }
 
     fn distinct_addresses(&mut self) {
-        let mut first: HashMap<SocketAddr, (usize, Option<&Place>)> = HashMap::new();
+        let mut first: HashMap<&Address, (usize, Option<&Place>)> = HashMap::new();
         for (index, listen) in self.config.listen.iter().enumerate() {
-            let Address::Tcp(address) = listen.address else { continue };
-            if address.port() == 0 || self.unclear.contains(&index) {
+            let address = &listen.address;
+            let is_chosen = matches!(address, Address::Tcp(address) if address.port() == 0);
+            if is_chosen || self.unclear.contains(&index) {
                 continue;
             }
             let listener = self.settings.listeners.get(index);
@@ -183,7 +183,13 @@ impl<'a> Relations<'a> {
             let any = || listener.and_then(|listener| listener.values().next());
             let place = written.or_else(any).map(|setting| &setting.place);
             let place = place.or(self.settings.listen_place.as_ref());
-            let Some((other, other_place)) = first.get(&address) else {
+            if let (Some(name), Some(place)) = (self.own_path(address), place) {
+                let text =
+                    format!("listen.{index}.address is the same path as {name}, must be another");
+                self.faults.add(place, text);
+                continue;
+            }
+            let Some((other, other_place)) = first.get(address) else {
                 first.insert(address, (index, place));
                 continue;
             };
@@ -194,5 +200,13 @@ impl<'a> Relations<'a> {
                 self.faults.add(place, text);
             }
         }
+    }
+
+    /// Which of the master's own files a Unix socket would take the place of.
+    fn own_path(&self, address: &Address) -> Option<&'static str> {
+        let Address::Unix(path) = address else { return None };
+        let Config { pid_file, control_socket, .. } = self.config;
+        let own = [(pid_file, "pid_file"), (control_socket, "control_socket")];
+        own.into_iter().find(|(own, _)| *own == path).map(|(_, name)| name)
     }
 }

@@ -24,12 +24,14 @@ mod value;
 
 pub use changes::{Changes, match_listeners};
 pub use model::{
-    Accept, Address, Config, CpuAffinity, Frame, Inbox, Limits, Listen, Log, LogLevel, Protocol,
-    Send, SlowReader, Timeouts, User, WORKER_PROCESSES_MAX, Worker, WorkerProcesses,
+    Accept, Address, Config, CpuAffinity, DESCRIPTORS_RESERVED, Frame, Inbox, Limits, Listen, Log,
+    LogLevel, Protocol, Send, SlowReader, Timeouts, User, WORKER_PROCESSES_MAX, Worker,
+    WorkerProcesses,
 };
 
 pub use schema::{KEYS_NOT_BUILT, VALUES_NOT_BUILT};
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::path::{Component, Path, absolute};
@@ -46,12 +48,29 @@ pub struct Loaded {
     pub config: Config,
     /// One line each: what is accepted but will not have the effect it names.
     pub warnings: Vec<String>,
+    /// The place of each key that was written.
+    places: BTreeMap<&'static str, String>,
+}
+
+impl Loaded {
+    /// Where a key outside of `[[listen]]` was written, `FILE:LINE:COLUMN` or the
+    /// override; `None` if it has its default.
+    pub fn written(&self, key: &str) -> Option<&str> {
+        self.places.get(key).map(String::as_str)
+    }
 }
 
 /// All mistakes of a configuration, in the order of its files; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors {
     lines: Vec<String>,
+}
+
+impl ConfigErrors {
+    /// A mistake that only the machine shows, such as the name of an unknown user.
+    pub fn one(line: String) -> Self {
+        Self { lines: vec![line] }
+    }
 }
 
 /// One line a mistake, without a newline at the end.
@@ -86,7 +105,10 @@ pub fn load(path: &Path, prefix: &Path, overrides: &[String]) -> Result<Loaded, 
         faults.add(&Place::start_of(&origin), format!("cannot be made absolute: {error}"));
         prefix.to_owned()
     });
+    let place_of =
+        |(name, setting): (&&'static str, &settings::Setting)| (*name, setting.place.to_string());
+    let places = settings.keys.iter().map(place_of).collect();
     let config = check::check(settings, &prefix, &mut faults, &mut warnings);
     faults.into_result()?;
-    Ok(Loaded { config, warnings: warnings.into_lines() })
+    Ok(Loaded { config, warnings: warnings.into_lines(), places })
 }

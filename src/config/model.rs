@@ -13,6 +13,10 @@ use std::time::Duration;
 /// Most workers that can be configured. `auto` stops here too.
 pub const WORKER_PROCESSES_MAX: u16 = 1024;
 
+/// Descriptors that a worker keeps for itself: refused connections that linger, and
+/// its own. `docs/ARCHITECTURE.md` lists them.
+pub const DESCRIPTORS_RESERVED: u64 = 128;
+
 /// Everything `chappe.toml` says, checked, with the defaults filled in.
 ///
 /// Paths of a loaded configuration are absolute; those of `Config::default()` are relative,
@@ -75,6 +79,15 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The most connections of a worker that may open so many descriptors: what is
+    /// configured, or what there is room for.
+    pub fn effective_worker_connections(&self, descriptors: u64) -> u32 {
+        let room = descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(1);
+        self.worker.max_connections.min(u32::try_from(room).unwrap_or(u32::MAX))
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -127,6 +140,16 @@ pub struct User {
     pub user: String,
     /// The group's name; `None`: the user's own group.
     pub group: Option<String>,
+}
+
+/// Writes the form that stands in the configuration.
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.group {
+            None => f.write_str(&self.user),
+            Some(group) => write!(f, "{}:{group}", self.user),
+        }
+    }
 }
 
 /// `[log]`: where the logs go and what they hold.

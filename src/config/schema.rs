@@ -50,8 +50,6 @@ impl<T: Default> Key<T> {
 
 /// Keys that are read and checked, and do nothing yet: the key, and what happens instead.
 pub const KEYS_NOT_BUILT: &[(&str, &str)] = &[
-    ("user", "workers stay the user who started the server"),
-    ("worker_cpu_affinity", "the kernel places the workers"),
     ("log.rotate_size", "logs grow until something else rotates them"),
     ("log.rotate_keep", "logs are not rotated"),
     ("send.slow_reader", "handlers cannot push yet, so nothing is dropped"),
@@ -60,8 +58,7 @@ pub const KEYS_NOT_BUILT: &[(&str, &str)] = &[
 
 /// Values that are refused because starting would do something else: key, value (for an
 /// address, its beginning), and what to write instead.
-pub const VALUES_NOT_BUILT: &[(&str, &str, &str)] =
-    &[("listen.address", "unix:", "\"IPv4:port\" or \"[IPv6]:port\"")];
+pub const VALUES_NOT_BUILT: &[(&str, &str, &str)] = &[];
 
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
@@ -237,7 +234,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::range(8, 64 * GIB),
         ),
         "\"256MiB\"",
-        "received bytes of one worker, partial frames included",
+        "received bytes of one worker, partial frames included; without room for a second, the largest holders are closed",
     ),
     Key::new(
         "send.outbox_max_bytes",
@@ -324,7 +321,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::range(0, 10_000_000),
         ),
         "0",
-        "messages at once above that rate; 0: one second's worth; needs messages_per_second",
+        "messages at once; 0: one second's worth; needs messages_per_second",
     ),
     Key::new(
         "limits.bytes_per_second",

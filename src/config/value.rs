@@ -132,9 +132,5 @@ pub(super) fn read_user(text: &str) -> Result<Option<User>, &'static str> {
 
 /// Writes a user so that [`read_user`] gives the same.
 pub(super) fn write_user(user: Option<&User>) -> String {
-    match user {
-        None => String::new(),
-        Some(User { user, group: None }) => user.clone(),
-        Some(User { user, group: Some(group) }) => format!("{user}:{group}"),
-    }
+    user.map(ToString::to_string).unwrap_or_default()
 }

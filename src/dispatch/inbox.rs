@@ -14,6 +14,7 @@
 //! the loop's flag, and nobody would ever read that connection again.
 
 use crate::frame::Chunk;
+use crate::send::Room;
 use crate::sync::Mutex;
 use crate::sync::fault::{Fault, is_planted};
 use bytes::Bytes;
@@ -154,6 +155,19 @@ pub struct Next {
     pub released: usize,
 }
 
+/// What was in an inbox that was closed.
+#[derive(Debug)]
+#[must_use]
+pub struct Discarded {
+    /// Messages that nobody will handle.
+    pub messages: usize,
+    /// Bytes to release from the worker's budget, what the running turn holds
+    /// included.
+    pub released: usize,
+    /// Dropped by the caller.
+    pub items: VecDeque<Item>,
+}
+
 /// How a connection leaves a thread or a stall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -197,8 +211,9 @@ impl Inbox {
         Self { limits, state: Mutex::new(state) }
     }
 
-    /// Adds what was received; the event loop.
-    pub fn push(&self, item: Item) -> Pushed {
+    /// Adds what was received; the event loop. If the worker's total has no room,
+    /// reading pauses at once: it goes on as this inbox is worked off.
+    pub fn push(&self, item: Item, total: Room) -> Pushed {
         let mut state = self.state.lock();
         if state.closed {
             return Pushed::Closed;
@@ -206,8 +221,9 @@ impl Inbox {
         state.messages += item.messages();
         state.bytes += item.charged();
         state.items.push_back(item);
-        let pause =
-            state.messages >= self.limits.messages_max || state.bytes >= self.limits.bytes_max;
+        let pause = state.messages >= self.limits.messages_max
+            || state.bytes >= self.limits.bytes_max
+            || total == Room::Exhausted;
         if is_planted(Fault::PauseOutsideLock) {
             let queue = state.leave_empty();
             drop(state);
@@ -289,18 +305,19 @@ impl Inbox {
         if state.phase == Phase::Stalled { state.leave() } else { Left::Idle }
     }
 
-    /// Drops what is queued and takes no more. Returns the bytes to release,
-    /// what the running turn holds included.
-    #[must_use]
-    pub fn close(&self) -> (usize, VecDeque<Item>) {
+    /// Drops what is queued and takes no more.
+    pub fn close(&self) -> Discarded {
         let mut state = self.state.lock();
         state.closed = true;
-        state.messages = 0;
         state.paused = false;
         if state.phase == Phase::Stalled {
             state.phase = Phase::Empty;
         }
-        (std::mem::take(&mut state.bytes), std::mem::take(&mut state.items))
+        Discarded {
+            messages: std::mem::take(&mut state.messages),
+            released: std::mem::take(&mut state.bytes),
+            items: std::mem::take(&mut state.items),
+        }
     }
 
     /// For the event loop.
@@ -348,8 +365,10 @@ impl State {
         }
         self.messages -= done.messages;
         self.bytes -= done.bytes;
-        let has_room =
-            self.messages <= limits.messages_max / 2 && self.bytes <= limits.bytes_max / 2;
+        let has_progress = done.messages > 0;
+        let has_room = has_progress
+            && self.messages <= limits.messages_max / 2
+            && self.bytes <= limits.bytes_max / 2;
         (has_room && std::mem::take(&mut self.paused), done.bytes)
     }
 }

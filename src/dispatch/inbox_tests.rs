@@ -10,6 +10,10 @@ fn chunk(messages: usize, bytes: usize) -> Item {
     Item::Chunk { chunk, charged: bytes }
 }
 
+fn push(inbox: &Inbox, item: Item) -> Pushed {
+    inbox.push(item, Room::Free)
+}
+
 fn notice() -> Item {
     Item::Notice(Notice { encoded: Bytes::from_static(b"bye"), frames: 1, then: Then::Finish })
 }
@@ -18,7 +22,7 @@ fn notice() -> Item {
 fn inbox_in(phase: Phase) -> Inbox {
     let inbox = Inbox::new(LIMITS);
     if phase != Phase::Empty {
-        assert_eq!(inbox.push(chunk(1, 8)), Pushed::Queue);
+        assert_eq!(push(&inbox, chunk(1, 8)), Pushed::Queue);
     }
     if matches!(phase, Phase::Running | Phase::Stalled) {
         assert!(inbox.begin());
@@ -37,7 +41,7 @@ fn push_queues_exactly_from_empty() {
     for phase in PHASES {
         let inbox = inbox_in(phase);
         let expected = if phase == Phase::Empty { Pushed::Queue } else { Pushed::Nothing };
-        assert_eq!(inbox.push(chunk(1, 8)), expected, "{phase:?}");
+        assert_eq!(push(&inbox, chunk(1, 8)), expected, "{phase:?}");
         let after = if phase == Phase::Empty { Phase::Queued } else { phase };
         assert_eq!(inbox.state.lock().phase, after);
     }
@@ -65,7 +69,7 @@ fn leave_goes_by_what_is_left() {
         assert_eq!(inbox.leave(), Left::Idle);
         assert!(inbox.view().is_empty);
         let inbox = inbox_in(phase);
-        assert_eq!(inbox.push(chunk(1, 8)), Pushed::Nothing);
+        assert_eq!(push(&inbox, chunk(1, 8)), Pushed::Nothing);
         assert_eq!(inbox.leave(), Left::Queue);
         assert_eq!(inbox.state.lock().phase, Phase::Queued);
     }
@@ -76,7 +80,7 @@ fn resume_acts_on_stalled_only() {
     for phase in PHASES {
         let inbox = inbox_in(phase);
         if phase != Phase::Empty {
-            _ = inbox.push(chunk(1, 8));
+            _ = push(&inbox, chunk(1, 8));
         }
         let expected = if phase == Phase::Stalled { Left::Queue } else { Left::Idle };
         assert_eq!(inbox.resume(), expected, "{phase:?}");
@@ -89,10 +93,11 @@ fn resume_acts_on_stalled_only() {
 fn close_empties_every_phase_and_takes_no_more() {
     for phase in PHASES {
         let inbox = inbox_in(phase);
-        let (released, items) = inbox.close();
+        let Discarded { messages, released, items } = inbox.close();
         let queued = usize::from(phase == Phase::Queued);
-        assert_eq!((released, items.len()), (8 * queued, queued), "{phase:?}");
-        assert_eq!(inbox.push(chunk(1, 8)), Pushed::Closed);
+        let expected = (queued, 8 * queued, queued);
+        assert_eq!((messages, released, items.len()), expected, "{phase:?}");
+        assert_eq!(push(&inbox, chunk(1, 8)), Pushed::Closed);
         assert_eq!(inbox.end(), Left::Closed);
         match phase {
             Phase::Empty | Phase::Stalled => assert!(inbox.view().is_empty),
@@ -106,10 +111,10 @@ fn close_empties_every_phase_and_takes_no_more() {
 #[test]
 fn closing_under_a_turn_releases_once() {
     let inbox = Inbox::new(LIMITS);
-    _ = inbox.push(chunk(2, 16));
+    _ = push(&inbox, chunk(2, 16));
     assert!(inbox.begin());
     let item = inbox.next(Done::default()).item.unwrap();
-    assert_eq!(inbox.close().0, 16, "what the turn holds is released too");
+    assert_eq!(inbox.close().released, 16, "what the turn holds is released too");
     let next = inbox.put_back(Done { messages: 1, bytes: 0 }, item);
     assert_eq!((next.call, next.released), (false, 0));
     assert!(inbox.next(Done { messages: 1, bytes: 16 }).item.is_none());
@@ -127,13 +132,13 @@ fn reading_pauses_at_either_limit_and_resumes_at_half_of_both() {
     ] {
         let inbox = Inbox::new(LIMITS);
         for (messages, bytes) in &items {
-            _ = inbox.push(chunk(*messages, *bytes));
+            _ = push(&inbox, chunk(*messages, *bytes));
         }
         assert_eq!(inbox.view().paused, pauses, "{items:?}");
     }
     let inbox = Inbox::new(LIMITS);
     for _ in 0..4 {
-        _ = inbox.push(chunk(1, 10));
+        _ = push(&inbox, chunk(1, 10));
     }
     assert!(inbox.begin());
     _ = inbox.next(Done::default());
@@ -144,10 +149,21 @@ fn reading_pauses_at_either_limit_and_resumes_at_half_of_both() {
 }
 
 #[test]
+fn without_room_in_the_total_reading_goes_on_as_the_inbox_is_worked_off() {
+    let inbox = Inbox::new(LIMITS);
+    _ = inbox.push(chunk(1, 8), Room::Exhausted);
+    assert!(inbox.view().paused);
+    assert!(inbox.begin());
+    _ = inbox.next(Done::default());
+    assert!(inbox.next(Done { messages: 1, bytes: 8 }).call);
+    assert!(!inbox.view().paused);
+}
+
+#[test]
 fn what_is_put_back_comes_first_again() {
     let inbox = Inbox::new(LIMITS);
-    _ = inbox.push(chunk(2, 16));
-    _ = inbox.push(notice());
+    _ = push(&inbox, chunk(2, 16));
+    _ = push(&inbox, notice());
     assert!(inbox.begin());
     let item = inbox.next(Done::default()).item.unwrap();
     let put_back = inbox.put_back(Done::default(), item);

@@ -15,7 +15,8 @@ mod turn;
 
 pub use handler_thread::HandlerThread;
 pub use inbox::{
-    Done, ITEM_COST, Inbox, InboxLimits, InboxView, Item, Left, Next, Notice, Pushed, Then,
+    Discarded, Done, ITEM_COST, Inbox, InboxLimits, InboxView, Item, Left, Next, Notice, Pushed,
+    Then,
 };
 pub use receive_half::{DispatchPath, ReceiveHalf};
 pub use run_list::RunList;

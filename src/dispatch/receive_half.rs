@@ -4,7 +4,8 @@
 use super::inbox::{Done, Inbox, InboxLimits, InboxView, Item, Left, Pushed};
 use super::run_list::RunList;
 use crate::handler::ConnectionInfo;
-use crate::send::{Budget, Resume, Room, SendHalf};
+use crate::send::{Budget, Resume, SendHalf};
+use crate::shm::{Counter, ThreadCounters};
 use std::sync::Arc;
 
 /// What all receive halves of a worker share.
@@ -69,20 +70,15 @@ impl ReceiveHalf {
         self.inbox.view()
     }
 
-    /// Takes in what was received; the event loop. Says whether the worker's
-    /// total has room for more.
-    pub fn push(self: &Arc<Self>, item: Item) -> Room {
+    /// Takes in what was received; the event loop.
+    pub fn push(self: &Arc<Self>, item: Item) {
         let charged = item.charged();
-        let room = self.path.total.charge(charged);
-        match self.inbox.push(item) {
+        let total = self.path.total.charge(charged);
+        match self.inbox.push(item, total) {
             Pushed::Queue => self.path.run_list.push(Arc::clone(self)),
             Pushed::Nothing => {}
-            Pushed::Closed => {
-                self.path.total.release(charged);
-                return Room::Free;
-            }
+            Pushed::Closed => self.path.total.release(charged),
         }
-        room
     }
 
     /// No more will be received; the event loop.
@@ -90,11 +86,14 @@ impl ReceiveHalf {
         self.act(self.inbox.end());
     }
 
-    /// Drops what is queued, and what comes.
-    pub fn close(&self) {
-        let (bytes, items) = self.inbox.close();
-        drop(items);
-        self.path.total.release(bytes);
+    /// Drops what is queued, and what comes. What nobody will handle is counted.
+    pub fn close(&self, counters: &ThreadCounters) {
+        let discarded = self.inbox.close();
+        if discarded.messages > 0 {
+            counters.add(Counter::MessagesExpired, discarded.messages as u64);
+        }
+        drop(discarded.items);
+        self.path.total.release(discarded.released);
     }
 
     pub(super) fn inbox(&self) -> &Inbox {

@@ -78,10 +78,11 @@ impl Turn<'_> {
                 Item::Notice(notice) => {
                     let charged = notice.encoded.len() + ITEM_COST;
                     self.replies.append(&notice.encoded, notice.frames);
+                    done = Done { messages: notice.frames as usize, bytes: charged };
                     if notice.then == Then::Finish {
+                        self.connection.done(done);
                         return End::Finish;
                     }
-                    done = Done { messages: notice.frames as usize, bytes: charged };
                     self.share.use_up(done.messages, 0);
                 }
                 Item::Chunk { mut chunk, charged } => {
@@ -94,6 +95,7 @@ impl Turn<'_> {
                     }
                     done.bytes = charged;
                     if let Some(end @ (End::Finish | End::Closed)) = end {
+                        self.connection.done(done);
                         return end;
                     }
                 }
@@ -168,16 +170,16 @@ impl Turn<'_> {
     }
 
     fn leave(self, end: End) {
-        let Self { connection, .. } = self;
+        let connection = self.connection;
         match end {
             End::Over => connection.act(connection.inbox().leave()),
             End::Finish => {
-                connection.close();
+                connection.close(self.counters);
                 connection.act(connection.inbox().leave());
                 connection.send().finish();
             }
             End::Closed => {
-                connection.close();
+                connection.close(self.counters);
                 connection.act(connection.inbox().leave());
             }
             End::Stalled(backlog) => {
@@ -189,7 +191,7 @@ impl Turn<'_> {
                     Backlog::Own => match connection.send().park(waiter) {
                         Parking::Parked => true,
                         Parking::GoOn => false,
-                        Parking::Closed => return connection.close(),
+                        Parking::Closed => return connection.close(self.counters),
                     },
                     Backlog::Total => connection.send().park_for_total(waiter) == Room::Exhausted,
                 };

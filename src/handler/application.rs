@@ -171,7 +171,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 mod tests {
     use super::*;
     use crate::frame::{CODE_ERROR, encode, parse_notice};
-    use crate::handler::{HandlerError, Outcome};
+    use crate::handler::{HandlerError, Outcome, Peer};
 
     fn application() -> Application {
         let mut handlers = Handlers::default();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     fn serve(chunk: &Bytes) -> (Served, Vec<(Code, Vec<u8>)>) {
-        let connection = ConnectionInfo { id: 9, peer: ([127, 0, 0, 1], 40000).into() };
+        let connection = ConnectionInfo { id: 9, peer: Peer::Tcp(([127, 0, 0, 1], 40000).into()) };
         let (mut chunk, mut replies) = (chunk.clone(), Replies::default());
         let chunk_bytes = chunk.len();
         let served = application().serve(&connection, &mut chunk, chunk_bytes, &mut replies);

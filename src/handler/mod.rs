@@ -14,6 +14,7 @@ pub use replies::Replies;
 
 use crate::frame::{BodyTooLong, Code};
 use bytes::Bytes;
+use std::fmt;
 use std::net::SocketAddr;
 
 /// Who is at the other end.
@@ -21,8 +22,28 @@ use std::net::SocketAddr;
 pub struct ConnectionInfo {
     /// Unique over workers and generations.
     pub id: u64,
-    /// The peer's address.
-    pub peer: SocketAddr,
+    /// Where it comes from.
+    pub peer: Peer,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Peer {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// A process of this machine, through a Unix socket: clients have no name there.
+    Unix,
+}
+
+/// `127.0.0.1:40000`, `[::1]:40000` or `unix:`.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix:"),
+        }
+    }
 }
 
 /// One received message, checked against its checksum.
@@ -132,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_kept_body_shares_its_chunk_unless_it_is_a_small_part_of_it() {
-        let connection = ConnectionInfo { id: 1, peer: ([127, 0, 0, 1], 1).into() };
+        let connection = ConnectionInfo { id: 1, peer: Peer::Unix };
         let chunk = Bytes::from(vec![5; 400]);
         let quarter = Request::new(16, chunk.slice(..100), chunk.len(), &connection);
         assert_eq!(quarter.body_to_keep().as_ptr(), chunk.as_ptr());

@@ -3,9 +3,12 @@
 //!
 //! Nothing here accepts; a listener is a socket and the words it was made from.
 
+mod socket_file;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
@@ -13,7 +16,9 @@ use nix::sys::socket::{
 };
 use thiserror::Error;
 
-use crate::config;
+use crate::config::{self, Address};
+use crate::sys::activation;
+use socket_file::SocketFile;
 
 /// Why an address can't be listened on.
 #[derive(Debug, Error)]
@@ -22,13 +27,25 @@ pub enum ListenError {
     #[error("cannot listen on {address}: {cause}")]
     Bind {
         /// As it stands in the configuration.
-        address: config::Address,
+        address: Address,
         /// What the kernel said.
         cause: io::Error,
     },
-    /// This version has no such listener.
-    #[error("cannot listen on {0}: Unix sockets are not available in this version")]
-    UnixSocket(config::Address),
+    /// A socket was passed to us that is none to accept from.
+    #[error("descriptor {number}, passed by LISTEN_FDS, is no listening socket: {cause}")]
+    Passed {
+        /// The descriptor, from 3.
+        number: usize,
+        /// What it is, or what the kernel said.
+        cause: io::Error,
+    },
+}
+
+impl ListenError {
+    /// Whether somebody else listens there.
+    pub fn is_taken(&self) -> bool {
+        matches!(self, Self::Bind { cause, .. } if cause.kind() == io::ErrorKind::AddrInUse)
+    }
 }
 
 /// A listening, non-blocking socket, as a worker gets it.
@@ -37,9 +54,9 @@ pub struct Listener {
     /// The socket.
     pub socket: OwnedFd,
     /// The address as it stands in the configuration: what a reload compares.
-    pub configured: config::Address,
+    pub configured: Address,
     /// Where it really listens: with the port that the kernel chose for port 0.
-    pub local: SocketAddr,
+    pub local: Address,
     /// How its connections are to be treated.
     pub options: config::Listen,
 }
@@ -63,25 +80,65 @@ impl AsFd for Listener {
 pub(crate) struct Bound {
     sockets: Vec<OwnedFd>,
     /// As in [`Listener`].
-    pub(crate) local: SocketAddr,
+    pub(crate) local: Address,
     /// As in [`Listener`].
     pub(crate) options: config::Listen,
+    /// The file of a Unix socket that was made here. It goes with the last generation
+    /// that has it, in the process that owns it.
+    file: Option<Arc<SocketFile>>,
+    /// One socket, which was passed to us: it can't be made to share its port.
+    is_passed: bool,
 }
 
 impl Bound {
     /// Binds, and does not listen: until [`Bound::listen`] nobody can connect, so
-    /// that it can still be given up without a trace.
+    /// that it can still be given up without a trace. A Unix socket listens at once.
+    ///
+    /// A Unix socket at which nobody listens any more is replaced.
     ///
     /// # Errors
     /// The address is taken, forbidden, or not this machine's.
     pub(crate) fn bind(options: &config::Listen, workers: u16) -> Result<Self, ListenError> {
-        let config::Address::Tcp(address) = options.address else {
-            return Err(ListenError::UnixSocket(options.address.clone()));
+        let bound = match &options.address {
+            Address::Tcp(address) => bind_tcp(*address, options)
+                .map(|(socket, local)| (socket, Address::Tcp(local), None)),
+            Address::Unix(path) => SocketFile::bind(path, options.backlog)
+                .map(|(socket, file)| (socket, options.address.clone(), Some(Arc::new(file)))),
         };
-        let (first, local) = bind_tcp(address, options).map_err(failed(options))?;
-        let mut bound = Self { sockets: vec![first], local, options: options.clone() };
+        let (first, local, file) = bound.map_err(failed(options))?;
+        let (sockets, options) = (vec![first], options.clone());
+        let mut bound = Self { sockets, local, options, file, is_passed: false };
         bound.grow(workers)?;
         Ok(bound)
+    }
+
+    /// A socket that listened before we were started.
+    pub(crate) fn adopt(passed: Passed, options: &config::Listen) -> Self {
+        let Passed { socket, address } = passed;
+        let (sockets, options) = (vec![socket], options.clone());
+        Self { sockets, local: address, options, file: None, is_passed: true }
+    }
+
+    /// Makes this process the one whose drop removes the file of a Unix socket: the
+    /// one that binds, until it has forked the master. Before there is a second
+    /// generation.
+    pub(crate) fn own_file(&mut self) {
+        if let Some(file) = self.file.as_mut().and_then(Arc::get_mut) {
+            file.own();
+        }
+    }
+
+    /// The file of a Unix socket is left to another process.
+    pub(crate) fn leave_file(&mut self) {
+        if let Some(file) = self.file.as_mut().and_then(Arc::get_mut) {
+            file.leave();
+        }
+    }
+
+    /// Whether all workers have the same socket.
+    fn is_shared(&self) -> bool {
+        let is_tcp = matches!(self.local, Address::Tcp(_));
+        self.options.accept == config::Accept::Shared || self.is_passed || !is_tcp
     }
 
     /// The same sockets for the next generation, with its options.
@@ -95,7 +152,9 @@ impl Bound {
             .map(OwnedFd::try_clone)
             .collect::<io::Result<Vec<_>>>()
             .map_err(failed(options))?;
-        let mut bound = Self { sockets, local: self.local, options: options.clone() };
+        let (local, file) = (self.local.clone(), self.file.clone());
+        let (options, is_passed) = (options.clone(), self.is_passed);
+        let mut bound = Self { sockets, local, options, file, is_passed };
         bound.grow(workers)?;
         Ok(bound)
     }
@@ -105,11 +164,10 @@ impl Bound {
     /// # Errors
     /// The kernel refuses one more.
     pub(crate) fn grow(&mut self, workers: u16) -> Result<(), ListenError> {
-        if self.options.accept == config::Accept::Reuseport {
-            while self.sockets.len() < usize::from(workers) {
-                let more = bind_tcp(self.local, &self.options).map_err(failed(&self.options))?;
-                self.sockets.push(more.0);
-            }
+        let Address::Tcp(local) = self.local else { return Ok(()) };
+        while !self.is_shared() && self.sockets.len() < usize::from(workers) {
+            let more = bind_tcp(local, &self.options).map_err(failed(&self.options))?;
+            self.sockets.push(more.0);
         }
         Ok(())
     }
@@ -130,12 +188,12 @@ impl Bound {
 
     /// Whether each of so many workers has one socket, and none has two.
     pub(crate) fn is_even(&self, workers: u16) -> bool {
-        self.options.accept == config::Accept::Shared || self.sockets.len() == usize::from(workers)
+        self.is_shared() || self.sockets.len() == usize::from(workers)
     }
 
     /// The descriptors of one worker.
     pub(crate) fn sockets_of(&self, number: u16, workers: u16) -> impl Iterator<Item = &OwnedFd> {
-        let is_shared = self.options.accept == config::Accept::Shared;
+        let is_shared = self.is_shared();
         self.sockets
             .iter()
             .enumerate()
@@ -148,12 +206,12 @@ impl Bound {
     /// What one worker listens on; for the worker's own process, in which the other
     /// descriptors are gone already.
     pub(crate) fn into_listeners(self, number: u16, workers: u16) -> Vec<Listener> {
-        let Self { sockets, local, options } = self;
-        let is_shared = options.accept == config::Accept::Shared;
+        let is_shared = self.is_shared();
+        let Self { sockets, local, options, .. } = self;
         let mut listeners = Vec::new();
         for (nth, socket) in sockets.into_iter().enumerate() {
             if is_shared || nth % usize::from(workers.max(1)) == usize::from(number) {
-                let configured = options.address.clone();
+                let (configured, local) = (options.address.clone(), local.clone());
                 listeners.push(Listener { socket, configured, local, options: options.clone() });
             } else {
                 // Closed right after the fork: it is not ours to close again.
@@ -167,6 +225,35 @@ impl Bound {
 fn failed(options: &config::Listen) -> impl Fn(io::Error) -> ListenError {
     let address = options.address.clone();
     move |cause| ListenError::Bind { address: address.clone(), cause }
+}
+
+/// A listening socket from whoever started us: systemd's socket activation.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    socket: OwnedFd,
+    /// Where it listens.
+    pub(crate) address: Address,
+}
+
+impl Passed {
+    /// The sockets that were passed to this process, in their order. Once.
+    ///
+    /// # Errors
+    /// [`ListenError::Passed`] for anything that is no listening stream socket.
+    pub(crate) fn take() -> Result<Vec<Self>, ListenError> {
+        let wrong = |number, cause| ListenError::Passed { number, cause };
+        let passed = activation::take().map_err(|cause| wrong(activation::FIRST, cause))?;
+        let examine = |(nth, socket): (usize, OwnedFd)| {
+            let address = activation::listening_address(&socket)
+                .map_err(|cause| wrong(activation::FIRST + nth, cause))?;
+            let address = match address {
+                activation::Address::Ip(address) => Address::Tcp(address),
+                activation::Address::Path(path) => Address::Unix(path),
+            };
+            Ok(Self { socket, address })
+        };
+        passed.into_iter().enumerate().map(examine).collect()
+    }
 }
 
 fn bind_tcp(address: SocketAddr, options: &config::Listen) -> io::Result<(OwnedFd, SocketAddr)> {
@@ -197,9 +284,14 @@ mod tests {
 
     fn options(address: &str) -> config::Listen {
         config::Listen {
-            address: config::Address::Tcp(address.parse().unwrap()),
+            address: Address::Tcp(address.parse().unwrap()),
             ..config::Listen::default()
         }
+    }
+
+    fn tcp(bound: &Bound) -> SocketAddr {
+        let Address::Tcp(address) = bound.local else { panic!("{:?}", bound.local) };
+        address
     }
 
     fn listening(options: &config::Listen, workers: u16) -> Bound {
@@ -212,10 +304,11 @@ mod tests {
     fn port_zero_becomes_a_port_and_the_configured_text_stays() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let bound = Bound::bind(&options(address), 2).unwrap();
-            assert_ne!(bound.local.port(), 0);
-            assert!(TcpStream::connect(bound.local).is_err(), "it does not listen yet");
+            let local = tcp(&bound);
+            assert_ne!(local.port(), 0);
+            assert!(TcpStream::connect(local).is_err(), "it does not listen yet");
             bound.listen().unwrap();
-            TcpStream::connect(bound.local).unwrap();
+            TcpStream::connect(local).unwrap();
             let listeners = bound.into_listeners(1, 2);
             assert_eq!(listeners.len(), 1);
             assert_eq!(listeners[0].configured.to_string(), address);
@@ -226,7 +319,9 @@ mod tests {
     fn a_taken_address_is_named_with_the_kernels_reason() {
         let first = listening(&options("127.0.0.1:0"), 1);
         let taken = options(&first.local.to_string());
-        let text = Bound::bind(&taken, 1).unwrap_err().to_string();
+        let error = Bound::bind(&taken, 1).unwrap_err();
+        assert!(error.is_taken());
+        let text = error.to_string();
         assert!(text.contains(&first.local.to_string()), "{text}");
         assert!(text.contains("Address already in use"), "{text}");
     }
@@ -234,11 +329,29 @@ mod tests {
     #[test]
     fn what_stays_listens_on_when_the_generation_before_is_gone() {
         let first = listening(&options("127.0.0.1:0"), 1);
-        let local = first.local;
+        let local = tcp(&first);
         let next = first.stay(&options("127.0.0.1:0"), 4).unwrap();
         drop(first);
         TcpStream::connect(local).unwrap();
         assert_eq!(next.sockets.len(), 1);
+    }
+
+    #[test]
+    fn the_file_of_a_unix_socket_goes_with_its_last_generation() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        let unix = config::Listen {
+            address: Address::Unix(path.clone()),
+            accept: config::Accept::Reuseport,
+            ..config::Listen::default()
+        };
+        let first = listening(&unix, 3);
+        assert!(first.is_even(9), "one socket is all there can be");
+        let next = first.stay(&unix, 2).unwrap();
+        drop(first);
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        drop(next);
+        assert!(!path.exists());
     }
 
     #[test]

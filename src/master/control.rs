@@ -99,8 +99,9 @@ impl ControlSocket {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let listener = unix_socket::bind(path)?;
-        listener.set_nonblocking(true)?;
+        let backlog = i32::try_from(CLIENTS_MAX).unwrap_or(i32::MAX);
+        let listener =
+            UnixListener::from(unix_socket::bind(path, unix_socket::MODE_PRIVATE, backlog)?);
         Ok(Self { path: path.to_owned(), identity: identity(path), listener, clients: Vec::new() })
     }
 

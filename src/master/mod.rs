@@ -11,6 +11,7 @@
 //! ```
 
 mod control;
+mod manager;
 mod pid_file;
 mod plan;
 mod policy;
@@ -24,7 +25,6 @@ mod stop;
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,12 +37,15 @@ pub(crate) use control::ControlSocket;
 pub(crate) use pid_file::{PidFile, PidFileError};
 
 use crate::channel::{MasterEnd, Message, Received, WorkerEnd};
-use crate::config::{Config, ConfigErrors, Loaded};
+use crate::config::{Address, Config, ConfigErrors, Loaded};
 use crate::listen::{Bound, Listener};
 use crate::logging::{self, Copies};
 use crate::shm::{Counter, Slot, SlotState, Zone};
+use crate::sys::notify::Notifier;
+use crate::sys::privileges::Identity;
 use crate::sys::process::ExitReason;
 use crate::sys::signals::Signals;
+use manager::Manager;
 use plan::{Event, Plan};
 use reload::{Candidate, History};
 use stop::Stop;
@@ -80,17 +83,14 @@ pub(crate) struct Setup {
     pub copies: Copies,
     /// What the operator should know; `status` repeats it.
     pub warnings: Vec<String>,
+    /// Whom the workers become; `None`: they stay who the master is.
+    pub identity: Option<Identity>,
+    /// The line to the service manager, if one has started us.
+    pub manager: Option<Notifier>,
 }
 
-/// What a reload needs of the outside, which the master knows nothing of.
-#[derive(Clone, Copy)]
-pub(crate) struct Site<'a> {
-    /// Reads and checks the configuration anew, from where it was at the start.
-    pub load: &'a dyn Fn() -> Result<Loaded, ConfigErrors>,
-    /// Makes ready for workers of a configuration; what the operator should know of
-    /// it. Called anew with the configuration that stays when a reload fails.
-    pub prepare: &'a dyn Fn(&Config) -> Vec<String>,
-}
+/// Reads and checks the configuration anew, from where it was at the start.
+pub(crate) type Load<'a> = &'a dyn Fn() -> Result<Loaded, ConfigErrors>;
 
 /// Why no server came of it. Nothing is left running then.
 #[derive(Debug, Error)]
@@ -165,7 +165,7 @@ enum Phase {
 }
 
 struct Master<'a> {
-    site: Site<'a>,
+    load: Load<'a>,
     /// Of the generation that serves, as everything here that is not a `Candidate`'s.
     config: Arc<Config>,
     generation: u64,
@@ -177,11 +177,13 @@ struct Master<'a> {
     zone: Arc<Zone>,
     listeners: Vec<Bound>,
     /// Where the listeners listen; kept when a stop closes them.
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Address>,
     worker_logs: Vec<Arc<File>>,
     control: Option<ControlSocket>,
     copies: Copies,
     warnings: Vec<String>,
+    identity: Option<Identity>,
+    manager: Manager,
     run_worker: &'a dyn Fn(Assignment) -> ExitReason,
     /// `None` only in a worker, right after its fork.
     signals: Option<Signals>,
@@ -217,27 +219,29 @@ struct Master<'a> {
 /// [`StartError`] when the first workers did not come up; never later.
 pub(crate) fn run(
     setup: Setup,
-    site: Site<'_>,
+    load: Load<'_>,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
-    on_ready: impl FnOnce(&[SocketAddr]),
+    on_ready: impl FnOnce(&[Address]),
 ) -> Result<(), StartError> {
     let step = |step| move |cause| StartError::System { step, cause };
     let zone = Zone::create(setup.config.max_connections).map_err(step("shared memory"))?;
     let signals = Signals::new(&crate::sys::signals::USED).map_err(step("signal handlers"))?;
     let workers = setup.config.effective_worker_processes();
     let mut master = Master {
-        site,
+        load,
         generation: 1,
         last_generation: 1,
         workers_configured: workers,
         workers_wanted: workers,
         zone,
-        addresses: setup.listeners.iter().map(|bound| bound.local).collect(),
+        addresses: setup.listeners.iter().map(|bound| bound.local.clone()).collect(),
         listeners: setup.listeners,
         worker_logs: setup.worker_logs,
         control: Some(setup.control),
         copies: setup.copies,
         warnings: setup.warnings,
+        identity: setup.identity,
+        manager: Manager::new(setup.manager),
         run_worker,
         signals: Some(signals),
         workers: Vec::new(),
@@ -273,7 +277,7 @@ pub(crate) fn run(
 }
 
 impl Master<'_> {
-    fn supervise(&mut self, on_ready: impl FnOnce(&[SocketAddr])) -> Result<(), StartError> {
+    fn supervise(&mut self, on_ready: impl FnOnce(&[Address])) -> Result<(), StartError> {
         let mut on_ready = Some(on_ready);
         while !(self.stop.is_stopping() && self.workers.is_empty()) {
             let ready_channels = self
@@ -293,6 +297,7 @@ impl Master<'_> {
                 && let Some(on_ready) = on_ready.take()
             {
                 on_ready(&self.addresses);
+                self.manager.ready(&self.addresses, self.pauses.len());
                 // What was asked for meanwhile is due.
                 self.plan.note(Event::Started);
                 self.act_on_plan();
@@ -397,6 +402,7 @@ impl Master<'_> {
 
     fn enforce_deadlines(&mut self) {
         let now = Instant::now();
+        self.manager.ping(now);
         self.enforce_stop(now);
         self.enforce_leaving(now);
         self.enforce_candidate(now);

@@ -116,7 +116,7 @@ impl Master<'_> {
     }
 
     fn read_candidate(&self, begun: Instant) -> Result<Candidate, Failure> {
-        let loaded = (self.site.load)().map_err(Failure::Config)?;
+        let loaded = (self.load)().map_err(Failure::Config)?;
         let mut config = loaded.config;
         let changes = self.config.changes(&config);
         config.keep_until_restart(&self.config);
@@ -181,7 +181,7 @@ impl Master<'_> {
         })
     }
 
-    pub(super) fn start_candidate(&mut self, mut candidate: Candidate) {
+    pub(super) fn start_candidate(&mut self, candidate: Candidate) {
         let list = |keys: &[String]| if keys.is_empty() { "-".into() } else { keys.join(",") };
         log::info!(
             "reloading generation={} workers={} changed={:?}",
@@ -192,15 +192,10 @@ impl Master<'_> {
         if !candidate.changes.restart.is_empty() {
             log::warn!("a restart is needed for {}", candidate.changes.restart.join(", "));
         }
-        let more = (self.site.prepare)(&candidate.config);
-        for warning in more {
-            if !candidate.warnings.contains(&warning) {
-                candidate.warnings.push(warning);
-            }
-        }
         for warning in &candidate.warnings {
             log::warn!("{warning}");
         }
+        self.manager.reloading();
         // Also when it fails: no two generations have the same number.
         self.last_generation = candidate.generation;
         self.candidate = Some(candidate);
@@ -331,6 +326,7 @@ impl Master<'_> {
         self.install(candidate);
         self.vacancies.clear();
         self.reloads.add(None);
+        self.manager.ready(&self.addresses, self.pauses.len());
         self.plan.note(Event::Over);
         let ready_ms = u64::try_from(ready.as_millis()).unwrap_or(u64::MAX);
         log::info!(
@@ -359,7 +355,7 @@ impl Master<'_> {
         self.generation = candidate.generation;
         // Sockets that stay have a second descriptor among the new ones.
         self.listeners = candidate.listeners;
-        self.addresses = self.listeners.iter().map(|bound| bound.local).collect();
+        self.addresses = self.listeners.iter().map(|bound| bound.local.clone()).collect();
         self.worker_logs = candidate.worker_logs;
         self.workers_configured = configured;
         self.workers_wanted = candidate.workers;
@@ -377,8 +373,8 @@ impl Master<'_> {
     pub(super) fn fail_reload(&mut self, reason: &str) {
         let Some(candidate) = self.candidate.take() else { return };
         self.terminate(&candidate);
+        self.manager.ready(&self.addresses, self.pauses.len());
         // Nobody could connect to its new sockets yet: they go without a trace.
-        let _warnings = (self.site.prepare)(&self.config);
         self.report_failure(&Failure::Other(reason.to_owned()), &candidate.waiters);
     }
 

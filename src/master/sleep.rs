@@ -56,6 +56,7 @@ impl Master<'_> {
             self.control.as_ref().and_then(ControlSocket::next_deadline),
             self.stop.deadline(),
             self.settle_at,
+            self.manager.next_ping(),
             arming,
         ];
         let Some(deadline) = deadline.into_iter().flatten().min() else {

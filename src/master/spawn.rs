@@ -13,10 +13,11 @@ use std::time::Instant;
 
 use super::{Assignment, Master, Worker};
 use crate::channel::{Channel, WorkerEnd};
+use crate::config::CpuAffinity;
 use crate::logging::{self, Copies, Role};
 use crate::shm::Slot;
 use crate::sys::process::{self, ExitReason, Forked};
-use crate::sys::{self, signals};
+use crate::sys::{self, limits, privileges, signals};
 
 impl Master<'_> {
     pub(super) fn spawn(&mut self, number: u16) -> io::Result<()> {
@@ -57,8 +58,10 @@ impl Master<'_> {
         let assigned = slot.clone();
         let forked = process::fork_worker(|forked| {
             self.adopt(generation);
-            self.become_worker(&forked, number, assigned, worker_end)
-                .unwrap_or(ExitReason::CannotBoot)
+            self.become_worker(&forked, number, assigned, worker_end).unwrap_or_else(|error| {
+                log::error!("worker {number} cannot boot: {error}");
+                ExitReason::CannotBoot
+            })
         });
         signals::unblock()?;
         let pid = forked?;
@@ -119,6 +122,7 @@ impl Master<'_> {
             process::redirect_stderr_to_null()?;
         }
         sys::set_title(&format!("chappe: worker process {number}"));
+        self.confine(forked, number)?;
 
         let assignment = Assignment {
             number,
@@ -133,5 +137,28 @@ impl Master<'_> {
             config: Arc::clone(&self.config),
         };
         Ok((self.run_worker)(assignment))
+    }
+
+    /// Limits first, while there are still the rights to set them; then the rights
+    /// go. There is no second thread yet that would keep them.
+    fn confine(&self, forked: &Forked, number: u16) -> io::Result<()> {
+        if let Err(error) = limits::set_descriptors(self.config.worker_rlimit_nofile) {
+            // The same for each worker of a generation; the master has told it.
+            log::debug!("worker_rlimit_nofile cannot be set: {error}");
+        }
+        if self.config.worker_cpu_affinity == CpuAffinity::Auto {
+            let bound = limits::allowed_cpus().and_then(|cpus| {
+                let nth = usize::from(number).checked_rem(cpus.len()).unwrap_or(0);
+                limits::bind_to_cpu(*cpus.get(nth).ok_or(io::ErrorKind::NotFound)?)
+            });
+            if let Err(error) = bound {
+                log::warn!("worker_cpu_affinity has no effect: {error}");
+            }
+        }
+        if let Some(identity) = &self.identity {
+            let named = |error| io::Error::other(format!("cannot become the user: {error}"));
+            identity.assume(forked).map_err(named)?;
+        }
+        privileges::give_up_new_privileges(forked)
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::Master;
 use crate::shm::{Counter, CounterValues, SlotReport};
-use crate::sys::clock;
+use crate::sys::{clock, limits};
 
 /// The answer to a command that has no more to say.
 pub(super) fn accepted() -> Value {
@@ -28,12 +28,25 @@ impl Master<'_> {
             },
             "reload": self.reloads.to_json(),
             "workers": workers.iter().map(worker).collect::<Vec<_>>(),
+            "limits": self.limits(),
             "semaphores": {
                 "worker_ready": self.zone.worker_ready().value().ok(),
                 "connection_permits": self.zone.connection_permits().value().ok(),
             },
             // The master writes them itself, so they are never in the middle of a change.
             "totals": self.zone.totals().as_ref().map(|totals| counters(totals, &[])),
+        })
+    }
+
+    /// What a worker may have, after all.
+    fn limits(&self) -> Value {
+        let wanted = self.config.worker_rlimit_nofile;
+        let soft = limits::descriptors().unwrap_or(0);
+        // A worker sets its own; where it must not, it has the master's.
+        let descriptors = if wanted == 0 { soft } else { soft.min(wanted) };
+        json!({
+            "worker_descriptors": descriptors,
+            "worker_connections": self.config.effective_worker_connections(descriptors),
         })
     }
 }

@@ -71,6 +71,7 @@ impl Master<'_> {
     }
 
     fn begin_stop(&mut self, stop: Stop) {
+        self.manager.stopping(stop.deadline());
         self.stop = stop;
         self.plan.note(Event::Stop);
         self.abandon_reload();

@@ -9,16 +9,15 @@ use super::connection::{Connection, Rates};
 use super::event_loop::{Entry, EventLoop, Key};
 use super::settings::{ACCEPTS_MAX, LAST_ACCEPTS_MAX, LINGER_BYTES_MAX, REFUSED_LINGERING_MAX};
 use super::timers::Armed;
-use super::transport::{SocketOptions, Transport};
+use super::transport::{Acceptor, SocketOptions, Stream, Transport};
 use crate::dispatch::ReceiveHalf;
 use crate::frame::{ErrorNumber, error_frame};
-use crate::handler::ConnectionInfo;
+use crate::handler::{ConnectionInfo, Peer};
 use crate::send::{SendHalf, Socket};
 use crate::shm::Counter;
 use nix::sys::epoll::EpollFlags;
 use slotmap::Key as _;
 use std::io::{self, IoSlice};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,19 +37,19 @@ enum Listening {
     Armed,
     /// At the worker's own limit: until a connection closes.
     Full,
-    /// Out of descriptors or memory: until the next tick.
+    /// Out of descriptors or memory: until a connection closes, or the next tick.
     NoDescriptors,
 }
 
 /// The worker's listeners, with the options of what they accept.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    sockets: Vec<(TcpListener, SocketOptions)>,
+    sockets: Vec<(Acceptor, SocketOptions)>,
     listening: Listening,
 }
 
 impl Listeners {
-    pub(super) fn new(sockets: Vec<(TcpListener, SocketOptions)>) -> Self {
+    pub(super) fn new(sockets: Vec<(Acceptor, SocketOptions)>) -> Self {
         Self { sockets, listening: Listening::No }
     }
 }
@@ -164,11 +163,11 @@ impl EventLoop {
         }
     }
 
+    /// A connection is gone, and its descriptor with it.
     pub(super) fn room_for_connections(&mut self, now: Instant) {
-        if self.listeners.listening == Listening::Full
-            && self.connections < self.shared.settings.connections_max
-        {
-            self.listen_again(now);
+        match self.listeners.listening {
+            Listening::Full | Listening::NoDescriptors => self.listen_again(now),
+            Listening::No | Listening::Armed => {}
         }
     }
 
@@ -197,13 +196,7 @@ impl EventLoop {
         }
     }
 
-    fn admit(
-        &mut self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        options: &SocketOptions,
-        now: Instant,
-    ) {
+    fn admit(&mut self, stream: Stream, peer: Peer, options: &SocketOptions, now: Instant) {
         let transport = match Transport::new(stream, options) {
             Ok(transport) => transport,
             Err(error) => {
@@ -237,7 +230,7 @@ impl EventLoop {
         });
         self.connections += 1;
         self.shared.counters.add(Counter::ConnectionsAccepted, 1);
-        self.connections_changed(now);
+        self.publish_connections();
         self.look(key, now);
     }
 

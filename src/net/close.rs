@@ -21,8 +21,10 @@ impl EventLoop {
     /// Reads the shared state of a connection and does what it asks for.
     pub(super) fn look(&mut self, key: Key, now: Instant) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        let is_over =
+            connection.hung_up && !connection.read_rest(&mut self.buffer, &self.shared, now);
         let view = connection.receive.send().view();
-        if view.aborted || connection.phase == Phase::Aborting {
+        if is_over || view.aborted || connection.phase == Phase::Aborting {
             self.abort(key, now);
             return;
         }
@@ -36,7 +38,7 @@ impl EventLoop {
         if connection.phase == Phase::Finishing && view.is_idle {
             // Behind the last reply. An error means that the peer is gone.
             let is_gone = connection.transport.finish().is_err();
-            if is_gone || connection.input == Input::Ended {
+            if is_gone || connection.hung_up || connection.input == Input::Ended {
                 self.abort(key, now);
                 return;
             }
@@ -88,7 +90,7 @@ impl EventLoop {
             connection.watched = None;
         }
         connection.phase = Phase::Aborting;
-        connection.receive.close();
+        connection.receive.close(&self.shared.counters);
         connection.end_input(connection.input, &self.shared);
         if connection.receive.send().clone().abort(&self.shared.counters) {
             self.remove(key, now);
@@ -103,7 +105,8 @@ impl EventLoop {
         self.shared.counters.add(Counter::ConnectionsClosed, 1);
         drop(connection);
         self.connections -= 1;
-        self.connections_changed(now);
+        self.publish_connections();
+        self.room_for_connections(now);
     }
 
     /// What is due for a connection whose timer has fired.
@@ -225,6 +228,42 @@ impl Connection {
             }
         }
         true
+    }
+
+    /// Whether EPOLLHUP leaves something to do: messages that the peer sent before it
+    /// closed, or that are not handled yet. Replies to them reach nobody.
+    pub(super) fn can_read_on_after_hangup(&self) -> bool {
+        let is_live = matches!(self.phase, Phase::Open | Phase::Draining);
+        let is_blocked = self.receive.send().view().blocked.is_some();
+        is_live && !is_blocked && self.transport.has_input_behind_hangup()
+    }
+
+    /// Reads what a peer that is gone has sent, as far as there is room for it; the
+    /// rest when there is room again. Out of the epoll set, there is no other event.
+    /// False if the connection is broken.
+    fn read_rest(&mut self, buffer: &mut [u8], shared: &Shared, now: Instant) -> bool {
+        /// A call that a signal interrupted is worth another one, not for ever.
+        const FRUITLESS_MAX: usize = 8;
+        let mut fruitless = 0;
+        while fruitless < FRUITLESS_MAX {
+            if shared.dispatch.total().excess() > 0 {
+                self.starved = true;
+            }
+            let view = self.receive.send().view();
+            let is_live = matches!(self.phase, Phase::Open | Phase::Draining);
+            if !is_live || !self.state(&view).reads() {
+                return true;
+            }
+            let before = self.input_bytes;
+            match self.read(buffer, shared, now) {
+                Read::Ended => return true,
+                Read::GoOn if self.input_bytes == before => fruitless += 1,
+                Read::GoOn => {}
+                Read::Broken => return false,
+            }
+        }
+        // Neither bytes nor an end: no hang-up that we know.
+        false
     }
 
     /// Keeps the clock of a peer that takes nothing.

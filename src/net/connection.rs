@@ -30,6 +30,8 @@ pub(super) struct Connection {
     pub(super) input_bytes: u64,
     /// The inbox total had no room when this connection was read last.
     pub(super) starved: bool,
+    /// The peer is gone, and what it sent before may still be in the kernel.
+    pub(super) hung_up: bool,
     /// What epoll watches now; `None`: it is not in the set.
     pub(super) watched: Option<EpollFlags>,
     pub(super) timer: Armed,
@@ -150,6 +152,7 @@ impl Connection {
             cutter_charged: 0,
             input_bytes: 0,
             starved: false,
+            hung_up: false,
             watched: None,
             timer: Armed::default(),
             clocks: Clocks::new(now),
@@ -166,6 +169,7 @@ impl Connection {
         State {
             phase: self.phase,
             input: self.input,
+            hung_up: self.hung_up,
             paused: self.starved || view.paused || self.receive.view().paused,
             blocked: view.blocked,
         }

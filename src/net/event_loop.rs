@@ -6,12 +6,13 @@ use super::connection::{Connection, DrainClock};
 use super::interest::Phase;
 use super::receive::Read;
 use super::settings::{
-    DRAIN_POSTPONED_MAX, EVENTS_MAX, READ_BYTES_MAX, STARVED_MAX, Settings, TICK, TIMERS_SLACK,
+    DRAIN_POSTPONED_MAX, EVENTS_MAX, READ_BYTES_MAX, SCARCE_READ_BYTES, STARVED_MAX, Settings,
+    TICK, TIMERS_SLACK,
 };
 use super::timers::Timers;
-use super::transport::{SocketOptions, Transport};
+use super::transport::{Acceptor, SocketOptions, Transport};
 use crate::dispatch::DispatchPath;
-use crate::frame::Goodbye;
+use crate::frame::{ErrorNumber, Goodbye};
 use crate::send::{Room, SendPath};
 use crate::shm::{Counter, Permits, Slot, ThreadCounters};
 use crate::sys;
@@ -19,7 +20,6 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use slotmap::{Key as _, KeyData, SlotMap, new_key_type};
 use std::collections::BTreeSet;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -80,6 +80,8 @@ pub struct EventLoop {
     starved: BTreeSet<Key>,
     /// Since when the inbox total has had no room, as the ticks saw it.
     starved_since: Option<Instant>,
+    /// How often the largest holders went since then.
+    reliefs: u32,
     /// One for all connections: what is read leaves it at once.
     pub(super) buffer: Box<[u8]>,
     pub(super) drain_reason: Goodbye,
@@ -94,7 +96,7 @@ impl EventLoop {
     /// Those of epoll_create1(2) and epoll_ctl(2).
     pub fn new(
         settings: Settings,
-        listeners: Vec<(TcpListener, SocketOptions)>,
+        listeners: Vec<(Acceptor, SocketOptions)>,
         dispatch: Arc<DispatchPath>,
         send: Arc<SendPath>,
         slot: Slot,
@@ -115,6 +117,7 @@ impl EventLoop {
             listeners: Listeners::new(listeners),
             starved: BTreeSet::new(),
             starved_since: None,
+            reliefs: 0,
             buffer: vec![0; READ_BYTES_MAX].into_boxed_slice(),
             drain_reason: Goodbye::Stopping,
             called: Vec::new(),
@@ -251,22 +254,23 @@ impl EventLoop {
         }
         if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
             // Neither can be masked: out of the set, or the loop would spin.
-            return self.abort(key, now);
+            if !connection.can_read_on_after_hangup() {
+                return self.abort(key, now);
+            }
+            connection.hung_up = true;
+            return self.look(key, now);
         }
         if flags.contains(EpollFlags::EPOLLOUT) {
             connection.receive.send().clone().flush_blocked(&self.shared.counters);
         }
         if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP) {
             let view = connection.receive.send().view();
-            if self.shared.dispatch.total().excess() > 0 {
-                // Looked at before each read, so that all connections together
-                // go at most one read beyond the bound.
-                connection.starved = true;
-            }
+            let room = self.room_to_read(key);
+            let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
             // The state may have changed since epoll was told.
             if connection.state(&view).reads() {
-                let read = connection.read(&mut self.buffer, &self.shared, now);
-                if read == Read::Broken {
+                let buffer = &mut self.buffer[..room];
+                if connection.read(buffer, &self.shared, now) == Read::Broken {
                     return self.abort(key, now);
                 }
             }
@@ -313,53 +317,89 @@ impl EventLoop {
     /// Closes the connections with the largest backlogs until the outbox total
     /// is within its bound: not the next innocent one that has a reply to get.
     fn shed(&mut self, now: Instant) {
-        let mut excess = self.shared.send.total().excess();
-        while excess > 0 {
+        let excess = self.shared.send.total().excess();
+        if excess > 0 {
             let owed = |connection: &Connection| connection.receive.send().view().queued_bytes;
-            excess = excess.saturating_sub(self.close_largest("outbox", owed, now));
+            self.close_largest("outbox", excess, owed, now);
         }
     }
 
-    /// What is received and not handled can be held by connections that will not
-    /// go on: begun frames that never end, replies that nobody reads. If that lasts,
-    /// the largest holder is closed, or it would be held against all the others.
+    /// How many bytes a connection may bring now. Looked at before each read, so
+    /// that all connections together go no further beyond the inbox total than one
+    /// read, and then [`SCARCE_READ_BYTES`] each.
+    ///
+    /// Those few bytes are for who holds nothing: what fits into them, a ping above
+    /// all, is handled and gone, however much memory begun frames hold.
+    fn room_to_read(&mut self, key: Key) -> usize {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return 0 };
+        if self.shared.dispatch.total().excess() == 0 {
+            return READ_BYTES_MAX;
+        }
+        connection.starved |= connection.cutter.is_inside_frame();
+        SCARCE_READ_BYTES
+    }
+
+    /// The inbox total can be held by connections that will not go on: begun frames
+    /// that never end, replies that nobody reads. If connections wait for room for
+    /// [`STARVED_MAX`], the largest holders go until an eighth of it is free. What is
+    /// free can be taken by more of the same; so it is a quarter the next time, then
+    /// a half, then all.
     fn relieve_starved(&mut self, now: Instant) {
-        let excess = self.shared.dispatch.total().excess();
+        let total = self.shared.dispatch.total();
+        let excess = total.excess();
         if self.starved.is_empty() || excess == 0 {
             self.starved_since = None;
+            self.reliefs = 0;
             return;
         }
+        let wanted = excess + ((total.max() / 8) << self.reliefs.min(3));
         let since = *self.starved_since.get_or_insert(now);
         if now.saturating_duration_since(since) >= STARVED_MAX {
             let held = |connection: &Connection| {
                 connection.receive.view().bytes + connection.cutter_charged
             };
-            self.close_largest("inbox", held, now);
+            self.close_largest("inbox", wanted, held, now);
+            self.reliefs += 1;
         }
     }
 
-    /// Gives up the connection with the most bytes. Returns how many these were;
-    /// all there could be, if there is none.
+    /// Ends the connections with the most bytes, until `wanted` bytes are free.
     fn close_largest(
         &mut self,
         total: &str,
+        wanted: usize,
         bytes: impl Fn(&Connection) -> usize,
         now: Instant,
-    ) -> usize {
+    ) {
         let of_entry = |(key, entry): (Key, &Entry)| match entry {
             Entry::Connection(connection) if connection.phase != Phase::Aborting => {
-                Some((bytes(connection), connection.id(), key))
+                Some((bytes(connection), key)).filter(|(bytes, _)| *bytes > 0)
             }
             _ => None,
         };
-        let largest = self.table.iter().filter_map(of_entry).max();
-        let Some((bytes, id, key)) = largest.filter(|(bytes, ..)| *bytes > 0) else {
-            return usize::MAX;
-        };
-        log::warn!("conn={id} closed, {total} total exhausted and it holds most bytes={bytes}");
-        self.shared.counters.add(Counter::ClosedSlow, 1);
-        self.abort(key, now);
-        bytes
+        let mut holders: Vec<(usize, Key)> = self.table.iter().filter_map(of_entry).collect();
+        holders.sort_unstable_by(|a, b| b.cmp(a));
+        let (mut freed, mut closed) = (0, 0);
+        for (held, key) in holders {
+            if freed >= wanted {
+                break;
+            }
+            let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { continue };
+            if total == "inbox" && connection.cutter_charged >= connection.receive.view().bytes {
+                // It holds a begun frame, no more: it can be told.
+                let text = "no memory is left for begun frames (inbox.total_max_bytes)";
+                connection.refuse(ErrorNumber::FrameTimeout, text, &self.shared);
+                self.look(key, now);
+            } else {
+                self.shared.counters.add(Counter::ClosedSlow, 1);
+                self.abort(key, now);
+            }
+            freed += held;
+            closed += 1;
+        }
+        log::warn!(
+            "{total} total exhausted, closed the largest holders connections={closed} bytes={freed}"
+        );
     }
 
     fn tick(&mut self, now: Instant) {
@@ -374,10 +414,9 @@ impl EventLoop {
         }
     }
 
-    /// The number of connections has changed.
-    pub(super) fn connections_changed(&mut self, now: Instant) {
+    /// Shows how many connections there are.
+    pub(super) fn publish_connections(&self) {
         self.slot.set_connections(u32::try_from(self.connections).unwrap_or(u32::MAX));
-        self.room_for_connections(now);
     }
 }
 
@@ -390,7 +429,7 @@ impl Watch {
         Ok(self.0.delete(fd)?)
     }
 
-    pub(super) fn add_listener(&self, listener: &TcpListener, nth: usize) -> io::Result<()> {
+    pub(super) fn add_listener(&self, listener: &Acceptor, nth: usize) -> io::Result<()> {
         // EPOLLEXCLUSIVE: a connect wakes one worker and not all of them.
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
         self.add(listener.as_fd(), flags, LISTENERS + nth as u64)

@@ -35,6 +35,8 @@ pub(super) enum Input {
 pub(super) struct State {
     pub(super) phase: Phase,
     pub(super) input: Input,
+    /// The peer has closed a socket on which that tells nothing of our input.
+    pub(super) hung_up: bool,
     /// By inbox, outbox or the worker's total.
     pub(super) paused: bool,
     pub(super) blocked: Option<Blocked>,
@@ -56,7 +58,7 @@ impl State {
     /// EPOLLRDHUP goes with EPOLLIN: it is level-triggered too, and stays on
     /// for ever once the peer has sent its FIN.
     pub(super) fn interest(self) -> Option<EpollFlags> {
-        if self.phase == Phase::Aborting {
+        if self.phase == Phase::Aborting || self.hung_up {
             return None;
         }
         let mut flags = EpollFlags::empty();
@@ -84,7 +86,10 @@ mod tests {
             for input in [Input::Open, Input::Refused, Input::Ended] {
                 for paused in [false, true] {
                     for blocked in [None, Some(Blocked::Socket), Some(Blocked::Buffers)] {
-                        let state = State { phase, input, paused, blocked };
+                        let state = State { phase, input, hung_up: false, paused, blocked };
+                        let gone = State { hung_up: true, ..state };
+                        assert_eq!(gone.interest(), None, "EPOLLHUP can't be masked");
+                        assert_eq!(gone.reads(), state.reads());
                         let Some(flags) = state.interest() else {
                             assert_eq!(phase, Phase::Aborting);
                             continue;

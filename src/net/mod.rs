@@ -20,4 +20,4 @@ mod transport;
 
 pub use event_loop::{EventLoop, Watched};
 pub use settings::Settings;
-pub use transport::SocketOptions;
+pub use transport::{Acceptor, SocketOptions};

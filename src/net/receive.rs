@@ -125,7 +125,7 @@ impl Connection {
         self.tell_error(number, begun, text);
     }
 
-    fn tell_error(&mut self, number: ErrorNumber, caused_by: Option<Header>, text: &str) {
+    fn tell_error(&self, number: ErrorNumber, caused_by: Option<Header>, text: &str) {
         log::debug!("conn={} {number:?}: {text}", self.id());
         let frame = error_frame(number, caused_by.map(|header| header.code), text);
         self.notify(frame, 1, Then::Finish);
@@ -140,13 +140,12 @@ impl Connection {
         self.notify(goodbye_frame(reason, text), 1, then);
     }
 
-    fn notify(&mut self, encoded: Bytes, frames: u32, then: Then) {
+    fn notify(&self, encoded: Bytes, frames: u32, then: Then) {
         self.push(Item::Notice(Notice { encoded, frames, then }));
     }
 
-    fn push(&mut self, item: Item) {
-        let room = self.receive.push(item);
-        self.starved |= room == Room::Exhausted;
+    fn push(&self, item: Item) {
+        self.receive.push(item);
     }
 
     /// Lets messages pass as the rate limits allow, and refuses the others, each
@@ -181,7 +180,7 @@ impl Connection {
         self.push_passed(&mut passed, &mut rest, whole_bytes);
     }
 
-    fn push_passed(&mut self, passed: &mut Passed, rest: &mut Bytes, whole_bytes: usize) {
+    fn push_passed(&self, passed: &mut Passed, rest: &mut Bytes, whole_bytes: usize) {
         let Passed { bytes, frames } = std::mem::take(passed);
         if frames > 0 {
             let part = rest.split_to(bytes);
@@ -192,7 +191,7 @@ impl Connection {
         }
     }
 
-    fn tell_refused(&mut self, refused: &mut Refusals, then: Then) {
+    fn tell_refused(&self, refused: &mut Refusals, then: Then) {
         let Refusals { encoded, frames } = std::mem::take(refused);
         if frames > 0 {
             self.notify(encoded.freeze(), frames, then);
@@ -235,7 +234,8 @@ impl Rates {
         #[expect(clippy::cast_precision_loss, reason = "a rate, not an account")]
         let per_second = settings.bytes_per_second as f64;
         #[expect(clippy::cast_precision_loss, reason = "at most 65535")]
-        let bytes = TokenBucket::new(per_second, settings.frame_bytes_max as f64, now);
+        let frame_bytes_max = settings.frame_bytes_max as f64;
+        let bytes = TokenBucket::new(per_second, frame_bytes_max.max(per_second), now);
         (messages.is_some() || bytes.is_some())
             .then(|| Box::new(Self { messages, bytes, too_fast_since: None, refused_at: None }))
     }

@@ -16,8 +16,10 @@ pub(super) const TOO_FAST_MAX: Duration = Duration::from_secs(10);
 /// A second without a refused frame ends such a time.
 pub(super) const TOO_FAST_QUIET: Duration = Duration::from_secs(1);
 /// How long connections may wait for room in the inbox total before the largest
-/// holder is closed.
-pub(super) const STARVED_MAX: Duration = Duration::from_secs(5);
+/// holders are closed.
+pub(super) const STARVED_MAX: Duration = Duration::from_secs(1);
+/// What a connection that holds nothing may bring while the inbox total is exhausted.
+pub(super) const SCARCE_READ_BYTES: usize = 512;
 /// How long a goodbye waits for a connection that is not read for the moment.
 pub(super) const DRAIN_POSTPONED_MAX: Duration = Duration::from_secs(1);
 /// How often it looks.

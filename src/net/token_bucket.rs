@@ -12,10 +12,9 @@ pub(super) struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// `None` for a rate of 0, which means no limit. A burst below one second's
-    /// worth is raised to that.
+    /// `None` for a rate of 0, which means no limit. A burst of 0 is one second's worth.
     pub(super) fn new(per_second: f64, burst: f64, now: Instant) -> Option<Self> {
-        let burst = burst.max(per_second);
+        let burst = if burst > 0.0 { burst } else { per_second.max(1.0) };
         (per_second > 0.0).then_some(Self { per_second, burst, tokens: burst, filled_at: now })
     }
 
@@ -58,10 +57,12 @@ mod tests {
     }
 
     #[test]
-    fn no_rate_is_no_limit_and_a_small_burst_is_a_seconds_worth() {
+    fn no_rate_is_no_limit_and_no_burst_is_a_seconds_worth() {
         let now = Instant::now();
         assert!(TokenBucket::new(0.0, 5.0, now).is_none());
-        let mut bucket = TokenBucket::new(10.0, 0.0, now).unwrap();
-        assert_eq!((0..40).filter(|_| take(&mut bucket, now)).count(), 10);
+        for (burst, at_once) in [(0.0, 10), (1.0, 1), (5.0, 5)] {
+            let mut bucket = TokenBucket::new(10.0, burst, now).unwrap();
+            assert_eq!((0..40).filter(|_| take(&mut bucket, now)).count(), at_once);
+        }
     }
 }

@@ -89,6 +89,12 @@ impl Budget {
         self.state.lock().used.saturating_sub(self.max)
     }
 
+    /// The bound.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
     /// Bytes held now.
     #[must_use]
     pub fn used(&self) -> usize {

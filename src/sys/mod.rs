@@ -6,7 +6,11 @@
 //! the contract of what it calls and who keeps it, so that the rest of the crate
 //! needs none.
 
+pub mod activation;
 pub mod clock;
+pub mod limits;
+pub mod notify;
+pub mod privileges;
 pub mod process;
 mod semaphore;
 mod shared_mapping;

@@ -2,31 +2,84 @@
 //! bytes; a longer path is reached through the descriptor of its directory, as
 //! `/proc/self/fd/N/name`, without changing the working directory.
 //!
-//! Only the master binds, and only the command line connects.
+//! Only launcher and master bind, and only commands and clients connect.
 
 use std::fs::File;
 use std::io;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
+};
 use nix::sys::stat::{Mode, umask};
+use nix::sys::time::TimeVal;
 
 /// What fits into `sun_path` beside the final NUL.
 const PATH_BYTES_MAX: usize = 107;
 
-/// Binds and listens, for this user alone (mode 0600). The path must not exist.
+/// For this user alone.
+pub const MODE_PRIVATE: u32 = 0o600;
+/// For everybody who can reach the directory.
+pub const MODE_PUBLIC: u32 = 0o666;
+
+/// Binds and listens; the socket doesn't block. The path must not exist.
 ///
 /// The mask of the process is changed for a moment, so it must have one thread.
 ///
 /// # Errors
 /// Of bind and listen; `InvalidInput` for a file name of more than about 90 bytes.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
+pub fn bind(path: &Path, mode: u32, backlog: i32) -> io::Result<OwnedFd> {
     let (short, _directory) = short_path(path)?;
+    let socket = stream_socket(SockFlag::SOCK_NONBLOCK)?;
     // Not chmod afterwards: somebody could connect in between.
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(short);
+    let before = umask(Mode::from_bits_truncate(0o777 & !mode));
+    let bound =
+        UnixAddr::new(&short).and_then(|address| socket::bind(socket.as_raw_fd(), &address));
     umask(before);
-    listener
+    bound?;
+    // More than the kernel's somaxconn is cut down by the kernel.
+    socket::listen(&socket, Backlog::new(backlog).unwrap_or(Backlog::MAXALLOWABLE))?;
+    Ok(socket)
+}
+
+/// Whether somebody listens on the socket at this path. Never waits: a full backlog
+/// is somebody's, too.
+///
+/// # Errors
+/// Of connect, other than that nobody listens.
+pub fn is_live(path: &Path) -> io::Result<bool> {
+    let (short, _directory) = short_path(path)?;
+    let socket = stream_socket(SockFlag::SOCK_NONBLOCK)?;
+    match socket::connect(socket.as_raw_fd(), &UnixAddr::new(&short)?) {
+        Ok(()) | Err(Errno::EAGAIN) => Ok(true),
+        Err(Errno::ECONNREFUSED) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Connects, within a time: a full backlog makes connects wait.
+///
+/// # Errors
+/// As [`connect`]; `WouldBlock` when the time is over.
+pub fn connect_timeout(path: &Path, timeout: Duration) -> io::Result<OwnedFd> {
+    let (short, _directory) = short_path(path)?;
+    let socket = stream_socket(SockFlag::empty())?;
+    // unix(7): the time-out of sends is that of connect too. Zero would be none.
+    let timeout = timeout.max(Duration::from_micros(1));
+    let seconds = libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX);
+    let value = TimeVal::new(seconds, timeout.subsec_micros().into());
+    setsockopt(&socket, sockopt::SendTimeout, &value)?;
+    socket::connect(socket.as_raw_fd(), &UnixAddr::new(&short)?)?;
+    Ok(socket)
+}
+
+fn stream_socket(flags: SockFlag) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | flags;
+    Ok(socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?)
 }
 
 /// Connects.
@@ -40,7 +93,6 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
 
 /// A path that fits, and what must stay open as long as it is used.
 fn short_path(path: &Path) -> io::Result<(PathBuf, Option<File>)> {
-    use std::os::fd::AsRawFd;
     if path.as_os_str().len() <= PATH_BYTES_MAX {
         return Ok((path.to_owned(), None));
     }
@@ -64,11 +116,29 @@ mod tests {
             let deep = directory.path().join("d".repeat(length));
             std::fs::create_dir(&deep).unwrap();
             let path = deep.join("control.sock");
-            let _listener = bind(&path).unwrap();
-            connect(&path).unwrap();
-            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-            assert_eq!(mode & 0o777, 0o600);
+            for mode in [MODE_PRIVATE, MODE_PUBLIC] {
+                let listener = bind(&path, mode, 8).unwrap();
+                connect(&path).unwrap();
+                connect_timeout(&path, Duration::from_secs(9)).unwrap();
+                assert!(is_live(&path).unwrap());
+                let found = std::fs::metadata(&path).unwrap().permissions().mode();
+                assert_eq!(found & 0o777, mode);
+                drop(listener);
+                assert!(!is_live(&path).unwrap());
+                std::fs::remove_file(&path).unwrap();
+            }
         }
+    }
+
+    #[test]
+    fn a_full_backlog_is_somebodys_and_is_waited_for_only_so_long() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("full.sock");
+        let _listener = bind(&path, MODE_PRIVATE, 0).unwrap();
+        let _waiting = connect(&path).unwrap();
+        assert!(is_live(&path).unwrap());
+        let error = connect_timeout(&path, Duration::from_millis(20)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
@@ -76,7 +146,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control.sock");
         assert_eq!(connect(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
-        drop(bind(&path).unwrap());
+        drop(bind(&path, MODE_PRIVATE, 8).unwrap());
         assert_eq!(connect(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 }

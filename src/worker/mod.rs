@@ -17,24 +17,19 @@ use crate::frame::Goodbye;
 use crate::handler::{Application, Handlers, WorkerInfo};
 use crate::listen::Listener;
 use crate::logging;
-use crate::net::{EventLoop, Settings, SocketOptions, Watched};
+use crate::net::{Acceptor, EventLoop, Settings, SocketOptions, Watched};
 use crate::send::{CallList, SendList, SendPath};
 use crate::shm::{Counter, Slot};
 use crate::sys;
+use crate::sys::limits;
 use crate::sys::process::ExitReason;
 use crate::sys::signals::{self as sys_signals, Signals};
-use nix::sys::resource::{Resource, getrlimit};
 use signals::{Asked, asked_by};
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use threads::Threads;
-
-/// Descriptors that a worker keeps for itself: refused connections that linger,
-/// and its own. `docs/ARCHITECTURE.md` lists them.
-const DESCRIPTORS_RESERVED: u64 = 128;
 
 /// How often an ending worker looks whether its threads are gone.
 const ENDING_POLL: Duration = Duration::from_millis(10);
@@ -128,7 +123,7 @@ impl Worker {
             .into_iter()
             .map(|listener| {
                 let options = socket_options(&listener, &config);
-                (TcpListener::from(listener.socket), options)
+                (acceptor(listener), options)
             })
             .collect();
         let event_loop = EventLoop::new(
@@ -277,6 +272,13 @@ impl Worker {
     }
 }
 
+fn acceptor(listener: Listener) -> Acceptor {
+    match listener.local {
+        config::Address::Tcp(_) => Acceptor::Tcp(listener.socket.into()),
+        config::Address::Unix(_) => Acceptor::Unix(listener.socket.into()),
+    }
+}
+
 fn socket_options(listener: &Listener, config: &Config) -> SocketOptions {
     let options = &listener.options;
     SocketOptions {
@@ -303,17 +305,8 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// `worker.max_connections`, or what the descriptor limit leaves room for.
+/// The master has told the operator if it is less than what is configured.
 fn connections_max(config: &Config) -> usize {
-    let configured = config.worker.max_connections as usize;
-    let Ok((descriptors, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return configured };
-    let room = descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(1);
-    let effective = configured.min(usize::try_from(room).unwrap_or(usize::MAX));
-    if effective < configured {
-        log::warn!(
-            "worker.max_connections={configured} needs more descriptors than RLIMIT_NOFILE={descriptors}, \
-             effective={effective}"
-        );
-    }
-    effective
+    let descriptors = limits::descriptors().unwrap_or(u64::MAX);
+    config.effective_worker_connections(descriptors) as usize
 }

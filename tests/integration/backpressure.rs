@@ -4,6 +4,8 @@ use std::thread::Scope;
 
 use chappe::client::{CODE_ECHO, CODE_PING, ClientError, ErrorNumber, Receiver, Sender};
 
+use chappe::frame::encode;
+
 use crate::support::{Numbered, TestServer, proc, small_buffers, wait_until};
 
 /// Small buffers everywhere, one worker, so that everybody meets there.
@@ -109,6 +111,35 @@ fn a_slow_reader_gets_everything_in_order() {
     });
     let status = server.status_json();
     assert!(status["totals"]["sends_blocked"].as_u64() > Some(0), "{status:#}");
+}
+
+/// Begun frames that never end may fill the inbox total; who sends whole messages
+/// is served all the same, and the memory comes back.
+#[test]
+fn begun_frames_do_not_stop_the_others() {
+    let toml = "worker_processes = 1\n[inbox]\nmax_bytes = \"64KiB\"\n\
+                total_max_bytes = \"1MiB\"\n[timeouts]\nframe = \"1h\"\n";
+    let server = TestServer::start("begun_frames", toml);
+    let begun = encode(CODE_ECHO, &vec![7; 60_000]).expect("fits");
+    // Less than the kernel's own buffers: sent at once, whether it is read or not.
+    let mut hogs: Vec<_> = (0..100).map(|_| server.connect()).collect();
+    for hog in &mut hogs {
+        hog.send_bytes(&begun[..begun.len() - 1]).expect("sent");
+    }
+    server.wait_status("/totals/reads_paused", |paused| paused > 0);
+    let mut client = server.connect();
+    for _ in 0..20 {
+        assert_eq!(client.call(CODE_PING, b"").expect("served").code, CODE_PING);
+    }
+    // A larger message gets its memory once the hogs lose theirs. Until then it may
+    // be told, like them, that there is none.
+    let body = vec![9; 50_000];
+    wait_until("a large message is served", || {
+        let reply = server.connect().call(CODE_ECHO, &body).expect("a word");
+        let refused = reply.as_error().is_some_and(|error| error.is(ErrorNumber::FrameTimeout));
+        assert!(refused || reply.body == body);
+        !refused
+    });
 }
 
 #[test]

@@ -12,7 +12,8 @@ use nix::unistd::Pid;
 
 use crate::support::server::{command, configuration, finish};
 use crate::support::{
-    DEADLINE, Finished, TestServer, drain, fresh_dir, proc, wait_for, wait_until,
+    DEADLINE, Finished, Numbered, TestServer, drain, fresh_dir, proc, small_buffers, wait_for,
+    wait_until,
 };
 
 #[track_caller]
@@ -184,6 +185,33 @@ fn workers_leave_when_the_master_is_killed() {
     assert_nothing_left(&server);
     let (_, end) = drain(&mut client);
     assert!(end.is_disconnect(), "{end:?}");
+}
+
+#[test]
+fn a_start_right_after_the_masters_death_finds_the_port_free() {
+    let first = TestServer::start("killed_master_first", "");
+    // Replies that nobody reads yet keep one of its workers for a while.
+    let mut client = small_buffers(first.address, 4096);
+    for number in 0..20 {
+        client.send(CODE_ECHO, &Numbered { stream: 0, number, bytes: 60_000 }.body()).unwrap();
+    }
+    first.wait_status("/totals/sends_blocked", |blocked| blocked > 0);
+    first.signal(Signal::SIGKILL);
+
+    let toml = format!("[[listen]]\naddress = \"{}\"\n", first.address);
+    let second = TestServer::start("killed_master_second", &toml);
+    assert_eq!(second.address, first.address);
+    assert_eq!(second.connect().call(CODE_ECHO, b"new").unwrap().body, "new");
+    assert!(!proc::group(first.pid()).is_empty(), "a worker of the dead master still drains");
+    for number in 0..20 {
+        let expected = Numbered { stream: 0, number, bytes: 60_000 }.body();
+        assert!(client.receive().unwrap().body == expected, "reply {number}");
+    }
+    assert!(client.receive().unwrap().as_goodbye().expect("a goodbye").is(Goodbye::Stopping));
+    drop(client);
+    wait_until("the old workers are gone", || {
+        proc::group(first.pid()).iter().all(|pid| *pid == first.pid())
+    });
 }
 
 /// A server that went to the background. It is ended by its pid.

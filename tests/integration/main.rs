@@ -5,12 +5,18 @@
 mod support;
 
 mod backpressure;
+mod bad_configuration;
 mod bad_input;
 mod descriptors;
 mod half_close;
 mod lifecycle;
+mod limits;
 mod messages;
+mod output;
+mod privileges;
 mod reload;
 mod reload_storm;
+mod service;
 mod status;
+mod unix_sockets;
 mod volume;

@@ -4,7 +4,7 @@ use super::*;
 use bytes::Bytes;
 use chappe::dispatch::{DispatchPath, InboxLimits, Item, ReceiveHalf, run_turn};
 use chappe::frame::Chunk;
-use chappe::handler::{ConnectionInfo, Replies, Serve, Served};
+use chappe::handler::{ConnectionInfo, Peer, Replies, Serve, Served};
 
 /// Answers each one-byte message with itself, or with nothing.
 pub(super) struct Answer {
@@ -39,7 +39,7 @@ pub(super) fn receive_half(
 ) -> (Arc<ReceiveHalf>, Arc<DispatchPath>) {
     let limits = InboxLimits { messages_max, bytes_max: 1_000 };
     let path = Arc::new(DispatchPath::new(limits, 1_000));
-    let info = ConnectionInfo { id: 1, peer: ([127, 0, 0, 1], 1).into() };
+    let info = ConnectionInfo { id: 1, peer: Peer::Unix };
     let half = ReceiveHalf::new(info, Arc::clone(send), Arc::clone(&path));
     (Arc::new(half), path)
 }

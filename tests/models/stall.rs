@@ -52,7 +52,7 @@ fn a_connection_may_go_at_any_point_of_its_turn() {
         let sender = send_thread(&send);
         let handler = handler_thread(&dispatch, serve);
         let counters = ThreadCounters::detached();
-        receive.close();
+        receive.close(&counters);
         while !half.abort(&counters) {
             send.calls().bell().wait();
             send.calls().take(&mut Vec::new());

@@ -70,11 +70,13 @@ pub(crate) fn configuration(toml: &str) -> String {
 
 /// The command line for a directory made by [`fresh_dir`].
 pub(crate) fn command(dir: &Path) -> Command {
-    command_of(Command::new(PROGRAM), dir)
+    let mut command = command_of(Command::new(PROGRAM), dir);
+    command.stdin(Stdio::null());
+    command
 }
 
 fn command_of(mut command: Command, dir: &Path) -> Command {
-    command.arg("-p").arg(dir).arg("-c").arg(dir.join("chappe.toml")).stdin(Stdio::null());
+    command.arg("-p").arg(dir).arg("-c").arg(dir.join("chappe.toml"));
     command
 }
 
@@ -115,7 +117,9 @@ impl TestServer {
     /// server tells it, so nothing can race.
     #[track_caller]
     pub(crate) fn start(test: &str, toml: &str) -> Self {
-        Self::start_program(Command::new(PROGRAM), test, toml)
+        let mut program = Command::new(PROGRAM);
+        program.stdin(Stdio::null());
+        Self::start_program(program, test, toml)
     }
 
     /// The same with another program that is a server.

@@ -1,0 +1,45 @@
+//! Whom the workers become: `user`, looked up before anything is forked.
+
+use super::Failure;
+use crate::config::Loaded;
+use crate::sys::privileges::{self, Identity};
+
+/// What comes of `user`.
+#[derive(Debug)]
+pub(super) enum Become {
+    /// Workers become somebody else.
+    Somebody(Identity),
+    /// Workers stay who the master is.
+    Nobody,
+    /// Likewise, though the operator has asked for something else.
+    Ignored(String),
+}
+
+/// Looks `user` up, as this process would use it.
+///
+/// # Errors
+/// An unknown name is a mistake in the configuration. Without root nobody is looked
+/// up: one file may serve machines that have the user and those that have not.
+pub(super) fn of(loaded: &Loaded) -> Result<Become, Failure> {
+    let Some(user) = &loaded.config.user else { return Ok(Become::Nobody) };
+    if !privileges::is_root() {
+        let ignored = loaded.written("user").map(|place| {
+            Become::Ignored(format!(
+                "{place}: user is ignored: only root can become somebody else, and this is not root"
+            ))
+        });
+        return Ok(ignored.unwrap_or(Become::Nobody));
+    }
+    match Identity::look_up(&user.user, user.group.as_deref()) {
+        Ok(identity) => Ok(Become::Somebody(identity)),
+        Err(error) => {
+            let place = loaded.written("user").unwrap_or("user by default");
+            let text = format!(
+                "{place}: user is {:?}: {error}; must be a name of this machine, or \
+                 \"\" (stay root)",
+                user.to_string()
+            );
+            Err(crate::config::ConfigErrors::one(text).into())
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What the service manager is told, if one has started us: that we are ready or
+//! stopping, and signs of life. What it doesn't hear is logged, and that is all.
+
+use std::time::{Duration, Instant};
+
+use crate::config::Address;
+use crate::sys::clock;
+use crate::sys::notify::Notifier;
+
+/// What it gets beside the deadline of a stop, for the master to clean up.
+const STOP_SLACK: Duration = Duration::from_secs(5);
+
+/// See the module; without a service manager it does nothing.
+#[derive(Debug)]
+pub(super) struct Manager(Option<Notifier>);
+
+impl Manager {
+    pub(super) fn new(notifier: Option<Notifier>) -> Self {
+        Self(notifier)
+    }
+
+    /// Every worker serves.
+    pub(super) fn ready(&self, addresses: &[Address], workers: usize) {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let pid = std::process::id();
+        let addresses = addresses.join(" ");
+        self.tell(&format!(
+            "READY=1\nMAINPID={pid}\nSTATUS=serving on {addresses} with {workers} workers\n"
+        ));
+    }
+
+    /// A new generation is on its way; `ready` is told again when that is over.
+    pub(super) fn reloading(&self) {
+        let micros = u128::from(clock::monotonic_ms()) * 1000;
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading\n"));
+    }
+
+    /// The server goes, by `deadline` at the latest: it may take longer than the
+    /// manager would wait by itself.
+    pub(super) fn stopping(&self, deadline: Option<Instant>) {
+        let left =
+            deadline.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+        let micros = (left + STOP_SLACK).as_micros();
+        self.tell(&format!(
+            "STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}\nSTATUS=stopping, {}s at most\n",
+            left.as_secs()
+        ));
+    }
+
+    /// A sign of life, if one is due: the master's loop goes round.
+    pub(super) fn ping(&mut self, now: Instant) {
+        if let Some(notifier) = &mut self.0
+            && let Err(error) = notifier.ping(now)
+        {
+            log::warn!("the service manager did not hear the watchdog's ping: {error}");
+        }
+    }
+
+    /// When the next sign of life is due.
+    pub(super) fn next_ping(&self) -> Option<Instant> {
+        self.0.as_ref().and_then(Notifier::next_ping)
+    }
+
+    fn tell(&self, lines: &str) {
+        if let Some(notifier) = &self.0
+            && let Err(error) = notifier.tell(lines)
+        {
+            log::warn!("the service manager does not listen: {error}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What a process may use: descriptors and CPUs.
+
+use std::io;
+
+use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{Pid, geteuid};
+
+/// The limit of open descriptors that [`set_descriptors`] sets: `wanted`, or for 0 the
+/// hard limit. Beyond that only root may go.
+///
+/// # Errors
+/// None that Linux reports.
+pub fn target_descriptors(wanted: u64) -> io::Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let is_allowed = wanted <= hard || geteuid().is_root();
+    Ok(if wanted != 0 && is_allowed { wanted } else { hard })
+}
+
+/// The limit of open descriptors in force.
+///
+/// # Errors
+/// None that Linux reports.
+pub fn descriptors() -> io::Result<u64> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(soft)
+}
+
+/// Sets the limit of open descriptors, for this process and those that it forks.
+///
+/// # Errors
+/// `EPERM` when it had to be less than `wanted`.
+pub fn set_descriptors(wanted: u64) -> io::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let target = target_descriptors(wanted)?;
+    if target != soft {
+        setrlimit(Resource::RLIMIT_NOFILE, target, hard.max(target))?;
+    }
+    if target < wanted { Err(Errno::EPERM.into()) } else { Ok(()) }
+}
+
+/// The CPUs on which this process may run, by number.
+///
+/// # Errors
+/// `EINVAL` on a machine with more than 1024 CPUs.
+pub fn allowed_cpus() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(Pid::from_raw(0))?;
+    Ok((0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true)).collect())
+}
+
+/// Binds this thread, and the threads that it starts later, to one CPU.
+///
+/// # Errors
+/// `EINVAL` if there is no such CPU, or none that this process may use.
+pub fn bind_to_cpu(cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu).map_err(|_: Errno| io::Error::from(io::ErrorKind::InvalidInput))?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_can_be_bound_to_a_cpu_that_it_may_use() {
+        // Affinity is a thread's: this one ends with the test.
+        std::thread::spawn(|| {
+            let cpus = allowed_cpus().unwrap();
+            let last = *cpus.last().unwrap();
+            bind_to_cpu(last).unwrap();
+            assert_eq!(allowed_cpus().unwrap(), [last]);
+            assert!(bind_to_cpu(usize::MAX).is_err());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn nothing_wanted_is_the_hard_limit() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(target_descriptors(0).unwrap(), hard);
+        assert_eq!(target_descriptors(300).unwrap(), 300);
+    }
+}

@@ -1,0 +1,131 @@
+//! Files that are no configuration: each call says what is wrong and does nothing.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::support::server::{command, finish};
+use crate::support::{TestServer, fresh_dir};
+
+/// Every call that reads the configuration.
+const CALLS: [&[&str]; 7] =
+    [&[], &["--foreground"], &["-t"], &["-t", "-q"], &["-T"], &["-s", "stop"], &["status"]];
+
+/// Each call fails with exit code 2, says all of this, and leaves nothing behind.
+#[track_caller]
+fn assert_refused(dir: &Path, expected: &[&str]) {
+    for arguments in CALLS {
+        let call = finish(command(dir).args(arguments));
+        assert_eq!((call.code, call.stdout.as_str()), (Some(2), ""), "{arguments:?}: {call:?}");
+        for text in expected {
+            assert!(call.stderr.contains(text), "{arguments:?}: no {text:?} in {call:?}");
+        }
+        assert!(call.stderr.lines().all(|line| line.starts_with("chappe: ")), "{call:?}");
+        assert!(call.stderr.len() < 20_000, "{arguments:?}: {} bytes", call.stderr.len());
+        assert!(!dir.join("run").exists() && !dir.join("logs").exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_missing_file() {
+    let dir = fresh_dir("config_missing");
+    assert_refused(&dir, &["chappe.toml", "No such file"]);
+}
+
+#[test]
+fn a_directory() {
+    let dir = fresh_dir("config_directory");
+    fs::create_dir(dir.join("chappe.toml")).unwrap();
+    assert_refused(&dir, &["chappe.toml", "is a directory, must be a file"]);
+}
+
+#[test]
+fn a_file_that_may_not_be_read() {
+    if nix::unistd::geteuid().is_root() {
+        println!("skipped: root may read everything");
+        return;
+    }
+    let dir = fresh_dir("config_unreadable");
+    fs::write(dir.join("chappe.toml"), "").unwrap();
+    fs::set_permissions(dir.join("chappe.toml"), fs::Permissions::from_mode(0o000)).unwrap();
+    assert_refused(&dir, &["chappe.toml", "Permission denied"]);
+}
+
+#[test]
+fn a_pipe_is_not_waited_for() {
+    let dir = fresh_dir("config_pipe");
+    nix::unistd::mkfifo(&dir.join("chappe.toml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_refused(&dir, &["chappe.toml", "is a pipe or a socket, must be a file"]);
+}
+
+#[test]
+fn text_that_is_not_utf_8() {
+    let dir = fresh_dir("config_not_utf_8");
+    fs::write(dir.join("chappe.toml"), b"daemon = false\npid_file = \"\xff\xfe\"\n").unwrap();
+    assert_refused(&dir, &["chappe.toml", "is not UTF-8 in line 2"]);
+}
+
+#[test]
+fn ten_megabytes_of_junk() {
+    let dir = fresh_dir("config_junk");
+    let mut state = 1_u32;
+    let junk: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    })
+    .take(10 << 20)
+    .collect();
+    fs::write(dir.join("chappe.toml"), junk).unwrap();
+    assert_refused(&dir, &["chappe.toml", "is larger than 1MiB"]);
+}
+
+#[test]
+fn a_megabyte_of_mistakes_is_told_in_short() {
+    let dir = fresh_dir("config_mistakes");
+    let junk = "x = [[[\n".repeat(130_000);
+    fs::write(dir.join("chappe.toml"), junk).unwrap();
+    assert_refused(&dir, &["chappe.toml:2:1: not TOML"]);
+}
+
+#[test]
+fn several_mistakes_are_told_together() {
+    let dir = fresh_dir("config_several");
+    let text = "daemon = 1\nworker_proceses = 2\n[worker]\nhandler_threads = 0\n\
+                [[listen]]\naddress = \"localhost:1\"\n";
+    fs::write(dir.join("chappe.toml"), text).unwrap();
+    let expected = [
+        "chappe.toml:1:10: daemon is 1, must be true or false",
+        "chappe.toml:2:1: worker_proceses is unknown, did you mean worker_processes?",
+        "chappe.toml:4:19: worker.handler_threads is 0, must be 1..=128",
+        "chappe.toml:6:11: listen.0.address is \"localhost:1\"",
+    ];
+    assert_refused(&dir, &expected);
+}
+
+#[test]
+fn an_override_is_refused_like_a_file() {
+    let dir = fresh_dir("config_override");
+    fs::write(dir.join("chappe.toml"), "").unwrap();
+    for arguments in CALLS {
+        let call =
+            finish(command(&dir).args(arguments).args(["--set", "worker.handler_threads=x"]));
+        assert_eq!(call.code, Some(2), "{call:?}");
+        assert!(call.stderr.contains("--set worker.handler_threads=x: "), "{call:?}");
+    }
+}
+
+#[test]
+fn a_running_server_does_not_mind() {
+    let mut server = TestServer::start("config_while_running", "");
+    let workers = server.worker_pids();
+    fs::write(server.dir.join("chappe.toml"), "worker_processes = 0\n").unwrap();
+    for arguments in CALLS {
+        let call = finish(command(&server.dir).args(arguments));
+        assert_eq!(call.code, Some(2), "{arguments:?}: {call:?}");
+    }
+    assert_eq!(server.worker_pids(), workers);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit().code(), Some(0));
+}

@@ -1,0 +1,109 @@
+//! What commands print, and that they don't mind who stops reading.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::server::{command, finish};
+use crate::support::{TestServer, wait_until};
+
+/// Runs a command whose output nobody reads; what it says on stderr and its code.
+#[track_caller]
+fn unread(command: &mut Command) -> (Option<i32>, String) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output =
+        command.stdout(writer).stderr(Stdio::piped()).output().expect("the command starts");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_reader_that_has_left_is_no_failure_of_any_command() {
+    let server = TestServer::start("unread_output", "");
+    let calls: [&[&str]; 9] = [
+        &["-v"],
+        &["-V"],
+        &["-h"],
+        &["-T", "-q"],
+        &["status"],
+        &["status", "--json"],
+        &["status", "--watch"],
+        &["status", "--watch", "--json"],
+        &["send", "--help"],
+    ];
+    for arguments in calls {
+        let (code, stderr) = unread(command(&server.dir).args(arguments));
+        assert_eq!((code, stderr.contains("panic")), (Some(0), false), "{arguments:?}: {stderr}");
+    }
+    // Not every reply was seen, so it can't say that all is well; it says nothing.
+    let (code, stderr) = unread(command(&server.dir).args(["send", "--count", "2000"]));
+    assert_eq!((code, stderr.as_str()), (Some(1), ""));
+}
+
+#[test]
+fn errors_survive_a_closed_stderr() {
+    let server = TestServer::start("unread_errors", "");
+    for (arguments, expected) in [(&["-x"][..], 2), (&["-t"], 0), (&["send", "--to", "x"], 1)] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut call = command(&server.dir);
+        let status = call.args(arguments).stdout(Stdio::null()).stderr(writer).status();
+        assert_eq!(status.expect("it ran").code(), Some(expected), "{arguments:?}");
+    }
+}
+
+#[test]
+fn status_is_watched_until_interrupted() {
+    let server = TestServer::start("status_watch", "");
+    let output = |name: &str| fs::File::create(server.dir.join(name)).expect("a file");
+    let mut plain = command(&server.dir);
+    let mut plain = plain.args(["status", "--watch"]).stdout(output("plain.txt")).spawn().unwrap();
+    let mut json = command(&server.dir);
+    let mut json =
+        json.args(["status", "--watch", "--json"]).stdout(output("json.txt")).spawn().unwrap();
+    wait_until("it was shown twice", || {
+        server.read("plain.txt").matches("master pid").count() >= 2
+            && server.read("json.txt").lines().count() >= 2
+    });
+    for child in [&mut plain, &mut json] {
+        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
+        let status = child.wait().unwrap();
+        assert!(!status.success(), "as a program ends that is interrupted: {status:?}");
+    }
+    assert!(!server.read("plain.txt").contains('\x1b'), "a file is no terminal");
+    for line in server.read("json.txt").lines() {
+        let status: serde_json::Value = serde_json::from_str(line).expect("an object a line");
+        assert_eq!(status["master"]["pid"], server.pid());
+    }
+}
+
+#[test]
+fn a_watch_ends_with_the_master() {
+    let mut server = TestServer::start("status_watch_end", "");
+    let file = fs::File::create(server.dir.join("watch.txt")).expect("a file");
+    let mut watch = command(&server.dir);
+    let mut watch = watch.args(["status", "--watch"]).stdout(file).stderr(Stdio::piped());
+    let watch = std::mem::replace(&mut watch, &mut Command::new("true")).spawn().unwrap();
+    wait_until("it was shown", || server.read("watch.txt").contains("master pid"));
+    server.signal(Signal::SIGTERM);
+    server.wait_exit();
+    let output = watch.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("no master is running"), "{stderr}");
+}
+
+#[test]
+fn the_version_says_how_it_was_built() {
+    let program = || Command::new(crate::support::server::PROGRAM);
+    let version = concat!("chappe ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(finish(program().arg("-v")).stdout, version);
+    let build = finish(program().arg("-V"));
+    assert_eq!(build.code, Some(0));
+    let text = build.stdout.strip_prefix(version).expect("the version first");
+    for name in ["profile: ", "target: ", "compiler: rustc "] {
+        assert!(text.lines().any(|line| line.starts_with(name)), "{text}");
+    }
+}

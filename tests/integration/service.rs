@@ -1,0 +1,199 @@
+//! Under a service manager: what it is told, and the sockets that it passes.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use chappe::client::{CODE_ECHO, Client};
+use nix::sys::signal::Signal;
+
+use crate::support::server::{PROGRAM, configuration, finish};
+use crate::support::{DEADLINE, TestServer, fresh_dir};
+
+/// A service manager's ear.
+struct Manager {
+    directory: tempfile::TempDir,
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = UnixDatagram::bind(directory.path().join("notify")).expect("bound");
+        socket.set_read_timeout(Some(DEADLINE)).expect("a time-out");
+        Self { directory, socket }
+    }
+
+    fn program(&self) -> Command {
+        let mut program = Command::new(PROGRAM);
+        program.stdin(Stdio::null()).env("NOTIFY_SOCKET", self.directory.path().join("notify"));
+        program
+    }
+
+    /// The next message that is no sign of life; and how many came before it.
+    #[track_caller]
+    fn hear(&self) -> (String, usize) {
+        let mut pings = 0;
+        loop {
+            let mut buffer = [0; 4096];
+            let bytes = self.socket.recv(&mut buffer).expect("a message");
+            match std::str::from_utf8(&buffer[..bytes]).expect("text") {
+                "WATCHDOG=1" => pings += 1,
+                text => return (text.to_owned(), pings),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_manager_hears_of_ready_and_of_stopping() {
+    let manager = Manager::new();
+    let mut server = TestServer::start_program(manager.program(), "notify", "");
+    let (ready, pings) = manager.hear();
+    assert_eq!(pings, 0, "nobody asked for them");
+    let expected = format!(
+        "READY=1\nMAINPID={}\nSTATUS=serving on {} with 2 workers\n",
+        server.pid(),
+        server.address
+    );
+    assert_eq!(ready, expected);
+    server.signal(Signal::SIGQUIT);
+    let (stopping, _) = manager.hear();
+    assert!(stopping.starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC="), "{stopping}");
+    assert_eq!(server.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn the_watchdog_is_fed_by_the_masters_loop() {
+    let manager = Manager::new();
+    let mut program = manager.program();
+    program.env("WATCHDOG_USEC", "100000");
+    let server = TestServer::start_program(program, "watchdog", "");
+    manager.socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out");
+    let mut pings = 0;
+    while pings < 5 {
+        let mut buffer = [0; 4096];
+        let bytes = manager.socket.recv(&mut buffer).expect("a sign of life");
+        pings += u32::from(&buffer[..bytes] == b"WATCHDOG=1");
+    }
+    drop(server);
+
+    // One that is meant for another process is none of ours.
+    let mut program = manager.program();
+    program.env("WATCHDOG_USEC", "1000").env("WATCHDOG_PID", "1");
+    let other = Manager::new();
+    program.env("NOTIFY_SOCKET", other.directory.path().join("notify"));
+    let server = TestServer::start_program(program, "watchdog_of_another", "");
+    server.status_json();
+    server.signal(Signal::SIGTERM);
+    let (ready, before) = other.hear();
+    let (stopping, between) = other.hear();
+    assert!(ready.starts_with("READY=1") && stopping.starts_with("STOPPING=1"));
+    assert_eq!((before, between), (0, 0));
+}
+
+#[test]
+fn a_manager_that_is_not_there_is_no_reason_not_to_serve() {
+    let mut program = Command::new(PROGRAM);
+    program.stdin(Stdio::null()).env("NOTIFY_SOCKET", "/nowhere/notify");
+    let server = TestServer::start_program(program, "notify_nobody", "");
+    server.wait_log("master", "the service manager does not listen");
+    let mut program = Command::new(PROGRAM);
+    program.stdin(Stdio::null()).env("NOTIFY_SOCKET", "relative");
+    let server = TestServer::start_program(program, "notify_wrong", "");
+    let warning = server.status_json()["master"]["warnings"][0].clone();
+    assert!(warning.as_str().is_some_and(|text| text.contains("NOTIFY_SOCKET")), "{warning}");
+}
+
+/// The server's program with a listening socket as descriptor 3, as systemd passes it.
+fn activated(socket: OwnedFd) -> Command {
+    let mut shell = Command::new("sh");
+    let script = "LISTEN_FDS=1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; \
+                  exec \"$0\" \"$@\" 3<&0 0</dev/null";
+    shell.arg("-c").arg(script).arg(PROGRAM).stdin(Stdio::from(socket));
+    shell
+}
+
+#[test]
+fn a_passed_port_is_served() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = listener.local_addr().expect("an address");
+    // A connect that comes before the server does is served, too.
+    let mut early = Client::connect(address, DEADLINE).expect("in the backlog");
+    early.send(CODE_ECHO, b"early").expect("sent");
+    let toml = format!("[[listen]]\naddress = \"{address}\"\n");
+    let mut server = TestServer::start_program(activated(listener.into()), "passed_port", &toml);
+    assert_eq!(server.address, address);
+    assert_eq!(early.receive().expect("a reply").body, "early");
+    assert_eq!(server.connect().call(CODE_ECHO, b"late").expect("a reply").body, "late");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn a_passed_path_is_served_and_left_there() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.sock");
+    let listener = UnixListener::bind(&path).expect("bound");
+    let toml = format!(
+        "[[listen]]\naddress = \"127.0.0.1:0\"\n[[listen]]\naddress = \"unix:{}\"\n",
+        path.display()
+    );
+    let mut server = TestServer::start_program(activated(listener.into()), "passed_path", &toml);
+    let mut client = Client::connect_unix(&path, DEADLINE).expect("connected");
+    assert_eq!(client.call(CODE_ECHO, b"x").expect("a reply").body, "x");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit().code(), Some(0));
+    assert!(path.exists(), "it belongs to whoever passed it");
+}
+
+/// Starts with a passed socket what must fail, and says why it did.
+#[track_caller]
+fn failure(dir: &Path, socket: OwnedFd, arguments: &[&str]) -> String {
+    let mut command = activated(socket);
+    command.arg("-p").arg(dir).arg("-c").arg(dir.join("chappe.toml")).args(arguments);
+    let finished = finish(&mut command);
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(1), ""), "{finished:?}");
+    finished.stderr
+}
+
+#[test]
+fn passed_sockets_that_cannot_be_served_are_errors() {
+    let dir = fresh_dir("passed_wrong");
+    fs::write(dir.join("chappe.toml"), configuration("")).expect("the configuration");
+    let listener = || TcpListener::bind("127.0.0.1:0").expect("bound");
+    let (port, foreground) = (listener(), ["--foreground"]);
+    let address = port.local_addr().expect("an address").to_string();
+    let reason = failure(&dir, port.into(), &foreground);
+    assert!(reason.contains("no [[listen]] table names") && reason.contains(&address), "{reason}");
+    let reason = failure(&dir, listener().into(), &[]);
+    assert!(reason.contains("start with --foreground"), "{reason}");
+    let reason = failure(&dir, tempfile::tempfile().expect("a file").into(), &foreground);
+    assert!(reason.contains("descriptor 3, passed by LISTEN_FDS, is no listening"), "{reason}");
+}
+
+#[test]
+fn the_unit_is_one_that_systemd_takes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = fresh_dir("unit");
+    for name in ["chappe.service", "chappe.socket"] {
+        let unit = fs::read_to_string(root.join("conf").join(name)).expect("a unit file");
+        // The program need not be installed here.
+        let unit = unit.replace("/usr/local/bin/chappe", PROGRAM);
+        fs::write(dir.join(name), unit).expect("a copy");
+    }
+    let mut verify = Command::new("systemd-analyze");
+    verify.arg("verify").arg(dir.join("chappe.service")).arg(dir.join("chappe.socket"));
+    if verify.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        println!("skipped: there is no systemd-analyze");
+        return;
+    }
+    let verified = finish(&mut verify);
+    assert_eq!(verified.code, Some(0), "{verified:?}");
+    let ours = verified.stderr.lines().find(|line| line.contains("chappe"));
+    assert_eq!(ours, None, "{verified:?}");
+}
