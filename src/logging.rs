@@ -1,6 +1,6 @@
 //! Logs: log4rs with an appender of our own, one `write(2)` a record.
 //!
-//! Each process calls [`init`] once after its fork, and any of its threads logs
+//! Each process calls `init` once after its fork, and any of its threads logs
 //! from then on. A full disk or an I/O error never stops a thread: the line is
 //! counted as lost, and the count is logged as soon as there is room again.
 //! No lock is held over the write, and one record is one write to a file opened

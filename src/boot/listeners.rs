@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::Failure;
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::listen::{Bound, ListenError, Passed};
 
 /// How long a taken address is tried again: the workers of a master that has just
@@ -17,19 +17,21 @@ const TAKEN_RETRY: Duration = Duration::from_millis(10);
 /// its address; what is passed and has no table is a mistake of whoever passed it,
 /// since connections to it would wait for ever.
 pub(super) fn open(config: &Config, mut passed: Vec<Passed>) -> Result<Vec<Bound>, Failure> {
+    let workers = config.effective_worker_processes();
     let mut listeners = Vec::with_capacity(config.listen.len());
     let until = Instant::now() + TAKEN_MAX;
-    let workers = config.effective_worker_processes();
     for options in &config.listen {
         let fits = |passed: &Passed| passed.address == options.address;
         let listener = match passed.iter().position(fits) {
-            Some(index) => Bound::adopt(passed.swap_remove(index), options),
+            Some(index) => Bound::adopt(passed.swap_remove(index), options, workers)?,
             None => bind(options, workers, until)?,
         };
         listeners.push(listener);
     }
     let left: Vec<String> = passed.iter().map(|passed| passed.address.to_string()).collect();
     if left.is_empty() {
+        // Only now, when all are ours, does anybody get in.
+        listeners.iter().try_for_each(Bound::listen)?;
         return Ok(listeners);
     }
     Err(Failure::Refused(format!(
@@ -39,14 +41,9 @@ pub(super) fn open(config: &Config, mut passed: Vec<Passed>) -> Result<Vec<Bound
     )))
 }
 
-fn bind(
-    options: &crate::config::Listen,
-    workers: u16,
-    until: Instant,
-) -> Result<Bound, ListenError> {
+fn bind(options: &Listen, workers: u16, until: Instant) -> Result<Bound, ListenError> {
     loop {
-        let listening = Bound::bind(options, workers);
-        match listening.and_then(|bound| bound.listen().map(|()| bound)) {
+        match Bound::bind(options, workers) {
             Err(error) if error.is_taken() && Instant::now() < until => sleep(TAKEN_RETRY),
             result => return result,
         }

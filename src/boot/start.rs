@@ -17,7 +17,7 @@ use crate::cli::{Arguments, Common};
 use crate::config::{self, Address, Config, ConfigErrors, Loaded};
 use crate::listen::{Bound, Passed};
 use crate::logging::{self, Copies, Role};
-use crate::master::{self, Assignment, ControlSocket, PidFile, PidFileError, Setup};
+use crate::master::{self, Assignment, ControlSocket, PidFile, PidFileError, Setup, Site};
 use crate::sys::activation;
 use crate::sys::notify::Notifier;
 use crate::sys::privileges::Identity;
@@ -25,9 +25,8 @@ use crate::sys::process::{self, ExitReason};
 
 /// What is open before the process leaves the terminal.
 struct Prepared {
+    common: AtStart,
     config: Arc<Config>,
-    /// For a reload.
-    source: Source,
     listeners: Vec<Bound>,
     master_log: Arc<std::fs::File>,
     worker_logs: Vec<Arc<std::fs::File>>,
@@ -106,10 +105,10 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
         }
     };
     let copies = if is_foreground { Copies::Stderr } else { Copies::None };
-    let source = Source::new(&arguments.common)?;
+    let common = AtStart::new(&arguments.common)?;
     Ok(Prepared {
+        common,
         config,
-        source,
         listeners,
         master_log,
         worker_logs,
@@ -122,24 +121,27 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
 
 /// Where the configuration is, for a reload: a daemon's working directory is another
 /// than that of whoever started it.
-struct Source {
+struct AtStart {
     prefix: PathBuf,
     file: PathBuf,
     overrides: Vec<String>,
 }
 
-impl Source {
+impl AtStart {
     fn new(common: &Common) -> Result<Self, Failure> {
         let (prefix, file) = paths(common)?;
         Ok(Self { prefix, file, overrides: common.set.clone() })
     }
 
     fn load(&self) -> Result<Loaded, ConfigErrors> {
-        let mut loaded = config::load(&self.file, &self.prefix, &self.overrides)?;
-        let warning = descriptors::warning(&loaded);
-        loaded.warnings.extend(warning);
-        Ok(loaded)
+        config::load(&self.file, &self.prefix, &self.overrides)
     }
+}
+
+/// What a reload does to this process before it forks.
+fn make_ready(config: &Config) -> Vec<String> {
+    let raised = descriptors::raise_limit(config.worker_rlimit_nofile);
+    raised.into_iter().chain(descriptors::warning_at_reload(config)).collect()
 }
 
 /// The record lock is asked, not taken: the launcher's would be gone with it.
@@ -193,7 +195,7 @@ fn become_master(
     run_worker: &dyn Fn(Assignment) -> ExitReason,
     on_ready: impl FnOnce(&[Address], &Config),
 ) -> Result<(), Failure> {
-    let Prepared { config, source, mut listeners, master_log, worker_logs, .. } = prepared;
+    let Prepared { common, config, mut listeners, master_log, worker_logs, .. } = prepared;
     let Prepared { warnings, identity, manager, copies, .. } = prepared;
     listeners.iter_mut().for_each(Bound::own_file);
     let pid_file = PidFile::lock(&config.pid_file)?;
@@ -220,8 +222,9 @@ fn become_master(
             identity,
             manager,
         };
-        let load = || source.load();
-        master::run(setup, &load, run_worker, |addresses| on_ready(addresses, &config))?;
+        let load = || common.load();
+        let site = Site { load: &load, prepare: &make_ready };
+        master::run(setup, site, run_worker, |addresses| on_ready(addresses, &config))?;
         Ok(())
     })();
     pid_file.remove();

@@ -67,6 +67,35 @@ impl AsFd for Listener {
     }
 }
 
+/// A listening socket from whoever started us: systemd's socket activation.
+#[derive(Debug)]
+pub struct Passed {
+    socket: OwnedFd,
+    /// Where it listens.
+    pub address: Address,
+}
+
+impl Passed {
+    /// The sockets that were passed to this process, in their order. Once.
+    ///
+    /// # Errors
+    /// [`ListenError::Passed`] for anything that is no listening stream socket.
+    pub fn take() -> Result<Vec<Self>, ListenError> {
+        let wrong = |number, cause| ListenError::Passed { number, cause };
+        let passed = activation::take().map_err(|cause| wrong(activation::FIRST, cause))?;
+        let examine = |(nth, socket): (usize, OwnedFd)| {
+            let address = activation::listening_address(&socket)
+                .map_err(|cause| wrong(activation::FIRST + nth, cause))?;
+            let address = match address {
+                activation::Address::Ip(address) => Address::Tcp(address),
+                activation::Address::Path(path) => Address::Unix(path),
+            };
+            Ok(Self { socket, address })
+        };
+        passed.into_iter().enumerate().map(examine).collect()
+    }
+}
+
 /// One `[[listen]]`, as the master holds it: one socket for all workers, or with
 /// `accept = "reuseport"` at least one for each worker number.
 ///
@@ -84,44 +113,50 @@ pub(crate) struct Bound {
     /// As in [`Listener`].
     pub(crate) options: config::Listen,
     /// The file of a Unix socket that was made here. It goes with the last generation
-    /// that has it, in the process that owns it.
+    /// that listens there, in the process that owns it.
     file: Option<Arc<SocketFile>>,
-    /// One socket, which was passed to us: it can't be made to share its port.
-    is_passed: bool,
 }
 
 impl Bound {
     /// Binds, and does not listen: until [`Bound::listen`] nobody can connect, so
-    /// that it can still be given up without a trace. A Unix socket listens at once.
-    ///
-    /// A Unix socket at which nobody listens any more is replaced.
+    /// that it can still be given up without a trace. A Unix socket listens at once,
+    /// since only that tells it from a stale one; one at which nobody listens any more
+    /// is replaced.
     ///
     /// # Errors
     /// The address is taken, forbidden, or not this machine's.
     pub(crate) fn bind(options: &config::Listen, workers: u16) -> Result<Self, ListenError> {
-        let bound = match &options.address {
+        let (first, local, file) = match &options.address {
             Address::Tcp(address) => bind_tcp(*address, options)
                 .map(|(socket, local)| (socket, Address::Tcp(local), None)),
             Address::Unix(path) => SocketFile::bind(path, options.backlog)
-                .map(|(socket, file)| (socket, options.address.clone(), Some(Arc::new(file)))),
-        };
-        let (first, local, file) = bound.map_err(failed(options))?;
-        let (sockets, options) = (vec![first], options.clone());
-        let mut bound = Self { sockets, local, options, file, is_passed: false };
+                .map(|(socket, file)| (socket, Address::Unix(path.clone()), Some(file))),
+        }
+        .map_err(failed(options))?;
+        let options = options.clone();
+        let mut bound = Self { sockets: vec![first], local, options, file: file.map(Arc::new) };
         bound.grow(workers)?;
         Ok(bound)
     }
 
     /// A socket that listened before we were started.
-    pub(crate) fn adopt(passed: Passed, options: &config::Listen) -> Self {
+    ///
+    /// # Errors
+    /// What more workers need can't be bound.
+    pub(crate) fn adopt(
+        passed: Passed,
+        options: &config::Listen,
+        workers: u16,
+    ) -> Result<Self, ListenError> {
         let Passed { socket, address } = passed;
-        let (sockets, options) = (vec![socket], options.clone());
-        Self { sockets, local: address, options, file: None, is_passed: true }
+        let options = options.clone();
+        let mut bound = Self { sockets: vec![socket], local: address, options, file: None };
+        bound.grow(workers)?;
+        Ok(bound)
     }
 
-    /// Makes this process the one whose drop removes the file of a Unix socket: the
-    /// one that binds, until it has forked the master. Before there is a second
-    /// generation.
+    /// Makes this process the one whose drop of the listener removes the file of a
+    /// Unix socket: the one that binds, until it has forked the master.
     pub(crate) fn own_file(&mut self) {
         if let Some(file) = self.file.as_mut().and_then(Arc::get_mut) {
             file.own();
@@ -133,12 +168,6 @@ impl Bound {
         if let Some(file) = self.file.as_mut().and_then(Arc::get_mut) {
             file.leave();
         }
-    }
-
-    /// Whether all workers have the same socket.
-    fn is_shared(&self) -> bool {
-        let is_tcp = matches!(self.local, Address::Tcp(_));
-        self.options.accept == config::Accept::Shared || self.is_passed || !is_tcp
     }
 
     /// The same sockets for the next generation, with its options.
@@ -153,8 +182,7 @@ impl Bound {
             .collect::<io::Result<Vec<_>>>()
             .map_err(failed(options))?;
         let (local, file) = (self.local.clone(), self.file.clone());
-        let (options, is_passed) = (options.clone(), self.is_passed);
-        let mut bound = Self { sockets, local, options, file, is_passed };
+        let mut bound = Self { sockets, local, options: options.clone(), file };
         bound.grow(workers)?;
         Ok(bound)
     }
@@ -164,10 +192,14 @@ impl Bound {
     /// # Errors
     /// The kernel refuses one more.
     pub(crate) fn grow(&mut self, workers: u16) -> Result<(), ListenError> {
-        let Address::Tcp(local) = self.local else { return Ok(()) };
-        while !self.is_shared() && self.sockets.len() < usize::from(workers) {
-            let more = bind_tcp(local, &self.options).map_err(failed(&self.options))?;
-            self.sockets.push(more.0);
+        // A Unix socket has one queue, whatever the configuration says.
+        if let Address::Tcp(local) = self.local
+            && self.options.accept == config::Accept::Reuseport
+        {
+            while self.sockets.len() < usize::from(workers) {
+                let more = bind_tcp(local, &self.options).map_err(failed(&self.options))?;
+                self.sockets.push(more.0);
+            }
         }
         Ok(())
     }
@@ -191,6 +223,10 @@ impl Bound {
         self.is_shared() || self.sockets.len() == usize::from(workers)
     }
 
+    fn is_shared(&self) -> bool {
+        self.options.accept == config::Accept::Shared || matches!(self.local, Address::Unix(_))
+    }
+
     /// The descriptors of one worker.
     pub(crate) fn sockets_of(&self, number: u16, workers: u16) -> impl Iterator<Item = &OwnedFd> {
         let is_shared = self.is_shared();
@@ -211,8 +247,9 @@ impl Bound {
         let mut listeners = Vec::new();
         for (nth, socket) in sockets.into_iter().enumerate() {
             if is_shared || nth % usize::from(workers.max(1)) == usize::from(number) {
-                let (configured, local) = (options.address.clone(), local.clone());
-                listeners.push(Listener { socket, configured, local, options: options.clone() });
+                let configured = options.address.clone();
+                let (local, options) = (local.clone(), options.clone());
+                listeners.push(Listener { socket, configured, local, options });
             } else {
                 // Closed right after the fork: it is not ours to close again.
                 std::mem::forget(socket);
@@ -225,35 +262,6 @@ impl Bound {
 fn failed(options: &config::Listen) -> impl Fn(io::Error) -> ListenError {
     let address = options.address.clone();
     move |cause| ListenError::Bind { address: address.clone(), cause }
-}
-
-/// A listening socket from whoever started us: systemd's socket activation.
-#[derive(Debug)]
-pub(crate) struct Passed {
-    socket: OwnedFd,
-    /// Where it listens.
-    pub(crate) address: Address,
-}
-
-impl Passed {
-    /// The sockets that were passed to this process, in their order. Once.
-    ///
-    /// # Errors
-    /// [`ListenError::Passed`] for anything that is no listening stream socket.
-    pub(crate) fn take() -> Result<Vec<Self>, ListenError> {
-        let wrong = |number, cause| ListenError::Passed { number, cause };
-        let passed = activation::take().map_err(|cause| wrong(activation::FIRST, cause))?;
-        let examine = |(nth, socket): (usize, OwnedFd)| {
-            let address = activation::listening_address(&socket)
-                .map_err(|cause| wrong(activation::FIRST + nth, cause))?;
-            let address = match address {
-                activation::Address::Ip(address) => Address::Tcp(address),
-                activation::Address::Path(path) => Address::Unix(path),
-            };
-            Ok(Self { socket, address })
-        };
-        passed.into_iter().enumerate().map(examine).collect()
-    }
 }
 
 fn bind_tcp(address: SocketAddr, options: &config::Listen) -> io::Result<(OwnedFd, SocketAddr)> {
@@ -289,11 +297,6 @@ mod tests {
         }
     }
 
-    fn tcp(bound: &Bound) -> SocketAddr {
-        let Address::Tcp(address) = bound.local else { panic!("{:?}", bound.local) };
-        address
-    }
-
     fn listening(options: &config::Listen, workers: u16) -> Bound {
         let bound = Bound::bind(options, workers).unwrap();
         bound.listen().unwrap();
@@ -304,7 +307,7 @@ mod tests {
     fn port_zero_becomes_a_port_and_the_configured_text_stays() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let bound = Bound::bind(&options(address), 2).unwrap();
-            let local = tcp(&bound);
+            let Address::Tcp(local) = bound.local else { panic!("{:?}", bound.local) };
             assert_ne!(local.port(), 0);
             assert!(TcpStream::connect(local).is_err(), "it does not listen yet");
             bound.listen().unwrap();
@@ -329,29 +332,11 @@ mod tests {
     #[test]
     fn what_stays_listens_on_when_the_generation_before_is_gone() {
         let first = listening(&options("127.0.0.1:0"), 1);
-        let local = tcp(&first);
+        let Address::Tcp(local) = first.local else { panic!("{:?}", first.local) };
         let next = first.stay(&options("127.0.0.1:0"), 4).unwrap();
         drop(first);
         TcpStream::connect(local).unwrap();
         assert_eq!(next.sockets.len(), 1);
-    }
-
-    #[test]
-    fn the_file_of_a_unix_socket_goes_with_its_last_generation() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("a.sock");
-        let unix = config::Listen {
-            address: Address::Unix(path.clone()),
-            accept: config::Accept::Reuseport,
-            ..config::Listen::default()
-        };
-        let first = listening(&unix, 3);
-        assert!(first.is_even(9), "one socket is all there can be");
-        let next = first.stay(&unix, 2).unwrap();
-        drop(first);
-        std::os::unix::net::UnixStream::connect(&path).unwrap();
-        drop(next);
-        assert!(!path.exists());
     }
 
     #[test]

@@ -89,8 +89,15 @@ pub(crate) struct Setup {
     pub manager: Option<Notifier>,
 }
 
-/// Reads and checks the configuration anew, from where it was at the start.
-pub(crate) type Load<'a> = &'a dyn Fn() -> Result<Loaded, ConfigErrors>;
+/// What a reload needs of the outside, which the master knows nothing of.
+#[derive(Clone, Copy)]
+pub(crate) struct Site<'a> {
+    /// Reads and checks the configuration anew, from where it was at the start.
+    pub load: &'a dyn Fn() -> Result<Loaded, ConfigErrors>,
+    /// Makes ready for workers of a configuration; what the operator should know of
+    /// it. Called anew with the configuration that stays when a reload fails.
+    pub prepare: &'a dyn Fn(&Config) -> Vec<String>,
+}
 
 /// Why no server came of it. Nothing is left running then.
 #[derive(Debug, Error)]
@@ -165,7 +172,7 @@ enum Phase {
 }
 
 struct Master<'a> {
-    load: Load<'a>,
+    site: Site<'a>,
     /// Of the generation that serves, as everything here that is not a `Candidate`'s.
     config: Arc<Config>,
     generation: u64,
@@ -219,7 +226,7 @@ struct Master<'a> {
 /// [`StartError`] when the first workers did not come up; never later.
 pub(crate) fn run(
     setup: Setup,
-    load: Load<'_>,
+    site: Site<'_>,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
     on_ready: impl FnOnce(&[Address]),
 ) -> Result<(), StartError> {
@@ -228,7 +235,7 @@ pub(crate) fn run(
     let signals = Signals::new(&crate::sys::signals::USED).map_err(step("signal handlers"))?;
     let workers = setup.config.effective_worker_processes();
     let mut master = Master {
-        load,
+        site,
         generation: 1,
         last_generation: 1,
         workers_configured: workers,

@@ -116,7 +116,7 @@ impl Master<'_> {
     }
 
     fn read_candidate(&self, begun: Instant) -> Result<Candidate, Failure> {
-        let loaded = (self.load)().map_err(Failure::Config)?;
+        let loaded = (self.site.load)().map_err(Failure::Config)?;
         let mut config = loaded.config;
         let changes = self.config.changes(&config);
         config.keep_until_restart(&self.config);
@@ -181,7 +181,7 @@ impl Master<'_> {
         })
     }
 
-    pub(super) fn start_candidate(&mut self, candidate: Candidate) {
+    pub(super) fn start_candidate(&mut self, mut candidate: Candidate) {
         let list = |keys: &[String]| if keys.is_empty() { "-".into() } else { keys.join(",") };
         log::info!(
             "reloading generation={} workers={} changed={:?}",
@@ -191,6 +191,12 @@ impl Master<'_> {
         );
         if !candidate.changes.restart.is_empty() {
             log::warn!("a restart is needed for {}", candidate.changes.restart.join(", "));
+        }
+        let more = (self.site.prepare)(&candidate.config);
+        for warning in more {
+            if !candidate.warnings.contains(&warning) {
+                candidate.warnings.push(warning);
+            }
         }
         for warning in &candidate.warnings {
             log::warn!("{warning}");
@@ -375,6 +381,7 @@ impl Master<'_> {
         self.terminate(&candidate);
         self.manager.ready(&self.addresses, self.pauses.len());
         // Nobody could connect to its new sockets yet: they go without a trace.
+        let _warnings = (self.site.prepare)(&self.config);
         self.report_failure(&Failure::Other(reason.to_owned()), &candidate.waiters);
     }
 
