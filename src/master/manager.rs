@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::config::Address;
+use crate::sys::clock;
 use crate::sys::notify::Notifier;
 
 /// What it gets beside the deadline of a stop, for the master to clean up.
@@ -26,6 +27,12 @@ impl Manager {
         self.tell(&format!(
             "READY=1\nMAINPID={pid}\nSTATUS=serving on {addresses} with {workers} workers\n"
         ));
+    }
+
+    /// A new generation is on its way; `ready` is told again when that is over.
+    pub(super) fn reloading(&self) {
+        let micros = u128::from(clock::monotonic_ms()) * 1000;
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading\n"));
     }
 
     /// The server goes, by `deadline` at the latest: it may take longer than the

@@ -201,6 +201,7 @@ impl Master<'_> {
         for warning in &candidate.warnings {
             log::warn!("{warning}");
         }
+        self.manager.reloading();
         // Also when it fails: no two generations have the same number.
         self.last_generation = candidate.generation;
         self.candidate = Some(candidate);
@@ -331,6 +332,7 @@ impl Master<'_> {
         self.install(candidate);
         self.vacancies.clear();
         self.reloads.add(None);
+        self.manager.ready(&self.addresses, self.pauses.len());
         self.plan.note(Event::Over);
         let ready_ms = u64::try_from(ready.as_millis()).unwrap_or(u64::MAX);
         log::info!(
@@ -381,6 +383,7 @@ impl Master<'_> {
     pub(super) fn fail_reload(&mut self, reason: &str) {
         let Some(candidate) = self.candidate.take() else { return };
         self.terminate(&candidate);
+        self.manager.ready(&self.addresses, self.pauses.len());
         // Nobody could connect to its new sockets yet: they go without a trace.
         let _warnings = (self.site.prepare)(&self.config);
         self.report_failure(&Failure::Other(reason.to_owned()), &candidate.waiters);

@@ -68,6 +68,26 @@ fn the_manager_hears_of_ready_and_of_stopping() {
 }
 
 #[test]
+fn the_manager_hears_of_a_reload_and_of_its_end() {
+    let manager = Manager::new();
+    let server = TestServer::start_program(manager.program(), "notify_reload", "");
+    manager.hear();
+    let toml = |more: &str| configuration(&format!("worker_processes = 3\n{more}"));
+    fs::write(server.dir.join("chappe.toml"), toml("")).expect("the configuration");
+    assert_eq!(server.command(&["reload"]).code, Some(0));
+    let (reloading, _) = manager.hear();
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+    let (ready, _) = manager.hear();
+    assert!(ready.starts_with("READY=1\n") && ready.contains(" with 3 workers\n"), "{ready}");
+    // A reload that ends before it has begun is none.
+    fs::write(server.dir.join("chappe.toml"), toml("wrong = 1\n")).expect("the configuration");
+    server.signal(Signal::SIGHUP);
+    server.wait_log("master", "reload failed");
+    server.signal(Signal::SIGTERM);
+    assert!(manager.hear().0.starts_with("STOPPING=1\n"));
+}
+
+#[test]
 fn the_watchdog_is_fed_by_the_masters_loop() {
     let manager = Manager::new();
     let mut program = manager.program();
