@@ -1,6 +1,6 @@
 //! Calls that start nothing: they look at the configuration, or ask the master.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -52,10 +52,10 @@ pub(super) fn test(arguments: &Arguments) -> Result<(), Failure> {
         Become::Somebody(_) | Become::Nobody => None,
     };
     let shortage = descriptors::warning(&loaded);
-    for warning in loaded.warnings.iter().chain(&ignored).chain(&shortage) {
-        super::complain(&format!("warning: {warning}"));
-    }
     if !arguments.quiet {
+        for warning in loaded.warnings.iter().chain(&ignored).chain(&shortage) {
+            super::complain(&format!("warning: {warning}"));
+        }
         let names: Vec<&str> = KEYS_NOT_BUILT.iter().map(|(name, _)| *name).collect();
         if !names.is_empty() {
             super::complain(&format!("without effect in this version: {}", names.join(", ")));
@@ -231,7 +231,13 @@ fn ask_for(stream: &mut UnixStream, request: &Value, path: &Path) -> Result<Valu
     stream
         .write_all(request.as_bytes())
         .and_then(|()| BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut line))
-        .map_err(Failure::system(format!("control socket {}", path.display())))?;
+        .map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => Failure::Refused(format!(
+                "the master at {} did not answer within {ANSWER_TIME_MAX:?}",
+                path.display()
+            )),
+            _ => Failure::system(format!("control socket {}", path.display()))(error),
+        })?;
     understand(&line)
 }
 

@@ -103,7 +103,8 @@ pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     run_worker: impl Fn(Assignment) -> ExitReason,
 ) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let parsed = Arguments::try_parse_from(arguments).and_then(Arguments::checked);
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help goes to stdout and mistakes to stderr; either may be closed.

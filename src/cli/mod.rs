@@ -59,6 +59,31 @@ pub(crate) struct Arguments {
     pub(crate) command: Option<Command>,
 }
 
+impl Arguments {
+    /// Refuses what would be ignored: whoever writes it expects it to count.
+    pub(crate) fn checked(self) -> Result<Self, clap::Error> {
+        let actions = [
+            ("-t", self.test),
+            ("-T", self.dump),
+            ("-s", self.signal.is_some()),
+            ("-v", self.version),
+            ("-V", self.build),
+            ("--foreground", self.foreground),
+            ("a command", self.command.is_some()),
+        ];
+        let mut named = actions.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name);
+        let text = match (named.next(), named.next()) {
+            // -T is a -t that says more, as with nginx.
+            (Some(&"-t"), Some(&"-T")) if self.command.is_none() => return Ok(self),
+            (Some(first), Some(second)) => format!("{first} and {second} do not go together"),
+            _ if self.quiet && !self.test && !self.dump => "-q goes with -t or -T".to_owned(),
+            _ => return Ok(self),
+        };
+        use clap::CommandFactory;
+        Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, text))
+    }
+}
+
 /// What every call takes.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Common {
@@ -158,6 +183,25 @@ mod tests {
             let arguments = parse(line).unwrap();
             assert_eq!(arguments.common.config, PathBuf::from("a.toml"));
             assert_eq!(arguments.common.prefix, Some(PathBuf::from("/x")));
+        }
+    }
+
+    #[test]
+    fn what_would_be_ignored_is_refused() {
+        let checked = |line: &str| parse(line).and_then(Arguments::checked);
+        for line in ["chappe", "chappe -t -q", "chappe -t -T", "chappe -T -q", "chappe -s stop"] {
+            assert!(checked(line).is_ok(), "{line}");
+        }
+        for line in [
+            "chappe -t -s stop",
+            "chappe -t status",
+            "chappe -s stop status",
+            "chappe --foreground status",
+            "chappe -q",
+            "chappe -q -s stop",
+            "chappe -v -T",
+        ] {
+            assert_eq!(checked(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }
 

@@ -133,7 +133,10 @@ impl ControlSocket {
         match fs::symlink_metadata(path) {
             Ok(there) if there.file_type().is_socket() => fs::remove_file(path)?,
             Ok(_) => {
-                return Err(io::Error::new(ErrorKind::AlreadyExists, "there is no socket"));
+                return Err(io::Error::new(
+                    ErrorKind::AlreadyExists,
+                    "there is something that is no socket",
+                ));
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),

@@ -65,6 +65,11 @@ impl Master<'_> {
         if death == Death::Failed && !was_killed {
             self.zone.count(Counter::WorkersDied, 1);
         }
+        // What it had open when it died is closed now, whoever was to count that.
+        let counted = worker.slot.counter_values();
+        let open = counted.get(Counter::ConnectionsAccepted);
+        let open = open.saturating_sub(counted.get(Counter::ConnectionsClosed));
+        self.zone.count(Counter::ConnectionsClosed, open);
         self.zone.free(&worker.slot);
         self.settle();
 

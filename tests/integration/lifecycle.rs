@@ -141,6 +141,7 @@ fn a_killed_worker_is_replaced_and_costs_only_its_own_connections() {
     assert!(now.contains(&workers[1]));
     server.wait_status("/semaphores/connection_permits", |permits| permits == 96);
     server.wait_status("/totals/workers_died", |died| died == 1);
+    server.wait_status("/totals/connections_closed", |closed| closed == 4);
     server.wait_log("master", &workers[0].to_string());
     // The other is full, so it is the new one that serves these.
     for _ in 0..4 {
