@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         ("a_killed_worker_is_replaced", a_killed_worker_is_replaced),
         ("a_stopped_worker_is_replaced_and_not_a_death", a_stopped_worker_is_replaced),
         ("workers_that_die_young_are_paced", workers_that_die_young_are_paced),
+        ("what_cannot_be_written_fails_the_start", what_cannot_be_written_fails_the_start),
         ("a_worker_that_cannot_boot_fails_the_start", a_worker_that_cannot_boot_fails_the_start),
         ("a_worker_that_is_not_ready_fails_the_start", a_worker_that_is_not_ready),
         ("a_daemon_reports_a_failed_start", a_daemon_reports_a_failed_start),
@@ -126,9 +127,31 @@ fn workers_that_die_young_are_paced() {
             site.log("master.log").contains(&format!("pause_ms={pause}"))
         });
     }
+    wait_until("status tells who is awaited", || {
+        let status = site.run(&["status", "--json"]);
+        let status: Value = serde_json::from_slice(&status.stdout).expect("status is JSON");
+        status["vacancies"][0]["worker"] == 0 && status["vacancies"][0]["due_in_ms"].is_u64()
+    });
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait(), Some(0));
     site.assert_nothing_left();
+}
+
+fn what_cannot_be_written_fails_the_start() {
+    for (toml, named) in [
+        ("[log]\ndirectory = \"conf/chappe.toml\"", "conf/chappe.toml"),
+        ("pid_file = \"conf\"", "/conf"),
+        ("control_socket = \"conf/chappe.toml\"", "control socket"),
+    ] {
+        let site = Site::new(toml);
+        for how in [&["--foreground"][..], &["--set", "daemon=true"]] {
+            let output = site.run(how);
+            let reason = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{toml}: {reason}");
+            assert!(reason.contains(named), "{toml}: {reason}");
+            site.assert_nothing_left();
+        }
+    }
 }
 
 fn a_worker_that_cannot_boot_fails_the_start() {

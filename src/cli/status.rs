@@ -30,6 +30,10 @@ pub(crate) fn table(status: &Value) -> String {
         let _ = writeln!(text, "warning: {}\n", plain(warning));
     }
     text.push_str(&workers(&status["workers"]));
+    for vacancy in status["vacancies"].as_array().into_iter().flatten() {
+        let due = plain(&vacancy["due_in_ms"]);
+        let _ = writeln!(text, "worker {} died, replaced in {due} ms", plain(&vacancy["worker"]));
+    }
     text.push('\n');
     for group in ["semaphores", "totals"] {
         for (name, value) in status[group].as_object().into_iter().flatten() {

@@ -1,8 +1,10 @@
 //! What `chappe status` is told: one object, keys for good.
 
+use std::time::Instant;
+
 use serde_json::{Map, Value, json};
 
-use super::Master;
+use super::{Master, Vacancy};
 use crate::shm::{Counter, CounterValues, SlotReport};
 use crate::sys::{clock, limits};
 
@@ -29,6 +31,7 @@ impl Master<'_> {
             },
             "reload": self.reloads.to_json(),
             "workers": workers.iter().map(worker).collect::<Vec<_>>(),
+            "vacancies": self.vacancies.iter().map(vacancy).collect::<Vec<_>>(),
             "limits": self.limits(),
             "semaphores": {
                 "worker_ready": self.zone.worker_ready().value().ok(),
@@ -50,6 +53,12 @@ impl Master<'_> {
             "worker_connections": self.config.effective_worker_connections(descriptors),
         })
     }
+}
+
+/// A worker that died young, or could not be forked, and is paced.
+fn vacancy(vacancy: &Vacancy) -> Value {
+    let due = vacancy.due.saturating_duration_since(Instant::now());
+    json!({ "worker": vacancy.number, "due_in_ms": millis(due.as_millis()) })
 }
 
 fn worker(report: &SlotReport) -> Value {

@@ -7,8 +7,8 @@ use super::interest::Phase;
 use super::listing::Listing;
 use super::receive::Read;
 use super::settings::{
-    DRAIN_POSTPONED_MAX, EVENTS_MAX, READ_BYTES_MAX, SCARCE_READ_BYTES, STARVED_MAX, Settings,
-    TICK, TIMERS_SLACK,
+    DRAIN_POSTPONED_MAX, EVENTS_MAX, HANDLER_LONG_MS, READ_BYTES_MAX, SCARCE_READ_BYTES,
+    STARVED_MAX, Settings, TICK, TIMERS_SLACK,
 };
 use super::timers::Timers;
 use super::transport::{Acceptor, SocketOptions, Transport};
@@ -117,6 +117,8 @@ pub struct EventLoop {
     starved_since: Option<Instant>,
     /// How often the largest holders went since then.
     reliefs: u32,
+    /// The handler that has been running longest is known to the log.
+    told_of_long_handler: bool,
     /// One for all connections: what is read leaves it at once.
     pub(super) buffer: Box<[u8]>,
     pub(super) drain_reason: Goodbye,
@@ -157,6 +159,7 @@ impl EventLoop {
             starved: BTreeSet::new(),
             starved_since: None,
             reliefs: 0,
+            told_of_long_handler: false,
             buffer: vec![0; READ_BYTES_MAX].into_boxed_slice(),
             drain_reason: Goodbye::Stopping,
             called: Vec::new(),
@@ -451,10 +454,22 @@ impl EventLoop {
         }
     }
 
+    /// A handler that runs for long is told of once. It is never killed.
+    fn warn_of_long_handler(&mut self) {
+        let running_ms = self.slot.report().oldest_handler_ms;
+        if running_ms < HANDLER_LONG_MS {
+            self.told_of_long_handler = false;
+        } else if !self.told_of_long_handler {
+            self.told_of_long_handler = true;
+            log::warn!("a handler has been running for long running_ms={running_ms}");
+        }
+    }
+
     fn tick(&mut self, now: Instant) {
         self.warnings.tick(now);
         self.tick_listeners(now);
         self.relieve_starved(now);
+        self.warn_of_long_handler();
         if self.timers.len() > 2 * self.table.len() + TIMERS_SLACK {
             let armed = self.table.iter().map(|(key, entry)| match entry {
                 Entry::Connection(connection) => (key, connection.timer),

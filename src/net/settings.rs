@@ -40,6 +40,8 @@ pub(super) const READ_BYTES_MAX: usize = 64 * 1024;
 pub(super) const EVENTS_MAX: usize = 256;
 /// How many connections one listener may bring in one turn of the loop.
 pub(super) const ACCEPTS_MAX: usize = 64;
+/// A handler that runs for so long is told of in the log.
+pub(super) const HANDLER_LONG_MS: u64 = 1000;
 /// The pulse of everything that is not urgent.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 

@@ -44,7 +44,8 @@ counters! {
     BytesReceived = "bytes_received",
     /// Bytes that the kernel took.
     BytesSent = "bytes_sent",
-    /// Queued messages whose connection was gone before they were sent.
+    /// Messages received or queued whose connection was gone before they were
+    /// handled or sent.
     MessagesExpired = "messages_expired",
     /// Messages refused because an outbox was full.
     MessagesDropped = "messages_dropped",
@@ -85,6 +86,8 @@ counters! {
     WorkersDied = "workers_died",
     /// Connections that an operator closed.
     ConnectionsKicked = "connections_kicked",
+    /// Connections that a drain did not see to their end: `worker_shutdown_timeout`.
+    ConnectionsCut = "connections_cut",
 }
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS_MAX);
@@ -172,6 +175,14 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Counter::ALL.len());
+    }
+
+    #[test]
+    fn each_counter_is_in_the_operators_manual() {
+        let manual = include_str!("../../docs/OPERATIONS.md");
+        for counter in Counter::ALL {
+            assert!(manual.contains(&format!("| `{}` |", counter.name())), "{counter:?}");
+        }
     }
 
     #[test]

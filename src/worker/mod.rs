@@ -209,6 +209,7 @@ impl Worker {
         if is_late {
             let left = self.event_loop.connections();
             log::warn!("worker_shutdown_timeout is over, cutting connections={left}");
+            self.event_loop.count(Counter::ConnectionsCut, left as u64);
             self.event_loop.close_all();
         }
         is_late
