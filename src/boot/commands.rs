@@ -51,7 +51,7 @@ pub(super) fn test(arguments: &Arguments) -> Result<(), Failure> {
         Become::Ignored(warning) => Some(warning),
         Become::Somebody(_) | Become::Nobody => None,
     };
-    let shortage = descriptors::warning(&loaded);
+    let shortage = descriptors::warning(&loaded.config);
     if !arguments.quiet {
         for warning in loaded.warnings.iter().chain(&ignored).chain(&shortage) {
             super::complain(&format!("warning: {warning}"));

@@ -1,6 +1,6 @@
 //! How many descriptors a worker may have, and whether that is enough.
 
-use crate::config::{Config, DESCRIPTORS_RESERVED, Loaded};
+use crate::config::{Config, DESCRIPTORS_RESERVED};
 use crate::sys::limits;
 
 /// Below this a limit is low whatever the configuration says: it is the soft limit
@@ -22,19 +22,10 @@ pub(super) fn raise_limit(wanted: u64) -> Option<String> {
 /// before the limit is raised as well as after, so that `-t` can tell.
 ///
 /// The default of `worker.max_connections` is as many as a worker can serve and not
-/// a wish: that there is less room is told only if the key was written, or if there
-/// is little room for any server.
-pub(super) fn warning(loaded: &Loaded) -> Option<String> {
-    warning_of(&loaded.config, loaded.written("worker.max_connections").is_some())
-}
-
-/// The same for a configuration of which nobody knows any more what was written.
-pub(super) fn warning_at_reload(config: &Config) -> Option<String> {
-    let is_default = config.worker.max_connections == Config::default().worker.max_connections;
-    warning_of(config, !is_default)
-}
-
-fn warning_of(config: &Config, is_wish: bool) -> Option<String> {
+/// a wish: that there is less room is told only for another value, or if there is
+/// little room for any server.
+pub(super) fn warning(config: &Config) -> Option<String> {
+    let is_wish = config.worker.max_connections != Config::default().worker.max_connections;
     let descriptors = limits::target_descriptors(config.worker_rlimit_nofile).ok()?;
     shortage(config.worker.max_connections, descriptors, is_wish)
 }

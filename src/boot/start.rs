@@ -88,7 +88,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
         }
     };
     warnings.extend(descriptors::raise_limit(loaded.config.worker_rlimit_nofile));
-    warnings.extend(descriptors::warning(&loaded));
+    warnings.extend(descriptors::warning(&loaded.config));
     let config = Arc::new(loaded.config);
     let passed = if is_foreground { Passed::take()? } else { Vec::new() };
     let listeners = listeners::open(&config, passed)?;
@@ -142,7 +142,7 @@ impl AtStart {
 /// What a reload does to this process before it forks.
 fn make_ready(config: &Config) -> Vec<String> {
     let raised = descriptors::raise_limit(config.worker_rlimit_nofile);
-    raised.into_iter().chain(descriptors::warning_at_reload(config)).collect()
+    raised.into_iter().chain(descriptors::warning(config)).collect()
 }
 
 /// The record lock is asked, not taken: the launcher's would be gone with it.
