@@ -364,3 +364,26 @@ fn a_wrong_command_line_is_exit_2() {
         assert_eq!(refused.code, Some(2), "{arguments:?}: {refused:?}");
     }
 }
+
+/// Many deaths, few signals: SIGCHLD does not queue, so one stands for several.
+#[test]
+fn all_workers_killed_at_once_are_all_replaced() {
+    let server = TestServer::start("killed_at_once", "worker_processes = 8\n");
+    let mut clients: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.call(CODE_PING, b"").unwrap();
+    }
+    let mut gone = Vec::new();
+    for round in 1..=3 {
+        let workers = server.wait_workers(8, &gone);
+        for pid in &workers {
+            kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap();
+        }
+        gone.extend(workers);
+        server.wait_status("/totals/workers_died", |died| died == 8 * round);
+    }
+    server.wait_workers(8, &gone);
+    server.wait_status("/semaphores/connection_permits", |permits| permits == 100_000);
+    server.wait_status("/totals/connections_closed", |closed| closed == 40);
+    assert_eq!(server.connect().call(CODE_PING, b"").expect("served").code, CODE_PING);
+}
