@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::plan::{Due, Event, Verdict};
-use super::stop::FAST_STOP_MAX;
+use super::stop::{CUT_GRACE, FAST_STOP_MAX};
 use super::{Master, Worker};
 use crate::channel::Message;
 use crate::config::{Changes, Config, ConfigErrors, match_listeners};
@@ -321,7 +321,7 @@ impl Master<'_> {
             }
         }
         // Now that somebody else serves.
-        let old_timeout = self.config.worker_shutdown_timeout;
+        let old_timeout = self.config.worker_shutdown_timeout + CUT_GRACE;
         for worker in &mut self.workers {
             if worker.generation != candidate.generation && worker.leaves_by.is_none() {
                 worker.drain(Message::DrainForReload, now + old_timeout);

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::plan::{Event, Verdict};
+use super::stop::CUT_GRACE;
 use super::{Master, Vacancy};
 use crate::channel::Message;
 use crate::config::WORKER_PROCESSES_MAX;
@@ -69,7 +70,7 @@ impl Master<'_> {
     }
 
     fn remove_workers(&mut self, wanted: u16) {
-        let until = Instant::now() + self.config.worker_shutdown_timeout;
+        let until = Instant::now() + self.config.worker_shutdown_timeout + CUT_GRACE;
         self.vacancies.retain(|vacancy| vacancy.number < wanted);
         for worker in &mut self.workers {
             let is_current = worker.generation == self.generation && worker.leaves_by.is_none();

@@ -11,6 +11,11 @@ use crate::channel::Message;
 /// How long workers may take for the fast stop; they only have sockets to close.
 pub(super) const FAST_STOP_MAX: Duration = Duration::from_secs(5);
 
+/// How much longer than `worker_shutdown_timeout` a worker may take to leave. At that
+/// time it cuts its connections by itself, and counts them; one that is killed at the
+/// same moment counts nothing.
+pub(super) const CUT_GRACE: Duration = Duration::from_secs(1);
+
 /// Whether, and how, the server is going down. It only ever gets more urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -63,7 +68,7 @@ impl Master<'_> {
             return;
         }
         log::info!("stopping gracefully by={by}");
-        let deadline = Instant::now() + self.config.worker_shutdown_timeout;
+        let deadline = Instant::now() + self.config.worker_shutdown_timeout + CUT_GRACE;
         self.begin_stop(Stop::Graceful { deadline });
         for worker in &self.workers {
             worker.tell(Message::Drain);
