@@ -70,15 +70,22 @@ impl ReceiveHalf {
         self.inbox.view()
     }
 
-    /// Takes in what was received; the event loop.
-    pub fn push(self: &Arc<Self>, item: Item) {
+    /// Takes in what was received; the event loop. True if the connection is queued
+    /// from now on: the loop has to [`ReceiveHalf::list`] it, or run its turn itself.
+    #[must_use]
+    pub fn push(&self, item: Item) -> bool {
         let charged = item.charged();
         let total = self.path.total.charge(charged);
-        match self.inbox.push(item, total) {
-            Pushed::Queue => self.path.run_list.push(Arc::clone(self)),
-            Pushed::Nothing => {}
-            Pushed::Closed => self.path.total.release(charged),
+        let pushed = self.inbox.push(item, total);
+        if pushed == Pushed::Closed {
+            self.path.total.release(charged);
         }
+        pushed == Pushed::Queue
+    }
+
+    /// Leaves the turn to the handler threads.
+    pub fn list(self: &Arc<Self>) {
+        self.path.run_list.push(Arc::clone(self));
     }
 
     /// No more will be received; the event loop.
@@ -125,7 +132,7 @@ impl ReceiveHalf {
 
     pub(super) fn act(self: &Arc<Self>, left: Left) {
         match left {
-            Left::Queue => self.path.run_list.push(Arc::clone(self)),
+            Left::Queue => self.list(),
             Left::Finish => self.send.finish(),
             Left::Idle | Left::Closed => {}
         }

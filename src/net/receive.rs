@@ -125,7 +125,7 @@ impl Connection {
         self.tell_error(number, begun, text);
     }
 
-    fn tell_error(&self, number: ErrorNumber, caused_by: Option<Header>, text: &str) {
+    fn tell_error(&mut self, number: ErrorNumber, caused_by: Option<Header>, text: &str) {
         log::debug!("conn={} {number:?}: {text}", self.id());
         let frame = error_frame(number, caused_by.map(|header| header.code), text);
         self.notify(frame, 1, Then::Finish);
@@ -140,12 +140,12 @@ impl Connection {
         self.notify(goodbye_frame(reason, text), 1, then);
     }
 
-    fn notify(&self, encoded: Bytes, frames: u32, then: Then) {
+    fn notify(&mut self, encoded: Bytes, frames: u32, then: Then) {
         self.push(Item::Notice(Notice { encoded, frames, then }));
     }
 
-    fn push(&self, item: Item) {
-        self.receive.push(item);
+    fn push(&mut self, item: Item) {
+        self.is_queued |= self.receive.push(item);
     }
 
     /// Lets messages pass as the rate limits allow, and refuses the others, each
@@ -180,7 +180,7 @@ impl Connection {
         self.push_passed(&mut passed, &mut rest, whole_bytes);
     }
 
-    fn push_passed(&self, passed: &mut Passed, rest: &mut Bytes, whole_bytes: usize) {
+    fn push_passed(&mut self, passed: &mut Passed, rest: &mut Bytes, whole_bytes: usize) {
         let Passed { bytes, frames } = std::mem::take(passed);
         if frames > 0 {
             let part = rest.split_to(bytes);
@@ -191,7 +191,7 @@ impl Connection {
         }
     }
 
-    fn tell_refused(&self, refused: &mut Refusals, then: Then) {
+    fn tell_refused(&mut self, refused: &mut Refusals, then: Then) {
         let Refusals { encoded, frames } = std::mem::take(refused);
         if frames > 0 {
             self.notify(encoded.freeze(), frames, then);
@@ -284,6 +284,7 @@ mod tests {
             handshake: None,
             linger: Duration::from_secs(1),
             outbox_age_max: Duration::from_secs(1),
+            fuse: true,
             messages_per_second,
             messages_burst: 0,
             bytes_per_second,
