@@ -77,6 +77,9 @@ pub(crate) struct BenchArgs {
     /// [default: those that the control socket tells]
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     server_pid: Vec<i32>,
+    /// Have perf(1) count the server's system calls, which costs the server a little
+    #[arg(long)]
+    system_calls: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -131,6 +134,7 @@ impl BenchArgs {
             slow_body_bytes: self.slow_size,
             paced: paced.map(|(bytes_per_second, bytes)| Paced { bytes_per_second, bytes }),
             server_pids: pids.to_vec(),
+            counts_system_calls: self.system_calls,
         }
     }
 

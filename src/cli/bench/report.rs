@@ -10,10 +10,6 @@ use crate::client::load::{Plan, Report};
 /// Counters of the server that tell what a message cost on the send path.
 const PER_THOUSAND: [&str; 4] = ["semaphore_posts", "send_calls", "partial_sends", "sends_blocked"];
 
-/// Why system calls are missing: no file of /proc counts them.
-const NO_SYSTEM_CALLS: &str = "not counted: /proc has no such number; \
-     `perf stat -e raw_syscalls:sys_enter -p PID` has";
-
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99_9", 0.999)];
 
 /// One object.
@@ -65,8 +61,8 @@ pub(super) fn json(plan: &Plan, report: &Report) -> Value {
             "cpu_share": used.cpu_ns as f64 / 1e9 / report.looked_seconds,
             "voluntary_switches_per_message": per_message(report, used.voluntary_switches),
             "involuntary_switches_per_message": per_message(report, used.involuntary_switches),
-            "system_calls_per_message": null,
-            "system_calls_note": NO_SYSTEM_CALLS,
+            "system_calls_per_message": system_calls(report).ok().flatten(),
+            "system_calls_missing": system_calls(report).err(),
             "anonymous_bytes_before": report.memory.map(|(before, _)| before),
             "anonymous_bytes_most": report.memory.map(|(_, most)| most),
         })),
@@ -197,9 +193,16 @@ fn costs(text: &mut String, plan: &Plan, report: &Report) {
             "{} CPU a message, {:.0} % of a CPU, {} context switches a message",
             cpu(per_message(report, used.cpu_ns)),
             share(used.cpu_ns),
-            per_message(report, switches).map_or("-".to_owned(), |count| format!("{count:.3}")),
+            plain(per_message(report, switches)),
         );
         line(text, "server", &value);
+        let value = match system_calls(report) {
+            Ok(count) => format!("system calls {} a message", plain(count)),
+            Err(why) => format!("system calls not counted ({why})"),
+        };
+        line(text, "", &value);
+    } else if plan.counts_system_calls || !plan.server_pids.is_empty() {
+        line(text, "server", "its processes are not known, or can't be read");
     }
     if let Some((before, most)) = report.memory {
         let value = format!("{} before, {} at the most", bytes(before), bytes(most));
@@ -254,9 +257,22 @@ fn per_second(report: &Report) -> f64 {
     if report.seconds > 0.0 { report.replies as f64 / report.seconds } else { 0.0 }
 }
 
+/// For each message; why there is no figure, otherwise.
+fn system_calls(report: &Report) -> Result<Option<f64>, &str> {
+    match &report.system_calls {
+        None => Err("not asked for: --system-calls"),
+        Some(Ok(count)) => Ok(per_message(report, *count)),
+        Some(Err(why)) => Err(why),
+    }
+}
+
 /// `None` if nothing was answered.
 fn per_message(report: &Report, sum: u64) -> Option<f64> {
     (report.answered > 0).then(|| sum as f64 / report.answered as f64)
+}
+
+fn plain(count: Option<f64>) -> String {
+    count.map_or("-".to_owned(), |count| format!("{count:.3}"))
 }
 
 fn cpu(nanos: Option<f64>) -> String {

@@ -11,9 +11,11 @@
 //!           memory before                     processor time, counters ──── until here ──┘
 //! ```
 //!
-//! It never retries, never reconnects and starts no thread.
+//! It never retries, never reconnects and starts no thread, and no process but perf(1),
+//! if it is asked to.
 
 mod body;
+mod calls;
 mod engine;
 mod fault;
 mod lane;
@@ -30,6 +32,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use body::Bodies;
+use calls::CallCounter;
 use engine::Engine;
 use lane::{Exchange, Lane};
 use sides::{Idle, PACED_BUFFER_BYTES, PacedReader, SLOW_BUFFER_BYTES, SlowReader};
@@ -102,6 +105,8 @@ pub(crate) struct Report {
     pub(crate) answered: u64,
     pub(crate) client: Option<Usage>,
     pub(crate) server: Option<Usage>,
+    /// System calls of the server, or why they are not known; `None`: not asked for.
+    pub(crate) system_calls: Option<Result<u64, String>>,
     /// The time between the two looks, in seconds.
     pub(crate) looked_seconds: f64,
     pub(crate) counters: Option<BTreeMap<String, u64>>,
@@ -141,7 +146,9 @@ pub(crate) fn run(plan: &Plan, watch: &mut dyn Watch) -> Result<Report, LoadErro
     run.engine.start(plan.rate)?;
     let after_warmup = run.engine.clock.now() + nanoseconds(plan.warmup);
     run.turn_until(after_warmup, Step::WarmUp, |_| false)?;
+    let calls = plan.counts_system_calls.then(|| CallCounter::start(&plan.server_pids));
     let before = run.look();
+    let calls = calls.map(|calls| calls.and_then(CallCounter::begin));
     let from = run.engine.clock.now() + nanoseconds(SETTLE.min(plan.duration / 10));
     let ends_at = from + nanoseconds(plan.duration);
     run.engine.tally.window_from = from;
@@ -153,11 +160,12 @@ pub(crate) fn run(plan: &Plan, watch: &mut dyn Watch) -> Result<Report, LoadErro
     let grace = ends_at + nanoseconds(plan.timeout);
     run.turn_until(grace, Step::Draining, |engine| !engine.is_anything_under_way())?;
     run.engine.close_accounts();
+    let system_calls = calls.map(|calls| calls.and_then(CallCounter::end));
     let after = run.look();
     let seconds = stopped.saturating_sub(from) as f64 / 1e9;
     let memory = memory_before.zip(memory_loaded).zip(after.server);
     let memory = memory.map(|((before, loaded), last)| (before, loaded.max(last.anonymous_bytes)));
-    Ok(run.report(Outcome { is_complete, seconds, slow_full, memory }, before, after))
+    Ok(run.report(Outcome { is_complete, seconds, slow_full, memory, system_calls }, before, after))
 }
 
 /// What the steps of a run came to.
@@ -166,6 +174,7 @@ struct Outcome {
     seconds: f64,
     slow_full: u64,
     memory: Option<(u64, u64)>,
+    system_calls: Option<Result<u64, String>>,
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -334,7 +343,7 @@ impl Run<'_> {
     }
 
     fn report(self, outcome: Outcome, before: Look, after: Look) -> Report {
-        let Outcome { is_complete, seconds, slow_full, memory } = outcome;
+        let Outcome { is_complete, seconds, slow_full, memory, system_calls } = outcome;
         let engine = self.engine;
         let grown = |(before, after): (Usage, Usage)| after.since(before);
         let counters = before.counters.zip(after.counters).map(|(before, after)| {
@@ -360,6 +369,7 @@ impl Run<'_> {
             server: before.server.zip(after.server).map(grown),
             looked_seconds: (after.at - before.at) as f64 / 1e9,
             counters,
+            system_calls,
             memory,
             latencies: engine.tally.latencies,
             faults: engine.tally.faults,

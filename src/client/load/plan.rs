@@ -48,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) paced: Option<Paced>,
     /// Processes of the server, if they are on this machine and known.
     pub(crate) server_pids: Vec<i32>,
+    /// Have perf(1) count their system calls.
+    pub(crate) counts_system_calls: bool,
 }
 
 /// One more connection, that asks for all of its bytes at once and reads them slowly.

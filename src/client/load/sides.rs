@@ -20,10 +20,8 @@ pub(super) const SLOW_BUFFER_BYTES: usize = 32 * 1024;
 const PACED_BODY_BYTES: usize = 4096;
 /// What the kernel may hold for it, so that it is the server that holds the rest.
 pub(super) const PACED_BUFFER_BYTES: usize = 8 * 1024;
-/// It reads so many times a second.
-const PACED_READS: usize = 20;
-/// Nanoseconds between two of its reads.
-const PACED_PAUSE: u64 = 1_000_000_000 / PACED_READS as u64;
+/// Nanoseconds between two of its reads: 20 a second.
+const PACED_PAUSE: u64 = 50_000_000;
 
 /// A connection that has sent one ping.
 #[derive(Debug)]
@@ -143,7 +141,7 @@ pub(super) struct PacedReader {
     exchange: Exchange,
     tally: Tally,
     requests: u64,
-    bytes_a_read: usize,
+    bytes_per_second: u64,
     next_read: u64,
     began: u64,
     ended: Option<u64>,
@@ -167,6 +165,12 @@ impl PacedOutcome {
     }
 }
 
+/// What a reader of this pace may have after so many nanoseconds.
+fn due_bytes(bytes_per_second: u64, nanoseconds: u64) -> u64 {
+    let bytes = u128::from(bytes_per_second) * u128::from(nanoseconds) / 1_000_000_000;
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
 impl PacedReader {
     pub(super) fn new(
         stream: TcpStream,
@@ -186,7 +190,7 @@ impl PacedReader {
             },
             tally: Tally::new(),
             requests: paced.bytes.div_ceil(frame_bytes),
-            bytes_a_read: (paced.bytes_per_second / PACED_READS).max(1),
+            bytes_per_second: paced.bytes_per_second as u64,
             next_read: now + PACED_PAUSE,
             began: now,
             ended: None,
@@ -199,14 +203,18 @@ impl PacedReader {
         lane.send(exchange, now, |sequence| (sequence < *requests).then_some(now), tally);
     }
 
-    /// Reads if it is time to. One slice a call: what was missed is not caught up.
+    /// Reads if it is time to. What was missed is caught up, a second's worth at most.
     pub(super) fn receive(&mut self, scratch: &mut [u8], clock: Clock) {
         let now = clock.now();
         if now < self.next_read || self.is_over() {
             return;
         }
         self.next_read = (self.next_read + PACED_PAUSE).max(now);
-        self.lane.receive(&self.exchange, scratch, self.bytes_a_read, clock, &mut self.tally);
+        let due = due_bytes(self.bytes_per_second, now - self.began);
+        let limit = due.saturating_sub(self.lane.bytes_received()).min(self.bytes_per_second);
+        // Never 0: that would look like the end of the stream.
+        let limit = usize::try_from(limit.max(1)).expect("bytes of a second");
+        self.lane.receive(&self.exchange, scratch, limit, clock, &mut self.tally);
         if self.tally.answered == self.requests || self.lane.is_gone() {
             self.ended = Some(now);
         }
@@ -227,5 +235,18 @@ impl PacedReader {
             seconds: (self.ended.unwrap_or(now) - self.began) as f64 / 1e9,
             fault: fault.map(|(fault, _, first)| format!("{}: {first}", fault.name())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_is_kept_over_any_time() {
+        assert_eq!(due_bytes(10_000, 50_000_000), 500);
+        assert_eq!(due_bytes(10_000, 200_000_000_000), 2_000_000);
+        assert_eq!(due_bytes(20, 49_999_999), 0);
+        assert_eq!(due_bytes(u64::MAX, u64::MAX), u64::MAX);
     }
 }
