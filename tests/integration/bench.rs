@@ -38,7 +38,8 @@ fn errors(report: &Value, kind: &str) -> u64 {
 #[test]
 fn a_closed_loop_is_measured_on_both_sides() {
     let server = TestServer::start("bench_closed", "");
-    let run = server.command(&[&SHORT[..], &["--connections", "8", "--pipeline", "4"]].concat());
+    let line = ["--connections", "8", "--pipeline", "4", "--system-calls"];
+    let run = server.command(&[&SHORT[..], &line].concat());
     let report = clean(&run);
     let replies = report["replies"].as_u64().expect("replies");
     assert!(replies > 100, "{report:#}");
@@ -51,6 +52,10 @@ fn a_closed_loop_is_measured_on_both_sides() {
     for figure in ["/server/cpu_ns_per_message", "/client/cpu_ns_per_message"] {
         assert!(report.pointer(figure).and_then(Value::as_f64) > Some(0.0), "{figure}");
     }
+    // Where perf is not, or may not: why.
+    let calls = report["server"]["system_calls_per_message"].as_f64();
+    let why = report["server"]["system_calls_missing"].as_str();
+    assert!(calls.is_some_and(|calls| calls > 0.0) != why.is_some(), "{calls:?} {why:?}");
     // At most one post a message; with four under way on each connection, less.
     let posts = report["counters"]["semaphore_posts_per_1000"].as_f64().expect("posts");
     assert!(posts > 0.0 && posts <= 1001.0, "{posts}");
@@ -166,12 +171,8 @@ fn another_protocol_is_told_from_a_server_of_ours() {
 #[test]
 fn a_server_without_permits_refuses_in_its_own_words() {
     let server = TestServer::start("bench_busy", "max_connections = 1\n");
-    let _only = server.connect().call(CODE_PING, b"").map(|_| ());
     let mut holder = server.connect();
-    server.wait_status("/semaphores/connection_permits", |permits| permits <= 1);
-    while holder.call(CODE_PING, b"").is_err() {
-        holder = server.connect();
-    }
+    assert_eq!(holder.call(CODE_PING, b"").expect("a pong").code, CODE_PING);
     let run = server.command(&SHORT);
     assert_eq!(run.code, Some(1));
     assert!(run.stderr.contains("refuses: error 6 (busy)"), "{run:?}");
@@ -186,7 +187,8 @@ fn a_server_that_stops_in_the_middle_leaves_a_part_of_a_report() {
                 let line = ["bench", "--json", "--warmup", "0s", "--duration", "60s"];
                 server.command(&[&line[..], &["--connections", "5"]].concat())
             });
-            server.wait_status("/totals/frames_received", |frames| frames > 500);
+            // Well into the window, which begins some 20 ms after the first request.
+            server.wait_status("/totals/frames_received", |frames| frames > 10_000);
             if signal == Signal::SIGKILL {
                 // No goodbye and no drain: the kernel alone ends the connections.
                 let group = nix::unistd::Pid::from_raw(server.pid());
@@ -199,7 +201,7 @@ fn a_server_that_stops_in_the_middle_leaves_a_part_of_a_report() {
         assert_eq!(run.code, Some(1), "{run:?}");
         let report = object(&run);
         assert_eq!(report["complete"], false);
-        assert!(report["replies"].as_u64() > Some(100), "{report:#}");
+        assert!(report["replies"].as_u64() > Some(0), "{report:#}");
         assert!(report["seconds"].as_f64() < Some(60.0), "{report:#}");
         assert!(!report["errors"].as_object().expect("errors").is_empty());
         assert!(run.stderr.contains("the server ended connections"), "{}", run.stderr);
