@@ -4,6 +4,8 @@
 //! This program starts itself as that server, so it has a runner of its own: a
 //! master must have one thread.
 
+#[path = "handlers/pushes.rs"]
+mod pushes;
 #[path = "support/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "the tests of the stock server use all of it")]
 mod support;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         ("a_drain_ends_behind_a_peer_that_left_a_blocked_handler", a_drain_ends_behind_a_reset),
         ("messages_of_a_peer_that_left_are_counted_once", what_was_left_is_counted_once),
     ];
+    let tests = [tests, pushes::TESTS].concat();
     let only = std::env::args().nth(1).filter(|name| !name.starts_with('-')).unwrap_or_default();
     let chosen: Vec<_> = tests.iter().filter(|(name, _)| name.contains(&only)).collect();
     let failed = chosen.iter().filter(|(name, test)| !passes(name, *test)).count();
@@ -61,7 +64,7 @@ fn passes(name: &str, test: fn()) -> bool {
 }
 
 fn server() -> ExitCode {
-    Server::new()
+    pushes::handlers(Server::new())
         .on(TWICE, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
             replies.send(TWICE, request.body())?;
             replies.send(TWICE, request.body())
