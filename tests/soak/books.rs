@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::operator::{Deeds, Weather};
+use crate::operator::{Deeds, Weather, status};
 use crate::support::{TestServer, proc, wait_for};
 use crate::world::{Outcome, Seen};
 
@@ -63,7 +63,7 @@ impl Books {
     pub(crate) fn open(server: &TestServer) -> Self {
         let worker = held(server.worker_pids()[0]);
         let master = held(server.pid());
-        let totals = server.status_json()["totals"].clone();
+        let totals = status(server)["totals"].clone();
         let (worker_bytes_max, master_bytes) = (worker.bytes, master.bytes);
         Self { master, worker, totals, worker_bytes_max, master_bytes }
     }
@@ -77,8 +77,8 @@ impl Books {
         deeds: &Deeds,
     ) -> Vec<String> {
         let mut wrong = Vec::new();
-        let is_at_rest = wait_for(|| is_at_rest(&server.status_json()).then_some(()));
-        let status = server.status_json();
+        let is_at_rest = wait_for(|| is_at_rest(&status(server)).then_some(()));
+        let status = status(server);
         if is_at_rest.is_none() {
             wrong.push(format!("connections or permits do not come back: {status:#}"));
         }

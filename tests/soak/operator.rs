@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::random::Random;
-use crate::support::{TestServer, proc, wait_until};
+use crate::support::{TestServer, proc, wait_for, wait_until};
 use crate::world::World;
 
 pub(crate) const WORKERS: usize = 2;
@@ -70,6 +70,25 @@ pub(crate) struct Operator<'a> {
     workers: usize,
 }
 
+/// What a command says. A machine on which much else runs may stand still for longer than
+/// a command waits: then it is asked again.
+fn ask(server: &TestServer, arguments: &[&str]) -> String {
+    let mut last = None;
+    let said = wait_for(|| {
+        let said = server.command(arguments);
+        let is_done = said.code == Some(0);
+        last = Some(format!("{said:?}"));
+        is_done.then_some(said.stdout)
+    });
+    said.unwrap_or_else(|| panic!("chappe {arguments:?}: {last:?}"))
+}
+
+/// `chappe status --json`.
+pub(crate) fn status(server: &TestServer) -> Value {
+    let text = ask(server, &["status", "--json"]);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+}
+
 impl<'a> Operator<'a> {
     pub(crate) fn new(server: &'a TestServer, world: &'a World, random: Random) -> Self {
         Self { server, world, random, workers: WORKERS }
@@ -107,9 +126,9 @@ impl<'a> Operator<'a> {
 
     /// Lists who is connected, which costs the event loops something.
     fn look(&mut self, deeds: &mut Deeds) {
-        let list = self.server.command(&["connections", "--json"]);
+        let list = ask(self.server, &["connections", "--json"]);
         let is_json = |line: &str| serde_json::from_str::<Value>(line).is_ok();
-        if list.code != Some(0) || !list.stdout.lines().all(is_json) {
+        if !list.lines().all(is_json) {
             self.world.fail(format!("chappe connections: {list:?}"));
         }
         deeds.looks += 1;
@@ -118,7 +137,7 @@ impl<'a> Operator<'a> {
     /// Whether one more generation may drain. With a socket for each worker, a worker
     /// more or fewer can be a new generation too.
     fn may_drain(&self) -> bool {
-        let status = self.server.status_json();
+        let status = status(self.server);
         let now = status["master"]["generation"].as_u64();
         let rows = status["workers"].as_array().expect("workers");
         let mut old: Vec<_> = rows.iter().map(|row| row["generation"].as_u64()).collect();
@@ -156,7 +175,7 @@ impl<'a> Operator<'a> {
     }
 
     fn kill_one(&mut self, deeds: &mut Deeds) {
-        let status = self.server.status_json();
+        let status = status(self.server);
         let rows = status["workers"].as_array().expect("workers");
         let grown: Vec<i32> = rows
             .iter()
@@ -188,7 +207,7 @@ impl<'a> Operator<'a> {
             self.workers == WORKERS
         });
         wait_until("the workers are as many as at the start, and serve", || {
-            let status = self.server.status_json();
+            let status = status(self.server);
             let rows = status["workers"].as_array().expect("workers");
             rows.len() == WORKERS && rows.iter().all(|row| row["state"] == "serving")
         });
