@@ -257,6 +257,8 @@ pub mod fault {
         WaitOutsideLock,
         /// The loop closes a socket although a thread still has the writer.
         CloseUnderWriter,
+        /// The send thread is woken to stop before it is told to.
+        StopPostsFirst,
         /// A connection with more than its fair share is not listed again.
         ShareNotListed,
         /// A backlog is given up with the message that is half sent.
