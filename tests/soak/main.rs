@@ -149,6 +149,15 @@ fn soak(options: &Options) -> Vec<String> {
     wrong
 }
 
+/// However the operator ends, the clients do too.
+struct End<'a>(&'a World);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
 /// One round: clients and operator, until the time is over and the last client is gone.
 fn play(
     options: &Options,
@@ -159,6 +168,7 @@ fn play(
 ) -> (Seen, Deeds) {
     let world = operator.world;
     let mut deeds = std::thread::scope(|scope| {
+        let _end = End(world);
         for client in 0..CLIENTS {
             let mut random = Random::new(options.seed, 1 + client + u64::from(round) * CLIENTS);
             scope.spawn(move || {
@@ -168,9 +178,7 @@ fn play(
                 }
             });
         }
-        let deeds = operator.work(weather, until);
-        world.is_over.store(true, Ordering::Relaxed);
-        deeds
+        operator.work(weather, until)
     });
     if world.failures().is_empty() {
         operator.restore(&mut deeds);
