@@ -314,16 +314,17 @@ impl Inbox {
         if state.phase == Phase::Stalled { state.leave() } else { Left::Idle }
     }
 
-    /// Drops what is queued and takes no more.
+    /// Drops what is queued and takes no more. The second time there is nothing left.
     pub fn close(&self) -> Discarded {
         let mut state = self.state.lock();
-        state.closed = true;
+        let is_again = std::mem::replace(&mut state.closed, true);
         state.paused = false;
         if state.phase == Phase::Stalled {
             state.phase = Phase::Empty;
         }
+        let in_turn = if is_again { 0 } else { state.in_turn };
         Discarded {
-            messages: std::mem::take(&mut state.messages) - state.in_turn,
+            messages: std::mem::take(&mut state.messages) - in_turn,
             released: std::mem::take(&mut state.bytes),
             items: std::mem::take(&mut state.items),
         }

@@ -132,6 +132,7 @@ fn each_message_of_a_closed_inbox_is_lost_once() {
         assert!(inbox.begin());
         let item = inbox.next(Done::default()).item.unwrap();
         assert_eq!(inbox.close().messages, 1, "the turn tells of its own");
+        assert_eq!(inbox.close().messages, 0, "closed again, under the same turn");
         (inbox, item)
     };
     let (inbox, item) = closed_under_a_turn();
