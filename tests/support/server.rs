@@ -133,8 +133,9 @@ impl TestServer {
         let dir = fresh_dir(test);
         fs::write(dir.join("chappe.toml"), configuration(toml)).expect("the configuration");
         let file = |name| File::create(dir.join(name)).expect("a file for the output");
+        let is_unfused = std::env::var_os(IS_UNFUSED).is_some();
         let master = command_of(program, &dir)
-            .args(UNFUSED.iter().filter(|_| std::env::var_os(IS_UNFUSED).is_some()))
+            .args(UNFUSED.iter().filter(|_| is_unfused && !toml.contains("fuse =")))
             .arg("--foreground")
             .process_group(0)
             .stdout(file(STDOUT))
