@@ -70,7 +70,7 @@ pub enum Then {
 }
 
 impl Item {
-    fn messages(&self) -> usize {
+    pub(super) fn messages(&self) -> usize {
         match self {
             Self::Chunk { chunk, .. } => chunk.frames,
             Self::Notice(notice) => notice.frames as usize,
@@ -107,6 +107,9 @@ struct State {
     phase: Phase,
     items: VecDeque<Item>,
     messages: usize,
+    /// Of these, what the running turn has taken and not taken off: it is handled
+    /// even if the inbox is closed meanwhile.
+    in_turn: usize,
     bytes: usize,
     paused: bool,
     /// The peer has sent its last: when all is handled the connection finishes.
@@ -153,13 +156,16 @@ pub struct Next {
     pub call: bool,
     /// Bytes to release from the worker's budget.
     pub released: usize,
+    /// Messages that the turn gave back to an inbox that was closed meanwhile.
+    pub expired: usize,
 }
 
 /// What was in an inbox that was closed.
 #[derive(Debug)]
 #[must_use]
 pub struct Discarded {
-    /// Messages that nobody will handle.
+    /// Messages that nobody will handle. Those that a running turn has are not
+    /// among them: it handles them, or tells of them itself.
     pub messages: usize,
     /// Bytes to release from the worker's budget, what the running turn holds
     /// included.
@@ -203,6 +209,7 @@ impl Inbox {
             phase: Phase::Empty,
             items: VecDeque::new(),
             messages: 0,
+            in_turn: 0,
             bytes: 0,
             paused: false,
             ended: false,
@@ -265,25 +272,27 @@ impl Inbox {
     /// The running turn's next item. What it has handled is taken off first.
     pub fn next(&self, done: Done) -> Next {
         let mut state = self.state.lock();
-        let (call, released) = state.take_off(done, self.limits);
-        let item = if state.closed { None } else { state.items.pop_front() };
-        Next { item, call, released }
+        let mut next = state.take_off(done, self.limits);
+        if !state.closed {
+            next.item = state.items.pop_front();
+            state.in_turn = next.item.as_ref().map_or(0, Item::messages);
+        }
+        next
     }
 
     /// The running turn gives back what it did not handle, to the front.
     pub fn put_back(&self, done: Done, item: Item) -> Next {
         let mut state = self.state.lock();
-        let (call, released) = state.take_off(done, self.limits);
+        let next = state.take_off(done, self.limits);
         if !state.closed {
             state.items.push_front(item);
         }
-        Next { item: None, call, released }
+        next
     }
 
     /// The running turn asks for nothing more; takes off what it has handled.
     pub fn done(&self, done: Done) -> Next {
-        let (call, released) = self.state.lock().take_off(done, self.limits);
-        Next { item: None, call, released }
+        self.state.lock().take_off(done, self.limits)
     }
 
     /// Running -> stalled: before the inbox is parked, or the resume could come
@@ -314,7 +323,7 @@ impl Inbox {
             state.phase = Phase::Empty;
         }
         Discarded {
-            messages: std::mem::take(&mut state.messages),
+            messages: std::mem::take(&mut state.messages).saturating_sub(state.in_turn),
             released: std::mem::take(&mut state.bytes),
             items: std::mem::take(&mut state.items),
         }
@@ -357,11 +366,12 @@ impl State {
         }
     }
 
-    /// Returns whether reading may go on, and the bytes to release.
-    fn take_off(&mut self, done: Done, limits: InboxLimits) -> (bool, usize) {
+    /// Takes off what a turn has handled; what it was given beyond that it gives back.
+    fn take_off(&mut self, done: Done, limits: InboxLimits) -> Next {
+        let given_back = std::mem::take(&mut self.in_turn).saturating_sub(done.messages);
         if self.closed {
             // `close` has released all, the turn's part too.
-            return (false, 0);
+            return Next { item: None, call: false, released: 0, expired: given_back };
         }
         self.messages -= done.messages;
         self.bytes -= done.bytes;
@@ -369,7 +379,8 @@ impl State {
         let has_room = has_progress
             && self.messages <= limits.messages_max / 2
             && self.bytes <= limits.bytes_max / 2;
-        (has_room && std::mem::take(&mut self.paused), done.bytes)
+        let call = has_room && std::mem::take(&mut self.paused);
+        Next { item: None, call, released: done.bytes, expired: 0 }
     }
 }
 

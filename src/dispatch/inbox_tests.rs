@@ -121,6 +121,33 @@ fn closing_under_a_turn_releases_once() {
     assert_eq!(inbox.leave(), Left::Closed);
 }
 
+/// A message that a turn has when the inbox is closed is handled, and its reply counted as
+/// dropped: counted as expired too, it would be lost twice.
+#[test]
+fn closing_under_a_turn_counts_each_message_once() {
+    for handled in 0..=3 {
+        for gives_back in [false, true] {
+            let inbox = Inbox::new(LIMITS);
+            _ = push(&inbox, chunk(3, 16));
+            _ = push(&inbox, chunk(2, 16));
+            assert!(inbox.begin());
+            let item = inbox.next(Done::default()).item.unwrap();
+            assert_eq!(inbox.close().messages, 2, "what no turn has");
+            let done = Done { messages: handled, bytes: 0 };
+            let next = if gives_back { inbox.put_back(done, item) } else { inbox.done(done) };
+            assert_eq!(next.expired, 3 - handled);
+            assert_eq!(inbox.next(Done::default()).expired, 0, "told once");
+            assert_eq!(inbox.close().messages, 0, "closed once");
+        }
+    }
+    let inbox = Inbox::new(LIMITS);
+    _ = push(&inbox, chunk(3, 16));
+    assert!(inbox.begin());
+    assert!(inbox.next(Done::default()).item.is_some());
+    assert_eq!(inbox.done(Done { messages: 1, bytes: 16 }).expired, 0, "not closed");
+    assert_eq!(inbox.close().messages, 2, "the turn that ends early leaves them here");
+}
+
 #[test]
 fn reading_pauses_at_either_limit_and_resumes_at_half_of_both() {
     for (items, pauses) in [

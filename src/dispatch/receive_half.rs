@@ -1,7 +1,7 @@
 //! The receiving half of a connection, as the event loop and the handler
 //! threads share it: its inbox, its names, and the way to the run list.
 
-use super::inbox::{Done, Inbox, InboxLimits, InboxView, Item, Left, Pushed};
+use super::inbox::{Done, Inbox, InboxLimits, InboxView, Item, Left, Next, Pushed};
 use super::run_list::RunList;
 use crate::handler::ConnectionInfo;
 use crate::send::{Budget, Resume, SendHalf};
@@ -70,14 +70,17 @@ impl ReceiveHalf {
         self.inbox.view()
     }
 
-    /// Takes in what was received; the event loop.
-    pub fn push(self: &Arc<Self>, item: Item) {
-        let charged = item.charged();
+    /// Takes in what was received; the event loop. What comes too late is counted.
+    pub fn push(self: &Arc<Self>, item: Item, counters: &ThreadCounters) {
+        let (charged, messages) = (item.charged(), item.messages());
         let total = self.path.total.charge(charged);
         match self.inbox.push(item, total) {
             Pushed::Queue => self.path.run_list.push(Arc::clone(self)),
             Pushed::Nothing => {}
-            Pushed::Closed => self.path.total.release(charged),
+            Pushed::Closed => {
+                self.path.total.release(charged);
+                counters.add(Counter::MessagesExpired, messages as u64);
+            }
         }
     }
 
@@ -100,27 +103,29 @@ impl ReceiveHalf {
         &self.inbox
     }
 
-    pub(super) fn next(&self, done: Done) -> Option<Item> {
-        let next = self.inbox.next(done);
-        self.after(next.call, next.released);
-        next.item
+    pub(super) fn next(&self, done: Done, counters: &ThreadCounters) -> Option<Item> {
+        let mut next = self.inbox.next(done);
+        let item = next.item.take();
+        self.after(&next, counters);
+        item
     }
 
-    pub(super) fn put_back(&self, done: Done, item: Item) {
-        let next = self.inbox.put_back(done, item);
-        self.after(next.call, next.released);
+    pub(super) fn put_back(&self, done: Done, item: Item, counters: &ThreadCounters) {
+        self.after(&self.inbox.put_back(done, item), counters);
     }
 
-    pub(super) fn done(&self, done: Done) {
-        let next = self.inbox.done(done);
-        self.after(next.call, next.released);
+    pub(super) fn done(&self, done: Done, counters: &ThreadCounters) {
+        self.after(&self.inbox.done(done), counters);
     }
 
-    fn after(&self, call: bool, released: usize) {
-        if call {
+    fn after(&self, next: &Next, counters: &ThreadCounters) {
+        if next.call {
             self.send.call_loop();
         }
-        self.path.total.release(released);
+        self.path.total.release(next.released);
+        if next.expired > 0 {
+            counters.add(Counter::MessagesExpired, next.expired as u64);
+        }
     }
 
     pub(super) fn act(self: &Arc<Self>, left: Left) {

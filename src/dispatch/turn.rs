@@ -73,14 +73,14 @@ impl Turn<'_> {
             return End::Stalled(Backlog::Total);
         }
         loop {
-            let Some(item) = self.connection.next(done) else { return End::Over };
+            let Some(item) = self.connection.next(done, self.counters) else { return End::Over };
             match item {
                 Item::Notice(notice) => {
                     let charged = notice.encoded.len() + ITEM_COST;
                     self.replies.append(&notice.encoded, notice.frames);
                     done = Done { messages: notice.frames as usize, bytes: charged };
                     if notice.then == Then::Finish {
-                        self.connection.done(done);
+                        self.connection.done(done, self.counters);
                         return End::Finish;
                     }
                     self.share.use_up(done.messages, 0);
@@ -90,18 +90,19 @@ impl Turn<'_> {
                     let end = self.handle_chunk(&mut chunk, charged);
                     done = Done { messages: before - chunk.frames, bytes: 0 };
                     if chunk.frames > 0 && matches!(end, Some(End::Over | End::Stalled(_))) {
-                        self.connection.put_back(done, Item::Chunk { chunk, charged });
+                        let rest = Item::Chunk { chunk, charged };
+                        self.connection.put_back(done, rest, self.counters);
                         return end.unwrap_or(End::Over);
                     }
                     done.bytes = charged;
                     if let Some(end @ (End::Finish | End::Closed)) = end {
-                        self.connection.done(done);
+                        self.connection.done(done, self.counters);
                         return end;
                     }
                 }
             }
             if self.share.is_used(self.replies.bytes()) {
-                self.connection.done(done);
+                self.connection.done(done, self.counters);
                 return End::Over;
             }
         }

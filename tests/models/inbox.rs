@@ -79,7 +79,7 @@ fn a_paused_connection_is_read_again_and_finishes() {
                 send.calls().take(&mut Vec::new());
                 send_half.clear_call();
             }
-            receive.push(message(byte));
+            receive.push(message(byte), &ThreadCounters::detached());
         }
         receive.end();
         while !send_half.view().finishing {
