@@ -39,7 +39,7 @@ impl Case {
         Self { loses: messages, ..self }
     }
 
-    const fn is_slow(self) -> Self {
+    const fn counts_as_slow(self) -> Self {
         Self { slow: 1, ..self }
     }
 }
@@ -83,7 +83,7 @@ pub(crate) const CASES: &[Case] = &[
     case("handshake time-out", 200, handshake).at(Site::Hasty).says(1, 1),
     case("idle time-out", 200, idle).at(Site::Hasty).says(1, 1),
     case("frame time-out", 200, frame).at(Site::Hasty).says(1, 1),
-    case("blocked for too long", 200, too_slow).at(Site::Hasty).loses(1).is_slow(),
+    case("blocked for too long", 200, too_slow).at(Site::Hasty).loses(1).counts_as_slow(),
     case("lingering for too long", 200, lingers).at(Site::Hasty).says(1, 1),
     case("refused, then FIN", 50, |stage, n| refused(stage, n, Close::Fin)).at(Site::Full),
     case("refused, then RST", 50, |stage, n| refused(stage, n, Close::Reset)).at(Site::Full),

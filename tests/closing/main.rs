@@ -59,6 +59,9 @@ fn main() -> ExitCode {
                 break;
             }
         }
+        if let Some(stage) = stage.filter(|_| failed == 0) {
+            stage.wait_empty();
+        }
     }
     println!("{passed} passed, {failed} failed");
     ExitCode::from(u8::from(failed > 0))
@@ -104,6 +107,9 @@ fn run(stage: &Stage, case: &Case, rounds: usize) {
     // Closed connections must not count against the totals that all share.
     assert_eq!(after.total("closed_slow") - before.total("closed_slow"), case.slow * made as u64);
     stage.prove_service();
+    if rounds > ROUNDS_DEFAULT {
+        stage.wait_empty();
+    }
 }
 
 /// One line of the table.

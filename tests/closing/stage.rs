@@ -262,6 +262,14 @@ impl Stage {
         })
     }
 
+    /// Nothing is queued for connections that are gone. The worker tells once a second,
+    /// so this is not asked after each case when there is no time.
+    pub(crate) fn wait_empty(&self) {
+        for gauge in ["connections_blocked", "inbox_bytes", "outbox_bytes"] {
+            self.wait(&format!("/workers/0/{gauge}"), |value| value == 0);
+        }
+    }
+
     /// The next client finds a server that serves.
     pub(crate) fn prove_service(&self) {
         let before = self.number("/totals/connections_closed");
