@@ -110,8 +110,9 @@ impl Stage {
         program.env(IS_SERVER, "1");
         // glibc gives each thread an arena of its own, and each keeps some of what it had:
         // memory then grows for as long as each thread has not yet met its worst round.
-        // With one arena what grows is a leak.
-        program.env("MALLOC_ARENA_MAX", "1");
+        // With one arena, and large pieces given back to the kernel at once, what grows is
+        // a leak.
+        program.env("MALLOC_ARENA_MAX", "1").env("MALLOC_MMAP_THRESHOLD_", "16384");
         // With it the first panic loads the program's debug information, for good.
         program.env_remove("RUST_BACKTRACE");
         // Handlers look at files of the test, which may lie where only its user may.
