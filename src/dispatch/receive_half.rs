@@ -70,18 +70,24 @@ impl ReceiveHalf {
         self.inbox.view()
     }
 
-    /// Takes in what was received; the event loop. What comes too late is counted.
-    pub fn push(self: &Arc<Self>, item: Item, counters: &ThreadCounters) {
+    /// Takes in what was received; the event loop. True if the connection is queued
+    /// from now on: the loop has to [`ReceiveHalf::list`] it, or run its turn itself.
+    /// What comes too late is counted.
+    #[must_use]
+    pub fn push(&self, item: Item, counters: &ThreadCounters) -> bool {
         let (charged, messages) = (item.charged(), item.messages());
         let total = self.path.total.charge(charged);
-        match self.inbox.push(item, total) {
-            Pushed::Queue => self.path.run_list.push(Arc::clone(self)),
-            Pushed::Nothing => {}
-            Pushed::Closed => {
-                self.path.total.release(charged);
-                counters.add(Counter::MessagesExpired, messages as u64);
-            }
+        let pushed = self.inbox.push(item, total);
+        if pushed == Pushed::Closed {
+            self.path.total.release(charged);
+            counters.add(Counter::MessagesExpired, messages as u64);
         }
+        pushed == Pushed::Queue
+    }
+
+    /// Leaves the turn to the handler threads.
+    pub fn list(self: &Arc<Self>) {
+        self.path.run_list.push(Arc::clone(self));
     }
 
     /// No more will be received; the event loop.
@@ -130,7 +136,7 @@ impl ReceiveHalf {
 
     pub(super) fn act(self: &Arc<Self>, left: Left) {
         match left {
-            Left::Queue => self.path.run_list.push(Arc::clone(self)),
+            Left::Queue => self.list(),
             Left::Finish => self.send.finish(),
             Left::Idle | Left::Closed => {}
         }

@@ -126,7 +126,7 @@ impl Connection {
     }
 
     fn tell_error(
-        &self,
+        &mut self,
         number: ErrorNumber,
         caused_by: Option<Header>,
         text: &str,
@@ -146,12 +146,12 @@ impl Connection {
         self.notify(goodbye_frame(reason, text), 1, then, shared);
     }
 
-    fn notify(&self, encoded: Bytes, frames: u32, then: Then, shared: &Shared) {
+    fn notify(&mut self, encoded: Bytes, frames: u32, then: Then, shared: &Shared) {
         self.push(Item::Notice(Notice { encoded, frames, then }), shared);
     }
 
-    fn push(&self, item: Item, shared: &Shared) {
-        self.receive.push(item, &shared.counters);
+    fn push(&mut self, item: Item, shared: &Shared) {
+        self.is_queued |= self.receive.push(item, &shared.counters);
     }
 
     /// Lets messages pass as the rate limits allow, and refuses the others, each
@@ -187,7 +187,7 @@ impl Connection {
     }
 
     fn push_passed(
-        &self,
+        &mut self,
         passed: &mut Passed,
         rest: &mut Bytes,
         whole_bytes: usize,
@@ -203,7 +203,7 @@ impl Connection {
         }
     }
 
-    fn tell_refused(&self, refused: &mut Refusals, then: Then, shared: &Shared) {
+    fn tell_refused(&mut self, refused: &mut Refusals, then: Then, shared: &Shared) {
         let Refusals { encoded, frames } = std::mem::take(refused);
         if frames > 0 {
             self.notify(encoded.freeze(), frames, then, shared);
@@ -296,6 +296,7 @@ mod tests {
             handshake: None,
             linger: Duration::from_secs(1),
             outbox_age_max: Duration::from_secs(1),
+            fuse: true,
             messages_per_second,
             messages_burst: 0,
             bytes_per_second,
