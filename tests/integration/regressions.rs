@@ -141,10 +141,13 @@ fn peers_that_do_not_read_cost_the_others_no_work() {
         witness.call(CODE_PING, b"").unwrap();
     }
     let after = server.status_json();
-    for name in ["send_calls", "semaphore_posts", "frames_sent"] {
+    let grown = |name: &str| {
         let of = |status: &serde_json::Value| status["totals"][name].as_u64().unwrap();
-        assert_eq!(of(&after) - of(&before), PINGS, "{name}");
-    }
+        of(&after) - of(&before)
+    };
+    assert_eq!((grown("frames_sent"), grown("send_calls")), (PINGS, PINGS));
+    // None at all where the event loop answers by itself.
+    assert!(grown("semaphore_posts") <= PINGS, "{} posts", grown("semaphore_posts"));
     drop(peers);
 }
 
