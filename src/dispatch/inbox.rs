@@ -70,7 +70,9 @@ pub enum Then {
 }
 
 impl Item {
-    pub(super) fn messages(&self) -> usize {
+    /// How many messages these are.
+    #[must_use]
+    pub fn messages(&self) -> usize {
         match self {
             Self::Chunk { chunk, .. } => chunk.frames,
             Self::Notice(notice) => notice.frames as usize,
@@ -107,8 +109,8 @@ struct State {
     phase: Phase,
     items: VecDeque<Item>,
     messages: usize,
-    /// Of these, what the running turn has taken and not taken off: it is handled
-    /// even if the inbox is closed meanwhile.
+    /// How many of them the running turn has and has not told of. If the inbox is closed
+    /// under the turn they are its to account for.
     in_turn: usize,
     bytes: usize,
     paused: bool,
@@ -156,16 +158,16 @@ pub struct Next {
     pub call: bool,
     /// Bytes to release from the worker's budget.
     pub released: usize,
-    /// Messages that the turn gave back to an inbox that was closed meanwhile.
-    pub expired: usize,
+    /// Messages that the turn has not handled and gives up, since the inbox was closed.
+    pub lost: usize,
 }
 
 /// What was in an inbox that was closed.
 #[derive(Debug)]
 #[must_use]
 pub struct Discarded {
-    /// Messages that nobody will handle. Those that a running turn has are not
-    /// among them: it handles them, or tells of them itself.
+    /// Messages that nobody will handle. Those that the running turn has are not among
+    /// them: some are handled, and it tells of the others.
     pub messages: usize,
     /// Bytes to release from the worker's budget, what the running turn holds
     /// included.
@@ -314,16 +316,17 @@ impl Inbox {
         if state.phase == Phase::Stalled { state.leave() } else { Left::Idle }
     }
 
-    /// Drops what is queued and takes no more.
+    /// Drops what is queued and takes no more. The second time there is nothing left.
     pub fn close(&self) -> Discarded {
         let mut state = self.state.lock();
-        state.closed = true;
+        let is_again = std::mem::replace(&mut state.closed, true);
         state.paused = false;
         if state.phase == Phase::Stalled {
             state.phase = Phase::Empty;
         }
+        let in_turn = if is_again { 0 } else { state.in_turn };
         Discarded {
-            messages: std::mem::take(&mut state.messages).saturating_sub(state.in_turn),
+            messages: std::mem::take(&mut state.messages) - in_turn,
             released: std::mem::take(&mut state.bytes),
             items: std::mem::take(&mut state.items),
         }
@@ -366,12 +369,12 @@ impl State {
         }
     }
 
-    /// Takes off what a turn has handled; what it was given beyond that it gives back.
+    /// Takes off what the turn has handled; what it has beyond that is not its any more.
     fn take_off(&mut self, done: Done, limits: InboxLimits) -> Next {
-        let given_back = std::mem::take(&mut self.in_turn).saturating_sub(done.messages);
+        let unhandled = std::mem::take(&mut self.in_turn) - done.messages;
         if self.closed {
             // `close` has released all, the turn's part too.
-            return Next { item: None, call: false, released: 0, expired: given_back };
+            return Next { item: None, call: false, released: 0, lost: unhandled };
         }
         self.messages -= done.messages;
         self.bytes -= done.bytes;
@@ -380,7 +383,7 @@ impl State {
             && self.messages <= limits.messages_max / 2
             && self.bytes <= limits.bytes_max / 2;
         let call = has_room && std::mem::take(&mut self.paused);
-        Next { item: None, call, released: done.bytes, expired: 0 }
+        Next { item: None, call, released: done.bytes, lost: 0 }
     }
 }
 

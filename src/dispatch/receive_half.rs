@@ -70,19 +70,17 @@ impl ReceiveHalf {
         self.inbox.view()
     }
 
-    /// Takes in what was received; the event loop. True if the connection is queued
-    /// from now on: the loop has to [`ReceiveHalf::list`] it, or run its turn itself.
-    /// What comes too late is counted.
-    #[must_use]
-    pub fn push(&self, item: Item, counters: &ThreadCounters) -> bool {
-        let (charged, messages) = (item.charged(), item.messages());
+    /// Takes in what was received; the event loop. If the connection is queued from now
+    /// on, the loop has to [`ReceiveHalf::list`] it, or run its turn itself; if it is
+    /// closed, to count the messages that nobody handles any more.
+    pub fn push(&self, item: Item) -> Pushed {
+        let charged = item.charged();
         let total = self.path.total.charge(charged);
         let pushed = self.inbox.push(item, total);
         if pushed == Pushed::Closed {
             self.path.total.release(charged);
-            counters.add(Counter::MessagesExpired, messages as u64);
         }
-        pushed == Pushed::Queue
+        pushed
     }
 
     /// Leaves the turn to the handler threads.
@@ -110,28 +108,26 @@ impl ReceiveHalf {
     }
 
     pub(super) fn next(&self, done: Done, counters: &ThreadCounters) -> Option<Item> {
-        let mut next = self.inbox.next(done);
-        let item = next.item.take();
-        self.after(&next, counters);
-        item
+        self.after(self.inbox.next(done), counters)
     }
 
     pub(super) fn put_back(&self, done: Done, item: Item, counters: &ThreadCounters) {
-        self.after(&self.inbox.put_back(done, item), counters);
+        self.after(self.inbox.put_back(done, item), counters);
     }
 
     pub(super) fn done(&self, done: Done, counters: &ThreadCounters) {
-        self.after(&self.inbox.done(done), counters);
+        self.after(self.inbox.done(done), counters);
     }
 
-    fn after(&self, next: &Next, counters: &ThreadCounters) {
+    fn after(&self, next: Next, counters: &ThreadCounters) -> Option<Item> {
         if next.call {
             self.send.call_loop();
         }
         self.path.total.release(next.released);
-        if next.expired > 0 {
-            counters.add(Counter::MessagesExpired, next.expired as u64);
+        if next.lost > 0 {
+            counters.add(Counter::MessagesExpired, next.lost as u64);
         }
+        next.item
     }
 
     pub(super) fn act(self: &Arc<Self>, left: Left) {

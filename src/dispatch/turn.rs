@@ -138,8 +138,11 @@ impl Turn<'_> {
                     let end = self.handle_chunk(&mut chunk, charged);
                     done = Done { messages: before - chunk.frames, bytes: 0 };
                     if chunk.frames > 0 && matches!(end, Some(End::Over | End::Stalled(_))) {
-                        let rest = Item::Chunk { chunk, charged };
-                        self.connection.put_back(done, rest, self.counters);
+                        self.connection.put_back(
+                            done,
+                            Item::Chunk { chunk, charged },
+                            self.counters,
+                        );
                         return end.unwrap_or(End::Over);
                     }
                     done.bytes = charged;

@@ -6,7 +6,7 @@ use super::event_loop::Shared;
 use super::interest::Input;
 use super::settings::{Settings, TOO_FAST_MAX, TOO_FAST_QUIET};
 use super::token_bucket::TokenBucket;
-use crate::dispatch::{Item, Notice, Then};
+use crate::dispatch::{Item, Notice, Pushed, Then};
 use crate::frame::{Chunk, ErrorNumber, Goodbye, Header, error_frame, goodbye_frame};
 use crate::send::Room;
 use crate::shm::Counter;
@@ -151,7 +151,12 @@ impl Connection {
     }
 
     fn push(&mut self, item: Item, shared: &Shared) {
-        self.is_queued |= self.receive.push(item, &shared.counters);
+        let messages = item.messages();
+        match self.receive.push(item) {
+            Pushed::Queue => self.is_queued = true,
+            Pushed::Nothing => {}
+            Pushed::Closed => shared.counters.add(Counter::MessagesExpired, messages as u64),
+        }
     }
 
     /// Lets messages pass as the rate limits allow, and refuses the others, each

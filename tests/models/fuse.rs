@@ -3,7 +3,7 @@
 
 use super::inbox::{Answer, message, receive_half};
 use super::*;
-use chappe::dispatch::{Suspicion, run_turn_on_loop};
+use chappe::dispatch::{Pushed, Suspicion, run_turn_on_loop};
 
 /// A thread of the application pushes while the loop answers a message by itself and
 /// finds the socket full: all is sent once, nothing is cut in two, and the writer is
@@ -21,7 +21,7 @@ fn the_loop_answers_while_others_push() {
             let half = Arc::clone(&half);
             loom::thread::spawn(move || half.push(entry(b"xyz")).is_ok())
         };
-        assert!(receive.push(message(b"a"), &ThreadCounters::detached()), "it was empty");
+        assert_eq!(receive.push(message(b"a")), Pushed::Queue);
         let counters = ThreadCounters::detached();
         run_turn_on_loop(&receive, &serve, &counters, &mut Suspicion::default());
         receive.end();

@@ -2,7 +2,7 @@
 
 use super::*;
 use bytes::Bytes;
-use chappe::dispatch::{DispatchPath, InboxLimits, Item, ReceiveHalf, run_turn};
+use chappe::dispatch::{DispatchPath, InboxLimits, Item, Pushed, ReceiveHalf, run_turn};
 use chappe::frame::Chunk;
 use chappe::handler::{ConnectionInfo, Origin, Peer, Replies, Serve, Served};
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub(super) fn message(byte: &'static [u8]) -> Item {
 
 /// The loop's part of receiving, with the turn left to the handler threads.
 pub(super) fn push(receive: &Arc<ReceiveHalf>, byte: &'static [u8]) {
-    if receive.push(message(byte), &ThreadCounters::detached()) {
+    if receive.push(message(byte)) == Pushed::Queue {
         receive.list();
     }
 }
