@@ -17,6 +17,7 @@ mod logs;
 mod messages;
 mod output;
 mod privileges;
+mod regressions;
 mod reload;
 mod reload_storm;
 mod service;
