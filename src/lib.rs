@@ -48,6 +48,8 @@ pub mod logging;
 #[doc(hidden)]
 pub mod master;
 #[cfg(not(loom))]
+mod metrics;
+#[cfg(not(loom))]
 #[doc(hidden)]
 pub mod net;
 #[doc(hidden)]

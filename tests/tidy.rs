@@ -36,7 +36,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "send", "shm", "sync", "sys",
         ],
     ),
-    ("master", &["channel", "config", "listen", "logging", "shm", "sys", "throttle"]),
+    ("metrics", &["channel", "shm", "sys"]),
+    ("master", &["channel", "config", "listen", "logging", "metrics", "shm", "sys", "throttle"]),
     // The crate's front door: it joins the application's handlers, the workers
     // that run them, and `boot`.
     ("server", &["boot", "frame", "handler"]),

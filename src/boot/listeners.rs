@@ -4,8 +4,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::Failure;
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::listen::{Bound, ListenError, Passed};
+use crate::master::bind_metrics;
 
 /// How long a taken address is tried again: the workers of a master that has just
 /// been killed still have it until they have noticed.
@@ -24,7 +25,7 @@ pub(super) fn open(config: &Config, mut passed: Vec<Passed>) -> Result<Vec<Bound
         let fits = |passed: &Passed| passed.address == options.address;
         let listener = match passed.iter().position(fits) {
             Some(index) => Bound::adopt(passed.swap_remove(index), options, workers)?,
-            None => bind(options, workers, until)?,
+            None => bind(until, || Bound::bind(options, workers))?,
         };
         listeners.push(listener);
     }
@@ -41,9 +42,20 @@ pub(super) fn open(config: &Config, mut passed: Vec<Passed>) -> Result<Vec<Bound
     )))
 }
 
-fn bind(options: &Listen, workers: u16, until: Instant) -> Result<Bound, ListenError> {
+/// Where metrics are served, if anywhere.
+pub(super) fn open_metrics(config: &Config) -> Result<Option<Bound>, Failure> {
+    let until = Instant::now() + TAKEN_MAX;
+    let opened = bind(until, || {
+        let bound = bind_metrics(config)?;
+        bound.iter().try_for_each(Bound::listen)?;
+        Ok(bound)
+    });
+    opened.map_err(|error| Failure::Refused(format!("metrics: {error}")))
+}
+
+fn bind<T>(until: Instant, bind: impl Fn() -> Result<T, ListenError>) -> Result<T, ListenError> {
     loop {
-        match Bound::bind(options, workers) {
+        match bind() {
             Err(error) if error.is_taken() && Instant::now() < until => sleep(TAKEN_RETRY),
             result => return result,
         }

@@ -30,6 +30,7 @@ struct Prepared {
     listeners: Vec<Bound>,
     master_log: Arc<std::fs::File>,
     worker_logs: Vec<Arc<std::fs::File>>,
+    metrics: Option<Bound>,
     warnings: Vec<String>,
     identity: Option<Identity>,
     manager: Option<Notifier>,
@@ -92,6 +93,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
     let config = Arc::new(loaded.config);
     let passed = if is_foreground { Passed::take()? } else { Vec::new() };
     let listeners = listeners::open(&config, passed)?;
+    let metrics = listeners::open_metrics(&config)?;
     let directory = &config.log.directory;
     let master_log = logging::open(directory, Role::Master)?;
     let worker_logs = (0..config.effective_worker_processes())
@@ -113,6 +115,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
         listeners,
         master_log,
         worker_logs,
+        metrics,
         warnings,
         identity,
         manager,
@@ -197,7 +200,7 @@ fn become_master(
     on_ready: impl FnOnce(&[Address], &Config),
 ) -> Result<(), Failure> {
     let Prepared { common, config, mut listeners, master_log, worker_logs, .. } = prepared;
-    let Prepared { warnings, identity, manager, copies, .. } = prepared;
+    let Prepared { metrics, warnings, identity, manager, copies, .. } = prepared;
     listeners.iter_mut().for_each(Bound::own_file);
     let pid_file = PidFile::lock(&config.pid_file)?;
     let result = (|| {
@@ -218,6 +221,7 @@ fn become_master(
             listeners,
             worker_logs,
             control,
+            metrics,
             copies,
             warnings,
             identity,

@@ -133,6 +133,7 @@ impl<'a> Relations<'a> {
             self.fault(["control_socket", "pid_file"], text.into());
         }
         self.distinct_addresses();
+        self.distinct_metrics();
     }
 
     /// A total below what one connection may have is no mistake, but a surprise.
@@ -199,6 +200,20 @@ impl<'a> Relations<'a> {
             if let Some(place) = place {
                 self.faults.add(place, text);
             }
+        }
+    }
+
+    fn distinct_metrics(&mut self) {
+        let Some(address) = self.config.metrics.address.filter(|address| address.port() != 0)
+        else {
+            return;
+        };
+        let is_same = |listen: &Listen| listen.address == Address::Tcp(address);
+        let same = self.config.listen.iter().position(is_same);
+        let Some(index) = same.filter(|index| !self.unclear.contains(index)) else { return };
+        if let Some(setting) = self.settings.keys.get("metrics.address") {
+            let text = format!("metrics.address is {address}, which listen.{index} has too");
+            self.faults.add(&setting.place, text);
         }
     }
 

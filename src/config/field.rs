@@ -3,6 +3,7 @@
 //! A [`Field`] holds a typed way to its place in the configuration, so that a size cannot end
 //! up in a duration: the compiler checks the schema. Pure; must never panic on any value.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -147,6 +148,7 @@ pub(super) enum Field<T: 'static> {
     Choice(fn(&mut T) -> &mut dyn Choice),
     Path(At<T, PathBuf>),
     Address(At<T, Address>),
+    AddressOrOff(At<T, Option<SocketAddr>>),
     User(At<T, Option<User>>),
     /// Consumed while files are read; nothing of it is left in the configuration.
     Include,
@@ -191,6 +193,9 @@ impl<T: Default> Field<T> {
             Self::Choice(at) => return set(at(target).choose(found.as_str().ok_or("")?)),
             Self::Path(at) => *at(target) = value::read_path(found.as_str().ok_or("")?)?,
             Self::Address(at) => *at(target) = value::read_address(found.as_str().ok_or("")?)?,
+            Self::AddressOrOff(at) => {
+                *at(target) = value::read_tcp_address(found.as_str().ok_or("")?)?;
+            }
             Self::User(at) => *at(target) = value::read_user(found.as_str().ok_or("")?)?,
             Self::Include => {}
         }
@@ -221,6 +226,7 @@ impl<T: Default> Field<T> {
             }
             Self::Path(_) => "a path".into(),
             Self::Address(_) => "\"IPv4:port\", \"[IPv6]:port\" or \"unix:path\"".into(),
+            Self::AddressOrOff(_) => "\"IPv4:port\", \"[IPv6]:port\" or \"\" (off)".into(),
             Self::User(_) => "\"user\", \"user:group\" or \"\" (stay root)".into(),
             Self::Include => "an array of paths and globs".into(),
         }
@@ -243,6 +249,9 @@ impl<T: Default> Field<T> {
             Self::Choice(at) => quote(at(target).word().into()),
             Self::Path(at) => quote(at(target).to_string_lossy().into_owned()),
             Self::Address(at) => quote(at(target).to_string()),
+            Self::AddressOrOff(at) => {
+                quote(at(target).map_or_else(String::new, |address| address.to_string()))
+            }
             Self::User(at) => quote(value::write_user(at(target).as_ref())),
             Self::Include => "[]".into(),
         }

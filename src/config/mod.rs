@@ -25,7 +25,7 @@ mod value;
 pub use changes::{Changes, match_listeners};
 pub use model::{
     Accept, Address, Config, CpuAffinity, DESCRIPTORS_RESERVED, Frame, Inbox, Limits, Listen, Log,
-    LogLevel, Protocol, Send, SlowReader, Timeouts, User, WORKER_PROCESSES_MAX, Worker,
+    LogLevel, Metrics, Protocol, Send, SlowReader, Timeouts, User, WORKER_PROCESSES_MAX, Worker,
     WorkerProcesses,
 };
 

@@ -61,6 +61,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[metrics]`.
+    pub metrics: Metrics,
     /// `[application]`: free form, for the handlers of the programmer.
     pub application: toml::Table,
 }
@@ -110,6 +112,7 @@ impl Default for Config {
             send: Send::default(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
+            metrics: Metrics::default(),
             application: toml::Table::new(),
         }
     }
@@ -415,4 +418,11 @@ pub struct Limits {
     pub bytes_per_second: u64,
     /// Connections of one address, all workers together.
     pub connections_per_ip: u32,
+}
+
+/// `[metrics]`: counters and gauges over HTTP, for whoever watches the server.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Metrics {
+    /// Where they are served; `None`: nowhere.
+    pub address: Option<SocketAddr>,
 }

@@ -345,6 +345,12 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "0",
         "connections of one address, all workers together; 0: off",
     ),
+    Key::new(
+        "metrics.address",
+        Field::AddressOrOff(|c: &mut Config| &mut c.metrics.address),
+        "\"\"",
+        "where metrics are served over HTTP, by a process of their own; no passwords: keep it local",
+    ),
 ];
 
 /// The keys of one `[[listen]]`.
@@ -406,7 +412,7 @@ pub(super) static LISTEN_KEYS: &[Key<Listen>] = &[
 
 /// The tables that hold keys, in the order of the manual; `[[listen]]` stands before `worker`.
 pub(super) const SECTIONS: &[&str] =
-    &["log", "worker", "frame", "inbox", "send", "timeouts", "limits"];
+    &["log", "worker", "frame", "inbox", "send", "timeouts", "limits", "metrics"];
 
 /// What the top of a file may hold beside [`KEYS`] and [`SECTIONS`].
 pub(super) const LISTEN: &str = "listen";

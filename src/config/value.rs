@@ -96,6 +96,17 @@ pub(super) fn read_address(text: &str) -> Result<Address, String> {
     })
 }
 
+/// Reads `""`, or an address as [`read_address`] does, without Unix sockets.
+pub(super) fn read_tcp_address(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match read_address(text)? {
+        Address::Tcp(address) => Ok(Some(address)),
+        Address::Unix(_) => Err("a Unix socket can't be had here".into()),
+    }
+}
+
 /// Reads a path as text; [`resolve`](super::check) puts it under the prefix.
 pub(super) fn read_path(text: &str) -> Result<PathBuf, &'static str> {
     if text.is_empty() {

@@ -13,6 +13,7 @@
 mod control;
 mod logs;
 mod manager;
+mod metrics;
 mod orders;
 mod pid_file;
 mod plan;
@@ -37,6 +38,7 @@ use thiserror::Error;
 
 pub(crate) use control::ControlSocket;
 use control::{Answer, Request};
+pub(crate) use metrics::bind as bind_metrics;
 pub(crate) use pid_file::{PidFile, PidFileError};
 
 use crate::channel::{MasterEnd, Message, ReceivedParcel, WorkerEnd};
@@ -82,6 +84,8 @@ pub(crate) struct Setup {
     pub worker_logs: Vec<Arc<File>>,
     /// The bound control socket.
     pub control: ControlSocket,
+    /// Where metrics are served; `None`: nowhere.
+    pub metrics: Option<Bound>,
     /// Where the workers' log lines go besides their files.
     pub copies: Copies,
     /// What the operator should know; `status` repeats it.
@@ -194,6 +198,7 @@ struct Master<'a> {
     warnings: Vec<String>,
     identity: Option<Identity>,
     manager: Manager,
+    metrics: metrics::Metrics,
     run_worker: &'a dyn Fn(Assignment) -> ExitReason,
     /// `None` only in a worker, right after its fork.
     signals: Option<Signals>,
@@ -259,6 +264,7 @@ pub(crate) fn run(
         warnings: setup.warnings,
         identity: setup.identity,
         manager: Manager::new(setup.manager),
+        metrics: metrics::Metrics::new(setup.metrics),
         run_worker,
         signals: Some(signals),
         workers: Vec::new(),
@@ -290,6 +296,7 @@ pub(crate) fn run(
         log::error!("start failed: {error}");
         master.kill_and_reap_all();
     }
+    master.end_metrics();
     if let Some(control) = master.control.take() {
         control.remove();
     }
@@ -313,6 +320,7 @@ impl Master<'_> {
             self.rotate_logs(Instant::now());
             self.end_orders(Instant::now());
             self.count_lost_lines();
+            self.tell_history();
             if let Some(failure) = self.start_failure.take() {
                 return Err(failure);
             }
@@ -445,6 +453,7 @@ impl Master<'_> {
         self.enforce_leaving(now);
         self.enforce_candidate(now);
         self.enforce_readiness(now);
+        self.enforce_metrics(now);
         if self.settle_at.is_some_and(|at| at <= now) {
             self.settle();
         }

@@ -41,6 +41,7 @@ impl Master<'_> {
                     let worker = self.workers.swap_remove(index);
                     self.bury(worker, death, &how);
                 }
+                None if self.bury_metrics(pid, death, &how) => {}
                 None => log::debug!("a child that is no worker ended pid={pid} {how}"),
             }
         }

@@ -46,6 +46,7 @@ pub(super) struct Candidate {
     pub(super) workers: u16,
     pub(super) listeners: Vec<Bound>,
     pub(super) worker_logs: Vec<Arc<File>>,
+    metrics: Option<Bound>,
     /// Another file or level for the master's own log.
     master_log: Option<Arc<File>>,
     changes: Changes,
@@ -63,18 +64,35 @@ pub(super) struct Candidate {
 #[derive(Debug, Default)]
 pub(super) struct History {
     count: u64,
+    failed: u64,
     last: Option<Value>,
+}
+
+/// The numbers of it: how many, how many failed, and whether and when the last one
+/// went well.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counts {
+    pub(super) count: u64,
+    pub(super) failed: u64,
+    pub(super) last: Option<(bool, u64)>,
 }
 
 impl History {
     fn add(&mut self, reason: Option<&str>) {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.count += 1;
+        self.failed += u64::from(reason.is_some());
         self.last = Some(json!({
             "outcome": if reason.is_none() { "ok" } else { "failed" },
             "reason": reason,
             "at": u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
         }));
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let last = self.last.as_ref();
+        let last = last.map(|last| (last["outcome"] == "ok", last["at"].as_u64().unwrap_or(0)));
+        Counts { count: self.count, failed: self.failed, last }
     }
 
     pub(super) fn to_json(&self) -> Value {
@@ -153,6 +171,10 @@ impl Master<'_> {
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| other(&error))?;
+        let metrics = self
+            .metrics
+            .next(&config)
+            .map_err(|error| Failure::Other(format!("metrics: {error}")))?;
         let directory = &config.log.directory;
         let worker_logs = (0..workers)
             .map(|number| match self.worker_logs.get(usize::from(number)) {
@@ -172,6 +194,7 @@ impl Master<'_> {
             workers,
             listeners,
             worker_logs,
+            metrics,
             master_log,
             changes,
             warnings,
@@ -303,7 +326,8 @@ impl Master<'_> {
         let Some(candidate) = &self.candidate else { return };
         let ready = candidate.begun.elapsed();
         // The last steps that can fail: from here on connects go to the new sockets.
-        let listening = candidate.listeners.iter().try_for_each(Bound::listen);
+        let listening =
+            candidate.listeners.iter().chain(&candidate.metrics).try_for_each(Bound::listen);
         if let Err(error) = listening {
             return self.fail_reload(&error.to_string());
         }
@@ -367,6 +391,7 @@ impl Master<'_> {
         self.listeners = candidate.listeners;
         self.addresses = self.listeners.iter().map(|bound| bound.local.clone()).collect();
         self.worker_logs = candidate.worker_logs;
+        self.install_metrics(candidate.metrics);
         self.workers_configured = configured;
         self.workers_wanted = candidate.workers;
         self.warnings = candidate.warnings;

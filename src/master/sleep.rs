@@ -59,6 +59,7 @@ impl Master<'_> {
             self.next_rotation(),
             self.orders.iter().map(super::orders::Order::deadline).min(),
             self.manager.next_ping(),
+            self.metrics.due(),
             arming,
         ];
         let Some(deadline) = deadline.into_iter().flatten().min() else {

@@ -30,6 +30,7 @@ impl Master<'_> {
                 "warnings": self.warnings,
             },
             "reload": self.reloads.to_json(),
+            "metrics": self.metrics.to_json(),
             "workers": workers.iter().map(worker).collect::<Vec<_>>(),
             "vacancies": self.vacancies.iter().map(vacancy).collect::<Vec<_>>(),
             "limits": self.limits(),

@@ -11,10 +11,10 @@ use super::layout::{COUNTERS_MAX, Line};
 use crate::sys::Shared;
 
 macro_rules! counters {
-    ($($(#[$doc:meta])+ $variant:ident = $name:literal,)+) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
         /// What is counted; the index into a counter line.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Counter { $($(#[$doc])+ $variant,)+ }
+        pub enum Counter { $($(#[doc = $doc])+ $variant,)+ }
 
         impl Counter {
             /// All of them, in the order of `status`.
@@ -24,6 +24,12 @@ macro_rules! counters {
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }
+            }
+
+            /// What is counted, in a sentence or two.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii()),+ }
             }
         }
     };

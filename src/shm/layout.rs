@@ -27,7 +27,7 @@ pub(super) const COUNTERS_MAX: usize = 47;
 pub(super) const MAGIC: u64 = 0x6368_6170_7065_7A6E;
 
 /// Raised with every change of this file's types.
-pub(super) const VERSION: u64 = 2;
+pub(super) const VERSION: u64 = 3;
 
 shared_layout! {
     /// What a reader checks before it believes the rest.
@@ -69,6 +69,21 @@ shared_layout! {
     #[repr(align(64))]
     pub(super) struct ConnectionIds {
         pub(super) next: AtomicU64,
+    }
+}
+
+shared_layout! {
+    /// What the master tells of itself, for readers in other processes. Each cell is
+    /// true by itself; together they may be a moment apart.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct HistoryLine {
+        pub(super) generation: AtomicU64,
+        pub(super) reloads: AtomicU64,
+        pub(super) reloads_failed: AtomicU64,
+        /// 0: there was none; 1: it went well; 2: it failed.
+        pub(super) last_outcome: AtomicU64,
+        pub(super) last_at_ms: AtomicU64,
     }
 }
 
@@ -152,6 +167,7 @@ shared_layout! {
         pub(super) permit_pool: PermitPool,
         pub(super) connection_ids: ConnectionIds,
         pub(super) totals: Totals,
+        pub(super) history: HistoryLine,
         /// One `SlotState` a slot, apart from the slots: 16 KiB instead of 204 MiB
         /// to look through.
         pub(super) states: [AtomicU32; SLOTS],

@@ -2,7 +2,7 @@
 //! names for what is in it.
 //!
 //! ```text
-//! header │ worker_ready │ connection_permits, debt, limit │ ids │ totals │ states │ slot 0 … slot 4095
+//! header │ worker_ready │ connection_permits, debt, limit │ ids │ totals │ history │ states │ slot 0 … slot 4095
 //! slot = identity │ event loop's own line │ send semaphore │ one counter line a thread
 //! ```
 //!
@@ -12,12 +12,14 @@
 //! permits; the master claims and frees slots. No function here ever sleeps.
 
 mod counter;
+mod history;
 mod layout;
 mod permits;
 mod slot;
 mod zone;
 
 pub use counter::{Count, Counter, CounterValues, SharedCounters, ThreadCounters};
+pub use history::History;
 pub use layout::{HANDLER_THREADS_MAX, SLOTS};
 pub use permits::Permits;
 pub use slot::{Gauges, Slot, SlotReport, SlotState, ThreadRole};

@@ -15,6 +15,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod messages;
+mod metrics;
 mod output;
 mod privileges;
 mod regressions;

@@ -155,6 +155,15 @@ const CASES: &[Case] = &[
         &["7", "1099511627777", "-1"],
     ),
     Case("limits.connections_per_ip", COUNT_OR_OFF, NOT_COUNT_OR_OFF),
+    Case(
+        "metrics.address",
+        &[
+            ("''", "\"\""),
+            ("'127.0.0.1:0'", "\"127.0.0.1:0\""),
+            ("'[::1]:65535'", "\"[::1]:65535\""),
+        ],
+        &["'127.0.0.1:65536'", "'localhost:1'", "'unix:run/m.sock'", "7601", "false", "' '"],
+    ),
 ];
 
 const LISTEN_CASES: &[Case] = &[

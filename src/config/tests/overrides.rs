@@ -109,7 +109,7 @@ fn wrong_overrides_are_named_as_they_were_written() {
              worker_processes, daemon, pid_file, control_socket, user, worker_shutdown_timeout, \
              worker_drain_spread, worker_ready_timeout, worker_rlimit_nofile, \
              worker_cpu_affinity, max_connections, log, worker, frame, inbox, send, timeouts, \
-             limits, listen, application",
+             limits, metrics, listen, application",
             "--set listen.adress=1: listen.0.adress is unknown, did you mean listen.0.address?",
             "--set listen.0.a.b=1: listen.0.a.b is unknown, [[listen]] has address, protocol, \
              backlog, accept, ipv6only, keepalive, receive_buffer, send_buffer",

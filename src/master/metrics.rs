@@ -1,0 +1,227 @@
+//! The metrics process: a child of the master's that is no worker. It is forked when
+//! an address is configured, replaced when it dies, and ended by SIGKILL: there is
+//! nothing in it to lose.
+//!
+//! The socket stays with the master. Who connects while there is no process waits in
+//! the socket's queue for the next one.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::policy::{self, Death, Verdict};
+use super::{Master, reload};
+use crate::channel::{Channel, MasterEnd, WorkerEnd};
+use crate::config::{self, Address, Config, LogLevel};
+use crate::listen::{Bound, ListenError};
+use crate::logging::{self, Copies};
+use crate::metrics::{self, Facts};
+use crate::shm;
+use crate::sys::process::{self, ExitReason, Forked};
+use crate::sys::{self, privileges, signals};
+
+/// The process that runs.
+#[derive(Debug)]
+struct Helper {
+    pid: Pid,
+    /// Never spoken on: the process ends when it closes.
+    _channel: MasterEnd,
+    started: Instant,
+}
+
+/// What the master has of it.
+#[derive(Debug, Default)]
+pub(super) struct Metrics {
+    /// `None`: off.
+    endpoint: Option<Bound>,
+    helper: Option<Helper>,
+    /// The pace, for `policy::judge`.
+    pause: Duration,
+    /// When the next one is forked.
+    due: Option<Instant>,
+}
+
+/// Binds what is configured, and does not listen yet.
+///
+/// # Errors
+/// The address is taken, forbidden, or not this machine's.
+pub(crate) fn bind(config: &Config) -> Result<Option<Bound>, ListenError> {
+    options(config).map(|options| Bound::bind(&options, 1)).transpose()
+}
+
+/// As a listener that one process has.
+fn options(config: &Config) -> Option<config::Listen> {
+    let address = Address::Tcp(config.metrics.address?);
+    Some(config::Listen { address, backlog: metrics::BACKLOG, ..config::Listen::default() })
+}
+
+impl Metrics {
+    pub(super) fn new(endpoint: Option<Bound>) -> Self {
+        let due = endpoint.is_some().then(Instant::now);
+        Self { endpoint, helper: None, pause: Duration::ZERO, due }
+    }
+
+    /// When the master must wake up for it.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// What a reload will have: the same socket for the same address.
+    ///
+    /// # Errors
+    /// As [`bind`].
+    pub(super) fn next(&self, config: &Config) -> Result<Option<Bound>, ListenError> {
+        match (&self.endpoint, options(config)) {
+            (Some(bound), Some(options)) if bound.options.address == options.address => {
+                bound.stay(&options, 1).map(Some)
+            }
+            _ => bind(config),
+        }
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        self.endpoint.as_ref().map_or(Value::Null, |bound| {
+            let pid = self.helper.as_ref().map(|helper| helper.pid.as_raw());
+            json!({ "address": bound.local.to_string(), "pid": pid })
+        })
+    }
+
+    /// Ends the process. Its end is not waited for: who reaps it finds nobody's child.
+    fn dismiss(&mut self) {
+        self.due = None;
+        if let Some(helper) = self.helper.take() {
+            // It is not reaped yet, so its number can't be another one's.
+            let _ = kill(helper.pid, Signal::SIGKILL);
+        }
+    }
+}
+
+impl Master<'_> {
+    /// After a reload: another address has another process, the same one keeps its own.
+    pub(super) fn install_metrics(&mut self, endpoint: Option<Bound>) {
+        let address = |bound: &Option<Bound>| bound.as_ref().map(|b| b.options.address.clone());
+        let metrics = &mut self.metrics;
+        if address(&metrics.endpoint) == address(&endpoint) {
+            metrics.endpoint = endpoint;
+            return;
+        }
+        metrics.dismiss();
+        *metrics = Metrics::new(endpoint);
+    }
+
+    /// Tells readers of the zone what they can't find there otherwise.
+    pub(super) fn tell_history(&self) {
+        let reload::Counts { count, failed, last } = self.reloads.counts();
+        self.zone.tell_history(&shm::History {
+            generation: self.generation,
+            reloads: count,
+            reloads_failed: failed,
+            last,
+        });
+    }
+
+    /// Forks the process if it is due.
+    pub(super) fn enforce_metrics(&mut self, now: Instant) {
+        if self.metrics.due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.metrics.due = None;
+        self.tell_history();
+        match self.fork_metrics() {
+            Ok(helper) => {
+                let address = self.metrics.endpoint.as_ref().map(|bound| bound.local.to_string());
+                let address = address.unwrap_or_default();
+                log::info!("metrics process started pid={} address={address}", helper.pid);
+                self.metrics.helper = Some(helper);
+            }
+            Err(error) => {
+                log::error!("cannot fork the metrics process: {error}");
+                self.judge_metrics(Death::Failed, Duration::ZERO);
+            }
+        }
+    }
+
+    /// True when the child that ended was the metrics process.
+    pub(super) fn bury_metrics(&mut self, pid: Pid, death: Death, how: &str) -> bool {
+        let Some(helper) = self.metrics.helper.take_if(|helper| helper.pid == pid) else {
+            return false;
+        };
+        let lived = helper.started.elapsed();
+        log::warn!("metrics process ended pid={pid} {how} uptime_ms={}", lived.as_millis());
+        self.judge_metrics(death, lived);
+        true
+    }
+
+    fn judge_metrics(&mut self, death: Death, lived: Duration) {
+        let is_stopping = self.stop.is_stopping();
+        match policy::judge(is_stopping, death, lived, &mut self.metrics.pause) {
+            Verdict::Forget => {}
+            Verdict::Respawn(after) => self.metrics.due = Some(Instant::now() + after),
+        }
+    }
+
+    /// At the master's end: nothing is left running.
+    pub(super) fn end_metrics(&mut self) {
+        let pid = self.metrics.helper.as_ref().map(|helper| helper.pid);
+        self.metrics.dismiss();
+        if let Some(pid) = pid {
+            // An error is ECHILD: it was reaped already.
+            let _ = waitpid(pid, None);
+        }
+    }
+
+    fn fork_metrics(&mut self) -> io::Result<Helper> {
+        let (channel, helper_end) = Channel::pair()?;
+        signals::block()?;
+        let forked = process::fork_worker(|forked| {
+            self.become_metrics(&forked, helper_end).unwrap_or(ExitReason::CannotBoot)
+        });
+        signals::unblock()?;
+        Ok(Helper { pid: forked?, _channel: channel, started: Instant::now() })
+    }
+
+    /// In the new process, in the order of `become_worker`. It has no log: the file of
+    /// the master's is not its own, and the master tells of its start and end.
+    fn become_metrics(&mut self, forked: &Forked, channel: WorkerEnd) -> io::Result<ExitReason> {
+        drop(self.signals.take());
+        logging::set_level(LogLevel::Off).map_err(io::Error::other)?;
+        let bound = self.metrics.endpoint.take();
+        let listener = bound.and_then(|bound| bound.into_listeners(0, 1).pop());
+        let listener = listener.ok_or(io::ErrorKind::NotFound)?.socket;
+        let streams = (io::stdin(), io::stdout(), io::stderr());
+        let keep = [
+            streams.0.as_fd(),
+            streams.1.as_fd(),
+            streams.2.as_fd(),
+            channel.as_fd(),
+            listener.as_fd(),
+        ];
+        process::close_all_except(forked, &keep)?;
+        process::redirect_stdin_stdout_to_null()?;
+        if self.copies == Copies::None {
+            process::redirect_stderr_to_null()?;
+        }
+        sys::set_title("chappe: metrics process");
+        if let Some(identity) = &self.identity {
+            identity.assume(forked)?;
+        }
+        privileges::give_up_new_privileges(forked)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let started_at = now.saturating_sub(self.started.elapsed());
+        Ok(metrics::run(metrics::Start {
+            zone: std::sync::Arc::clone(&self.zone),
+            channel,
+            listener: TcpListener::from(listener),
+            facts: Facts {
+                version: env!("CARGO_PKG_VERSION"),
+                started_at_ms: u64::try_from(started_at.as_millis()).unwrap_or(u64::MAX),
+            },
+        }))
+    }
+}

@@ -1,0 +1,156 @@
+//! The process that serves metrics over HTTP: text for Prometheus at `/metrics`, a
+//! page with charts for people at `/`.
+//!
+//! It is forked by the master and reads the zone, in which it writes nothing; it has
+//! no client's connection and no lock that anybody waits for. So it can die at any
+//! time, and the master replaces it. One thread, one place that sleeps: a poll in
+//! [`run`]. It ends with the master: its channel is closed then.
+
+mod http;
+mod peer;
+mod text;
+
+use std::io::{self, ErrorKind};
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+
+use crate::channel::{Received, WorkerEnd};
+use crate::shm::Zone;
+use crate::sys::process::ExitReason;
+use crate::sys::signals::{Signals, USED, unblock};
+use http::Answer;
+use peer::Peer;
+pub(crate) use text::Facts;
+
+/// How many connections there are at a time; more wait in the socket's queue.
+const CONNECTIONS_MAX: usize = 32;
+
+/// How many wait there. The kernel refuses the rest.
+pub(crate) const BACKLOG: u32 = 64;
+
+/// How long accepting pauses after an error: what is missing may come back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The page, without anything from elsewhere.
+const PAGE: &str = include_str!("page.html");
+
+/// What the process starts with, all of it its own.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// Read, never written.
+    pub(crate) zone: Arc<Zone>,
+    /// The line to the master.
+    pub(crate) channel: WorkerEnd,
+    /// Listens, and does not block.
+    pub(crate) listener: TcpListener,
+    /// What the zone does not tell.
+    pub(crate) facts: Facts,
+}
+
+/// Serves until the master is gone, or until SIGTERM.
+pub(crate) fn run(start: Start) -> ExitReason {
+    match serve(start) {
+        Ok(()) => ExitReason::Stopped,
+        Err(_) => ExitReason::Failed,
+    }
+}
+
+fn serve(start: Start) -> io::Result<()> {
+    let Start { zone, channel, listener, facts } = start;
+    // A terminal's keys reach every process of its group. This one leaves the answer to
+    // the master, but for SIGTERM, which is meant.
+    let taken: Vec<Signal> = USED.into_iter().filter(|s| *s != Signal::SIGCHLD).collect();
+    let mut signals = Signals::new(&taken)?;
+    unblock()?;
+    let answer = |request: Result<http::Path, http::Refusal>| match request {
+        Ok(http::Path::Page) => Answer::page(PAGE),
+        Ok(http::Path::Metrics) => match text::render(&zone, &facts) {
+            Some(text) => Answer::metrics(text),
+            None => Answer::unavailable(),
+        },
+        Err(refusal) => Answer::refusal(refusal),
+    };
+    let mut peers: Vec<Peer> = Vec::new();
+    let mut accept_after = Instant::now();
+    loop {
+        let room = CONNECTIONS_MAX.saturating_sub(peers.len());
+        let accepts = room > 0 && accept_after <= Instant::now();
+        sleep(&channel, &signals, accepts.then_some(&listener), &peers, accept_after)?;
+        if signals.pending().contains(&Signal::SIGTERM) || has_ended(&channel) {
+            return Ok(());
+        }
+        if accepts && let Err(_full) = accept(&listener, &mut peers) {
+            accept_after = Instant::now() + ACCEPT_PAUSE;
+        }
+        let now = Instant::now();
+        peers.retain_mut(|peer| peer.go_on(now, &answer));
+    }
+}
+
+/// The only place that sleeps: until a peer, the master or a signal has something, or
+/// the next deadline.
+fn sleep(
+    channel: &WorkerEnd,
+    signals: &Signals,
+    listener: Option<&TcpListener>,
+    peers: &[Peer],
+    accept_after: Instant,
+) -> io::Result<()> {
+    let mut fds = vec![
+        PollFd::new(channel.as_fd(), PollFlags::POLLIN),
+        PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+    ];
+    fds.extend(peers.iter().map(|peer| PollFd::new(peer.as_fd(), peer.interest())));
+    let now = Instant::now();
+    let mut deadlines: Vec<Instant> = peers.iter().map(Peer::deadline).collect();
+    match listener {
+        Some(listener) => fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN)),
+        None if accept_after > now => deadlines.push(accept_after),
+        None => {}
+    }
+    let timeout = deadlines.into_iter().min().map_or(PollTimeout::NONE, |deadline| {
+        // poll counts whole milliseconds; rounded down it would spin for the rest.
+        let wait = deadline.saturating_duration_since(now) + Duration::from_millis(1);
+        PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)
+    });
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the master is gone, or has let go of us.
+fn has_ended(channel: &WorkerEnd) -> bool {
+    loop {
+        match channel.try_receive() {
+            Ok(Some(Received::Message(_))) => {}
+            Ok(None) => return false,
+            Ok(Some(Received::Closed)) | Err(_) => return true,
+        }
+    }
+}
+
+/// Takes who waits, as far as there is room.
+fn accept(listener: &TcpListener, peers: &mut Vec<Peer>) -> io::Result<()> {
+    while peers.len() < CONNECTIONS_MAX {
+        match listener.accept() {
+            Ok((socket, _)) => {
+                socket.set_nonblocking(true)?;
+                peers.push(Peer::new(socket, Instant::now()));
+            }
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock => return Ok(()),
+                // It has gone before it was taken.
+                ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(())
+}

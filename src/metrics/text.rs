@@ -1,0 +1,234 @@
+//! The zone as Prometheus reads it: the text format 0.0.4. Names are for good.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use crate::shm::{Counter, SlotReport, SlotState, Zone};
+use crate::sys::clock;
+
+/// What the zone does not tell.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    /// Of this program.
+    pub(crate) version: &'static str,
+    /// When the master was started, in milliseconds since 1970.
+    pub(crate) started_at_ms: u64,
+}
+
+/// All of it; `None` when the totals can't be read, since the master was killed while
+/// it was changing them.
+pub(super) fn render(zone: &Arc<Zone>, facts: &Facts) -> Option<String> {
+    let totals = zone.totals()?;
+    let mut text = Text::default();
+    for &counter in Counter::ALL {
+        let name = format!("chappe_{}_total", counter.name());
+        text.family(&name, "counter", counter.help());
+        text.sample(&name, "", totals.get(counter));
+    }
+    master(&mut text, zone, facts);
+    let reports = zone.reports();
+    let name = "chappe_workers";
+    text.family(name, "gauge", "Workers of all generations, by state.");
+    for state in [SlotState::Starting, SlotState::Serving, SlotState::Draining] {
+        let is_there = |report: &&SlotReport| report.state.name() == state.name();
+        let count = reports.iter().filter(is_there).count();
+        text.sample(name, &format!("{{state=\"{}\"}}", state.name()), count as u64);
+    }
+    workers(&mut text, &reports);
+    Some(text.0)
+}
+
+fn master(text: &mut Text, zone: &Arc<Zone>, facts: &Facts) {
+    let history = zone.history();
+    let mut one = |name: &str, kind, help, value| {
+        text.family(name, kind, help);
+        text.sample(name, "", value);
+    };
+    let help = "When the master was started, in seconds since 1970.";
+    one("chappe_start_time_seconds", "gauge", help, facts.started_at_ms / 1000);
+    let help = "The generation of workers that serves: 1, and one more with each reload.";
+    one("chappe_generation", "gauge", help, history.generation);
+    one("chappe_reloads_total", "counter", "Reloads, whatever came of them.", history.reloads);
+    let help = "Reloads that failed: the old generation stayed.";
+    one("chappe_reloads_failed_total", "counter", help, history.reloads_failed);
+    if let Some((is_ok, at_ms)) = history.last {
+        let help = "Whether the last reload went well.";
+        one("chappe_last_reload_successful", "gauge", help, u64::from(is_ok));
+        let help = "When the last reload was over, in seconds since 1970.";
+        one("chappe_last_reload_time_seconds", "gauge", help, at_ms / 1000);
+    }
+    let help = "Connections that there may be, all workers together.";
+    one("chappe_connections_limit", "gauge", help, u64::from(zone.limit()));
+    text.family("chappe_build_info", "gauge", "Always 1; the version is a label.");
+    text.sample("chappe_build_info", &format!("{{version=\"{}\"}}", facts.version), 1);
+    let name = "chappe_semaphore_value";
+    text.family(name, "gauge", "The value of a semaphore that all processes share.");
+    let semaphores = [
+        ("worker_ready", zone.worker_ready().value()),
+        ("connection_permits", zone.connection_permits().value()),
+    ];
+    for (semaphore, value) in semaphores {
+        // It can't fail on a semaphore that is there.
+        if let Ok(value) = value {
+            let value = u64::from(value);
+            text.sample(name, &format!("{{semaphore=\"{semaphore}\"}}"), value);
+        }
+    }
+}
+
+/// A gauge of a worker, and how two are put together.
+type Gauge = (&'static str, &'static str, fn(&SlotReport, u64) -> u64, fn(u64, u64) -> u64);
+
+const SUM: fn(u64, u64) -> u64 = u64::saturating_add;
+
+const GAUGES: &[Gauge] = &[
+    ("connections", "Open connections.", |r, _| u64::from(r.connections), SUM),
+    (
+        "connections_blocked",
+        "Connections whose socket is full.",
+        |r, _| u64::from(r.gauges.blocked),
+        SUM,
+    ),
+    (
+        "oldest_blocked_milliseconds",
+        "For how long the one has been blocked that has been for the longest.",
+        |r, _| r.gauges.oldest_blocked_ms,
+        u64::max,
+    ),
+    ("inbox_bytes", "Received and not handled.", |r, _| r.gauges.inbox_bytes, SUM),
+    ("outbox_bytes", "Queued and not sent.", |r, _| r.gauges.outbox_bytes, SUM),
+    ("handlers_busy", "Handler threads inside a turn.", |r, _| u64::from(r.handlers_busy), SUM),
+    (
+        "oldest_handler_milliseconds",
+        "For how long the oldest of these turns has been running.",
+        |r, _| r.oldest_handler_ms,
+        u64::max,
+    ),
+    (
+        "uptime_milliseconds",
+        "Since the worker was started.",
+        |r, now_ms| now_ms.saturating_sub(r.started_at_ms),
+        u64::max,
+    ),
+];
+
+/// Two workers may have one number for a while: after TTOU and TTIN the first of them
+/// still drains. A series that is there twice would spoil the whole answer, so these
+/// are told as one.
+fn workers(text: &mut Text, reports: &[SlotReport]) {
+    let now_ms = clock::monotonic_ms();
+    for (name, help, value, join) in GAUGES {
+        let mut values: BTreeMap<(u64, u16), u64> = BTreeMap::new();
+        for report in reports {
+            let value = value(report, now_ms);
+            let place = values.entry((report.generation, report.worker));
+            place.and_modify(|sum| *sum = join(*sum, value)).or_insert(value);
+        }
+        let name = format!("chappe_worker_{name}");
+        text.family(&name, "gauge", help);
+        for ((generation, worker), value) in values {
+            let labels = format!("{{worker=\"{worker}\",generation=\"{generation}\"}}");
+            text.sample(&name, &labels, value);
+        }
+    }
+}
+
+/// Writing to a String can't fail.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // What HELP needs escaped.
+        let help = help.replace('\\', "\\\\").replace('\n', "\\n");
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: u64) {
+        let _ = writeln!(self.0, "{name}{labels} {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::{History, ThreadRole};
+    use std::collections::BTreeSet;
+
+    const FACTS: Facts = Facts { version: "9.9", started_at_ms: 5_000 };
+
+    fn value(text: &str, series: &str) -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map(|value| value.parse().unwrap())
+    }
+
+    #[test]
+    fn every_counter_has_its_series_and_its_help() {
+        let zone = Zone::create(100).unwrap();
+        let slot = zone.claim(0, 1).unwrap().unwrap();
+        slot.counters(ThreadRole::EventLoop).add(Counter::FramesReceived, 42);
+        zone.count(Counter::WorkersDied, 3);
+        let text = render(&zone, &FACTS).unwrap();
+        for counter in Counter::ALL {
+            let name = format!("chappe_{}_total", counter.name());
+            assert!(value(&text, &name).is_some(), "{name}");
+            let help = format!("# HELP {name} {}\n# TYPE {name} counter\n", counter.help());
+            assert!(text.contains(&help), "{help}");
+            assert!(counter.help().ends_with('.') && !counter.help().contains("  "), "{help}");
+        }
+        assert_eq!(value(&text, "chappe_frames_received_total"), Some(42));
+        assert_eq!(value(&text, "chappe_workers_died_total"), Some(3));
+    }
+
+    #[test]
+    fn each_line_is_well_formed_and_no_series_is_there_twice() {
+        let zone = Zone::create(100).unwrap();
+        let last = Some((false, 7_999));
+        let history = History { generation: 4, reloads: 3, reloads_failed: 2, last };
+        zone.tell_history(&history);
+        // The same number and generation twice, as after TTOU and TTIN.
+        for (worker, connections) in [(0, 1), (1, 10), (1, 100)] {
+            let slot = zone.claim(worker, 4).unwrap().unwrap();
+            slot.set_connections(connections);
+            slot.set_queued(7, 70);
+            slot.set_blocked(2, 1);
+        }
+        let text = render(&zone, &FACTS).unwrap();
+        let mut seen = BTreeSet::new();
+        let mut family = String::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                family = rest.split(' ').next().unwrap().to_owned();
+                assert!(seen.insert(format!("# {family}")), "{family} twice");
+                continue;
+            }
+            if line.starts_with("# HELP ") {
+                continue;
+            }
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            assert!(series.starts_with(&family), "{line} under {family}");
+            value.parse::<u64>().unwrap();
+            assert!(seen.insert(series.to_owned()), "{series} twice");
+        }
+        let of = |name: &str, worker: u16| {
+            let series = format!("chappe_worker_{name}{{worker=\"{worker}\",generation=\"4\"}}");
+            value(&text, &series).unwrap()
+        };
+        assert_eq!((of("connections", 0), of("connections", 1)), (1, 110));
+        assert_eq!((of("inbox_bytes", 1), of("outbox_bytes", 1)), (14, 140));
+        assert_eq!(value(&text, "chappe_workers{state=\"starting\"}"), Some(3));
+        assert_eq!(value(&text, "chappe_reloads_failed_total"), Some(2));
+        assert_eq!(value(&text, "chappe_last_reload_successful"), Some(0));
+        assert_eq!(value(&text, "chappe_last_reload_time_seconds"), Some(7));
+        let permits = "chappe_semaphore_value{semaphore=\"connection_permits\"}";
+        assert_eq!(value(&text, permits), Some(100));
+    }
+
+    #[test]
+    fn a_reload_that_never_was_is_not_told() {
+        let text = render(&Zone::create(1).unwrap(), &FACTS).unwrap();
+        assert!(!text.contains("last_reload"), "{text}");
+        assert_eq!(value(&text, "chappe_start_time_seconds"), Some(5));
+    }
+}

@@ -1,0 +1,332 @@
+//! Metrics over HTTP: what they say, who serves them, and what becomes of that
+//! process.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+
+use chappe::client::CODE_ECHO;
+use chappe::shm::Counter;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+
+use crate::support::server::{command, configuration, finish};
+use crate::support::{DEADLINE, TestServer, fresh_dir, proc, wait_for, wait_until};
+
+const ON: &str = "[metrics]\naddress = \"127.0.0.1:0\"\n";
+
+/// Must be `CONNECTIONS_MAX` of the server.
+const CONNECTIONS_MAX: usize = 32;
+
+/// Where metrics are served, and by whom.
+#[track_caller]
+fn metrics(server: &TestServer) -> (SocketAddr, i32) {
+    let found = wait_for(|| {
+        let metrics = &server.status_json()["metrics"];
+        let pid = metrics["pid"].as_i64()?;
+        Some((metrics["address"].as_str()?.parse().ok()?, i32::try_from(pid).ok()?))
+    });
+    found.expect("a metrics process")
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(address).expect("connected");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a time-out");
+    socket
+}
+
+/// All that is answered to these bytes, until the server closes.
+#[track_caller]
+fn exchange(address: SocketAddr, request: &str) -> String {
+    let mut socket = connect(address);
+    socket.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("an answer and an end");
+    answer
+}
+
+/// Head and body of the answer to a GET.
+#[track_caller]
+fn get(address: SocketAddr, path: &str) -> (String, String) {
+    let answer = exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n"));
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    let length = format!("Content-Length: {}", body.len());
+    assert!(head.lines().any(|line| line == length), "{head}");
+    (head.to_owned(), body.to_owned())
+}
+
+/// The samples of `/metrics`, by series.
+#[track_caller]
+fn samples(address: SocketAddr) -> BTreeMap<String, u64> {
+    let (head, body) = get(address, "/metrics");
+    assert!(head.contains("Content-Type: text/plain; version=0.0.4"), "{head}");
+    let lines = body.lines().filter(|line| !line.starts_with('#'));
+    let sample = |line: &str| {
+        let (series, value) = line.rsplit_once(' ').expect("a series and a value");
+        (series.to_owned(), value.parse().expect("a number"))
+    };
+    lines.map(sample).collect()
+}
+
+fn configure(server: &TestServer, toml: &str) {
+    let next = server.dir.join("next.toml");
+    fs::write(&next, configuration(toml)).expect("the configuration");
+    fs::rename(&next, server.dir.join("chappe.toml")).expect("the configuration");
+}
+
+#[test]
+fn metrics_say_what_status_says() {
+    let server = TestServer::start("metrics_totals", &format!("max_connections = 500\n{ON}"));
+    let (address, _) = metrics(&server);
+    let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.call(CODE_ECHO, b"four").unwrap();
+    }
+    // What is sent is counted after the system call, which the peer may outrun.
+    server.wait_status("/totals/frames_sent", |sent| sent == 5);
+    let (status, samples) = (server.status_json(), samples(address));
+    for counter in Counter::ALL {
+        let name = format!("chappe_{}_total", counter.name());
+        let told = samples.get(&name).unwrap_or_else(|| panic!("{name} in {samples:?}"));
+        assert_eq!(status["totals"][counter.name()], *told, "{name}");
+    }
+    assert_eq!(samples["chappe_frames_received_total"], 5);
+    let permits = "chappe_semaphore_value{semaphore=\"connection_permits\"}";
+    assert_eq!(samples[permits], 495);
+    assert_eq!(samples["chappe_connections_limit"], 500);
+    assert_eq!(samples["chappe_generation"], 1);
+    assert_eq!(samples["chappe_workers{state=\"serving\"}"], 2);
+    let connections = |worker| {
+        samples[&format!("chappe_worker_connections{{worker=\"{worker}\",generation=\"1\"}}")]
+    };
+    assert_eq!(connections(0) + connections(1), 5);
+}
+
+#[test]
+fn the_page_is_one_file_and_head_has_no_body() {
+    let server = TestServer::start("metrics_page", ON);
+    let (address, _) = metrics(&server);
+    let (head, page) = get(address, "/");
+    assert!(head.contains("Content-Type: text/html"), "{head}");
+    assert!(page.starts_with("<!DOCTYPE html>"), "{page}");
+    for outside in ["src=", "@import", "url(", "https:"] {
+        assert!(!page.contains(outside), "the page needs {outside}");
+    }
+    for path in ["/", "/metrics"] {
+        let head = exchange(address, &format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+    }
+}
+
+#[test]
+fn bad_requests_are_told_so() {
+    let server = TestServer::start("metrics_bad_requests", ON);
+    let (address, pid) = metrics(&server);
+    let long = format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "a".repeat(100_000));
+    let rows = [
+        ("GET /secret HTTP/1.1\r\nHost: x\r\n\r\n", "404"),
+        ("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", "405"),
+        ("GET / HTTP/1.1\r\n\r\n", "400"),
+        ("hello\r\n\r\n", "400"),
+        ("\0\u{7f}\r\n\r\n", "400"),
+        (&long, "431"),
+    ];
+    for (request, status) in rows {
+        let answer = exchange(address, request);
+        let told = answer.split(' ').nth(1);
+        assert_eq!(told, Some(status), "{:.80} → {answer:.80}", request.escape_debug());
+    }
+    // Half a request and an end is answered with an end.
+    let mut socket = connect(address);
+    socket.write_all(b"GET / HT").unwrap();
+    socket.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0);
+    assert_eq!(metrics(&server).1, pid, "the same process all along");
+}
+
+#[test]
+fn connections_beyond_the_most_wait_and_silent_ones_are_ended() {
+    let server = TestServer::start("metrics_connections", ON);
+    let (address, pid) = metrics(&server);
+    let idle = proc::open_descriptors(pid).len();
+    let open = || proc::open_descriptors(pid).len() - idle;
+    let mut silent: Vec<_> = (0..CONNECTIONS_MAX).map(|_| connect(address)).collect();
+    wait_until("all are taken", || open() == CONNECTIONS_MAX);
+    let mut one_more = connect(address);
+    one_more.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    one_more.set_nonblocking(true).unwrap();
+    // It is the process's turn: it answers the first, and still has no room.
+    silent[0].write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    let mut part = [0; 15];
+    silent[0].read_exact(&mut part).unwrap();
+    assert_eq!(open(), CONNECTIONS_MAX);
+    let error = one_more.read(&mut part).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "there is no room for it");
+    one_more.set_nonblocking(false).unwrap();
+    drop(silent.remove(0));
+    one_more.read_exact(&mut part).unwrap();
+    assert_eq!(&part, b"HTTP/1.1 200 OK");
+    drop(one_more);
+    // The others said nothing: they are gone without our doing.
+    wait_until("silent connections are closed", || open() == 0);
+    samples(address);
+}
+
+#[test]
+fn a_killed_metrics_process_comes_back_and_is_no_dead_worker() {
+    let server = TestServer::start("metrics_killed", ON);
+    let (address, first) = metrics(&server);
+    let workers: Vec<_> = worker_pids(&server);
+    kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+    // Who asks meanwhile is answered by the next one.
+    assert_eq!(samples(address)["chappe_workers_died_total"], 0);
+    let (again, second) = metrics(&server);
+    assert_eq!(again, address);
+    assert_ne!(second, first);
+    assert_eq!(worker_pids(&server), workers);
+    server.wait_log("master", "metrics process ended");
+    // One that dies young again is paced.
+    kill(Pid::from_raw(second), Signal::SIGKILL).unwrap();
+    wait_until("a third one", || metrics(&server).1 != second);
+    assert_eq!(server.status_number("/totals/workers_died"), 0);
+}
+
+fn worker_pids(server: &TestServer) -> Vec<i64> {
+    let status = server.status_json();
+    let workers = status["workers"].as_array().expect("workers");
+    workers.iter().filter_map(|worker| worker["pid"].as_i64()).collect()
+}
+
+#[test]
+fn the_metrics_process_has_nothing_but_its_own() {
+    let server = TestServer::start("metrics_process", ON);
+    let (_, pid) = metrics(&server);
+    wait_until("it has its name", || {
+        let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        title.starts_with("chappe: metrics process")
+    });
+    // Standard streams, the channel, the socket, and the pair behind the signals.
+    wait_until("it has its descriptors", || {
+        let open = proc::open_descriptors(pid);
+        let sockets = open.iter().filter(|(number, _)| **number > 2);
+        let kinds: Vec<_> = sockets.map(|(_, target)| target.split(':').next()).collect();
+        kinds == [Some("socket"); 4]
+    });
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    if geteuid().is_root() {
+        assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
+        assert!(!status.contains("Uid:\t0"), "{status}");
+    }
+    assert_eq!(proc::threads(pid).len(), 1);
+}
+
+#[test]
+fn the_metrics_process_ends_with_the_master_however_that_ends() {
+    for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGQUIT] {
+        let mut server = TestServer::start("metrics_end", ON);
+        let (_, pid) = metrics(&server);
+        server.signal(signal);
+        server.wait_exit();
+        wait_until("it is gone", || !proc::is_running(pid));
+    }
+}
+
+#[test]
+fn a_reload_moves_metrics_turns_them_off_and_on() {
+    let server = TestServer::start("metrics_reload", "");
+    assert_eq!(server.status_json()["metrics"], serde_json::Value::Null);
+    let reload = || assert_eq!(server.command(&["reload"]).code, Some(0));
+    configure(&server, ON);
+    reload();
+    let (address, pid) = metrics(&server);
+    assert_eq!(samples(address)["chappe_generation"], 2);
+    // The same address: the same process, which sees the new generation.
+    reload();
+    assert_eq!(metrics(&server), (address, pid));
+    wait_until("the new generation", || samples(address)["chappe_generation"] == 3);
+    assert_eq!(samples(address)["chappe_last_reload_successful"], 1);
+    // Another address.
+    configure(&server, "[metrics]\naddress = \"[::1]:0\"\n");
+    reload();
+    let (moved, next) = metrics(&server);
+    assert!(moved.is_ipv6() && next != pid, "{moved} {next}");
+    wait_until("the first one is gone", || !proc::is_running(pid));
+    assert!(TcpStream::connect(address).is_err(), "nobody listens there any more");
+    samples(moved);
+    configure(&server, "");
+    reload();
+    wait_until("it is gone", || !proc::is_running(next));
+    assert_eq!(server.status_json()["metrics"], serde_json::Value::Null);
+}
+
+#[test]
+fn a_taken_port_fails_the_start_and_a_reload_keeps_the_old_one() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let there = format!("[metrics]\naddress = \"{address}\"\n");
+    let why = format!("metrics: cannot listen on {address}: Address already in use");
+
+    let dir = fresh_dir("metrics_taken_at_start");
+    fs::write(dir.join("chappe.toml"), configuration(&there)).unwrap();
+    let start = finish(command(&dir).arg("--foreground"));
+    assert_eq!(start.code, Some(1), "{start:?}");
+    assert!(start.stderr.contains(&why), "{start:?}");
+
+    let server = TestServer::start("metrics_taken_at_reload", ON);
+    let before = metrics(&server);
+    configure(&server, &there);
+    let reload = server.command(&["reload"]);
+    assert_eq!(reload.code, Some(1), "{reload:?}");
+    assert!(reload.stderr.contains(&why), "{reload:?}");
+    assert_eq!(metrics(&server), before);
+    let samples = samples(before.0);
+    assert_eq!(samples["chappe_generation"], 1);
+    assert_eq!(samples["chappe_reloads_failed_total"], 1);
+    assert_eq!(samples["chappe_last_reload_successful"], 0);
+}
+
+/// A browser, if there is one; says so if not.
+fn browser() -> Option<&'static str> {
+    let known = ["chromium", "chromium-browser", "google-chrome"];
+    let is_there = |name: &&str| Command::new(name).arg("--version").output().is_ok();
+    let found = known.into_iter().find(is_there);
+    if found.is_none() {
+        println!("skipped: no Chromium is installed");
+    }
+    found
+}
+
+#[test]
+fn a_browser_draws_the_page() {
+    let Some(browser) = browser() else { return };
+    let server = TestServer::start("metrics_browser", ON);
+    let (address, _) = metrics(&server);
+    let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.call(CODE_ECHO, b"four").unwrap();
+    }
+    let profile = server.dir.join("profile");
+    let dom = finish(
+        Command::new(browser)
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"])
+            .args(["--disable-background-networking", "--disable-component-update"])
+            .args(["--disable-sync", "--disable-quic", "--disable-dev-shm-usage"])
+            .arg(format!("--user-data-dir={}", profile.display()))
+            // So much of the page's own time passes, as fast as it can.
+            .args(["--virtual-time-budget=3500", "--dump-dom"])
+            .arg(format!("http://{address}/")),
+    );
+    assert_eq!(dom.code, Some(0), "{dom:?}");
+    let text = &dom.stdout;
+    let samples = text.split_once("data-samples=\"").and_then(|(_, rest)| rest.split('"').next());
+    let samples: usize = samples.and_then(|count| count.parse().ok()).expect(text);
+    assert!(samples >= 2, "{samples} in {text}");
+    assert_eq!(text.matches("<polyline points=\"").count(), 10, "{text}");
+    assert!(text.contains("permits 99997 of 100000"), "{text}");
+    assert_eq!(text.matches("<tr><td>").count(), 2, "a row a worker: {text}");
+    assert!(!text.contains("class=\"bad\""), "{text}");
+}
