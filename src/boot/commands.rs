@@ -155,8 +155,18 @@ pub(super) fn logs(common: &Common, arguments: LogsArgs) -> Result<(), Failure> 
 /// The answer goes on behind its first line: a line a connection.
 pub(super) fn connections(common: &Common, arguments: ConnectionsArgs) -> Result<(), Failure> {
     let path = load(common)?.config.control_socket;
-    let mut stream = connect(&path)?;
-    let request = json!({ "command": "connections", "slow": arguments.slow });
+    let (answer, lines) = list(&path, arguments.slow)?;
+    if let Some(missing) = answer["missing_workers"].as_u64().filter(|missing| *missing > 0) {
+        super::complain(&format!("warning: {missing} workers gave no list"));
+    }
+    let text = if arguments.json { lines } else { cli::connections_table(&lines, arguments.slow) };
+    cli::print(&text).map(drop).map_err(Failure::system("standard output"))
+}
+
+/// The master's answer, and the lines of all workers.
+pub(super) fn list(path: &Path, slow: bool) -> Result<(Value, String), Failure> {
+    let mut stream = connect(path)?;
+    let request = json!({ "command": "connections", "slow": slow });
     let step = || Failure::system(format!("control socket {}", path.display()));
     stream.write_all(format!("{request}\n").as_bytes()).map_err(step())?;
     let mut reader = BufReader::new((&stream).take(ANSWER_BYTES_MAX));
@@ -165,11 +175,7 @@ pub(super) fn connections(common: &Common, arguments: ConnectionsArgs) -> Result
     let answer = understand(&first)?;
     let mut lines = String::new();
     reader.read_to_string(&mut lines).map_err(step())?;
-    if let Some(missing) = answer["missing_workers"].as_u64().filter(|missing| *missing > 0) {
-        super::complain(&format!("warning: {missing} workers gave no list"));
-    }
-    let text = if arguments.json { lines } else { cli::connections_table(&lines, arguments.slow) };
-    cli::print(&text).map(drop).map_err(Failure::system("standard output"))
+    Ok((answer, lines))
 }
 
 pub(super) fn stop(common: &Common, command: &str, arguments: StopArgs) -> Result<(), Failure> {

@@ -11,6 +11,7 @@ mod identity;
 mod launcher;
 mod listeners;
 mod start;
+mod top;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -165,6 +166,7 @@ fn carry_out(
             commands::tell(common, &json!({ "command": "reopen", "wait": wait }))
         }
         Some(Command::Status(status)) => commands::status(common, *status),
+        Some(Command::Top) => top::top(common),
         Some(Command::Stop(stop)) => commands::stop(common, "stop", *stop),
         Some(Command::Reload) => commands::reload(common),
         Some(Command::Quit(stop)) => commands::stop(common, "quit", *stop),

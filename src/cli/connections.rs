@@ -20,25 +20,36 @@ pub(crate) struct ConnectionsArgs {
 
 /// One line of a worker. Keys are added, never renamed.
 #[derive(Debug, Deserialize)]
-struct Row {
-    id: u64,
-    worker: u16,
-    peer: String,
-    state: String,
+pub(super) struct Row {
+    pub(super) id: u64,
+    pub(super) worker: u16,
+    pub(super) peer: String,
+    pub(super) state: String,
     connected_ms: u64,
-    queued_bytes: u64,
-    blocked_ms: Option<u64>,
+    pub(super) queued_bytes: u64,
+    pub(super) blocked_ms: Option<u64>,
+}
+
+fn parsed(lines: &str) -> Vec<Row> {
+    lines.lines().map(serde_json::from_str).filter_map(Result::ok).collect()
+}
+
+/// The lines of a list of slow connections, the largest backlog first.
+pub(super) fn slow_rows(lines: &str) -> Vec<Row> {
+    let mut rows = parsed(lines);
+    rows.sort_by_key(|row| (std::cmp::Reverse(row.queued_bytes), row.id));
+    rows
 }
 
 /// The lines in the order that people look for: by id, or by backlog.
 pub(crate) fn connections_table(lines: &str, slow: bool) -> String {
-    let parsed = lines.lines().map(serde_json::from_str);
-    let mut rows: Vec<Row> = parsed.filter_map(Result::ok).collect();
-    if slow {
-        rows.sort_by_key(|row| (std::cmp::Reverse(row.queued_bytes), row.id));
+    let rows = if slow {
+        slow_rows(lines)
     } else {
+        let mut rows = parsed(lines);
         rows.sort_by_key(|row| row.id);
-    }
+        rows
+    };
     let head = ["id", "worker", "peer", "state", "connected", "queued", "blocked"];
     let mut cells = vec![head.map(str::to_owned)];
     cells.extend(rows.iter().map(|row| {

@@ -10,6 +10,7 @@ mod logs;
 mod output;
 mod send;
 mod status;
+mod top;
 
 use std::path::PathBuf;
 
@@ -21,6 +22,7 @@ pub(crate) use logs::{LogsArgs, logs};
 pub(crate) use output::{print, print_line, redrawn};
 pub(crate) use send::{SendArgs, run as send};
 pub(crate) use status::{outcome, table};
+pub(crate) use top::{Sample, Top};
 
 /// A pre-forked message server.
 #[derive(Debug, Parser)]
@@ -139,6 +141,8 @@ pub(crate) enum Command {
         wait: bool,
     },
     Status(StatusArgs),
+    /// Show workers, rates, counters and slow connections live; q quits
+    Top,
     /// Stop now: workers close their connections and go
     Stop(StopArgs),
     /// Reload the configuration, and wait until the new workers serve or it has failed

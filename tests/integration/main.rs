@@ -23,5 +23,6 @@ mod reload;
 mod reload_storm;
 mod service;
 mod status;
+mod top;
 mod unix_sockets;
 mod volume;
