@@ -20,6 +20,10 @@ pub(crate) fn table(status: &Value) -> String {
         plain(&master["generation"]),
         addresses.join(" "),
     );
+    if let Some(address) = status["metrics"]["address"].as_str() {
+        let pid = plain(&status["metrics"]["pid"]);
+        let _ = writeln!(text, "metrics at http://{address}/, pid {pid}\n");
+    }
     let last = &status["reload"]["last"];
     if !last.is_null() {
         let why = last["reason"].as_str().map_or(String::new(), |reason| format!(": {reason}"));

@@ -162,7 +162,11 @@ impl Master<'_> {
         let is_stopping = self.stop.is_stopping();
         match policy::judge(is_stopping, death, lived, &mut self.metrics.pause) {
             Verdict::Forget => {}
-            Verdict::Respawn(after) => self.metrics.due = Some(Instant::now() + after),
+            Verdict::Respawn(after) => {
+                let pause_ms = after.as_millis();
+                log::info!("metrics process will be replaced pause_ms={pause_ms}");
+                self.metrics.due = Some(Instant::now() + after);
+            }
         }
     }
 
@@ -212,6 +216,7 @@ impl Master<'_> {
             identity.assume(forked)?;
         }
         privileges::give_up_new_privileges(forked)?;
+        self.zone.forbid_writes(forked)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let started_at = now.saturating_sub(self.started.elapsed());
         Ok(metrics::run(metrics::Start {

@@ -1,11 +1,13 @@
 //! What a reader in another process learns of the master: which generation serves,
 //! and how reloads went. The master alone writes it.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::slot::{Slot, SlotReport, SlotState};
 use super::zone::Zone;
+use crate::sys::process::Forked;
 
 /// The master's own part of the zone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +58,14 @@ impl Zone {
                 _ => None,
             },
         }
+    }
+
+    /// In a process that only reads: makes sure of it.
+    ///
+    /// # Errors
+    /// Of the kernel.
+    pub fn forbid_writes(&self, forked: &Forked) -> io::Result<()> {
+        self.mapping().forbid_writes(forked)
     }
 
     /// The workers that there are, for a reader that has no handles to them.

@@ -17,7 +17,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use memmap2::{MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{ProtFlags, mprotect};
 
+use super::process::Forked;
 use super::semaphore::{Semaphore, SemaphorePlace, Sharing};
 
 /// A type that may lie in memory which other processes write.
@@ -108,6 +110,21 @@ impl<T: SharedLayout> SharedMapping<T> {
         value: u32,
     ) -> io::Result<()> {
         place(self).init(Sharing::Processes, value)
+    }
+
+    /// From here on this process can read and not write: a store would end it by
+    /// SIGSEGV. Its descendants and handles to parts are held to it, other processes
+    /// are not.
+    ///
+    /// # Errors
+    /// Of mprotect, which needs memory to split a mapping, and this one is whole.
+    pub fn forbid_writes(&self, _forked: &Forked) -> io::Result<()> {
+        let start = NonNull::new(self.map.as_mut_ptr().cast()).ok_or(io::ErrorKind::NotFound)?;
+        // SAFETY: the range is exactly the mapping that `self` owns and keeps, so no
+        // other memory changes. It stays readable, which is all that `Deref` promises;
+        // a store through it is stopped by the kernel and changes nothing.
+        unsafe { mprotect(start, self.map.len(), ProtFlags::PROT_READ) }?;
+        Ok(())
     }
 
     /// A handle to a semaphore of the layout.
