@@ -11,7 +11,9 @@ use super::settings::{
 };
 use super::timers::Timers;
 use super::transport::{Acceptor, SocketOptions, Transport};
-use crate::dispatch::{DispatchPath, ReceiveHalf, Suspicion, run_turn_on_loop};
+use crate::dispatch::{
+    Cut, DispatchPath, OnLoop, ReceiveHalf, run_turn_directly, run_turn_on_loop,
+};
 use crate::frame::Goodbye;
 use crate::handler::Serve;
 use crate::send::SendPath;
@@ -20,6 +22,7 @@ use crate::sys;
 use crate::throttle::Throttle;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use slotmap::{Key as _, KeyData, SlotMap, new_key_type};
+use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
@@ -51,6 +54,7 @@ pub(super) struct Shared {
     pub(super) counters: ThreadCounters,
     /// For the turns that the loop runs itself.
     serve: Arc<dyn Serve>,
+    on_loop: RefCell<OnLoop>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -62,12 +66,21 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     /// The turn of a connection that was empty: here, as far as its handlers are quick,
     /// or on a handler thread.
-    pub(super) fn start_turn(&self, receive: &Arc<ReceiveHalf>, suspicion: &mut Suspicion) {
+    pub(super) fn start_turn(&self, receive: &Arc<ReceiveHalf>) {
         if self.settings.fuse {
-            run_turn_on_loop(receive, &*self.serve, &self.counters, suspicion);
+            let mut on_loop = self.on_loop.borrow_mut();
+            run_turn_on_loop(receive, &*self.serve, &self.counters, &mut on_loop);
         } else {
             receive.list();
         }
+    }
+
+    /// The turn of what was just read, out of the loop's own buffer. False if it has to
+    /// go through the inbox.
+    pub(super) fn serve_directly(&self, receive: &Arc<ReceiveHalf>, read: &Cut<'_>) -> bool {
+        let mut on_loop = self.on_loop.borrow_mut();
+        self.settings.fuse
+            && run_turn_directly(receive, read, &*self.serve, &self.counters, &mut on_loop)
     }
 }
 
@@ -132,8 +145,6 @@ pub struct EventLoop {
     pub(super) listeners: Listeners,
     /// Not read for want of room in the inbox total.
     pub(super) starved: BTreeSet<Key>,
-    /// Of quick handlers that are not.
-    pub(super) suspicion: Suspicion,
     /// Whose socket is full, the first first.
     pub(super) blocked: BTreeSet<(Instant, Key)>,
     /// Since when the inbox total has had no room, as the ticks saw it.
@@ -176,8 +187,14 @@ impl EventLoop {
             table: SlotMap::with_key(),
             connections: 0,
             refused: 0,
-            shared: Shared { settings, dispatch, send, counters, serve },
-            suspicion: Suspicion::default(),
+            shared: Shared {
+                settings,
+                dispatch,
+                send,
+                counters,
+                serve,
+                on_loop: RefCell::default(),
+            },
             permits: slot.permits(),
             slot,
             ids: 0..0,
@@ -348,8 +365,11 @@ impl EventLoop {
             // The state may have changed since epoll was told.
             if connection.state(&view).reads() {
                 let buffer = &mut self.buffer[..room];
-                if connection.read(buffer, &self.shared, now) == Read::Broken {
-                    return self.abort(key, now);
+                match connection.read(buffer, &self.shared, now) {
+                    Read::Broken => return self.abort(key, now),
+                    // Whatever else has changed has called the loop.
+                    Read::Served if !flags.contains(EpollFlags::EPOLLOUT) => return,
+                    Read::Served | Read::GoOn | Read::Ended => {}
                 }
             }
         }
