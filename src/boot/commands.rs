@@ -51,9 +51,9 @@ pub(super) fn test(arguments: &Arguments) -> Result<(), Failure> {
         Become::Ignored(warning) => Some(warning),
         Become::Somebody(_) | Become::Nobody => None,
     };
-    let shortage = descriptors::warning(&loaded.config);
+    let limits = descriptors::warnings(&loaded.config);
     if !arguments.quiet {
-        for warning in loaded.warnings.iter().chain(&ignored).chain(&shortage) {
+        for warning in loaded.warnings.iter().chain(&ignored).chain(&limits) {
             super::complain(&format!("warning: {warning}"));
         }
         let names: Vec<&str> = KEYS_NOT_BUILT.iter().map(|(name, _)| *name).collect();

@@ -87,8 +87,8 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
             None
         }
     };
-    warnings.extend(descriptors::raise_limit(loaded.config.worker_rlimit_nofile));
-    warnings.extend(descriptors::warning(&loaded.config));
+    warnings.extend(descriptors::raise_limit());
+    warnings.extend(descriptors::warnings(&loaded.config));
     let config = Arc::new(loaded.config);
     let passed = if is_foreground { Passed::take()? } else { Vec::new() };
     let listeners = listeners::open(&config, passed)?;
@@ -137,12 +137,6 @@ impl AtStart {
     fn load(&self) -> Result<Loaded, ConfigErrors> {
         config::load(&self.file, &self.prefix, &self.overrides)
     }
-}
-
-/// What a reload does to this process before it forks.
-fn make_ready(config: &Config) -> Vec<String> {
-    let raised = descriptors::raise_limit(config.worker_rlimit_nofile);
-    raised.into_iter().chain(descriptors::warning(config)).collect()
 }
 
 /// The record lock is asked, not taken: the launcher's would be gone with it.
@@ -224,7 +218,7 @@ fn become_master(
             manager,
         };
         let load = || common.load();
-        let site = Site { load: &load, prepare: &make_ready };
+        let site = Site { load: &load, warnings: &descriptors::warnings };
         master::run(setup, site, run_worker, |addresses| on_ready(addresses, &config))?;
         Ok(())
     })();

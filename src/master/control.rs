@@ -25,12 +25,18 @@ use serde_json::{Value, json};
 
 use crate::config::LogLevel;
 use crate::sys::unix_socket;
+use crate::throttle::Throttle;
 
 const CLIENTS_MAX: usize = 16;
 /// How many of them may wait for an outcome; the others' places stay free for `status`.
 const WAITING_MAX: usize = CLIENTS_MAX / 2;
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
+/// For how long nobody is let in after an accept that failed, most likely for lack of a
+/// descriptor: the listener stays readable, and the master would turn for nothing else.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// How many failures of accept are told in ten seconds.
+const WARNINGS_TOLD: u32 = 2;
 /// Of an answer's files: how much is in memory for one client.
 const PIECE_BYTES: u64 = 64 << 10;
 /// How many writes one client gets before it is the next one's turn.
@@ -117,6 +123,9 @@ pub(crate) struct ControlSocket {
     identity: Option<(u64, u64)>,
     listener: UnixListener,
     clients: Vec<Client>,
+    /// Nobody is let in before: an accept has failed.
+    paused_until: Option<Instant>,
+    warnings: Throttle,
 }
 
 impl ControlSocket {
@@ -144,7 +153,14 @@ impl ControlSocket {
         let backlog = i32::try_from(CLIENTS_MAX).unwrap_or(i32::MAX);
         let listener =
             UnixListener::from(unix_socket::bind(path, unix_socket::MODE_PRIVATE, backlog)?);
-        Ok(Self { path: path.to_owned(), identity: identity(path), listener, clients: Vec::new() })
+        Ok(Self {
+            path: path.to_owned(),
+            identity: identity(path),
+            listener,
+            clients: Vec::new(),
+            paused_until: None,
+            warnings: Throttle::new(WARNINGS_TOLD),
+        })
     }
 
     /// What the master's poll has to look at, for what. `answer_one` and `accept`
@@ -163,16 +179,17 @@ impl ControlSocket {
             })
             .collect();
         // When all places are taken the others wait in the backlog.
-        if self.clients.len() < CLIENTS_MAX {
+        if self.clients.len() < CLIENTS_MAX && self.paused_until.is_none() {
             interests.push((self.listener.as_fd(), PollFlags::POLLIN));
         }
         interests
     }
 
-    /// When the next client has had its time.
+    /// When the next client has had its time, or the next one may come in.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let has_deadline = |client: &&Client| !matches!(client.state, ClientState::Waiting(_));
-        self.clients.iter().filter(has_deadline).map(|client| client.deadline).min()
+        let clients = self.clients.iter().filter(has_deadline).map(|client| client.deadline);
+        clients.chain(self.paused_until).min()
     }
 
     /// Lets clients in, reads, answers complete requests by `answer`, writes, and
@@ -230,17 +247,26 @@ impl ControlSocket {
     }
 
     fn accept(&mut self, now: Instant) {
+        if self.paused_until.is_some_and(|until| until > now) {
+            return;
+        }
+        self.paused_until = None;
         while self.clients.len() < CLIENTS_MAX {
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    log::warn!("cannot accept on the control socket: {error}");
+                    if let Some(held) = self.warnings.admit(now) {
+                        log::warn!("cannot accept on the control socket: {error}{held}");
+                    }
+                    self.paused_until = Some(now + ACCEPT_PAUSE);
                     return;
                 }
             };
             if let Err(error) = stream.set_nonblocking(true).and_then(|()| check_peer(&stream)) {
-                log::warn!("a control client was turned away: {error}");
+                if let Some(held) = self.warnings.admit(now) {
+                    log::warn!("a control client was turned away: {error}{held}");
+                }
                 continue;
             }
             self.clients.push(Client {

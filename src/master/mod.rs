@@ -48,6 +48,7 @@ use crate::sys::notify::Notifier;
 use crate::sys::privileges::Identity;
 use crate::sys::process::ExitReason;
 use crate::sys::signals::Signals;
+use crate::throttle::Throttle;
 use manager::Manager;
 use plan::{Event, Plan};
 use reload::{Candidate, History};
@@ -97,9 +98,8 @@ pub(crate) struct Setup {
 pub(crate) struct Site<'a> {
     /// Reads and checks the configuration anew, from where it was at the start.
     pub load: &'a dyn Fn() -> Result<Loaded, ConfigErrors>,
-    /// Makes ready for workers of a configuration; what the operator should know of
-    /// it. Called anew with the configuration that stays when a reload fails.
-    pub prepare: &'a dyn Fn(&Config) -> Vec<String>,
+    /// What the operator should know of a configuration that is to be served.
+    pub warnings: &'a dyn Fn(&Config) -> Vec<String>,
 }
 
 /// Why no server came of it. Nothing is left running then.
@@ -216,6 +216,8 @@ struct Master<'a> {
     /// The first death of the first generation.
     start_failure: Option<StartError>,
     started: Instant,
+    /// Warnings that poll failed.
+    poll_warnings: Throttle,
     /// How many lost log lines of its own the master has counted.
     log_lines_lost: u64,
     /// The level that an operator has set; without one the configuration's holds.
@@ -274,6 +276,7 @@ pub(crate) fn run(
         settle_at: None,
         start_failure: None,
         started: Instant::now(),
+        poll_warnings: Throttle::new(sleep::WARNINGS_TOLD),
         log_lines_lost: 0,
         log_level: None,
         rotation: logs::Rotation::new(Instant::now()),
@@ -301,9 +304,11 @@ impl Master<'_> {
     fn supervise(&mut self, on_ready: impl FnOnce(&[Address])) -> Result<(), StartError> {
         let mut on_ready = Some(on_ready);
         while !(self.stop.is_stopping() && self.workers.is_empty()) {
-            let ready_channels = self
-                .sleep()
-                .map_err(|cause| StartError::System { step: "wait for events", cause })?;
+            let ready_channels = match self.sleep() {
+                Ok(ready) => ready,
+                Err(cause) if self.phase == Phase::Running => self.look_at_all(&cause),
+                Err(cause) => return Err(StartError::System { step: "wait for events", cause }),
+            };
             self.take_signals();
             self.hear_workers(&ready_channels);
             self.take_requests();

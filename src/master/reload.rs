@@ -192,7 +192,7 @@ impl Master<'_> {
         if !candidate.changes.restart.is_empty() {
             log::warn!("a restart is needed for {}", candidate.changes.restart.join(", "));
         }
-        let more = (self.site.prepare)(&candidate.config);
+        let more = (self.site.warnings)(&candidate.config);
         for warning in more {
             if !candidate.warnings.contains(&warning) {
                 candidate.warnings.push(warning);
@@ -384,8 +384,6 @@ impl Master<'_> {
         let Some(candidate) = self.candidate.take() else { return };
         self.terminate(&candidate);
         self.manager.ready(&self.addresses, self.pauses.len());
-        // Nobody could connect to its new sockets yet: they go without a trace.
-        let _warnings = (self.site.prepare)(&self.config);
         self.report_failure(&Failure::Other(reason.to_owned()), &candidate.waiters);
     }
 

@@ -14,6 +14,11 @@ use super::{ControlSocket, Master, Phase};
 /// their slot only, and it takes them no longer than a wake-up.
 const ARMING_TICK: Duration = Duration::from_millis(1);
 
+/// How often everything is looked at while poll fails.
+const BLIND_TICK: Duration = Duration::from_millis(100);
+/// How many of these failures are told in ten seconds.
+pub(super) const WARNINGS_TOLD: u32 = 1;
+
 impl Master<'_> {
     /// The only place that sleeps. Returns the pids of the workers that said
     /// something; signals and clients are looked at in any case.
@@ -41,6 +46,17 @@ impl Master<'_> {
             .filter(|(_, fd)| fd.any() == Some(true))
             .map(|p| p.0)
             .collect())
+    }
+
+    /// Instead of [`sleep`](Self::sleep) when that has failed: for lack of memory, or by
+    /// a limit that somebody has lowered from outside. A server that serves is not ended
+    /// by it: the master looks at everybody, after a pause instead of an event.
+    pub(super) fn look_at_all(&mut self, cause: &io::Error) -> Vec<Pid> {
+        if let Some(held) = self.poll_warnings.admit(Instant::now()) {
+            log::error!("cannot wait for events, looking every {BLIND_TICK:?}: {cause}{held}");
+        }
+        std::thread::sleep(BLIND_TICK);
+        self.workers.iter().map(|worker| worker.pid).collect()
     }
 
     fn poll_timeout(&self) -> PollTimeout {

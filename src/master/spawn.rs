@@ -151,8 +151,8 @@ impl Master<'_> {
     /// go. There is no second thread yet that would keep them.
     fn confine(&self, forked: &Forked, number: u16) -> io::Result<()> {
         if let Err(error) = limits::set_descriptors(self.config.worker_rlimit_nofile) {
-            // The same for each worker of a generation; the master has told it.
-            log::debug!("worker_rlimit_nofile cannot be set: {error}");
+            // What is too much was told by the master, and is no error here.
+            log::warn!("worker_rlimit_nofile cannot be set: {error}");
         }
         if self.config.worker_cpu_affinity == CpuAffinity::Auto {
             let bound = limits::allowed_cpus().and_then(|cpus| {
