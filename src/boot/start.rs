@@ -22,6 +22,7 @@ use crate::sys::activation;
 use crate::sys::notify::Notifier;
 use crate::sys::privileges::Identity;
 use crate::sys::process::{self, ExitReason};
+use crate::sys::stderr::Stderr;
 
 /// What is open before the process leaves the terminal.
 struct Prepared {
@@ -42,7 +43,7 @@ pub(super) fn start(
 ) -> Result<(), Failure> {
     crate::sys::signals::ignore_file_size_signal().map_err(Failure::system("SIGXFSZ"))?;
     let prepared = prepare(arguments)?;
-    if prepared.copies == Copies::Stderr {
+    if prepared.copies != Copies::None {
         return become_master(prepared, run_worker, |addresses, _config| {
             // Whoever started us and does not listen does not want to know.
             let _ = say(&format!("ready {}", join(addresses)));
@@ -105,7 +106,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
             None
         }
     };
-    let copies = if is_foreground { Copies::Stderr } else { Copies::None };
+    let copies = if is_foreground { Copies::Stderr(Stderr::prepare()) } else { Copies::None };
     let common = AtStart::new(&arguments.common)?;
     Ok(Prepared {
         common,
