@@ -223,8 +223,8 @@ struct Master<'a> {
     /// The level that an operator has set; without one the configuration's holds.
     log_level: Option<LogLevel>,
     rotation: logs::Rotation,
-    /// Logs just opened, by worker number, on their way to the workers.
-    fresh_logs: Vec<(u16, Arc<File>)>,
+    /// Logs just opened, on their way to the workers.
+    fresh_logs: Vec<logs::FreshLog>,
     /// What workers were asked and have not all answered.
     orders: Vec<orders::Order>,
     /// The number that the last order or reload got; clients wait for it.

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::control::Answer;
+use super::logs::FreshLog;
 use super::{Master, Worker, status};
 use crate::channel::{Message, Parcel};
 use crate::config::LogLevel;
@@ -73,19 +74,18 @@ impl Master<'_> {
     pub(super) fn order_reopen(&mut self, failed: Vec<String>) -> u64 {
         let ticket = self.next_ticket();
         let logs = std::mem::take(&mut self.fresh_logs);
-        // A next generation in another directory has just opened its own.
+        // A next generation in another directory has its own.
         let directory = &self.config.log.directory;
         let next = self.candidate.as_ref();
         let elsewhere = next.filter(|next| next.config.log.directory != *directory);
         let elsewhere = elsewhere.map(|next| next.generation);
         self.order(ticket, Kind::Reopen { failed }, |worker| {
             use std::os::fd::AsFd;
-            let file = logs.iter().find(|(number, _)| *number == worker.number);
-            let Some((_, file)) = file else { return false };
-            if elsewhere == Some(worker.generation) {
-                return false;
-            }
-            worker.hand(Message::SwapLog, ticket, Some(file.as_fd()))
+            let is_elsewhere = elsewhere == Some(worker.generation);
+            let is_its_own =
+                |log: &&FreshLog| log.number == worker.number && log.is_elsewhere == is_elsewhere;
+            let Some(log) = logs.iter().find(is_its_own) else { return false };
+            worker.hand(Message::SwapLog, ticket, Some(log.file.as_fd()))
         });
         ticket
     }

@@ -46,8 +46,8 @@ pub(super) struct Candidate {
     pub(super) workers: u16,
     pub(super) listeners: Vec<Bound>,
     pub(super) worker_logs: Vec<Arc<File>>,
-    /// Another file or level for the master's own log.
-    master_log: Option<Arc<File>>,
+    /// The master's own log, if it is to be in another directory.
+    pub(super) master_log: Option<Arc<File>>,
     changes: Changes,
     warnings: Vec<String>,
     /// Worker numbers that have no process yet, the next one last.
@@ -161,7 +161,7 @@ impl Master<'_> {
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| other(&error))?;
-        let master_log = (config.log != self.config.log)
+        let master_log = (*directory != self.config.log.directory)
             .then(|| logging::open(directory, Role::Master))
             .transpose()
             .map_err(|error| other(&error))?;
@@ -371,11 +371,13 @@ impl Master<'_> {
         self.workers_wanted = candidate.workers;
         self.warnings = candidate.warnings;
         self.pauses.resize(usize::from(candidate.workers), Duration::ZERO);
+        // The logger stays, with what it has counted: in the same directory its file may
+        // have been opened anew while the new generation was made ready.
         if let Some(log) = candidate.master_log {
-            let level = self.log_level.unwrap_or(self.config.log.level);
-            if let Err(error) = logging::init(Role::Master, log, level, self.copies) {
-                log::error!("the master's log stays where it was: {error}");
-            }
+            logging::swap(log);
+        }
+        if let Err(error) = logging::set_level(self.log_level.unwrap_or(self.config.log.level)) {
+            log::error!("the master's log level stays what it was: {error}");
         }
     }
 
