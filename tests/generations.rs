@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         ("ttin_and_ttou_hold_until_the_number_changes", ttin_and_ttou),
         ("a_reload_heals_workers_that_cannot_boot", a_reload_heals_a_crash_loop),
         ("a_worker_killed_during_a_reload_is_replaced", a_worker_killed_during_a_reload),
+        ("logs_that_move_during_a_reload_are_left", logs_that_move_during_a_reload),
     ];
     site::run(tests)
 }
@@ -263,4 +264,29 @@ fn a_worker_killed_during_a_reload() {
     assert!(fs::exists(site.directory.path().join("run/chappe.pid")).unwrap_or(false));
     assert!(server.line.starts_with("ready"));
     assert!(server.master.id() > 0);
+}
+
+fn logs_that_move_during_a_reload() {
+    for (key, directory) in [("level = \"debug\"", "logs"), ("directory = \"logs2\"", "logs2")] {
+        let site = Site::new("");
+        let server = site.start();
+        let played = "[application]\nplay = \"ready when told\"";
+        play(&site, &format!("worker_processes = 1\n[log]\n{key}\n{played}"));
+        let waiting = waiting_reload(&site, 2);
+        wait_until("it waits", || rows(&site, "starting") == 1);
+        let log = site.path(directory).join("master.log");
+        fs::rename(&log, site.path("moved.log")).expect("moved");
+        assert!(site.run(&["reopen"]).status.success());
+        let status = site.status();
+        let workers = status["workers"].as_array().expect("workers");
+        let new = workers.iter().find(|worker| worker["state"] == "starting").expect("it");
+        let new = i32::try_from(new["pid"].as_i64().expect("a pid")).expect("a pid");
+        kill(Pid::from_raw(new), Signal::SIGUSR2).expect("it waits for that");
+        let output = waiting.wait_with_output().expect("reload");
+        assert!(output.status.success(), "{output:?}");
+        server.signal(Signal::SIGUSR2);
+        wait_until("the master writes to the new file", || {
+            fs::read_to_string(&log).is_ok_and(|text| text.contains("SIGUSR2 is not available"))
+        });
+    }
 }

@@ -14,6 +14,7 @@ mod control;
 mod logs;
 mod manager;
 mod orders;
+mod owed;
 mod pid_file;
 mod plan;
 mod policy;
@@ -27,7 +28,6 @@ mod stop;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,7 @@ use crate::sys::process::ExitReason;
 use crate::sys::signals::Signals;
 use crate::throttle::Throttle;
 use manager::Manager;
+use owed::Owed;
 use plan::{Event, Plan};
 use reload::{Candidate, History};
 use stop::Stop;
@@ -147,6 +148,8 @@ struct Worker {
     slot: Slot,
     /// `None` once its end is gone; the signal of its death follows.
     channel: Option<MasterEnd>,
+    /// What could not be said on it yet.
+    owed: Owed,
     started: Instant,
     /// When it must be ready; `None` once `serve` was sent.
     ready_by: Option<Instant>,
@@ -450,6 +453,7 @@ impl Master<'_> {
         self.enforce_leaving(now);
         self.enforce_candidate(now);
         self.enforce_readiness(now);
+        self.workers.iter_mut().for_each(|worker| worker.pay(now));
         if self.settle_at.is_some_and(|at| at <= now) {
             self.settle();
         }
@@ -526,23 +530,6 @@ impl Master<'_> {
 }
 
 impl Worker {
-    fn tell(&self, message: Message) {
-        let Some(channel) = &self.channel else { return };
-        if let Err(error) = channel.send(message) {
-            log::warn!("cannot tell worker {} to {message:?}: {error}", self.number);
-        }
-    }
-
-    /// Says something with more to it. False if it could not be said.
-    fn hand(&self, message: Message, value: u64, file: Option<BorrowedFd<'_>>) -> bool {
-        let Some(channel) = &self.channel else { return false };
-        let result = channel.send_parcel(message, value, file);
-        if let Err(error) = &result {
-            log::warn!("cannot tell worker {} to {message:?}: {error}", self.number);
-        }
-        result.is_ok()
-    }
-
     /// Its process can't be another one: it is not reaped yet.
     fn signal(&self, signal: Signal) {
         if let Err(error) = nix::sys::signal::kill(self.pid, signal) {

@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::owed::Owed;
 use super::{Assignment, Master, Worker};
 use crate::channel::{Channel, WorkerEnd};
 use crate::config::CpuAffinity;
@@ -72,6 +73,7 @@ impl Master<'_> {
             pid,
             slot: slot.clone(),
             channel: Some(channel),
+            owed: Owed::new(),
             started: Instant::now(),
             ready_by: None,
             leaves_by: None,
@@ -108,6 +110,7 @@ impl Master<'_> {
         // Now, while their descriptors are their own; a copy of ours that stayed would
         // keep the file open for good after it was rotated.
         self.worker_logs.clear();
+        self.workers.clear();
         let level = self.log_level.unwrap_or(self.config.log.level);
         logging::init(Role::Worker(number), Arc::clone(&file), level, self.copies)
             .map_err(io::Error::other)?;

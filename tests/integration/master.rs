@@ -1,14 +1,17 @@
-//! What must never end the master, stop it, or make it spin: a lowered limit of
-//! descriptors.
+//! What must never end the master, stop it, make it spin or forget: a lowered limit of
+//! descriptors, a worker that does not listen.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use chappe::client::CODE_PING;
+use chappe::client::{CODE_PING, Goodbye};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::support::server::{PROGRAM, configuration};
-use crate::support::{TestServer, proc, wait_until};
+use crate::support::{TestServer, drain, proc, wait_until};
 
 /// Sets limits of a running process, as prlimit(1) has them; false without it.
 fn limit(pid: i32, limit: &str) -> bool {
@@ -89,4 +92,31 @@ fn a_control_client_that_cannot_be_let_in_is_told_of_once() {
     assert_eq!(server.status_json()["master"]["pid"], pid);
     assert!(told() <= 2, "{}", told());
     drop(client);
+}
+
+#[test]
+fn a_worker_that_does_not_listen_is_told_later() {
+    let server = TestServer::start("channel_full", "worker_processes = 1\n");
+    let mut client = server.connect();
+    client.call(CODE_PING, b"").unwrap();
+    let worker = server.worker_pids()[0];
+    kill(Pid::from_raw(worker), Signal::SIGSTOP).unwrap();
+    // Nobody waits for the answers, and the worker gives none.
+    wait_until("its channel is full", || {
+        let mut control = UnixStream::connect(server.dir.join("run/chappe.sock")).unwrap();
+        control.write_all(b"{\"command\":\"kick\",\"id\":99}\n").unwrap();
+        server.read("logs/master.log").contains("cannot tell worker 0 to Kick")
+    });
+    assert_eq!(server.command(&["reopen"]).code, Some(0));
+    assert_eq!(server.command(&["reload"]).code, Some(0));
+    let missing = server.command(&["connections"]);
+    assert!(missing.stderr.contains("1 workers gave no list"), "{missing:?}");
+    kill(Pid::from_raw(worker), Signal::SIGCONT).unwrap();
+    server.wait_log("worker-0", "worker drains, asked by a reload");
+    let (frames, _) = drain(&mut client);
+    assert!(frames[0].as_goodbye().is_some_and(|goodbye| goodbye.is(Goodbye::Reloading)));
+    drop(client);
+    wait_until("it has left by itself", || !proc::is_running(worker));
+    assert_eq!(server.status_number("/totals/workers_died"), 0);
+    assert!(!server.read("logs/master.log").contains("killing"));
 }

@@ -55,6 +55,7 @@ fn play(assignment: Assignment) -> ExitReason {
         "die at boot" => return ExitReason::CannotBoot,
         // The first of all workers comes up, and none after it.
         "die again and again" if !first => return ExitReason::CannotBoot,
+        "ready when told" => wait_for_usr2(),
         "never ready" => loop {
             thread::park();
         },
@@ -97,6 +98,15 @@ fn play(assignment: Assignment) -> ExitReason {
             Message::Terminate => return ExitReason::Stopped,
             _ => {}
         }
+    }
+}
+
+fn wait_for_usr2() {
+    let mut told = Signals::new(&[Signal::SIGUSR2]).expect("signals");
+    signals::unblock().expect("signals");
+    while told.pending().is_empty() {
+        let mut fds = [PollFd::new(told.as_fd(), PollFlags::POLLIN)];
+        let _interrupted = poll(&mut fds, PollTimeout::NONE);
     }
 }
 
