@@ -243,6 +243,17 @@ fn a_reload_heals_a_crash_loop() {
     // The pause that was running fills no place twice.
     assert_eq!(site.status()["workers"].as_array().map(Vec::len), Some(1));
     assert_eq!(site.log("master.log").matches("worker ended").count(), ends + 1);
+    // And the next one that dies young is paced as the first.
+    let pauses = || site.log("master.log").matches("pause_ms=").count();
+    let before = pauses();
+    wait_until("one has died young", || {
+        for pid in server.workers() {
+            let _gone = kill(pid, Signal::SIGKILL);
+        }
+        pauses() > before
+    });
+    let log = site.log("master.log");
+    assert!(log.split("pause_ms=").nth(before + 1).is_some_and(|rest| rest.starts_with("100\n")));
 }
 
 fn a_worker_killed_during_a_reload() {

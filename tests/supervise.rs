@@ -31,6 +31,8 @@ fn main() -> ExitCode {
         ("what_cannot_be_written_fails_the_start", what_cannot_be_written_fails_the_start),
         ("a_worker_that_cannot_boot_fails_the_start", a_worker_that_cannot_boot_fails_the_start),
         ("a_worker_that_is_not_ready_fails_the_start", a_worker_that_is_not_ready),
+        ("the_worker_that_is_late_is_the_one_that_is_named", the_late_worker_is_named),
+        ("workers_that_never_get_ready_are_paced", workers_that_never_get_ready_are_paced),
         ("a_daemon_reports_a_failed_start", a_daemon_reports_a_failed_start),
         ("a_second_instance_is_refused", a_second_instance_is_refused),
         ("a_taken_port_is_named", a_taken_port_is_named),
@@ -171,6 +173,33 @@ fn a_worker_that_is_not_ready() {
     let reason = text(&output.stderr);
     assert!(reason.contains("was not ready within 200ms"), "{reason}");
     site.assert_nothing_left();
+}
+
+fn the_late_worker_is_named() {
+    let site =
+        Site::new("worker_ready_timeout = \"200ms\"\n[application]\nplay = \"last is late\"");
+    let output = site.run(&["--foreground"]);
+    assert_eq!(output.status.code(), Some(1));
+    let reason = text(&output.stderr);
+    assert!(reason.contains("worker 1 was not ready within 200ms"), "{reason}");
+    assert_eq!(reason.matches("worker was not ready in time").count(), 1, "{reason}");
+    site.assert_nothing_left();
+}
+
+fn workers_that_never_get_ready_are_paced() {
+    let site = Site::new("worker_ready_timeout = \"1s\"\n[application]\nplay = \"first is well\"");
+    site.configure(
+        &fs::read_to_string(site.path("conf/chappe.toml")).expect("ours").replacen("= 2", "= 1", 1),
+    );
+    let server = site.start();
+    kill(server.workers()[0], Signal::SIGKILL).expect("a worker");
+    // The first death is young, the others have lived for the time they had.
+    for pause in [100, 200, 400] {
+        wait_until("the pause has doubled", || {
+            site.log("master.log").contains(&format!("pause_ms={pause}"))
+        });
+    }
+    assert!(site.log("master.log").contains("worker was not ready in time"));
 }
 
 fn a_daemon_reports_a_failed_start() {

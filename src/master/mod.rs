@@ -467,11 +467,16 @@ impl Master<'_> {
 
     fn enforce_readiness(&mut self, now: Instant) {
         let generation = self.generation;
-        let is_late = |worker: &&mut Worker| {
+        let is_due = |worker: &&mut Worker| {
             worker.generation == generation && worker.ready_by.is_some_and(|by| by <= now)
         };
-        let mut late = None;
-        for worker in self.workers.iter_mut().filter(is_late) {
+        let (mut late, mut is_one_ready) = (None, false);
+        for worker in self.workers.iter_mut().filter(is_due) {
+            // At the start one that is ready only waits for the others.
+            if worker.slot.state() == SlotState::Ready {
+                is_one_ready = true;
+                continue;
+            }
             log::error!("worker was not ready in time worker={} pid={}", worker.number, worker.pid);
             worker.ready_by = None;
             worker.signal(Signal::SIGKILL);
@@ -481,6 +486,9 @@ impl Master<'_> {
             && self.phase != Phase::Running
         {
             self.start_failure = Some(self.not_ready(number));
+        }
+        if is_one_ready && late.is_none() {
+            self.answer_the_bell();
         }
     }
 

@@ -370,7 +370,8 @@ impl Master<'_> {
         self.workers_configured = configured;
         self.workers_wanted = candidate.workers;
         self.warnings = candidate.warnings;
-        self.pauses.resize(usize::from(candidate.workers), Duration::ZERO);
+        // What went wrong before is no fault of workers that have just come up.
+        self.pauses = vec![Duration::ZERO; usize::from(candidate.workers)];
         // The logger stays, with what it has counted: in the same directory its file may
         // have been opened anew while the new generation was made ready.
         if let Some(log) = candidate.master_log {
