@@ -109,6 +109,7 @@ impl Master<'_> {
     fn begin_reload(&mut self) {
         let begun = Instant::now();
         let waiters = std::mem::take(&mut self.reload_waiters);
+        self.manager.reloading();
         match self.read_candidate(begun) {
             Ok(candidate) => self.start_candidate(Candidate { waiters, ..candidate }),
             Err(failure) => self.report_failure(&failure, &waiters),
@@ -201,7 +202,6 @@ impl Master<'_> {
         for warning in &candidate.warnings {
             log::warn!("{warning}");
         }
-        self.manager.reloading();
         // Also when it fails: no two generations have the same number.
         self.last_generation = candidate.generation;
         self.candidate = Some(candidate);
@@ -386,7 +386,6 @@ impl Master<'_> {
     pub(super) fn fail_reload(&mut self, reason: &str) {
         let Some(candidate) = self.candidate.take() else { return };
         self.terminate(&candidate);
-        self.manager.ready(&self.addresses, self.pauses.len());
         self.report_failure(&Failure::Other(reason.to_owned()), &candidate.waiters);
     }
 
@@ -423,6 +422,7 @@ impl Master<'_> {
             log::error!("reload failed: {line}");
         }
         log::warn!("generation {} goes on serving", self.generation);
+        self.manager.ready(&self.addresses, self.pauses.len());
         self.reloads.add(Some(&reason));
         self.plan.note(Event::Over);
         let error = format!("reload failed, the old generation stays: {reason}");

@@ -45,6 +45,7 @@ impl Master<'_> {
         // them: the others must be forked anew to have it.
         log::info!("sockets are handed out anew, so this takes a new generation");
         self.plan.resize_is_reload();
+        self.manager.reloading();
         match self.resized_candidate(wanted) {
             Ok(candidate) => self.start_candidate(candidate),
             Err(failure) => self.report_failure(&failure, &[]),

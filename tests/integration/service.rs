@@ -11,6 +11,8 @@ use std::time::Duration;
 use chappe::client::{CODE_ECHO, Client};
 use nix::sys::signal::Signal;
 
+use chappe::sys::clock::monotonic_us;
+
 use crate::support::server::{PROGRAM, configuration, finish};
 use crate::support::{DEADLINE, TestServer, fresh_dir};
 
@@ -79,10 +81,17 @@ fn the_manager_hears_of_a_reload_and_of_its_end() {
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
     let (ready, _) = manager.hear();
     assert!(ready.starts_with("READY=1\n") && ready.contains(" with 3 workers\n"), "{ready}");
-    // A reload that ends before it has begun is none.
-    fs::write(server.dir.join("chappe.toml"), toml("wrong = 1\n")).expect("the configuration");
-    server.signal(Signal::SIGHUP);
-    server.wait_log("master", "reload failed");
+    // Also of one that fails at its first step, and never of one before it was asked for.
+    for wrong in ["wrong = 1\n", "wrong = 2\n", "wrong = 3\n"] {
+        fs::write(server.dir.join("chappe.toml"), toml(wrong)).expect("the configuration");
+        let asked = monotonic_us();
+        server.signal(Signal::SIGHUP);
+        let (reloading, _) = manager.hear();
+        let micros = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
+        let micros: u64 = micros.and_then(|text| text.parse().ok()).expect("microseconds");
+        assert!((asked..=monotonic_us()).contains(&micros), "{micros}, asked at {asked}");
+        assert!(manager.hear().0.starts_with("READY=1\n"));
+    }
     server.signal(Signal::SIGTERM);
     assert!(manager.hear().0.starts_with("STOPPING=1\n"));
 }
