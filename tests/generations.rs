@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::process::{Child, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -199,8 +200,13 @@ fn the_oldest_of_four_drains_is_ended() {
 fn a_drain_beyond_its_time_is_killed() {
     let site = Site::new("worker_shutdown_timeout = \"10ms\"\n[application]\nplay = \"stubborn\"");
     let server = site.start();
+    let before = Instant::now();
     assert_reloads(&site, 2);
+    let after = Instant::now();
     wait_until("the old workers are killed", || rows(&site, "draining") == 0);
+    // A second after the time is over, as documented: neither with it nor much later.
+    assert!(before.elapsed() > Duration::from_secs(1), "{:?}", before.elapsed());
+    assert!(after.elapsed() < Duration::from_secs(5), "{:?}", after.elapsed());
     assert!(site.log("master.log").contains("killing a worker that does not leave"));
     assert_eq!(site.status()["totals"]["workers_died"], 0);
     assert_eq!(server.workers().len(), 2);

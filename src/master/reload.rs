@@ -456,10 +456,10 @@ impl Master<'_> {
 }
 
 impl Worker {
-    /// It finishes what it has until `until`; some time later it is killed.
+    /// It finishes what it has; if it is still there at `until`, it is killed.
     pub(super) fn drain(&mut self, message: Message, until: Instant) {
         self.ready_by = None;
-        self.leaves_by = Some(until + FAST_STOP_MAX);
+        self.leaves_by = Some(until);
         self.tell(message);
     }
 
