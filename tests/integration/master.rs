@@ -10,7 +10,7 @@ use chappe::client::{CODE_PING, Goodbye};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::server::{PROGRAM, configuration};
+use crate::support::server::{PROGRAM, configuration, finish};
 use crate::support::{TestServer, drain, proc, wait_until};
 
 /// Sets limits of a running process, as prlimit(1) has them; false without it.
@@ -119,4 +119,28 @@ fn a_worker_that_does_not_listen_is_told_later() {
     wait_until("it has left by itself", || !proc::is_running(worker));
     assert_eq!(server.status_number("/totals/workers_died"), 0);
     assert!(!server.read("logs/master.log").contains("killing"));
+}
+
+#[test]
+fn a_stop_is_waited_for_from_another_pid_namespace() {
+    let mut server = TestServer::start("other_namespace", "");
+    let in_namespace = |arguments: &[&str]| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--pid", "--fork", PROGRAM, "-p"]).arg(&server.dir);
+        unshare.arg("-c").arg(server.dir.join("chappe.toml")).args(arguments);
+        unshare.stdin(Stdio::null());
+        finish(&mut unshare)
+    };
+    if in_namespace(&["status"]).code != Some(0) {
+        println!("skipped: there is no unshare(1) that may make a namespace");
+        return;
+    }
+    // Without the lock there is no way to see its end: then it is not stopped, either.
+    let refused = in_namespace(&["stop", "--wait", "--set", "pid_file=run/other.pid"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("can't be waited for"), "{refused:?}");
+    let stopped = in_namespace(&["stop", "--wait"]);
+    assert_eq!((stopped.code, stopped.stderr.as_str()), (Some(0), ""), "{stopped:?}");
+    assert!(!server.dir.join("run/chappe.pid").exists());
+    assert_eq!(server.wait_exit().code(), Some(0));
 }
