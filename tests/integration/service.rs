@@ -206,6 +206,18 @@ fn passed_sockets_that_cannot_be_served_are_errors() {
 }
 
 #[test]
+fn the_units_reload_asks_the_server_that_it_has_started() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let unit = fs::read_to_string(root.join("conf/chappe.service")).expect("a unit file");
+    let options = |key: &str, call: &str| {
+        let start = format!("{key}=/usr/local/bin/chappe {call} ");
+        let line = unit.lines().find_map(|line| line.strip_prefix(&start));
+        line.unwrap_or_else(|| panic!("no {start} in {unit}")).to_owned()
+    };
+    assert_eq!(options("ExecReload", "reload"), options("ExecStart", "--foreground"));
+}
+
+#[test]
 fn the_unit_is_one_that_systemd_takes() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = fresh_dir("unit");
