@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         ("the_worker_that_is_late_is_the_one_that_is_named", the_late_worker_is_named),
         ("workers_that_never_get_ready_are_paced", workers_that_never_get_ready_are_paced),
         ("a_daemon_reports_a_failed_start", a_daemon_reports_a_failed_start),
+        ("a_start_that_is_interrupted_leaves_nothing", an_interrupted_start_leaves_nothing),
         ("a_second_instance_is_refused", a_second_instance_is_refused),
         ("a_taken_port_is_named", a_taken_port_is_named),
         ("a_daemon_starts_and_is_stopped_by_signal", a_daemon_starts_and_is_stopped_by_signal),
@@ -208,6 +209,32 @@ fn a_daemon_reports_a_failed_start() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stdout), "");
     assert!(text(&output.stderr).contains("ended before it was ready"), "{output:?}");
+    site.assert_nothing_left();
+}
+
+fn an_interrupted_start_leaves_nothing() {
+    let site = Site::new("[application]\nplay = \"ready when told\"");
+    let mut launcher = site.command(&[]).stderr(Stdio::null()).spawn().expect("launcher");
+    let workers = || {
+        let status = site.run(&["status", "--json"]);
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+        let rows = status["workers"].as_array().cloned().unwrap_or_default();
+        let pids = rows.iter().filter_map(|row| row["pid"].as_i64());
+        pids.filter_map(|pid| i32::try_from(pid).ok()).map(Pid::from_raw).collect::<Vec<_>>()
+    };
+    wait_until("the workers wait", || workers().len() == 2);
+    // As Ctrl-C does: the master is in a session of its own and hears nothing of it.
+    let pid = i32::try_from(launcher.id()).expect("a pid");
+    kill(Pid::from_raw(pid), Signal::SIGINT).expect("our child");
+    launcher.wait().expect("our child");
+    wait_until("the workers are told", || {
+        let pids = workers();
+        for pid in &pids {
+            let _gone = kill(*pid, Signal::SIGUSR2);
+        }
+        site.log("master.log").contains("nobody waits for this start any more") || pids.is_empty()
+    });
+    wait_until("the master is gone", || site.log("master.log").contains("master stopped"));
     site.assert_nothing_left();
 }
 

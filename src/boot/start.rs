@@ -5,6 +5,7 @@
 //! the pid file comes after daemonizing: it does not survive a fork, so the process
 //! that goes on must take it.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -47,6 +48,7 @@ pub(super) fn start(
         return become_master(prepared, run_worker, |addresses, _config| {
             // Whoever started us and does not listen does not want to know.
             let _ = say(&format!("ready {}", join(addresses)));
+            Ok(())
         });
     }
     // In the foreground they come with the copy of the log.
@@ -159,17 +161,18 @@ fn become_daemon(
 ) -> ! {
     let mut report = Some(report);
     let result = become_master(prepared, run_worker, |addresses, config| {
-        if let Some(report) = report.take() {
+        let heard = report.take().map_or(Ok(()), |report| {
             report.ready(&format!(
                 "chappe started: listening on {}, master pid {}, logs in {}",
                 join(addresses),
                 std::process::id(),
                 config.log.directory.display(),
-            ));
-        }
+            ))
+        });
         // Nobody looks at the terminal's stderr any more; the log has it all. What
         // can fail here is opening /dev/null, and then stderr just stays.
         let _ = process::redirect_stderr_to_null();
+        heard
     });
     let reason = match result {
         Ok(()) => ExitReason::Stopped,
@@ -189,7 +192,7 @@ fn become_daemon(
 fn become_master(
     prepared: Prepared,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
-    on_ready: impl FnOnce(&[Address], &Config),
+    on_ready: impl FnOnce(&[Address], &Config) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let Prepared { common, config, mut listeners, master_log, worker_logs, .. } = prepared;
     let Prepared { warnings, identity, manager, copies, .. } = prepared;

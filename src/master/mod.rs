@@ -235,7 +235,7 @@ struct Master<'a> {
 }
 
 /// Runs the master until it was told to stop and every worker is gone. `on_ready`
-/// is called once, when every worker accepts.
+/// is called once, when every worker accepts; an error stops the server again.
 ///
 /// # Errors
 /// [`StartError`] when the first workers did not come up; never later.
@@ -243,7 +243,7 @@ pub(crate) fn run(
     setup: Setup,
     site: Site<'_>,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
-    on_ready: impl FnOnce(&[Address]),
+    on_ready: impl FnOnce(&[Address]) -> io::Result<()>,
 ) -> Result<(), StartError> {
     let step = |step| move |cause| StartError::System { step, cause };
     let zone = Zone::create(setup.config.max_connections).map_err(step("shared memory"))?;
@@ -304,7 +304,10 @@ pub(crate) fn run(
 }
 
 impl Master<'_> {
-    fn supervise(&mut self, on_ready: impl FnOnce(&[Address])) -> Result<(), StartError> {
+    fn supervise(
+        &mut self,
+        on_ready: impl FnOnce(&[Address]) -> io::Result<()>,
+    ) -> Result<(), StartError> {
         let mut on_ready = Some(on_ready);
         while !(self.stop.is_stopping() && self.workers.is_empty()) {
             let ready_channels = match self.sleep() {
@@ -327,7 +330,11 @@ impl Master<'_> {
             if self.has_just_started()?
                 && let Some(on_ready) = on_ready.take()
             {
-                on_ready(&self.addresses);
+                if let Err(error) = on_ready(&self.addresses) {
+                    log::warn!("nobody waits for this start any more: {error}");
+                    self.stop_fast("the end of its launcher");
+                    continue;
+                }
                 self.manager.ready(&self.addresses, self.pauses.len());
                 // What was asked for meanwhile is due.
                 self.plan.note(Event::Started);
