@@ -10,7 +10,7 @@ use chappe::client::{CODE_PING, Goodbye};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::server::{PROGRAM, configuration, finish};
+use crate::support::server::{PROGRAM, command, configuration, finish};
 use crate::support::{TestServer, drain, proc, wait_until};
 
 /// Sets limits of a running process, as prlimit(1) has them; false without it.
@@ -119,6 +119,23 @@ fn a_worker_that_does_not_listen_is_told_later() {
     wait_until("it has left by itself", || !proc::is_running(worker));
     assert_eq!(server.status_number("/totals/workers_died"), 0);
     assert!(!server.read("logs/master.log").contains("killing"));
+}
+
+#[test]
+fn answers_about_a_connection_and_about_a_log_are_told_apart() {
+    let server = TestServer::start("kick_and_reopen", "worker_processes = 1\n");
+    let worker = server.worker_pids()[0];
+    kill(Pid::from_raw(worker), Signal::SIGSTOP).unwrap();
+    // The second order has the number 2, too.
+    let mut control = UnixStream::connect(server.dir.join("run/chappe.sock")).unwrap();
+    control.write_all(b"{\"command\":\"kick\",\"id\":2}\n").unwrap();
+    server.status_json();
+    let mut reopen = command(&server.dir);
+    let reopen = reopen.args(["reopen", "--wait"]).stderr(Stdio::piped()).spawn().unwrap();
+    server.wait_log("master", "logs reopened");
+    kill(Pid::from_raw(worker), Signal::SIGCONT).unwrap();
+    let reopened = reopen.wait_with_output().unwrap();
+    assert!(reopened.status.success(), "{reopened:?}");
 }
 
 #[test]
