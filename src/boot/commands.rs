@@ -96,7 +96,7 @@ pub(super) fn send(common: &Common, arguments: &SendArgs) -> Result<u8, Failure>
 }
 
 /// Where the server of this configuration listens; `None` without a configuration.
-fn first_listener(common: &Common) -> Result<Option<Address>, Failure> {
+pub(super) fn first_listener(common: &Common) -> Result<Option<Address>, Failure> {
     let (_, file) = paths(common)?;
     if !file.exists() {
         return Ok(None);
@@ -203,7 +203,7 @@ pub(super) fn reload(common: &Common) -> Result<(), Failure> {
     Ok(())
 }
 
-fn connect(config: &Config) -> Result<UnixStream, Failure> {
+pub(super) fn connect(config: &Config) -> Result<UnixStream, Failure> {
     let path = &config.control_socket;
     let stream = unix_socket::connect(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => nobody_answers(config),
@@ -269,7 +269,7 @@ fn wait_for_lock(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-fn ask(stream: &mut UnixStream, command: &str, path: &Path) -> Result<Value, Failure> {
+pub(super) fn ask(stream: &mut UnixStream, command: &str, path: &Path) -> Result<Value, Failure> {
     ask_for(stream, &json!({ "command": command }), path)
 }
 

@@ -1,19 +1,22 @@
 //! One worker's handlers by code, and what becomes of a message: checked,
 //! looked up, handled, answered, or refused with the reason.
 
+use super::own_turn::OwnTurn;
+use super::quick::Quickness;
 use super::stock::{Echo, Ping, Time, Who};
 use super::{ConnectionInfo, Handler, Replies, Request};
 use crate::frame::{
     CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO, Code,
     ErrorNumber, Header, split_first,
 };
+use crate::send::SendHalf;
 use crate::throttle::Throttle;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The worker a handler runs in.
 #[derive(Clone, Copy, Debug)]
@@ -26,17 +29,32 @@ pub struct WorkerInfo {
     pub generation: u64,
 }
 
+/// Where a message comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// Who the peer is.
+    pub info: &'a ConnectionInfo,
+    /// The way back to it.
+    pub send: &'a Arc<SendHalf>,
+}
+
 /// What a turn does with the next message of a connection. A turn knows chunks
 /// of messages and no protocol; this is where a protocol is.
 pub trait Serve: Send + Sync {
     /// Whether the handler of the message that `chunk` begins with is quick.
     fn is_quick(&self, chunk: &Bytes) -> bool;
 
+    /// Tells of a handler that is said to be quick and took so long. `message` is how
+    /// the message begins.
+    ///
+    /// True if it is not taken for quick any more from now on.
+    fn was_slow(&self, message: &[u8], took: Duration) -> bool;
+
     /// Takes the first message off `chunk` and handles it. `chunk_bytes` is the
     /// size of the chunk's allocation.
     fn serve(
         &self,
-        connection: &ConnectionInfo,
+        origin: Origin<'_>,
         chunk: &mut Bytes,
         chunk_bytes: usize,
         replies: &mut Replies,
@@ -85,11 +103,6 @@ impl Handlers {
             Err(at) => self.by_code.insert(at, (code, handler)),
         }
     }
-
-    fn get(&self, code: Code) -> Option<&dyn Handler> {
-        let at = self.by_code.binary_search_by_key(&code, |(code, _)| *code).ok()?;
-        Some(&*self.by_code[at].1)
-    }
 }
 
 impl std::fmt::Debug for Handlers {
@@ -104,9 +117,22 @@ const PANICS_TOLD: u32 = 5;
 /// The application of one worker: its handlers and the stock ones.
 #[derive(Debug)]
 pub struct Application {
-    handlers: Handlers,
+    /// By code.
+    handlers: Vec<Registered>,
     /// Over all handler threads: what one message does it does again.
     panics: Mutex<Throttle>,
+}
+
+struct Registered {
+    code: Code,
+    handler: Arc<dyn Handler>,
+    quickness: Quickness,
+}
+
+impl std::fmt::Debug for Registered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Registered").field(&self.code).field(&self.quickness).finish()
+    }
 }
 
 impl Application {
@@ -117,19 +143,43 @@ impl Application {
         handlers.insert(CODE_ECHO, Arc::new(Echo));
         handlers.insert(CODE_TIME, Arc::new(Time));
         handlers.insert(CODE_WHO, Arc::new(Who(worker)));
+        let register = |(code, handler): (Code, Arc<dyn Handler>)| {
+            let quickness = Quickness::new(handler.is_quick());
+            Registered { code, handler, quickness }
+        };
+        let handlers = handlers.by_code.into_iter().map(register).collect();
         Self { handlers, panics: Mutex::new(Throttle::new(PANICS_TOLD)) }
+    }
+
+    fn get(&self, code: Code) -> Option<&Registered> {
+        let at = self.handlers.binary_search_by_key(&code, |registered| registered.code).ok()?;
+        Some(&self.handlers[at])
     }
 }
 
 impl Serve for Application {
     fn is_quick(&self, chunk: &Bytes) -> bool {
-        let handler = Header::read(chunk).and_then(|header| self.handlers.get(header.code));
-        handler.is_none_or(Handler::is_quick)
+        let registered = Header::read(chunk).and_then(|header| self.get(header.code));
+        registered.is_none_or(|registered| registered.quickness.is_quick())
+    }
+
+    fn was_slow(&self, message: &[u8], took: Duration) -> bool {
+        let registered = Header::read(message).and_then(|header| self.get(header.code));
+        let Some(Registered { code, quickness, .. }) = registered else { return false };
+        let is_demoted = quickness.was_slow(took, Instant::now());
+        if is_demoted {
+            log::warn!(
+                "the handler of a code says that it is quick and is not, its messages go to \
+                 the handler threads from now on code={code} took_us={}",
+                took.as_micros()
+            );
+        }
+        is_demoted
     }
 
     fn serve(
         &self,
-        connection: &ConnectionInfo,
+        origin: Origin<'_>,
         chunk: &mut Bytes,
         chunk_bytes: usize,
         replies: &mut Replies,
@@ -141,22 +191,28 @@ impl Serve for Application {
             replies.send_error(ErrorNumber::BadChecksum, code, &text);
             return Served::BadChecksum;
         }
-        let Some(handler) = self.handlers.get(code) else {
+        let Some(Registered { handler, .. }) = self.get(code) else {
             let text = format!("no handler for code {code}");
             replies.send_error(ErrorNumber::UnknownCode, code, &text);
             return Served::UnknownCode;
         };
-        let request = Request::new(code, body, chunk_bytes, connection);
+        let request = Request::new(code, body, chunk_bytes, origin);
+        let id = origin.info.id;
         let mark = replies.mark();
         // A handler's broken state behind a panic is the handler's to fear;
         // ours are the replies, and these are rewound.
-        let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&request, replies)));
+        let outcome = {
+            let _turn = OwnTurn::begin(id);
+            let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&request, replies)));
+            replies.take_pushes();
+            outcome
+        };
         match outcome {
             Ok(Ok(())) => Served::Answered,
             Ok(Err(error)) => {
                 replies.rewind(mark);
                 replies.send_error(ErrorNumber::HandlerFailed, code, &error.to_string());
-                log::debug!("conn={} handler failed: {error} code={code}", connection.id);
+                log::debug!("conn={id} handler failed: {error} code={code}");
                 Served::Failed
             }
             Err(panic) => {
@@ -164,7 +220,6 @@ impl Serve for Application {
                 replies.send_error(ErrorNumber::HandlerFailed, code, "the handler panicked");
                 let text = panic_text(&*panic);
                 if let Some(held) = self.panics.lock().admit(Instant::now()) {
-                    let id = connection.id;
                     log::error!("conn={id} handler panicked: {text} code={code}{held}");
                 }
                 Served::Panicked
@@ -178,11 +233,12 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(all(test, not(loom)))]
+pub(super) mod tests {
     use super::*;
     use crate::frame::{CODE_ERROR, encode, parse_notice};
     use crate::handler::{HandlerError, Outcome, Peer};
+    use crate::send::sink;
 
     fn application() -> Application {
         let mut handlers = Handlers::default();
@@ -204,11 +260,28 @@ mod tests {
         Application::new(handlers, WorkerInfo { number: 2, pid: 77, generation: 1 })
     }
 
+    /// A connection whose peer takes everything.
+    pub(in crate::handler) struct TestPeer {
+        info: ConnectionInfo,
+        send: Arc<SendHalf>,
+    }
+
+    impl TestPeer {
+        pub(in crate::handler) fn origin(&self) -> Origin<'_> {
+            Origin { info: &self.info, send: &self.send }
+        }
+    }
+
+    pub(in crate::handler) fn peer(id: u64) -> TestPeer {
+        let peer = Peer::Tcp(([127, 0, 0, 1], 40000).into());
+        TestPeer { info: ConnectionInfo { id, peer }, send: sink::send_half(id) }
+    }
+
     fn serve(chunk: &Bytes) -> (Served, Vec<(Code, Vec<u8>)>) {
-        let connection = ConnectionInfo { id: 9, peer: Peer::Tcp(([127, 0, 0, 1], 40000).into()) };
-        let (mut chunk, mut replies) = (chunk.clone(), Replies::default());
+        let peer = peer(9);
+        let (mut chunk, mut replies) = (chunk.clone(), Replies::of_turn());
         let chunk_bytes = chunk.len();
-        let served = application().serve(&connection, &mut chunk, chunk_bytes, &mut replies);
+        let served = application().serve(peer.origin(), &mut chunk, chunk_bytes, &mut replies);
         let (mut encoded, frames) = replies.take();
         let mut sent = vec![];
         while let Some((header, body)) = split_first(&mut encoded) {
@@ -221,7 +294,7 @@ mod tests {
 
     fn error_of(replies: &[(Code, Vec<u8>)]) -> ([u16; 2], String) {
         assert_eq!((replies.len(), replies[0].0), (1, CODE_ERROR));
-        parse_notice(&replies[0].1).unwrap()
+        parse_notice(&replies[0].1).expect("a notice")
     }
 
     #[test]

@@ -12,8 +12,9 @@ use super::settings::{
 };
 use super::timers::Timers;
 use super::transport::{Acceptor, SocketOptions, Transport};
-use crate::dispatch::DispatchPath;
+use crate::dispatch::{DispatchPath, ReceiveHalf, Suspicion, run_turn_on_loop};
 use crate::frame::{ErrorNumber, Goodbye};
+use crate::handler::Serve;
 use crate::send::{Room, SendPath};
 use crate::shm::{Counter, Permits, Slot, ThreadCounters};
 use crate::sys;
@@ -44,12 +45,31 @@ const WATCHED: u64 = 8;
 const LISTENERS: u64 = 16;
 
 /// What connections and the loop both use.
-#[derive(Debug)]
 pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) dispatch: Arc<DispatchPath>,
     pub(super) send: Arc<SendPath>,
     pub(super) counters: ThreadCounters,
+    /// For the turns that the loop runs itself.
+    serve: Arc<dyn Serve>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// The turn of a connection that was empty: here, as far as its handlers are quick,
+    /// or on a handler thread.
+    pub(super) fn start_turn(&self, receive: &Arc<ReceiveHalf>, suspicion: &mut Suspicion) {
+        if self.settings.fuse {
+            run_turn_on_loop(receive, &*self.serve, &self.counters, suspicion);
+        } else {
+            receive.list();
+        }
+    }
 }
 
 /// What stands in the table.
@@ -113,6 +133,10 @@ pub struct EventLoop {
     pub(super) listeners: Listeners,
     /// Not read for want of room in the inbox total.
     starved: BTreeSet<Key>,
+    /// Of quick handlers that are not.
+    pub(super) suspicion: Suspicion,
+    /// Whose socket is full, the first first.
+    pub(super) blocked: BTreeSet<(Instant, Key)>,
     /// Since when the inbox total has had no room, as the ticks saw it.
     starved_since: Option<Instant>,
     /// How often the largest holders went since then.
@@ -140,6 +164,7 @@ impl EventLoop {
         listeners: Vec<(Acceptor, SocketOptions)>,
         dispatch: Arc<DispatchPath>,
         send: Arc<SendPath>,
+        serve: Arc<dyn Serve>,
         slot: Slot,
     ) -> io::Result<Self> {
         let epoll = Watch(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
@@ -150,13 +175,15 @@ impl EventLoop {
             table: SlotMap::with_key(),
             connections: 0,
             refused: 0,
-            shared: Shared { settings, dispatch, send, counters },
+            shared: Shared { settings, dispatch, send, counters, serve },
+            suspicion: Suspicion::default(),
             permits: slot.permits(),
             slot,
             ids: 0..0,
             timers: Timers::new(),
             listeners: Listeners::new(listeners),
             starved: BTreeSet::new(),
+            blocked: BTreeSet::new(),
             starved_since: None,
             reliefs: 0,
             told_of_long_handler: false,
@@ -363,13 +390,14 @@ impl EventLoop {
         }
     }
 
-    /// Closes the connections with the largest backlogs until the outbox total
-    /// is within its bound: not the next innocent one that has a reply to get.
+    /// Ends the connections with the largest backlogs until the outbox total is within
+    /// its bound and has room for what was refused: not the next innocent one that
+    /// has a reply to get.
     fn shed(&mut self, now: Instant) {
-        let excess = self.shared.send.total().excess();
-        if excess > 0 {
+        let shortage = self.shared.send.total().take_shortage();
+        if shortage > 0 {
             let owed = |connection: &Connection| connection.receive.send().view().queued_bytes;
-            self.close_largest("outbox", excess, owed, now);
+            self.close_largest("outbox", shortage, owed, now);
         }
     }
 
@@ -434,7 +462,19 @@ impl EventLoop {
                 break;
             }
             let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { continue };
-            if total == "inbox" && connection.cutter_charged >= connection.receive.view().bytes {
+            if total == "outbox" {
+                // Memory first: its backlog goes now, the connection when its peer
+                // has read the goodbye. Who had that chance is not given another.
+                match connection.receive.send().clone().cut(&self.shared.counters) {
+                    Some(of_it) => {
+                        freed += of_it;
+                        closed += 1;
+                        self.look(key, now);
+                        continue;
+                    }
+                    None => self.give_up_slow(key, now),
+                }
+            } else if connection.cutter_charged >= connection.receive.view().bytes {
                 // It holds a begun frame, no more: it can be told.
                 let text = "no memory is left for begun frames (inbox.total_max_bytes)";
                 connection.refuse(ErrorNumber::FrameTimeout, text, &self.shared);
@@ -470,6 +510,9 @@ impl EventLoop {
         self.tick_listeners(now);
         self.relieve_starved(now);
         self.warn_of_long_handler();
+        let (inbox, outbox) =
+            (self.shared.dispatch.total().used(), self.shared.send.total().used());
+        self.slot.set_queued(inbox as u64, outbox as u64);
         if self.timers.len() > 2 * self.table.len() + TIMERS_SLACK {
             let armed = self.table.iter().map(|(key, entry)| match entry {
                 Entry::Connection(connection) => (key, connection.timer),

@@ -51,12 +51,16 @@ counters! {
     MessagesDropped = "messages_dropped",
     /// Times that a socket was full and the event loop had to take over.
     SendsBlocked = "sends_blocked",
+    /// Messages that were queued through a handle.
+    MessagesPushed = "messages_pushed",
     /// Frames or streams that broke the protocol.
     ProtocolErrors = "protocol_errors",
     /// Handlers that returned an error.
     HandlerErrors = "handler_errors",
     /// Handlers that panicked.
     HandlerPanics = "handler_panics",
+    /// Handlers that said they were quick and were not.
+    HandlersDemoted = "handlers_demoted",
     /// Permits posted to the send semaphore.
     SemaphorePosts = "semaphore_posts",
     /// Calls of sendmsg.
@@ -98,6 +102,12 @@ impl Counter {
     }
 }
 
+/// Something that counts.
+pub trait Count {
+    /// Adds `n`; wraps around after 2^64.
+    fn add(&self, counter: Counter, n: u64);
+}
+
 /// One thread's pen. It can go to that thread, but not be shared or copied: a
 /// second writer would lose counts.
 #[derive(Debug)]
@@ -133,10 +143,56 @@ impl ThreadCounters {
     }
 }
 
+impl Count for ThreadCounters {
+    fn add(&self, counter: Counter, n: u64) {
+        Self::add(self, counter, n);
+    }
+}
+
+/// A line that all threads of an application write: it may have any number of them,
+/// and a line each cannot be had. Each count is an atomic addition, so this is not
+/// for the path of replies.
+#[derive(Debug)]
+pub struct SharedCounters {
+    line: Shared<Line>,
+}
+
+impl SharedCounters {
+    pub(super) fn new(line: Shared<Line>) -> Self {
+        Self { line }
+    }
+
+    /// Counters that no status shows, for tests and models.
+    #[must_use]
+    pub fn detached() -> Self {
+        Self::new(Shared::private(Line::zeroed()))
+    }
+
+    /// What was counted since the worker's slot was claimed.
+    #[must_use]
+    pub fn value(&self, counter: Counter) -> u64 {
+        self.line.counters[counter.index()].load(Ordering::Relaxed)
+    }
+}
+
+impl Count for SharedCounters {
+    fn add(&self, counter: Counter, n: u64) {
+        if n > 0 {
+            self.line.counters[counter.index()].fetch_add(n, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A sum of counter lines: one value for each [`Counter`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CounterValues {
     values: [u64; COUNTERS_MAX],
+}
+
+impl Default for CounterValues {
+    fn default() -> Self {
+        Self { values: [0; COUNTERS_MAX] }
+    }
 }
 
 impl CounterValues {

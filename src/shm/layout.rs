@@ -2,7 +2,7 @@
 //!
 //! What different threads write lies in different cache lines: a counter that
 //! shares its line with another thread's counter costs both of them the line at
-//! every count. Slots are spread over 134 MiB of address space, but a page exists
+//! every count. Slots are spread over 204 MiB of address space, but a page exists
 //! only once it is touched, so nobody may scan them: `states` is the compact list
 //! of the slots that are in use.
 
@@ -16,18 +16,18 @@ pub const SLOTS: usize = 4096;
 /// The most handler threads of a worker that have a counter line.
 pub const HANDLER_THREADS_MAX: usize = 128;
 
-/// Event loop, send thread, handler threads.
-pub(super) const LINES: usize = 2 + HANDLER_THREADS_MAX;
+/// Event loop, send thread, threads of the application together, handler threads.
+pub(super) const LINES: usize = 3 + HANDLER_THREADS_MAX;
 
 /// Room for counters in a line; more than there are, so that one more does not
 /// change the layout.
-pub(super) const COUNTERS_MAX: usize = 31;
+pub(super) const COUNTERS_MAX: usize = 47;
 
 /// "chappezn", read as a number.
 pub(super) const MAGIC: u64 = 0x6368_6170_7065_7A6E;
 
 /// Raised with every change of this file's types.
-pub(super) const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 2;
 
 shared_layout! {
     /// What a reader checks before it believes the rest.
@@ -86,7 +86,8 @@ shared_layout! {
 
 shared_layout! {
     /// One thread's counters. That thread alone writes, so a plain load and store
-    /// does, without the price of an atomic addition.
+    /// does, without the price of an atomic addition; only the line that all threads
+    /// of an application share is added to.
     #[derive(Debug)]
     #[repr(align(64))]
     pub(super) struct Line {
@@ -121,6 +122,13 @@ shared_layout! {
         pub(super) held: AtomicU64,
         pub(super) heartbeat_ms: AtomicU64,
         pub(super) connections: AtomicU32,
+        /// Connections whose socket is full.
+        pub(super) blocked: AtomicU32,
+        /// Since when the one has been that has been for the longest; 0: there is none.
+        pub(super) blocked_since_ms: AtomicU64,
+        /// Received and not handled, queued and not sent; as of the last second.
+        pub(super) inbox_bytes: AtomicU64,
+        pub(super) outbox_bytes: AtomicU64,
     }
 }
 
@@ -144,7 +152,7 @@ shared_layout! {
         pub(super) permit_pool: PermitPool,
         pub(super) connection_ids: ConnectionIds,
         pub(super) totals: Totals,
-        /// One `SlotState` a slot, apart from the slots: 16 KiB instead of 134 MiB
+        /// One `SlotState` a slot, apart from the slots: 16 KiB instead of 204 MiB
         /// to look through.
         pub(super) states: [AtomicU32; SLOTS],
         pub(super) slots: [SlotLayout; SLOTS],
