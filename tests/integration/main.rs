@@ -18,6 +18,7 @@ mod master;
 mod messages;
 mod output;
 mod privileges;
+mod regressions;
 mod reload;
 mod reload_storm;
 mod service;

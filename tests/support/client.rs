@@ -1,7 +1,7 @@
 //! What tests do with a client again and again.
 
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use chappe::client::{Client, ClientError, ErrorNumber, Frame, ServerError};
 use nix::sys::socket::{
@@ -39,6 +39,12 @@ pub(crate) fn small_buffers(address: SocketAddr, bytes: usize) -> Client {
     setsockopt(&socket, sockopt::SndBuf, &bytes).expect("SO_SNDBUF");
     connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).expect("connected");
     Client::from_stream(TcpStream::from(socket), Some(DEADLINE)).expect("a client")
+}
+
+/// Makes the close of a socket a reset: at once, and whatever is on its way is lost.
+pub(crate) fn reset_on_close(socket: &impl AsFd) {
+    let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(socket, sockopt::Linger, &linger).expect("SO_LINGER");
 }
 
 /// Bodies that can be told apart: each begins with a number, and each byte
