@@ -103,8 +103,10 @@ fn a_worker_that_does_not_listen_is_told_later() {
     kill(Pid::from_raw(worker), Signal::SIGSTOP).unwrap();
     // Nobody waits for the answers, and the worker gives none.
     wait_until("its channel is full", || {
-        let mut control = UnixStream::connect(server.dir.join("run/chappe.sock")).unwrap();
-        control.write_all(b"{\"command\":\"kick\",\"id\":99}\n").unwrap();
+        for _ in 0..50 {
+            let mut control = UnixStream::connect(server.dir.join("run/chappe.sock")).unwrap();
+            control.write_all(b"{\"command\":\"kick\",\"id\":99}\n").unwrap();
+        }
         server.read("logs/master.log").contains("cannot tell worker 0 to Kick")
     });
     assert_eq!(server.command(&["reopen"]).code, Some(0));
