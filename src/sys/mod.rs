@@ -17,6 +17,7 @@ mod semaphore;
 mod shared_mapping;
 pub mod signals;
 pub mod socket;
+pub mod stderr;
 mod title;
 pub mod unix_socket;
 
