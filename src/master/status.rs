@@ -45,9 +45,7 @@ impl Master<'_> {
     /// What a worker may have, after all.
     fn limits(&self) -> Value {
         let wanted = self.config.worker_rlimit_nofile;
-        let soft = limits::descriptors().unwrap_or(0);
-        // A worker sets its own; where it must not, it has the master's.
-        let descriptors = if wanted == 0 { soft } else { soft.min(wanted) };
+        let descriptors = limits::target_descriptors(wanted).unwrap_or(0);
         json!({
             "worker_descriptors": descriptors,
             "worker_connections": self.config.effective_worker_connections(descriptors),

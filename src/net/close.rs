@@ -27,7 +27,7 @@ impl EventLoop {
             connection.hung_up && !connection.read_rest(&mut self.buffer, &self.shared, now);
         if std::mem::take(&mut connection.is_queued) {
             let receive = Arc::clone(&connection.receive);
-            self.shared.start_turn(&receive, &mut self.suspicion);
+            self.shared.start_turn(&receive);
         }
         let view = connection.receive.send().view();
         if is_over || view.aborted || connection.phase == Phase::Aborting {
@@ -231,7 +231,7 @@ impl EventLoop {
                         connection.end_input(Input::Refused, shared);
                         connection.receive.end();
                     }
-                    Read::GoOn | Read::Ended => {}
+                    Read::Served | Read::GoOn | Read::Ended => {}
                 }
             }
             Deadline::Linger => self.abort(key, now),
@@ -269,7 +269,8 @@ impl Connection {
                 return false;
             }
             let before = self.input_bytes;
-            if self.read(buffer, shared, now) != Read::GoOn || self.input_bytes == before {
+            let read = self.read(buffer, shared, now);
+            if !matches!(read, Read::GoOn | Read::Served) || self.input_bytes == before {
                 return true;
             }
         }
@@ -304,7 +305,7 @@ impl Connection {
             match self.read(buffer, shared, now) {
                 Read::Ended => return true,
                 Read::GoOn if self.input_bytes == before => fruitless += 1,
-                Read::GoOn => {}
+                Read::GoOn | Read::Served => {}
                 Read::Broken => return false,
             }
         }

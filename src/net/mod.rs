@@ -13,6 +13,7 @@ mod connection;
 mod event_loop;
 mod interest;
 mod listing;
+mod pressure;
 mod receive;
 mod settings;
 mod timers;

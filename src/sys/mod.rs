@@ -9,6 +9,7 @@
 pub mod activation;
 pub mod clock;
 pub mod limits;
+pub mod memory;
 pub mod notify;
 pub mod privileges;
 pub mod process;
@@ -16,6 +17,7 @@ mod semaphore;
 mod shared_mapping;
 pub mod signals;
 pub mod socket;
+pub mod stderr;
 mod title;
 pub mod unix_socket;
 

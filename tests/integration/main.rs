@@ -14,6 +14,7 @@ mod half_close;
 mod lifecycle;
 mod limits;
 mod logs;
+mod master;
 mod messages;
 mod output;
 mod privileges;
