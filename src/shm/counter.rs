@@ -45,7 +45,7 @@ counters! {
     /// Bytes that the kernel took.
     BytesSent = "bytes_sent",
     /// Messages received or queued whose connection was gone before they were
-    /// handled or sent.
+    /// handled or sent, or that went with the backlog of a slow reader.
     MessagesExpired = "messages_expired",
     /// Messages that an outbox refused because it was full, or its connection gone or
     /// closing.
@@ -72,7 +72,8 @@ counters! {
     ReadsPaused = "reads_paused",
     /// Errors of accept other than "try again".
     AcceptErrors = "accept_errors",
-    /// Connections closed because the peer did not read.
+    /// Connections closed because the peer did not read, or so slowly that its
+    /// backlog was given up.
     ClosedSlow = "closed_slow",
     /// Connections closed because nothing came.
     ClosedIdle = "closed_idle",
