@@ -49,10 +49,8 @@ impl<T: Default> Key<T> {
 }
 
 /// Keys that are read and checked, and do nothing yet: the key, and what happens instead.
-pub const KEYS_NOT_BUILT: &[(&str, &str)] = &[
-    ("send.slow_reader", "handlers cannot push yet, so nothing is dropped"),
-    ("limits.connections_per_ip", "connections are not counted by address"),
-];
+pub const KEYS_NOT_BUILT: &[(&str, &str)] =
+    &[("send.slow_reader", "handlers cannot push yet, so nothing is dropped")];
 
 /// Values that are refused because starting would do something else: key, value (for an
 /// address, its beginning), and what to write instead.
@@ -337,7 +335,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::range(0, 10_000_000),
         ),
         "0",
-        "connections of one address, all workers together; 0: off",
+        "connections of one address (IPv6: of one /64), all workers together; 0: off",
     ),
 ];
 

@@ -14,7 +14,7 @@ use crate::dispatch::ReceiveHalf;
 use crate::frame::{ErrorNumber, error_frame};
 use crate::handler::{ConnectionInfo, Peer};
 use crate::send::{SendHalf, Socket};
-use crate::shm::Counter;
+use crate::shm::{Admission, Counter};
 use nix::sys::epoll::EpollFlags;
 use slotmap::Key as _;
 use std::io::{self, IoSlice};
@@ -54,7 +54,7 @@ impl Listeners {
     }
 }
 
-/// A connection for which there was no permit: only seen off.
+/// A connection that cannot stay: only seen off.
 #[derive(Debug)]
 pub(super) struct Refused {
     transport: Transport,
@@ -211,10 +211,18 @@ impl EventLoop {
                 return;
             }
         };
-        if !self.permits.try_take() {
+        let Some(is_counted) = self.admit_peer(peer, now) else {
             self.shared.counters.add(Counter::ConnectionsRefused, 1);
-            self.refuse(transport, now);
-            return;
+            self.shared.counters.add(Counter::ConnectionsRefusedPerIp, 1);
+            let text = "too many connections from this address (limits.connections_per_ip)";
+            return self.refuse(transport, text, now);
+        };
+        if !self.permits.try_take() {
+            if let (true, Some(address)) = (is_counted, peer.address()) {
+                self.peers.give_back(address);
+            }
+            self.shared.counters.add(Counter::ConnectionsRefused, 1);
+            return self.refuse(transport, "all connections are taken (max_connections)", now);
         }
         if self.ids.is_empty() {
             let first = self.slot.connection_ids(IDS_AT_ONCE);
@@ -232,6 +240,7 @@ impl EventLoop {
             let receive = Arc::new(ReceiveHalf::new(info, send, Arc::clone(dispatch)));
             let mut connection = Connection::new(transport, receive, now);
             connection.rates = rates;
+            connection.is_counted = is_counted;
             Entry::Connection(connection)
         });
         self.connections += 1;
@@ -240,9 +249,32 @@ impl EventLoop {
         self.look(key, now);
     }
 
-    /// Tells a connection that there is no permit for it, and sees it off.
-    fn refuse(&mut self, transport: Transport, now: Instant) {
-        let frame = error_frame(ErrorNumber::Busy, None, "all connections are taken");
+    /// Whether a connection of this address may stay, and if so whether the address is
+    /// charged for it.
+    fn admit_peer(&mut self, peer: Peer, now: Instant) -> Option<bool> {
+        let limit = self.shared.settings.connections_per_ip;
+        let Some(address) = peer.address().filter(|_| limit > 0) else { return Some(false) };
+        match self.peers.admit(address, limit) {
+            Admission::Counted => Some(true),
+            Admission::Refused => {
+                if let Some(held) = self.warnings.per_ip.admit(now) {
+                    log::warn!("at limits.connections_per_ip, refused peer={peer}{held}");
+                }
+                None
+            }
+            Admission::Uncounted => {
+                if let Some(held) = self.warnings.uncounted.admit(now) {
+                    log::warn!("table of addresses full, not counted peer={peer}{held}");
+                }
+                self.shared.counters.add(Counter::ConnectionsUncounted, 1);
+                Some(false)
+            }
+        }
+    }
+
+    /// Tells a connection why it cannot stay, and sees it off.
+    fn refuse(&mut self, transport: Transport, text: &str, now: Instant) {
+        let frame = error_frame(ErrorNumber::Busy, None, text);
         // A fresh socket has room for so little; if not, the close must do.
         let sent = transport.send(&[IoSlice::new(&frame)]);
         let linger = now.checked_add(self.shared.settings.linger);

@@ -102,6 +102,9 @@ impl EventLoop {
         let Some(Entry::Connection(connection)) = self.table.remove(key) else { return };
         log::debug!("conn={} closed", connection.id());
         self.permits.give_back();
+        if let (true, Some(address)) = (connection.is_counted, connection.peer_address()) {
+            self.peers.give_back(address);
+        }
         self.shared.counters.add(Counter::ConnectionsClosed, 1);
         drop(connection);
         self.connections -= 1;

@@ -15,7 +15,7 @@ use super::transport::{Acceptor, SocketOptions, Transport};
 use crate::dispatch::DispatchPath;
 use crate::frame::{ErrorNumber, Goodbye};
 use crate::send::{Room, SendPath};
-use crate::shm::{Counter, Permits, Slot, ThreadCounters};
+use crate::shm::{Counter, Peers, Permits, Slot, ThreadCounters};
 use crate::sys;
 use crate::throttle::Throttle;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -71,6 +71,8 @@ pub(super) struct Warnings {
     pub(super) accept_failed: Throttle,
     pub(super) full: Throttle,
     pub(super) largest_closed: Throttle,
+    pub(super) per_ip: Throttle,
+    pub(super) uncounted: Throttle,
 }
 
 impl Warnings {
@@ -79,6 +81,8 @@ impl Warnings {
             accept_failed: Throttle::new(1),
             full: Throttle::new(1),
             largest_closed: Throttle::new(5),
+            per_ip: Throttle::new(1),
+            uncounted: Throttle::new(1),
         }
     }
 
@@ -88,6 +92,8 @@ impl Warnings {
             ("accept failed", &mut self.accept_failed),
             ("at worker.max_connections", &mut self.full),
             ("total exhausted, closed the largest holders", &mut self.largest_closed),
+            ("at limits.connections_per_ip, connections refused", &mut self.per_ip),
+            ("table of addresses full, connections let in uncounted", &mut self.uncounted),
         ];
         for (what, throttle) in all {
             if let Some(held) = throttle.settle(now) {
@@ -107,6 +113,7 @@ pub struct EventLoop {
     pub(super) refused: usize,
     pub(super) shared: Shared,
     pub(super) permits: Permits,
+    pub(super) peers: Peers,
     pub(super) slot: Slot,
     pub(super) ids: std::ops::Range<u64>,
     pub(super) timers: Timers<Key>,
@@ -152,6 +159,7 @@ impl EventLoop {
             refused: 0,
             shared: Shared { settings, dispatch, send, counters },
             permits: slot.permits(),
+            peers: slot.peers(),
             slot,
             ids: 0..0,
             timers: Timers::new(),

@@ -32,7 +32,8 @@ macro_rules! counters {
 counters! {
     /// Connections that were accepted and got a permit.
     ConnectionsAccepted = "connections_accepted",
-    /// Connections that were told "busy" for lack of a permit.
+    /// Connections that were told "busy": for lack of a permit, or because their
+    /// address had enough.
     ConnectionsRefused = "connections_refused",
     /// Accepted connections that are gone, for whatever reason.
     ConnectionsClosed = "connections_closed",
@@ -88,6 +89,11 @@ counters! {
     ConnectionsKicked = "connections_kicked",
     /// Connections that a drain did not see to their end: `worker_shutdown_timeout`.
     ConnectionsCut = "connections_cut",
+    /// Of those refused: their address had `limits.connections_per_ip` already.
+    ConnectionsRefusedPerIp = "connections_refused_per_ip",
+    /// Connections that no address was charged for, because the table of addresses
+    /// was full.
+    ConnectionsUncounted = "connections_uncounted",
 }
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS_MAX);
@@ -134,9 +140,15 @@ impl ThreadCounters {
 }
 
 /// A sum of counter lines: one value for each [`Counter`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CounterValues {
     values: [u64; COUNTERS_MAX],
+}
+
+impl Default for CounterValues {
+    fn default() -> Self {
+        Self { values: [0; COUNTERS_MAX] }
+    }
 }
 
 impl CounterValues {

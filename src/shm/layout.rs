@@ -2,9 +2,9 @@
 //!
 //! What different threads write lies in different cache lines: a counter that
 //! shares its line with another thread's counter costs both of them the line at
-//! every count. Slots are spread over 134 MiB of address space, but a page exists
-//! only once it is touched, so nobody may scan them: `states` is the compact list
-//! of the slots that are in use.
+//! every count. The zone is 4.2 GiB of address space, but a page exists only once it
+//! is touched, so nobody may scan it: `live` and `states` are the compact lists of the
+//! slots that are in use.
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -21,13 +21,20 @@ pub(super) const LINES: usize = 2 + HANDLER_THREADS_MAX;
 
 /// Room for counters in a line; more than there are, so that one more does not
 /// change the layout.
-pub(super) const COUNTERS_MAX: usize = 31;
+pub(super) const COUNTERS_MAX: usize = 47;
+
+/// Places of a set in a [`PeerTable`]: a cache line.
+pub(super) const PEER_WAYS: usize = 8;
+
+/// Places of a [`PeerTable`]: for as many addresses as a worker has connections by
+/// default, half of them stay empty.
+pub(super) const PEER_PLACES: usize = 1 << 17;
 
 /// "chappezn", read as a number.
 pub(super) const MAGIC: u64 = 0x6368_6170_7065_7A6E;
 
 /// Raised with every change of this file's types.
-pub(super) const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 2;
 
 shared_layout! {
     /// What a reader checks before it believes the rest.
@@ -136,6 +143,16 @@ shared_layout! {
 }
 
 shared_layout! {
+    /// How many connections of each address a worker has. Its event loop alone writes;
+    /// see `peers`. Whole pages, so that its memory can be given back.
+    #[derive(Debug)]
+    #[repr(align(4096))]
+    pub(super) struct PeerTable {
+        pub(super) places: [AtomicU64; PEER_PLACES],
+    }
+}
+
+shared_layout! {
     #[derive(Debug)]
     #[repr(align(64))]
     pub(super) struct Layout {
@@ -144,10 +161,14 @@ shared_layout! {
         pub(super) permit_pool: PermitPool,
         pub(super) connection_ids: ConnectionIds,
         pub(super) totals: Totals,
-        /// One `SlotState` a slot, apart from the slots: 16 KiB instead of 134 MiB
-        /// to look through.
+        /// One bit a slot that is in use, written by the master: half a KiB to look
+        /// through at each accept.
+        pub(super) live: [AtomicU64; SLOTS / 64],
+        /// One `SlotState` a slot, apart from the slots.
         pub(super) states: [AtomicU32; SLOTS],
         pub(super) slots: [SlotLayout; SLOTS],
+        /// One a slot, apart from the slots: untouched while no limit is set.
+        pub(super) peers: [PeerTable; SLOTS],
     }
 }
 

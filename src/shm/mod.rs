@@ -2,7 +2,8 @@
 //! names for what is in it.
 //!
 //! ```text
-//! header │ worker_ready │ connection_permits, debt, limit │ ids │ totals │ states │ slot 0 … slot 4095
+//! header │ worker_ready │ connection_permits, debt, limit │ ids │ totals │ live, states
+//!        │ slot 0 … slot 4095 │ addresses of slot 0 … of slot 4095
 //! slot = identity │ event loop's own line │ send semaphore │ one counter line a thread
 //! ```
 //!
@@ -13,12 +14,14 @@
 
 mod counter;
 mod layout;
+mod peers;
 mod permits;
 mod slot;
 mod zone;
 
 pub use counter::{Counter, CounterValues, ThreadCounters};
 pub use layout::{HANDLER_THREADS_MAX, SLOTS};
+pub use peers::{Admission, Peers};
 pub use permits::Permits;
 pub use slot::{Slot, SlotReport, SlotState, ThreadRole};
 pub use zone::Zone;

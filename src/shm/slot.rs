@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use super::counter::{CounterValues, ThreadCounters};
 use super::layout::{HANDLER_THREADS_MAX, LINES, SlotLayout};
+use super::peers::Peers;
 use super::permits::Permits;
 use super::zone::Zone;
 use crate::sys::{Semaphore, clock};
@@ -152,6 +153,12 @@ impl Slot {
             self.zone.mapping().part(|layout| &layout.permit_pool),
             self.zone.connection_permits().clone(),
         )
+    }
+
+    /// Access to the connections of each address, for the event loop only.
+    #[must_use]
+    pub fn peers(&self) -> Peers {
+        Peers::new(Arc::clone(&self.zone), self.index)
     }
 
     /// The semaphore that this worker's send thread sleeps on.

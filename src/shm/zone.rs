@@ -2,6 +2,7 @@
 //! spawns and freed after deaths, totals over the living and the dead.
 
 use std::fmt;
+use std::hash::RandomState;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
@@ -23,6 +24,8 @@ pub struct Zone {
     /// Where the search for a free slot begins. Of this process alone; only the
     /// master's counts.
     next_slot: AtomicUsize,
+    /// The secret of the addresses' hash. Workers have it from their master's memory.
+    peer_hasher: RandomState,
 }
 
 impl Zone {
@@ -47,6 +50,7 @@ impl Zone {
             connection_permits: mapping.semaphore(|layout| &layout.permit_pool.permits),
             mapping,
             next_slot: AtomicUsize::new(0),
+            peer_hasher: RandomState::new(),
         }))
     }
 
@@ -56,6 +60,10 @@ impl Zone {
 
     pub(super) fn layout(&self) -> &Layout {
         &self.mapping
+    }
+
+    pub(super) fn peer_hasher(&self) -> &RandomState {
+        &self.peer_hasher
     }
 
     /// The bell that workers ring when they are ready. The master try-waits it down
@@ -102,6 +110,7 @@ impl Zone {
         self.mapping.init_semaphore(|layout| &layout.slots[index].send.semaphore, 0)?;
         let slot = Slot::new(Arc::clone(self), index);
         slot.set_state(SlotState::Starting);
+        self.layout().live[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
         Ok(Some(slot))
     }
 
@@ -121,6 +130,10 @@ impl Zone {
             clear_lines(&self.layout().slots[slot.index()], used);
             slot.set_state(SlotState::Free);
         });
+        let index = slot.index();
+        self.layout().live[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Release);
+        // Nobody reads it any more, and the next one who lives here finds it empty.
+        self.clear_peers(index);
     }
 
     /// Counts what the master itself counts. Master only.
@@ -171,7 +184,17 @@ impl Zone {
     }
 
     pub(super) fn live_slots(&self) -> impl Iterator<Item = usize> {
-        (0..SLOTS).filter(|&index| self.state(index) != SlotState::Free)
+        let words = self.layout().live.iter().enumerate();
+        let marked = words.flat_map(|(nth, word)| {
+            let mut left = word.load(Ordering::Acquire);
+            std::iter::from_fn(move || {
+                let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
+                left &= left - 1;
+                Some(64 * nth + bit)
+            })
+        });
+        // Free slots may still be marked: the state tells.
+        marked.filter(|&index| self.state(index) != SlotState::Free)
     }
 }
 

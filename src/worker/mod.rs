@@ -306,6 +306,7 @@ fn settings(config: &Config) -> Settings {
         messages_per_second: config.limits.messages_per_second,
         messages_burst: config.limits.messages_burst,
         bytes_per_second: config.limits.bytes_per_second,
+        connections_per_ip: config.limits.connections_per_ip,
     }
 }
 

@@ -15,6 +15,7 @@ mod limits;
 mod logs;
 mod messages;
 mod output;
+mod per_ip;
 mod privileges;
 mod reload;
 mod reload_storm;
