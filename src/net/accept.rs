@@ -15,6 +15,7 @@ use crate::frame::{ErrorNumber, error_frame};
 use crate::handler::{ConnectionInfo, Peer};
 use crate::send::{SendHalf, Socket};
 use crate::shm::{Admission, Counter};
+use crate::sys::crash::step;
 use nix::sys::epoll::EpollFlags;
 use slotmap::Key as _;
 use std::io::{self, IoSlice};
@@ -224,6 +225,7 @@ impl EventLoop {
             self.shared.counters.add(Counter::ConnectionsRefused, 1);
             return self.refuse(transport, "all connections are taken (max_connections)", now);
         }
+        step("accept: let in");
         if self.ids.is_empty() {
             let first = self.slot.connection_ids(IDS_AT_ONCE);
             self.ids = first..first + IDS_AT_ONCE;
@@ -245,6 +247,7 @@ impl EventLoop {
         });
         self.connections += 1;
         self.shared.counters.add(Counter::ConnectionsAccepted, 1);
+        step("accept: counted");
         self.publish_connections();
         self.look(key, now);
     }

@@ -15,6 +15,7 @@ use crate::dispatch::Then;
 use crate::frame::{ErrorNumber, Goodbye};
 use crate::send::View;
 use crate::shm::Counter;
+use crate::sys::crash::step;
 use std::time::Instant;
 
 impl EventLoop {
@@ -105,7 +106,9 @@ impl EventLoop {
         if let (true, Some(address)) = (connection.is_counted, connection.peer_address()) {
             self.peers.give_back(address);
         }
+        step("close: given back");
         self.shared.counters.add(Counter::ConnectionsClosed, 1);
+        step("close: counted");
         drop(connection);
         self.connections -= 1;
         self.publish_connections();

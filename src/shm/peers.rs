@@ -41,6 +41,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::layout::{PEER_PLACES, PEER_WAYS, PeerTable};
 use super::zone::Zone;
+use crate::sys::crash::step;
 
 const SETS: u64 = (PEER_PLACES / PEER_WAYS) as u64;
 /// The bits of a place that hold the number of connections.
@@ -226,7 +227,9 @@ impl Attempt<'_> {
 
 /// Sets a place, for all to see before anything that is read afterwards.
 fn set(place: &AtomicU64, word: u64) {
+    step("peers: before a change");
     place.store(word, Ordering::SeqCst);
+    step("peers: after a change");
     // The others do the same: of two that set and then read, one at least reads what
     // the other has set.
     fence(Ordering::SeqCst);

@@ -13,6 +13,7 @@ use super::layout::{HANDLER_THREADS_MAX, LINES, SlotLayout};
 use super::peers::Peers;
 use super::permits::Permits;
 use super::zone::Zone;
+use crate::sys::crash::step;
 use crate::sys::{Semaphore, clock};
 
 /// How far the worker in a slot is.
@@ -174,7 +175,9 @@ impl Slot {
     /// Of the semaphore, which can't fail in a correct program.
     pub fn mark_ready(&self) -> io::Result<()> {
         self.set_state(SlotState::Ready);
-        self.zone.worker_ready().post()
+        self.zone.worker_ready().post()?;
+        step("slot: bell rung");
+        Ok(())
     }
 
     /// The worker accepts.
@@ -188,8 +191,10 @@ impl Slot {
     }
 
     pub(super) fn set_state(&self, state: SlotState) {
+        step("slot: before a state");
         // Release: whoever sees the state sees what was prepared before it.
         self.zone.layout().states[self.index].store(state as u32, Ordering::Release);
+        step("slot: after a state");
     }
 
     /// How far the worker is.

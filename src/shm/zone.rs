@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use super::counter::{Counter, CounterValues};
 use super::layout::{Layout, MAGIC, SLOTS, SlotLayout, VERSION};
 use super::slot::{Slot, SlotState};
+use crate::sys::crash::step;
 use crate::sys::{Semaphore, SharedMapping, clock};
 
 /// How often a reader of the totals tries before it gives up: the master holds the
@@ -95,6 +96,7 @@ impl Zone {
         let Some(index) = free else { return Ok(None) };
         self.next_slot.store((index + 1) % SLOTS, Ordering::Relaxed);
 
+        step("claim: found");
         let cells = &self.layout().slots[index];
         cells.identity.pid.store(0, Ordering::Relaxed);
         cells.identity.worker.store(u32::from(worker), Ordering::Relaxed);
@@ -126,11 +128,13 @@ impl Zone {
             for (total, value) in self.layout().totals.counters.iter().zip(values.as_array()) {
                 total.store(total.load(Ordering::Relaxed).wrapping_add(*value), Ordering::Relaxed);
             }
+            step("fold: added");
             let used = slot.used_lines();
             clear_lines(&self.layout().slots[slot.index()], used);
             slot.set_state(SlotState::Free);
         });
         let index = slot.index();
+        step("fold: over");
         self.layout().live[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Release);
         // Nobody reads it any more, and the next one who lives here finds it empty.
         self.clear_peers(index);

@@ -59,6 +59,7 @@ pub(crate) struct Start {
 
 /// Runs a worker to its end.
 pub(crate) fn run(start: Start) -> ExitReason {
+    sys::crash::begin_worker();
     let number = start.number;
     let mut worker = match Worker::boot(start) {
         Ok(worker) => worker,

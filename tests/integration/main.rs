@@ -10,6 +10,7 @@ mod bad_input;
 mod connections;
 mod descriptors;
 mod half_close;
+mod kills;
 mod lifecycle;
 mod limits;
 mod logs;

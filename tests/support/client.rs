@@ -42,13 +42,19 @@ pub(crate) fn small_buffers(address: SocketAddr, bytes: usize) -> Client {
 }
 
 /// A client that connects from an address of this machine of its choice.
+#[track_caller]
 pub(crate) fn connect_from(source: IpAddr, address: SocketAddr) -> Client {
+    try_connect_from(source, address).expect("connected")
+}
+
+/// The same where nobody may listen.
+pub(crate) fn try_connect_from(source: IpAddr, address: SocketAddr) -> nix::Result<Client> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let source = SocketAddr::from((source, 0));
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(source)).expect("an address of this machine");
-    connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).expect("connected");
-    Client::from_stream(TcpStream::from(socket), Some(DEADLINE)).expect("a client")
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(source))?;
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(Client::from_stream(TcpStream::from(socket), Some(DEADLINE)).expect("a client"))
 }
 
 /// Bodies that can be told apart: each begins with a number, and each byte
