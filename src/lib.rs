@@ -70,6 +70,9 @@ pub mod throttle;
 #[doc(hidden)]
 pub mod worker;
 
-pub use handler::{ConnectionInfo, Handler, HandlerError, Outcome, Peer, Replies, Request};
+pub use handler::{
+    ConnectionInfo, Handle, Handler, HandlerError, Message, Outcome, Peer, Replies, Request,
+    SendError,
+};
 #[cfg(not(loom))]
 pub use server::Server;

@@ -257,6 +257,15 @@ pub mod fault {
         WaitOutsideLock,
         /// The loop closes a socket although a thread still has the writer.
         CloseUnderWriter,
+        /// The send thread is woken to stop before it is told to.
+        StopPostsFirst,
+        /// A connection with more than its fair share is not listed again.
+        ShareNotListed,
+        /// A backlog is given up with the message that is half sent.
+        CutBegun,
+        /// A push looks whether the connection still takes messages, and queues
+        /// under another lock.
+        PushAfterLook,
     }
 
     /// Never, outside of the models.

@@ -4,6 +4,8 @@
 //! This program starts itself as that server, so it has a runner of its own: a
 //! master must have one thread.
 
+#[path = "handlers/pushes.rs"]
+mod pushes;
 #[path = "support/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "the tests of the stock server use all of it")]
 mod support;
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         ("a_closed_unix_peer_is_heard_to_its_end", a_closed_unix_peer_is_heard_to_its_end),
         ("a_drain_ends_behind_a_peer_that_left_a_blocked_handler", a_drain_ends_behind_a_reset),
     ];
+    let tests = [tests, pushes::TESTS].concat();
     let only = std::env::args().nth(1).filter(|name| !name.starts_with('-')).unwrap_or_default();
     let chosen: Vec<_> = tests.iter().filter(|(name, _)| name.contains(&only)).collect();
     let failed = chosen.iter().filter(|(name, test)| !passes(name, *test)).count();
@@ -59,7 +62,7 @@ fn passes(name: &str, test: fn()) -> bool {
 }
 
 fn server() -> ExitCode {
-    Server::new()
+    pushes::handlers(Server::new())
         .on(TWICE, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
             replies.send(TWICE, request.body())?;
             replies.send(TWICE, request.body())

@@ -49,8 +49,7 @@ impl<T: Default> Key<T> {
 }
 
 /// Keys that are read and checked, and do nothing yet: the key, and what happens instead.
-pub const KEYS_NOT_BUILT: &[(&str, &str)] =
-    &[("send.slow_reader", "handlers cannot push yet, so nothing is dropped")];
+pub const KEYS_NOT_BUILT: &[(&str, &str)] = &[];
 
 /// Values that are refused because starting would do something else: key, value (for an
 /// address, its beginning), and what to write instead.
@@ -269,7 +268,9 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "send.slow_reader",
         Field::Choice(|c: &mut Config| &mut c.send.slow_reader),
         "\"close\"",
-        "what a push beyond outbox_max_bytes does: close the connection or drop the message",
+        "what becomes of a connection when a handler pushes beyond outbox_max_bytes: it is \
+         closed, with a goodbye behind what is half sent; or only that message is lost. The \
+         handler is told in both cases. A reply is never dropped: it pauses reading",
     ),
     Key::new(
         "timeouts.idle",

@@ -7,7 +7,7 @@
 use super::inbox::{Done, ITEM_COST, Item, Then};
 use super::receive_half::ReceiveHalf;
 use crate::frame::Chunk;
-use crate::handler::{Replies, Serve, Served};
+use crate::handler::{Origin, Replies, Serve, Served};
 use crate::send::{Entry, Level, Parking, Resume, Room};
 use crate::shm::{Counter, ThreadCounters};
 use crate::sync::fault::{Fault, is_planted};
@@ -50,7 +50,7 @@ pub fn run_turn(connection: &Arc<ReceiveHalf>, serve: &dyn Serve, counters: &Thr
         return;
     }
     let mut turn =
-        Turn { connection, serve, counters, replies: Replies::default(), share: Share::new() };
+        Turn { connection, serve, counters, replies: Replies::of_turn(), share: Share::new() };
     let end = turn.handle_items();
     let end = turn.hand_over().unwrap_or(End::Closed).or_worse(end);
     turn.leave(end);
@@ -123,12 +123,8 @@ impl Turn<'_> {
                 }
             }
             let before = chunk.bytes.len();
-            let served = self.serve.serve(
-                self.connection.info(),
-                &mut chunk.bytes,
-                charged,
-                &mut self.replies,
-            );
+            let origin = Origin { info: self.connection.info(), send: self.connection.send() };
+            let served = self.serve.serve(origin, &mut chunk.bytes, charged, &mut self.replies);
             chunk.frames -= 1;
             self.share.use_up(1, before - chunk.bytes.len());
             if !is_quick {

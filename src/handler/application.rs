@@ -1,12 +1,14 @@
 //! One worker's handlers by code, and what becomes of a message: checked,
 //! looked up, handled, answered, or refused with the reason.
 
+use super::own_turn::OwnTurn;
 use super::stock::{Echo, Ping, Time, Who};
 use super::{ConnectionInfo, Handler, Replies, Request};
 use crate::frame::{
     CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO, Code,
     ErrorNumber, Header, split_first,
 };
+use crate::send::SendHalf;
 use crate::throttle::Throttle;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -26,6 +28,15 @@ pub struct WorkerInfo {
     pub generation: u64,
 }
 
+/// Where a message comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// Who the peer is.
+    pub info: &'a ConnectionInfo,
+    /// The way back to it.
+    pub send: &'a Arc<SendHalf>,
+}
+
 /// What a turn does with the next message of a connection. A turn knows chunks
 /// of messages and no protocol; this is where a protocol is.
 pub trait Serve: Send + Sync {
@@ -36,7 +47,7 @@ pub trait Serve: Send + Sync {
     /// size of the chunk's allocation.
     fn serve(
         &self,
-        connection: &ConnectionInfo,
+        origin: Origin<'_>,
         chunk: &mut Bytes,
         chunk_bytes: usize,
         replies: &mut Replies,
@@ -129,7 +140,7 @@ impl Serve for Application {
 
     fn serve(
         &self,
-        connection: &ConnectionInfo,
+        origin: Origin<'_>,
         chunk: &mut Bytes,
         chunk_bytes: usize,
         replies: &mut Replies,
@@ -146,17 +157,23 @@ impl Serve for Application {
             replies.send_error(ErrorNumber::UnknownCode, code, &text);
             return Served::UnknownCode;
         };
-        let request = Request::new(code, body, chunk_bytes, connection);
+        let request = Request::new(code, body, chunk_bytes, origin);
+        let id = origin.info.id;
         let mark = replies.mark();
         // A handler's broken state behind a panic is the handler's to fear;
         // ours are the replies, and these are rewound.
-        let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&request, replies)));
+        let outcome = {
+            let _turn = OwnTurn::begin(id);
+            let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&request, replies)));
+            replies.take_pushes();
+            outcome
+        };
         match outcome {
             Ok(Ok(())) => Served::Answered,
             Ok(Err(error)) => {
                 replies.rewind(mark);
                 replies.send_error(ErrorNumber::HandlerFailed, code, &error.to_string());
-                log::debug!("conn={} handler failed: {error} code={code}", connection.id);
+                log::debug!("conn={id} handler failed: {error} code={code}");
                 Served::Failed
             }
             Err(panic) => {
@@ -164,7 +181,6 @@ impl Serve for Application {
                 replies.send_error(ErrorNumber::HandlerFailed, code, "the handler panicked");
                 let text = panic_text(&*panic);
                 if let Some(held) = self.panics.lock().admit(Instant::now()) {
-                    let id = connection.id;
                     log::error!("conn={id} handler panicked: {text} code={code}{held}");
                 }
                 Served::Panicked
@@ -178,11 +194,12 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(all(test, not(loom)))]
+pub(super) mod tests {
     use super::*;
     use crate::frame::{CODE_ERROR, encode, parse_notice};
     use crate::handler::{HandlerError, Outcome, Peer};
+    use crate::send::sink;
 
     fn application() -> Application {
         let mut handlers = Handlers::default();
@@ -204,11 +221,28 @@ mod tests {
         Application::new(handlers, WorkerInfo { number: 2, pid: 77, generation: 1 })
     }
 
+    /// A connection whose peer takes everything.
+    pub(in crate::handler) struct TestPeer {
+        info: ConnectionInfo,
+        send: Arc<SendHalf>,
+    }
+
+    impl TestPeer {
+        pub(in crate::handler) fn origin(&self) -> Origin<'_> {
+            Origin { info: &self.info, send: &self.send }
+        }
+    }
+
+    pub(in crate::handler) fn peer(id: u64) -> TestPeer {
+        let peer = Peer::Tcp(([127, 0, 0, 1], 40000).into());
+        TestPeer { info: ConnectionInfo { id, peer }, send: sink::send_half(id) }
+    }
+
     fn serve(chunk: &Bytes) -> (Served, Vec<(Code, Vec<u8>)>) {
-        let connection = ConnectionInfo { id: 9, peer: Peer::Tcp(([127, 0, 0, 1], 40000).into()) };
-        let (mut chunk, mut replies) = (chunk.clone(), Replies::default());
+        let peer = peer(9);
+        let (mut chunk, mut replies) = (chunk.clone(), Replies::of_turn());
         let chunk_bytes = chunk.len();
-        let served = application().serve(&connection, &mut chunk, chunk_bytes, &mut replies);
+        let served = application().serve(peer.origin(), &mut chunk, chunk_bytes, &mut replies);
         let (mut encoded, frames) = replies.take();
         let mut sent = vec![];
         while let Some((header, body)) = split_first(&mut encoded) {
@@ -221,7 +255,7 @@ mod tests {
 
     fn error_of(replies: &[(Code, Vec<u8>)]) -> ([u16; 2], String) {
         assert_eq!((replies.len(), replies[0].0), (1, CODE_ERROR));
-        parse_notice(&replies[0].1).unwrap()
+        parse_notice(&replies[0].1).expect("a notice")
     }
 
     #[test]

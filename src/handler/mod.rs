@@ -6,10 +6,13 @@
 //! order; different connections run in parallel, so a handler must be `Sync`.
 
 mod application;
+mod handle;
+mod own_turn;
 mod replies;
 mod stock;
 
-pub use application::{Application, Handlers, Serve, Served, WorkerInfo};
+pub use application::{Application, Handlers, Origin, Serve, Served, WorkerInfo};
+pub use handle::{Handle, Message, SendError};
 pub use replies::Replies;
 
 use crate::frame::{BodyTooLong, Code};
@@ -64,17 +67,12 @@ pub struct Request<'a> {
     body: Bytes,
     /// Size of the allocation that the body shares with its neighbours.
     chunk_bytes: usize,
-    connection: &'a ConnectionInfo,
+    origin: Origin<'a>,
 }
 
 impl<'a> Request<'a> {
-    pub(crate) fn new(
-        code: Code,
-        body: Bytes,
-        chunk_bytes: usize,
-        connection: &'a ConnectionInfo,
-    ) -> Self {
-        Self { code, body, chunk_bytes, connection }
+    pub(crate) fn new(code: Code, body: Bytes, chunk_bytes: usize, origin: Origin<'a>) -> Self {
+        Self { code, body, chunk_bytes, origin }
     }
 
     /// The message code.
@@ -104,7 +102,13 @@ impl<'a> Request<'a> {
     /// Whose message it is.
     #[must_use]
     pub fn connection(&self) -> &'a ConnectionInfo {
-        self.connection
+        self.origin.info
+    }
+
+    /// A way to send to this connection later, from any thread of this worker.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.origin.send)
     }
 }
 
@@ -158,17 +162,17 @@ where
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
     #[test]
     fn a_kept_body_shares_its_chunk_unless_it_is_a_small_part_of_it() {
-        let connection = ConnectionInfo { id: 1, peer: Peer::Unix };
+        let peer = application::tests::peer(1);
         let chunk = Bytes::from(vec![5; 400]);
-        let quarter = Request::new(16, chunk.slice(..100), chunk.len(), &connection);
+        let quarter = Request::new(16, chunk.slice(..100), chunk.len(), peer.origin());
         assert_eq!(quarter.body_to_keep().as_ptr(), chunk.as_ptr());
-        let less = Request::new(16, chunk.slice(..99), chunk.len(), &connection);
+        let less = Request::new(16, chunk.slice(..99), chunk.len(), peer.origin());
         assert_ne!(less.body_to_keep().as_ptr(), chunk.as_ptr());
         assert_eq!(less.body_to_keep(), less.body());
     }

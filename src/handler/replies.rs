@@ -1,7 +1,7 @@
 //! The replies of one turn, encoded end to end in one buffer, so that they
 //! leave in one piece.
 
-use super::Outcome;
+use super::{Outcome, own_turn};
 use crate::frame::{Code, ErrorNumber, append_frame, error_frame};
 use bytes::{Bytes, BytesMut};
 
@@ -13,6 +13,11 @@ const WASTE_BYTES_MAX: usize = 256;
 pub struct Replies {
     encoded: BytesMut,
     frames: u32,
+    /// These are the replies of a turn, and what the handler pushes to its own
+    /// connection stands between them, at its place.
+    joins_pushes: bool,
+    /// What was pushed since the mark. A rewind leaves it: it was accepted.
+    pushed: Vec<Bytes>,
 }
 
 /// A place to come back to: [`Replies::rewind`].
@@ -23,11 +28,17 @@ pub(crate) struct Mark {
 }
 
 impl Replies {
+    /// Empty, for a turn: with the pushes of its handlers to their own connection.
+    pub(crate) fn of_turn() -> Self {
+        Self { joins_pushes: true, ..Self::default() }
+    }
+
     /// Appends a frame for the peer. May be called any number of times.
     ///
     /// # Errors
     /// A body beyond [`crate::frame::BODY_BYTES_MAX`]; nothing was appended.
     pub fn send(&mut self, code: Code, body: &[u8]) -> Outcome {
+        self.take_pushes();
         append_frame(&mut self.encoded, code, body)?;
         self.frames += 1;
         Ok(())
@@ -53,14 +64,28 @@ impl Replies {
         self.encoded.len()
     }
 
-    pub(crate) fn mark(&self) -> Mark {
+    /// Takes in what was pushed since the last reply.
+    pub(crate) fn take_pushes(&mut self) {
+        if self.joins_pushes {
+            for bytes in own_turn::take() {
+                self.append(&bytes, 1);
+                self.pushed.push(bytes);
+            }
+        }
+    }
+
+    pub(crate) fn mark(&mut self) -> Mark {
+        self.pushed = Vec::new();
         Mark { bytes: self.encoded.len(), frames: self.frames }
     }
 
-    /// Takes back what was sent since the mark.
+    /// Takes back what was answered since the mark.
     pub(crate) fn rewind(&mut self, mark: Mark) {
         self.encoded.truncate(mark.bytes);
         self.frames = mark.frames;
+        for bytes in std::mem::take(&mut self.pushed) {
+            self.append(&bytes, 1);
+        }
     }
 
     /// Hands over all that was collected: bytes and number of frames.

@@ -69,6 +69,10 @@ fn worker(report: &SlotReport) -> Value {
         "state": report.state.name(),
         "uptime_ms": clock::monotonic_ms().saturating_sub(report.started_at_ms),
         "connections": report.connections,
+        "connections_blocked": report.gauges.blocked,
+        "oldest_blocked_ms": report.gauges.oldest_blocked_ms,
+        "inbox_bytes": report.gauges.inbox_bytes,
+        "outbox_bytes": report.gauges.outbox_bytes,
         "handlers_busy": report.handlers_busy,
         "oldest_handler_ms": report.oldest_handler_ms,
         // Only the master can count these.

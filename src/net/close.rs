@@ -15,6 +15,7 @@ use crate::dispatch::Then;
 use crate::frame::{ErrorNumber, Goodbye};
 use crate::send::View;
 use crate::shm::Counter;
+use crate::sys::clock::monotonic_ms;
 use crate::sys::crash::step;
 use std::time::Instant;
 
@@ -46,8 +47,35 @@ impl EventLoop {
             connection.phase = Phase::Lingering;
             connection.clocks.lingers_until = now.checked_add(self.shared.settings.linger);
         }
+        let before = connection.clocks.blocked.map(|clock| clock.began);
         connection.note_blocked(&view, now);
+        let after = connection.clocks.blocked.map(|clock| clock.began);
+        if before != after {
+            self.count_blocked(key, before, after, now);
+        }
         self.rearm(key, now);
+    }
+
+    /// Keeps the order in which sockets became full, for the operator to see.
+    fn count_blocked(
+        &mut self,
+        key: Key,
+        before: Option<Instant>,
+        after: Option<Instant>,
+        now: Instant,
+    ) {
+        if let Some(began) = before {
+            self.blocked.remove(&(began, key));
+        }
+        if let Some(began) = after {
+            self.blocked.insert((began, key));
+        }
+        let oldest = self.blocked.first().map(|(began, _)| now.saturating_duration_since(*began));
+        let since_ms = oldest.map_or(0, |age| {
+            let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+            monotonic_ms().saturating_sub(age_ms).max(1)
+        });
+        self.slot.set_blocked(u32::try_from(self.blocked.len()).unwrap_or(u32::MAX), since_ms);
     }
 
     /// Brings epoll set and timer up to the connection's state.
@@ -98,6 +126,15 @@ impl EventLoop {
         }
     }
 
+    /// Gives up a connection whose peer does not read.
+    pub(super) fn give_up_slow(&mut self, key: Key, now: Instant) {
+        let Some(Entry::Connection(connection)) = self.table.get(key) else { return };
+        // Who was cut before is counted already.
+        let is_new = !connection.receive.send().view().cut;
+        self.shared.counters.add(Counter::ClosedSlow, u64::from(is_new));
+        self.abort(key, now);
+    }
+
     /// The end: the permit goes back, then the descriptor is closed.
     fn remove(&mut self, key: Key, now: Instant) {
         let Some(Entry::Connection(connection)) = self.table.remove(key) else { return };
@@ -109,6 +146,9 @@ impl EventLoop {
         step("close: given back");
         self.shared.counters.add(Counter::ConnectionsClosed, 1);
         step("close: counted");
+        if let Some(clock) = connection.clocks.blocked {
+            self.count_blocked(key, Some(clock.began), None, now);
+        }
         drop(connection);
         self.connections -= 1;
         self.publish_connections();
@@ -157,8 +197,7 @@ impl EventLoop {
             Deadline::Blocked => {
                 if !connection.has_acknowledged(view, now) {
                     log::debug!("conn={} reads too slowly", connection.id());
-                    shared.counters.add(Counter::ClosedSlow, 1);
-                    self.abort(key, now);
+                    self.give_up_slow(key, now);
                 }
             }
             Deadline::RetrySend => {
@@ -178,7 +217,9 @@ impl EventLoop {
                     }
                 }
             }
-            Deadline::DrainQuiet if !view.is_idle || !connection.receive.view().is_empty => {
+            // What is queued is flushed all the same; who is pushed to without a pause
+            // must not hold up the end.
+            Deadline::DrainQuiet if !connection.receive.view().is_empty => {
                 connection.clocks.received_at = now;
             }
             Deadline::DrainQuiet => {
@@ -280,7 +321,7 @@ impl Connection {
             (clock @ None, Some(why)) => {
                 let acknowledged = self.transport.acknowledged(view.sent_bytes);
                 let retry_at = now + NO_BUFFERS_PAUSE;
-                *clock = Some(BlockedClock { since: now, why, acknowledged, retry_at });
+                *clock = Some(BlockedClock { began: now, since: now, why, acknowledged, retry_at });
             }
         }
     }

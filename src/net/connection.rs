@@ -74,6 +74,9 @@ pub(super) struct DrainClock {
 /// Since when a peer has taken nothing.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BlockedClock {
+    /// When the socket became full.
+    pub(super) began: Instant,
+    /// When it became full, or the peer was last seen to acknowledge something.
     pub(super) since: Instant,
     pub(super) why: Blocked,
     /// How many bytes it had acknowledged then.

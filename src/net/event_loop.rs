@@ -120,6 +120,8 @@ pub struct EventLoop {
     pub(super) listeners: Listeners,
     /// Not read for want of room in the inbox total.
     starved: BTreeSet<Key>,
+    /// Whose socket is full, the first first.
+    pub(super) blocked: BTreeSet<(Instant, Key)>,
     /// Since when the inbox total has had no room, as the ticks saw it.
     starved_since: Option<Instant>,
     /// How often the largest holders went since then.
@@ -165,6 +167,7 @@ impl EventLoop {
             timers: Timers::new(),
             listeners: Listeners::new(listeners),
             starved: BTreeSet::new(),
+            blocked: BTreeSet::new(),
             starved_since: None,
             reliefs: 0,
             told_of_long_handler: false,
@@ -371,13 +374,14 @@ impl EventLoop {
         }
     }
 
-    /// Closes the connections with the largest backlogs until the outbox total
-    /// is within its bound: not the next innocent one that has a reply to get.
+    /// Ends the connections with the largest backlogs until the outbox total is within
+    /// its bound and has room for what was refused: not the next innocent one that
+    /// has a reply to get.
     fn shed(&mut self, now: Instant) {
-        let excess = self.shared.send.total().excess();
-        if excess > 0 {
+        let shortage = self.shared.send.total().take_shortage();
+        if shortage > 0 {
             let owed = |connection: &Connection| connection.receive.send().view().queued_bytes;
-            self.close_largest("outbox", excess, owed, now);
+            self.close_largest("outbox", shortage, owed, now);
         }
     }
 
@@ -442,7 +446,19 @@ impl EventLoop {
                 break;
             }
             let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { continue };
-            if total == "inbox" && connection.cutter_charged >= connection.receive.view().bytes {
+            if total == "outbox" {
+                // Memory first: its backlog goes now, the connection when its peer
+                // has read the goodbye. Who had that chance is not given another.
+                match connection.receive.send().clone().cut(&self.shared.counters) {
+                    Some(of_it) => {
+                        freed += of_it;
+                        closed += 1;
+                        self.look(key, now);
+                        continue;
+                    }
+                    None => self.give_up_slow(key, now),
+                }
+            } else if connection.cutter_charged >= connection.receive.view().bytes {
                 // It holds a begun frame, no more: it can be told.
                 let text = "no memory is left for begun frames (inbox.total_max_bytes)";
                 connection.refuse(ErrorNumber::FrameTimeout, text, &self.shared);
@@ -478,6 +494,9 @@ impl EventLoop {
         self.tick_listeners(now);
         self.relieve_starved(now);
         self.warn_of_long_handler();
+        let (inbox, outbox) =
+            (self.shared.dispatch.total().used(), self.shared.send.total().used());
+        self.slot.set_queued(inbox as u64, outbox as u64);
         if self.timers.len() > 2 * self.table.len() + TIMERS_SLACK {
             let armed = self.table.iter().map(|(key, entry)| match entry {
                 Entry::Connection(connection) => (key, connection.timer),

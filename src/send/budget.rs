@@ -32,6 +32,8 @@ pub struct Budget {
 
 struct State {
     used: usize,
+    /// The most that was refused since the last [`Budget::take_shortage`].
+    refused: usize,
     /// Told when `used` is within the bound again.
     waiting: Vec<Arc<dyn Resume>>,
 }
@@ -40,7 +42,7 @@ impl Budget {
     /// An empty budget of `max` bytes.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { max, state: Mutex::new(State { used: 0, waiting: Vec::new() }) }
+        Self { max, state: Mutex::new(State { used: 0, refused: 0, waiting: Vec::new() }) }
     }
 
     /// Adds bytes that are held already: never refuses, but says if it is enough.
@@ -48,6 +50,29 @@ impl Budget {
         let mut state = self.state.lock();
         state.used += bytes;
         if state.used > self.max { Room::Exhausted } else { Room::Free }
+    }
+
+    /// Adds bytes that nobody holds yet, if they fit; into an empty budget they
+    /// always do. Whether they did.
+    #[must_use]
+    pub fn try_charge(&self, bytes: usize) -> bool {
+        let mut state = self.state.lock();
+        let fits = state.used == 0 || state.used + bytes <= self.max;
+        if fits {
+            state.used += bytes;
+        } else {
+            state.refused = state.refused.max(bytes);
+        }
+        fits
+    }
+
+    /// How many bytes would have to go so that the bound holds and the largest
+    /// refused charge fits. Refusals before are forgotten.
+    #[must_use]
+    pub fn take_shortage(&self) -> usize {
+        let mut state = self.state.lock();
+        let refused = std::mem::take(&mut state.refused);
+        (state.used + refused).saturating_sub(self.max).min(state.used)
     }
 
     /// Takes bytes off, and tells all who wait if there is room now.
@@ -129,6 +154,17 @@ mod tests {
         assert_eq!(budget.excess(), 1);
         budget.release(1);
         assert_eq!((budget.charge(0), budget.used()), (Room::Free, 800));
+    }
+
+    #[test]
+    fn what_is_not_held_yet_fits_to_the_byte_or_is_refused() {
+        let budget = Budget::new(800);
+        assert!(budget.try_charge(900), "one message always fits");
+        assert_eq!(budget.take_shortage(), 100);
+        budget.release(900);
+        assert!(budget.try_charge(300) && budget.try_charge(500));
+        assert!(!budget.try_charge(1) && !budget.try_charge(50) && !budget.try_charge(2));
+        assert_eq!((budget.used(), budget.take_shortage(), budget.take_shortage()), (800, 50, 0));
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Writing to a socket. One routine for both who may do it: the send thread,
 //! and the event loop for a socket that was full.
 
-use super::outbox::Writer;
+use super::writer::Writer;
 use crate::shm::{Counter, ThreadCounters};
 use std::io::{self, ErrorKind, IoSlice};
 
 /// How much one connection may send before the next has its turn.
-pub const FLUSH_BYTES_MAX: usize = 256 * 1024;
+pub const FLUSH_BYTES_MAX: usize = if cfg!(loom) { 2 } else { 256 * 1024 };
 
 /// How many messages go into one sendmsg(2). The kernel takes 1024 (IOV_MAX);
 /// beyond 64 the call itself no longer shows.

@@ -29,13 +29,17 @@ mod flush;
 mod outbox;
 mod send_half;
 mod send_list;
+mod send_path;
 pub mod send_thread;
+#[cfg(all(test, not(loom)))]
+pub(crate) mod sink;
+mod writer;
 
 pub use budget::{Budget, Resume, Room};
 pub use call_list::CallList;
 pub use flush::{FLUSH_BYTES_MAX, Flushed, IO_SLICES_MAX, Socket, flush};
-pub use outbox::{
-    Appended, Blocked, Closed, ENTRY_COST, Entry, Marks, Outbox, Parking, Settled, View, Writer,
-};
-pub use send_half::{Level, SendHalf, SendPath};
+pub use outbox::{Appended, Blocked, Closed, Marks, Outbox, Parking, Refused, Settled, View};
+pub use send_half::{Level, SendHalf};
 pub use send_list::SendList;
+pub use send_path::{SendLimits, SendPath, SlowReader};
+pub use writer::{ENTRY_COST, Entry, Writer};

@@ -19,105 +19,11 @@
 
 use super::budget::{Resume, Room};
 use super::flush::{Flushed, Socket};
+use super::writer::{ENTRY_COST, Entry, Writer};
 use crate::sync::Mutex;
-use bytes::Bytes;
+use crate::sync::fault::{Fault, is_planted};
 use std::collections::VecDeque;
-use std::io::IoSlice;
 use std::sync::Arc;
-
-/// What an entry takes beside its bytes: its place in the queue (a deque grows by
-/// doubling) and the heads of the allocations behind it. Counted as queued bytes,
-/// or a peer that is owed many small replies would cost twenty times its limit.
-pub const ENTRY_COST: usize = 128;
-
-/// Some whole frames, encoded. Shared and immutable, so that one message can go
-/// to many connections.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// Never empty.
-    pub bytes: Bytes,
-    /// How many frames these are, for the counters.
-    pub frames: u32,
-}
-
-impl Entry {
-    /// What it counts against the limits, in bytes.
-    #[must_use]
-    pub fn cost(&self) -> usize {
-        self.bytes.len() + ENTRY_COST
-    }
-}
-
-/// The right to write to a connection's socket, and what is in flight on it.
-#[derive(Debug)]
-pub struct Writer {
-    socket: Arc<dyn Socket>,
-    unsent: VecDeque<Entry>,
-    /// How much of the first entry is gone already.
-    front_sent: usize,
-    /// Bytes sent since the writer was taken; the outbox settles them.
-    sent: usize,
-    /// Entries sent to their end, likewise.
-    done: usize,
-}
-
-impl Writer {
-    fn new(socket: Arc<dyn Socket>) -> Self {
-        Self { socket, unsent: VecDeque::new(), front_sent: 0, sent: 0, done: 0 }
-    }
-
-    pub(super) fn socket(&self) -> &dyn Socket {
-        &*self.socket
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.unsent.is_empty()
-    }
-
-    /// Points `slices` at the oldest unsent bytes, `bytes_max` at most. Returns
-    /// how many slices are used and how many bytes they are.
-    pub(super) fn fill<'a>(
-        &'a self,
-        slices: &mut [IoSlice<'a>],
-        bytes_max: usize,
-    ) -> (usize, usize) {
-        let (mut used, mut bytes, mut skip) = (0, 0, self.front_sent);
-        for (slice, entry) in slices.iter_mut().zip(&self.unsent) {
-            let left = &entry.bytes[skip..];
-            let left = &left[..left.len().min(bytes_max - bytes)];
-            if left.is_empty() {
-                break;
-            }
-            *slice = IoSlice::new(left);
-            used += 1;
-            bytes += left.len();
-            skip = 0;
-        }
-        (used, bytes)
-    }
-
-    /// Forgets `sent` bytes from the front; returns how many frames are whole now.
-    pub(super) fn advance(&mut self, sent: usize) -> u64 {
-        self.sent += sent;
-        self.front_sent += sent;
-        let mut frames = 0;
-        while let Some(front) = self.unsent.front() {
-            if self.front_sent < front.bytes.len() {
-                break;
-            }
-            self.front_sent -= front.bytes.len();
-            frames += u64::from(front.frames);
-            self.done += 1;
-            self.unsent.pop_front();
-        }
-        if self.unsent.is_empty() {
-            debug_assert_eq!(self.front_sent, 0, "no more was sent than was there");
-            // A connection at rest owns no buffer.
-            self.unsent = VecDeque::new();
-        }
-        frames
-    }
-}
 
 /// Why a connection waits without being on any list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +73,10 @@ struct State {
     finishing: bool,
     /// No further write.
     aborted: bool,
+    /// The backlog was given up.
+    cut: bool,
+    /// It was while a thread had the writer, which is still to be cut.
+    cut_at_return: bool,
     /// Reading is to pause, by the marks. Set and cleared under the lock that
     /// guards the level, or a resume could fall between look and set.
     paused: bool,
@@ -178,6 +88,17 @@ struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection is closed or closing")]
 pub struct Closed;
+
+/// Why a push was not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It would pass the high mark, or the worker's total.
+    Full,
+    /// The connection is about to end: it takes no new message.
+    Finishing,
+    /// It is gone.
+    Gone,
+}
 
 /// What the caller of [`Outbox::append`] has to do, without the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +112,7 @@ pub struct Appended {
     pub is_above_high: bool,
 }
 
-/// What the caller of [`Outbox::settle`] or [`Outbox::abort`] has to do, without the lock.
+/// What the caller of [`Outbox::settle`], `cut` or `abort` has to do, without the lock.
 #[derive(Default)]
 #[must_use]
 pub struct Settled {
@@ -207,7 +128,7 @@ pub struct Settled {
     pub lost_frames: u64,
     /// The stalled inbox that can go on.
     pub resume: Option<Arc<dyn Resume>>,
-    /// What will never be sent: dropped by the caller.
+    /// What will never be sent: dropped by the caller, without the lock.
     pub remains: [VecDeque<Entry>; 2],
 }
 
@@ -235,6 +156,8 @@ pub struct View {
     pub is_idle: bool,
     /// No further write.
     pub aborted: bool,
+    /// The backlog was given up: the peer is known to be too slow.
+    pub cut: bool,
     /// A thread has the writer: the descriptor must stay open.
     pub is_away: bool,
     /// Bytes queued, as they count against the limits.
@@ -255,6 +178,8 @@ impl Outbox {
             sent_bytes: 0,
             finishing: false,
             aborted: false,
+            cut: false,
+            cut_at_return: false,
             paused: false,
             parked: None,
         };
@@ -281,6 +206,36 @@ impl Outbox {
         Ok(Appended { list, call, is_above_high })
     }
 
+    /// Queues a message that answers nothing, within the high mark: there is no
+    /// request to leave unread until it has drained. One message always fits.
+    ///
+    /// # Errors
+    /// Why it was not queued.
+    pub fn push(&self, entry: Entry) -> Result<Appended, Refused> {
+        debug_assert!(!entry.bytes.is_empty());
+        let mut state = self.state.lock();
+        state.is_open()?;
+        if is_planted(Fault::PushAfterLook) {
+            drop(state);
+            state = self.state.lock();
+        }
+        let queued_bytes = state.queued_bytes + entry.cost();
+        if queued_bytes > self.marks.high && state.queued_bytes > 0 {
+            return Err(Refused::Full);
+        }
+        state.queued_bytes = queued_bytes;
+        state.waiting.push_back(entry);
+        Ok(Appended { list: state.make_ready(), call: false, is_above_high: false })
+    }
+
+    /// Whether messages are still taken.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn is_open(&self) -> Result<(), Refused> {
+        self.state.lock().is_open()
+    }
+
     /// Ready -> sending, with all that is queued. `None` if the connection was
     /// closed while it was listed.
     #[must_use]
@@ -301,11 +256,7 @@ impl Outbox {
             return None;
         }
         let mut writer = std::mem::replace(&mut state.seat, Seat::Sending).into_writer()?;
-        if writer.unsent.is_empty() {
-            std::mem::swap(&mut writer.unsent, &mut state.waiting);
-        } else {
-            writer.unsent.append(&mut state.waiting);
-        }
+        writer.load(&mut state.waiting);
         Some(writer)
     }
 
@@ -313,8 +264,8 @@ impl Outbox {
     pub fn settle(&self, mut writer: Writer, flushed: &Flushed) -> Settled {
         let mut state = self.state.lock();
         debug_assert!(matches!(state.seat, Seat::Sending), "only the taker settles");
-        let sent = std::mem::take(&mut writer.sent);
-        let released = sent + std::mem::take(&mut writer.done) * ENTRY_COST;
+        let (sent, entries) = writer.take_sent();
+        let released = sent + entries * ENTRY_COST;
         state.queued_bytes -= released;
         state.sent_bytes += sent as u64;
         if matches!(flushed, Flushed::Broken(_)) {
@@ -327,6 +278,9 @@ impl Outbox {
             return settled;
         }
         let mut settled = Settled { released, ..Settled::default() };
+        if std::mem::take(&mut state.cut_at_return) && !matches!(flushed, Flushed::All) {
+            state.give_up(writer.cut(), &mut settled);
+        }
         state.seat = match flushed {
             // "All is sent" and "one more is queued" are told apart under the
             // lock that `append` takes, or a message could be left behind.
@@ -335,7 +289,8 @@ impl Outbox {
                 Seat::Idle(writer)
             }
             Flushed::All | Flushed::ShareUsed => {
-                settled.list = true;
+                let is_all = matches!(flushed, Flushed::All);
+                settled.list = is_all || !is_planted(Fault::ShareNotListed);
                 Seat::Ready(writer)
             }
             Flushed::SocketFull => Seat::Blocked(writer, Blocked::Socket),
@@ -344,10 +299,7 @@ impl Outbox {
         };
         settled.blocked = matches!(state.seat, Seat::Blocked(..));
         settled.call |= settled.blocked;
-        if state.queued_bytes <= self.marks.low {
-            settled.call |= std::mem::take(&mut state.paused);
-            settled.resume = state.parked.take();
-        }
+        state.resume_below(self.marks.low, &mut settled);
         settled
     }
 
@@ -372,6 +324,36 @@ impl Outbox {
         let mut state = self.state.lock();
         state.finishing = true;
         matches!(state.seat, Seat::Idle(_))
+    }
+
+    /// Gives up the backlog of a peer that is too slow: what is not begun is dropped,
+    /// `last` tells the peer so behind the message that is half sent, and no new one
+    /// is taken. `None`: it ends already, and `last` is not queued.
+    ///
+    /// A thread that has the writer cuts its part when it comes back.
+    pub fn cut(&self, last: Entry) -> Option<Settled> {
+        let mut state = self.state.lock();
+        if state.finishing || state.aborted {
+            return None;
+        }
+        (state.finishing, state.cut) = (true, true);
+        let mut settled = Settled { call: true, ..Settled::default() };
+        let unsent = match &mut state.seat {
+            Seat::Idle(writer) | Seat::Ready(writer) | Seat::Blocked(writer, _) => writer.cut(),
+            Seat::Sending => {
+                state.cut_at_return = true;
+                VecDeque::new()
+            }
+            Seat::Closed => return None,
+        };
+        state.give_up(unsent, &mut settled);
+        let waiting = std::mem::take(&mut state.waiting);
+        state.give_up(waiting, &mut settled);
+        state.queued_bytes += last.cost();
+        state.waiting.push_back(last);
+        settled.list = state.make_ready();
+        state.resume_below(self.marks.low, &mut settled);
+        Some(settled)
     }
 
     /// No further write from now on. If a thread is writing, `None`: only the
@@ -399,6 +381,7 @@ impl Outbox {
             finishing: state.finishing,
             is_idle: matches!(state.seat, Seat::Idle(_)),
             aborted: state.aborted,
+            cut: state.cut,
             is_away: matches!(state.seat, Seat::Sending),
             queued_bytes: state.queued_bytes,
             sent_bytes: state.sent_bytes,
@@ -421,12 +404,38 @@ impl State {
         }
     }
 
+    fn is_open(&self) -> Result<(), Refused> {
+        match (self.aborted, self.finishing) {
+            (true, _) => Err(Refused::Gone),
+            (false, true) => Err(Refused::Finishing),
+            (false, false) => Ok(()),
+        }
+    }
+
+    /// Takes entries that will not be sent off the accounts.
+    fn give_up(&mut self, entries: VecDeque<Entry>, settled: &mut Settled) {
+        let cost: usize = entries.iter().map(Entry::cost).sum();
+        self.queued_bytes -= cost;
+        settled.released += cost;
+        settled.lost_frames += entries.iter().map(|entry| u64::from(entry.frames)).sum::<u64>();
+        let [first, second] = &mut settled.remains;
+        if first.is_empty() { *first = entries } else { *second = entries }
+    }
+
+    /// At the low mark reading goes on, and so does the stalled inbox.
+    fn resume_below(&mut self, low: usize, settled: &mut Settled) {
+        if self.queued_bytes <= low {
+            settled.call |= std::mem::take(&mut self.paused);
+            settled.resume = self.parked.take();
+        }
+    }
+
     fn close(&mut self, writer: Option<Writer>) -> Settled {
         self.seat = Seat::Closed;
         let waiting = std::mem::take(&mut self.waiting);
         // The writer's hold on the socket ends here, under the lock: the loop,
         // which sees this state by the same lock, then drops the last one.
-        let unsent = writer.map_or_else(VecDeque::new, |writer| writer.unsent);
+        let unsent = writer.map_or_else(VecDeque::new, Writer::into_unsent);
         Settled {
             lost_frames: unsent.iter().chain(&waiting).map(|entry| u64::from(entry.frames)).sum(),
             released: std::mem::take(&mut self.queued_bytes),

@@ -5,7 +5,8 @@ use super::super::flush::{FLUSH_BYTES_MAX, IO_SLICES_MAX, flush};
 use super::*;
 use crate::shm::{Counter, ThreadCounters};
 use crate::sync::Mutex as Lock;
-use std::io;
+use bytes::Bytes;
+use std::io::{self, IoSlice};
 
 /// Takes what its script says; then all.
 #[derive(Debug, Default)]
@@ -95,6 +96,84 @@ fn append_lists_exactly_from_idle() {
         let after = if state == Is::Idle { Is::Ready } else { state };
         assert_eq!(state_of(&outbox), after, "{state:?}");
     }
+}
+
+#[test]
+fn a_push_lists_exactly_from_idle_and_stops_at_the_high_mark() {
+    for state in STATES {
+        let (outbox, _writer) = outbox_in(state);
+        match outbox.push(entry(b"x")) {
+            Ok(pushed) => assert_eq!(pushed.list, state == Is::Idle, "{state:?}"),
+            Err(refused) => assert_eq!((state, refused), (Is::Closed, Refused::Gone)),
+        }
+    }
+    let (outbox, _) = outbox_in(Is::Idle);
+    assert!(outbox.push(entry(&[0; 1000])).is_ok(), "one message always fits");
+    assert_eq!(outbox.push(entry(b"x")), Err(Refused::Full));
+    let (outbox, _) = outbox_in(Is::Idle);
+    _ = outbox.push(entry(&[0; 4])).unwrap();
+    assert_eq!(outbox.push(entry(&[0; 7])), Err(Refused::Full), "a byte too many");
+    _ = outbox.push(entry(&[0; 6])).unwrap();
+    let view = outbox.view();
+    assert_eq!((view.queued_bytes, view.paused), (MARKS.high, false), "no request to leave unread");
+    assert!(!outbox.finish());
+    assert_eq!(outbox.push(entry(b"x")), Err(Refused::Finishing));
+}
+
+#[test]
+fn a_cut_keeps_what_is_begun_and_says_one_thing_more() {
+    for (state, begun) in [(Is::Idle, 0), (Is::Ready, 0), (Is::Blocked, 0), (Is::Blocked, 1)] {
+        let outbox = Outbox::new(Arc::new(Scripted::default()), MARKS);
+        let counters = ThreadCounters::detached();
+        if state != Is::Idle {
+            _ = append(&outbox, b"ab").unwrap();
+        }
+        if state == Is::Blocked {
+            let mut writer = outbox.take_ready().unwrap();
+            assert_eq!(writer.advance(begun), 0);
+            _ = outbox.settle(writer, &Flushed::SocketFull);
+            _ = append(&outbox, b"c").unwrap();
+        }
+        let queued = outbox.view().queued_bytes;
+        let settled = outbox.cut(entry(b"!")).expect("open");
+        assert_eq!(settled.list, state == Is::Idle, "{state:?}");
+        assert!(settled.call && outbox.view().finishing && outbox.view().cut);
+        let kept = if begun > 0 { 2 - begun + ENTRY_COST } else { 0 };
+        assert_eq!(settled.released, queued - kept, "{state:?} {begun}");
+        assert_eq!(outbox.view().queued_bytes, kept + 1 + ENTRY_COST);
+        let lost = match (state, begun) {
+            (Is::Blocked, 0) => 2,
+            (Is::Idle, _) => 0,
+            _ => 1,
+        };
+        assert_eq!(settled.lost_frames, lost, "{state:?} {begun}");
+        assert!(outbox.cut(entry(b"!")).is_none() && append(&outbox, b"x").is_err());
+        let mut writer = outbox.take_ready().or_else(|| outbox.take_blocked()).unwrap();
+        let flushed = flush(&mut writer, &counters);
+        assert_eq!(counters.value(Counter::FramesSent), 1 + u64::from(begun > 0));
+        assert!(outbox.settle(writer, &flushed).call, "all is sent: the loop ends it");
+        assert_eq!(outbox.view().queued_bytes, 0);
+    }
+}
+
+#[test]
+fn a_cut_under_a_writer_is_made_when_it_returns() {
+    for begun in [0, 1] {
+        let (outbox, writer) = outbox_in(Is::Sending);
+        let mut writer = writer.unwrap();
+        _ = append(&outbox, b"c").unwrap();
+        let settled = outbox.cut(entry(b"!")).expect("open");
+        assert_eq!((settled.lost_frames, settled.released), (1, 1 + ENTRY_COST));
+        assert_eq!(writer.advance(begun), 0);
+        let settled = outbox.settle(writer, &Flushed::SocketFull);
+        let is_lost = begun == 0;
+        assert_eq!(settled.lost_frames, u64::from(is_lost), "{begun}");
+        let released = if is_lost { 2 + ENTRY_COST } else { begun };
+        assert_eq!(settled.released, released);
+        assert!(settled.blocked && settled.call && !settled.list);
+        assert_eq!(outbox.abort().unwrap().lost_frames, 1 + u64::from(!is_lost));
+    }
+    assert!(outbox_in(Is::Closed).0.cut(entry(b"!")).is_none());
 }
 
 #[test]
@@ -310,5 +389,5 @@ fn a_connection_at_rest_owns_no_buffer() {
     _ = outbox.settle(writer, &flushed);
     let state = outbox.state.lock();
     let Seat::Idle(writer) = &state.seat else { panic!("all is sent") };
-    assert_eq!((writer.unsent.capacity(), state.waiting.capacity()), (0, 0));
+    assert_eq!((writer.capacity(), state.waiting.capacity()), (0, 0));
 }

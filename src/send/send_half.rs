@@ -5,50 +5,15 @@
 //! does what the change asks for, always in the same order: list and post, call
 //! the loop, resume the inbox.
 
-use super::budget::{Budget, Resume, Room};
-use super::call_list::{CallList, Called};
+use super::budget::{Resume, Room};
+use super::call_list::Called;
 use super::flush::{Flushed, Socket, flush};
-use super::outbox::{Closed, Entry, Marks, Outbox, Parking, Settled, View, Writer};
-use super::send_list::SendList;
-use crate::shm::{Counter, ThreadCounters};
+use super::outbox::{Closed, Outbox, Parking, Refused, Settled, View};
+use super::send_path::{SendPath, SlowReader};
+use super::writer::{Entry, Writer};
+use crate::shm::{Count, Counter, ThreadCounters};
 use crate::sync::fault::{Fault, is_planted};
 use std::sync::Arc;
-
-/// What all send halves of a worker share.
-#[derive(Debug)]
-pub struct SendPath {
-    list: SendList,
-    calls: CallList,
-    total: Budget,
-    marks: Marks,
-}
-
-impl SendPath {
-    /// `bytes_max` queued for one connection, `total_bytes_max` for all.
-    #[must_use]
-    pub fn new(list: SendList, calls: CallList, bytes_max: usize, total_bytes_max: usize) -> Self {
-        let marks = Marks { high: bytes_max, low: bytes_max / 2 };
-        Self { list, calls, total: Budget::new(total_bytes_max), marks }
-    }
-
-    /// The ready connections.
-    #[must_use]
-    pub fn list(&self) -> &SendList {
-        &self.list
-    }
-
-    /// The event loop's call list.
-    #[must_use]
-    pub fn calls(&self) -> &CallList {
-        &self.calls
-    }
-
-    /// Bytes queued on all connections.
-    #[must_use]
-    pub fn total(&self) -> &Budget {
-        &self.total
-    }
-}
 
 /// See the module. Lists hold it by `Arc`; the descriptor is not freed by the
 /// last holder but by the event loop, which owns it.
@@ -76,7 +41,7 @@ impl SendHalf {
     /// `id` is the connection's name for people, `token` the event loop's.
     #[must_use]
     pub fn new(id: u64, token: u64, socket: Arc<dyn Socket>, path: Arc<SendPath>) -> Self {
-        Self { id, token, outbox: Outbox::new(socket, path.marks), called: Called::new(), path }
+        Self { id, token, outbox: Outbox::new(socket, path.marks()), called: Called::new(), path }
     }
 
     /// Unique over workers and generations.
@@ -95,16 +60,16 @@ impl SendHalf {
         counters: &ThreadCounters,
     ) -> Result<Level, Closed> {
         let (cost, frames) = (entry.cost(), entry.frames);
-        let total = self.path.total.charge(cost);
+        let total = self.path.total().charge(cost);
         if is_planted(Fault::PostBeforeState) {
-            self.path.list.push(Arc::clone(self));
+            self.path.list().push(Arc::clone(self));
         }
         let appended = self.outbox.append(entry, total).inspect_err(|_| {
-            self.path.total.release(cost);
+            self.path.total().release(cost);
             counters.add(Counter::MessagesDropped, u64::from(frames));
         })?;
         if total == Room::Exhausted {
-            self.path.calls.report_overload();
+            self.path.calls().report_overload();
         }
         if appended.list && !is_planted(Fault::PostBeforeState) {
             self.list(counters);
@@ -119,6 +84,82 @@ impl SendHalf {
         })
     }
 
+    /// Queues a message that answers nothing; any thread, also one of the
+    /// application's own. Beyond this connection's limit `send.slow_reader` decides
+    /// what else happens; beyond the worker's, the largest backlog goes.
+    ///
+    /// # Errors
+    /// Why it was not queued.
+    pub fn push(self: &Arc<Self>, entry: Entry) -> Result<(), Refused> {
+        let cost = entry.cost();
+        let counters = self.path.pushers();
+        let pushed = if self.path.total().try_charge(cost) {
+            let pushed = self.outbox.push(entry);
+            if pushed == Err(Refused::Full) && self.path.slow_reader() == SlowReader::Close {
+                self.path.total().release(cost);
+                return Err(self.cut(counters).map_or(Refused::Full, |_| Refused::Finishing));
+            }
+            pushed.inspect_err(|_| self.path.total().release(cost))
+        } else {
+            // Who is gone is gone, whatever the others hold.
+            self.outbox.is_open().and_then(|()| {
+                self.path.calls().report_overload();
+                Err(Refused::Full)
+            })
+        };
+        match pushed {
+            Ok(appended) => {
+                counters.add(Counter::MessagesPushed, 1);
+                if appended.list {
+                    self.list(counters);
+                }
+                Ok(())
+            }
+            Err(refused) => {
+                let is_full = refused == Refused::Full;
+                counters.add(Counter::MessagesDropped, u64::from(is_full));
+                Err(refused)
+            }
+        }
+    }
+
+    /// Says that a pushed message goes out with the replies of its handler's turn.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn join_replies(&self) -> Result<(), Refused> {
+        self.outbox.is_open()?;
+        self.path.pushers().add(Counter::MessagesPushed, 1);
+        Ok(())
+    }
+
+    /// Whether messages are still taken; any thread.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn is_open(&self) -> Result<(), Refused> {
+        self.outbox.is_open()
+    }
+
+    /// Gives up the backlog of a peer that is too slow, says goodbye behind what is
+    /// half sent, and lets the event loop end the connection. Returns how many bytes
+    /// that has freed; `None` if the connection ends already.
+    pub fn cut(self: &Arc<Self>, counters: &impl Count) -> Option<usize> {
+        let last = self.path.too_slow();
+        let cost = last.cost();
+        // Beyond the bound if it must be: it makes room for more than it takes.
+        _ = self.path.total().charge(cost);
+        let Some(settled) = self.outbox.cut(last) else {
+            self.path.total().release(cost);
+            return None;
+        };
+        log::debug!("conn={} reads too slowly, its backlog is dropped", self.id);
+        counters.add(Counter::ClosedSlow, 1);
+        let freed = settled.released;
+        self.carry_out(settled, counters);
+        Some(freed)
+    }
+
     /// The send thread's part: writes what is queued, if nobody closed it meanwhile.
     pub fn flush_ready(self: &Arc<Self>, counters: &ThreadCounters) {
         if let Some(writer) = self.outbox.take_ready() {
@@ -130,7 +171,7 @@ impl SendHalf {
     pub fn flush_blocked(self: &Arc<Self>, counters: &ThreadCounters) {
         if let Some(writer) = self.outbox.take_blocked() {
             if is_planted(Fault::PostBeforeUnblock) {
-                self.path.list.push(Arc::clone(self));
+                self.path.list().push(Arc::clone(self));
             }
             self.flush(writer, counters);
         }
@@ -145,7 +186,7 @@ impl SendHalf {
         self.carry_out(settled, counters);
     }
 
-    fn carry_out(self: &Arc<Self>, settled: Settled, counters: &ThreadCounters) {
+    fn carry_out(self: &Arc<Self>, settled: Settled, counters: &impl Count) {
         if settled.blocked {
             counters.add(Counter::SendsBlocked, 1);
         }
@@ -155,20 +196,20 @@ impl SendHalf {
         if settled.list && !is_planted(Fault::PostBeforeUnblock) {
             self.list(counters);
             if is_planted(Fault::PostTooMany) {
-                self.path.list.post_without_connection();
+                self.path.list().post_without_connection();
             }
         }
         if settled.call {
             self.call_loop();
         }
-        self.path.total.release(settled.released);
+        self.path.total().release(settled.released);
         if let Some(inbox) = settled.resume {
             inbox.resume();
         }
     }
 
-    fn list(self: &Arc<Self>, counters: &ThreadCounters) {
-        self.path.list.push(Arc::clone(self));
+    fn list(self: &Arc<Self>, counters: &impl Count) {
+        self.path.list().push(Arc::clone(self));
         counters.add(Counter::SemaphorePosts, 1);
     }
 
@@ -181,13 +222,13 @@ impl SendHalf {
     /// Parks a stalled inbox until the worker's total has room.
     #[must_use]
     pub fn park_for_total(&self, inbox: Arc<dyn Resume>) -> Room {
-        self.path.total.wait_for_room(inbox)
+        self.path.total().wait_for_room(inbox)
     }
 
     /// Whether all connections of the worker together are owed more than the bound.
     #[must_use]
     pub fn is_total_exhausted(&self) -> bool {
-        self.path.total.excess() > 0
+        self.path.total().excess() > 0
     }
 
     /// No new message: flush, then the event loop ends the connection.
@@ -217,18 +258,11 @@ impl SendHalf {
 
     /// Asks the event loop to look at this connection.
     pub fn call_loop(&self) {
-        self.path.calls.call(&self.called, self.token);
+        self.path.calls().call(&self.called, self.token);
     }
 
     /// The event loop has heard: later changes call again.
     pub fn clear_call(&self) {
         self.called.clear();
-    }
-}
-
-/// Resuming the send path means: the event loop may read again.
-impl Resume for SendPath {
-    fn resume(self: Arc<Self>) {
-        self.calls.report_room();
     }
 }

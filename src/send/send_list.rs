@@ -3,6 +3,7 @@
 
 use super::send_half::SendHalf;
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::fault::{Fault, is_planted};
 use crate::sync::{Mutex, Semaphore};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -73,6 +74,9 @@ impl SendList {
 
     /// Ends the send thread: the flag first, then one permit to wake it.
     pub fn stop(&self) {
+        if is_planted(Fault::StopPostsFirst) {
+            self.listed.post();
+        }
         self.stopping.store(true, Ordering::Release);
         self.listed.post();
     }

@@ -52,6 +52,8 @@ counters! {
     MessagesDropped = "messages_dropped",
     /// Times that a socket was full and the event loop had to take over.
     SendsBlocked = "sends_blocked",
+    /// Messages that were queued through a handle.
+    MessagesPushed = "messages_pushed",
     /// Frames or streams that broke the protocol.
     ProtocolErrors = "protocol_errors",
     /// Handlers that returned an error.
@@ -104,6 +106,12 @@ impl Counter {
     }
 }
 
+/// Something that counts.
+pub trait Count {
+    /// Adds `n`; wraps around after 2^64.
+    fn add(&self, counter: Counter, n: u64);
+}
+
 /// One thread's pen. It can go to that thread, but not be shared or copied: a
 /// second writer would lose counts.
 #[derive(Debug)]
@@ -136,6 +144,46 @@ impl ThreadCounters {
     #[must_use]
     pub fn value(&self, counter: Counter) -> u64 {
         self.line.counters[counter.index()].load(Ordering::Relaxed)
+    }
+}
+
+impl Count for ThreadCounters {
+    fn add(&self, counter: Counter, n: u64) {
+        Self::add(self, counter, n);
+    }
+}
+
+/// A line that all threads of an application write: it may have any number of them,
+/// and a line each cannot be had. Each count is an atomic addition, so this is not
+/// for the path of replies.
+#[derive(Debug)]
+pub struct SharedCounters {
+    line: Shared<Line>,
+}
+
+impl SharedCounters {
+    pub(super) fn new(line: Shared<Line>) -> Self {
+        Self { line }
+    }
+
+    /// Counters that no status shows, for tests and models.
+    #[must_use]
+    pub fn detached() -> Self {
+        Self::new(Shared::private(Line::zeroed()))
+    }
+
+    /// What was counted since the worker's slot was claimed.
+    #[must_use]
+    pub fn value(&self, counter: Counter) -> u64 {
+        self.line.counters[counter.index()].load(Ordering::Relaxed)
+    }
+}
+
+impl Count for SharedCounters {
+    fn add(&self, counter: Counter, n: u64) {
+        if n > 0 {
+            self.line.counters[counter.index()].fetch_add(n, Ordering::Relaxed);
+        }
     }
 }
 

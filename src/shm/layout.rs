@@ -16,8 +16,8 @@ pub const SLOTS: usize = 4096;
 /// The most handler threads of a worker that have a counter line.
 pub const HANDLER_THREADS_MAX: usize = 128;
 
-/// Event loop, send thread, handler threads.
-pub(super) const LINES: usize = 2 + HANDLER_THREADS_MAX;
+/// Event loop, send thread, threads of the application together, handler threads.
+pub(super) const LINES: usize = 3 + HANDLER_THREADS_MAX;
 
 /// Room for counters in a line; more than there are, so that one more does not
 /// change the layout.
@@ -93,7 +93,8 @@ shared_layout! {
 
 shared_layout! {
     /// One thread's counters. That thread alone writes, so a plain load and store
-    /// does, without the price of an atomic addition.
+    /// does, without the price of an atomic addition; only the line that all threads
+    /// of an application share is added to.
     #[derive(Debug)]
     #[repr(align(64))]
     pub(super) struct Line {
@@ -128,6 +129,13 @@ shared_layout! {
         pub(super) held: AtomicU64,
         pub(super) heartbeat_ms: AtomicU64,
         pub(super) connections: AtomicU32,
+        /// Connections whose socket is full.
+        pub(super) blocked: AtomicU32,
+        /// Since when the one has been that has been for the longest; 0: there is none.
+        pub(super) blocked_since_ms: AtomicU64,
+        /// Received and not handled, queued and not sent; as of the last second.
+        pub(super) inbox_bytes: AtomicU64,
+        pub(super) outbox_bytes: AtomicU64,
     }
 }
 

@@ -19,9 +19,9 @@ mod permits;
 mod slot;
 mod zone;
 
-pub use counter::{Counter, CounterValues, ThreadCounters};
+pub use counter::{Count, Counter, CounterValues, SharedCounters, ThreadCounters};
 pub use layout::{HANDLER_THREADS_MAX, SLOTS};
 pub use peers::{Admission, Peers};
 pub use permits::Permits;
-pub use slot::{Slot, SlotReport, SlotState, ThreadRole};
+pub use slot::{Gauges, Slot, SlotReport, SlotState, ThreadRole};
 pub use zone::Zone;

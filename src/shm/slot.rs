@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::counter::{CounterValues, ThreadCounters};
+use super::counter::{CounterValues, SharedCounters, ThreadCounters};
 use super::layout::{HANDLER_THREADS_MAX, LINES, SlotLayout};
 use super::peers::Peers;
 use super::permits::Permits;
@@ -74,7 +74,7 @@ impl ThreadRole {
             Self::Handler(thread) => {
                 let thread = usize::from(thread);
                 assert!(thread < HANDLER_THREADS_MAX, "handler thread {thread} has no line");
-                2 + thread
+                3 + thread
             }
         }
     }
@@ -85,6 +85,19 @@ impl ThreadRole {
 pub struct Slot {
     zone: Arc<Zone>,
     index: usize,
+}
+
+/// What the connections of a worker hold, as its event loop last said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Received and not handled, at its cost.
+    pub inbox_bytes: u64,
+    /// Queued and not sent, at its cost.
+    pub outbox_bytes: u64,
+    /// Connections whose socket is full.
+    pub blocked: u32,
+    /// For how long the one has been that has been for the longest.
+    pub oldest_blocked_ms: u64,
 }
 
 /// What the master knows of a worker by looking into its slot.
@@ -104,6 +117,8 @@ pub struct SlotReport {
     pub heartbeat_ms: u64,
     /// Its open connections.
     pub connections: u32,
+    /// What its connections hold.
+    pub gauges: Gauges,
     /// Handler threads inside a turn.
     pub handlers_busy: u32,
     /// For how long the oldest of these turns has been running.
@@ -143,6 +158,16 @@ impl Slot {
         self.layout().identity.lines_used.fetch_max(used, Ordering::Release);
         let index = self.index;
         ThreadCounters::new(self.zone.mapping().part(|layout| &layout.slots[index].lines[line]))
+    }
+
+    /// The counters of threads that the application has started.
+    #[must_use]
+    pub fn shared_counters(&self) -> SharedCounters {
+        const LINE: usize = 2;
+        let used = u32::try_from(LINE + 1).expect("LINES fits");
+        self.layout().identity.lines_used.fetch_max(used, Ordering::Release);
+        let index = self.index;
+        SharedCounters::new(self.zone.mapping().part(|layout| &layout.slots[index].lines[LINE]))
     }
 
     /// Access to the connection permits, for the event loop only.
@@ -238,6 +263,33 @@ impl Slot {
         self.layout().event_loop.connections.store(n, Ordering::Relaxed);
     }
 
+    /// How many connections have a full socket, and since when
+    /// ([`clock::monotonic_ms`]) the first of them has had one; 0 for none. Event loop
+    /// only.
+    pub fn set_blocked(&self, n: u32, since_ms: u64) {
+        let line = &self.layout().event_loop;
+        line.blocked.store(n, Ordering::Relaxed);
+        line.blocked_since_ms.store(since_ms, Ordering::Relaxed);
+    }
+
+    /// What is received and not handled, queued and not sent. Event loop only.
+    pub fn set_queued(&self, inbox_bytes: u64, outbox_bytes: u64) {
+        let line = &self.layout().event_loop;
+        line.inbox_bytes.store(inbox_bytes, Ordering::Relaxed);
+        line.outbox_bytes.store(outbox_bytes, Ordering::Relaxed);
+    }
+
+    fn gauges(&self, now_ms: u64) -> Gauges {
+        let line = &self.layout().event_loop;
+        let since_ms = line.blocked_since_ms.load(Ordering::Relaxed);
+        Gauges {
+            inbox_bytes: line.inbox_bytes.load(Ordering::Relaxed),
+            outbox_bytes: line.outbox_bytes.load(Ordering::Relaxed),
+            blocked: line.blocked.load(Ordering::Relaxed),
+            oldest_blocked_ms: if since_ms == 0 { 0 } else { now_ms.saturating_sub(since_ms) },
+        }
+    }
+
     pub(super) fn used_lines(&self) -> usize {
         let used = self.layout().identity.lines_used.load(Ordering::Acquire);
         usize::try_from(used).unwrap_or(LINES).min(LINES)
@@ -272,6 +324,7 @@ impl Slot {
             started_at_ms: slot.identity.started_at_ms.load(Ordering::Relaxed),
             heartbeat_ms: slot.event_loop.heartbeat_ms.load(Ordering::Relaxed),
             connections: slot.event_loop.connections.load(Ordering::Relaxed),
+            gauges: self.gauges(now),
             handlers_busy,
             oldest_handler_ms: now.saturating_sub(oldest),
             counters: self.counter_values(),

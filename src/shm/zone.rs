@@ -104,6 +104,10 @@ impl Zone {
         cells.identity.started_at_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
         cells.event_loop.heartbeat_ms.store(0, Ordering::Relaxed);
         cells.event_loop.connections.store(0, Ordering::Relaxed);
+        cells.event_loop.blocked.store(0, Ordering::Relaxed);
+        cells.event_loop.blocked_since_ms.store(0, Ordering::Relaxed);
+        cells.event_loop.inbox_bytes.store(0, Ordering::Relaxed);
+        cells.event_loop.outbox_bytes.store(0, Ordering::Relaxed);
         cells.event_loop.held.store(0, Ordering::Relaxed);
         // Even again: the one who lived here may have died inside its bracket.
         cells.event_loop.sequence.store(0, Ordering::Relaxed);

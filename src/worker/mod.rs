@@ -14,12 +14,12 @@ mod threads;
 use crate::channel::{self, Message, ReceivedParcel};
 use crate::config::{self, Config};
 use crate::dispatch::{DispatchPath, InboxLimits};
-use crate::frame::Goodbye;
+use crate::frame::{Goodbye, goodbye_frame};
 use crate::handler::{Application, Handlers, WorkerInfo};
 use crate::listen::Listener;
 use crate::logging;
 use crate::net::{Acceptor, EventLoop, Settings, SocketOptions, Watched};
-use crate::send::{CallList, SendList, SendPath};
+use crate::send::{CallList, Entry, SendLimits, SendList, SendPath, SlowReader};
 use crate::shm::{Counter, Slot};
 use crate::sys;
 use crate::sys::limits;
@@ -31,6 +31,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use threads::Threads;
+
+/// What a peer is told whose backlog was given up.
+const TOO_SLOW: &str = "more was queued than may be, and you read too slowly";
 
 /// How often an ending worker looks whether its threads are gone.
 const ENDING_POLL: Duration = Duration::from_millis(10);
@@ -118,8 +121,9 @@ impl Worker {
         let send = Arc::new(SendPath::new(
             list,
             CallList::new()?,
-            config.send.outbox_max_bytes,
-            config.send.outbox_total_max_bytes,
+            send_limits(&config),
+            Entry { bytes: goodbye_frame(Goodbye::TooSlow, TOO_SLOW), frames: 1 },
+            slot.shared_counters(),
         ));
         let listeners = listeners
             .into_iter()
@@ -292,6 +296,15 @@ fn socket_options(listener: &Listener, config: &Config) -> SocketOptions {
         send_buffer: options.send_buffer,
         notsent_lowat: config.send.notsent_lowat,
     }
+}
+
+fn send_limits(config: &Config) -> SendLimits {
+    let config::Send { outbox_max_bytes, outbox_total_max_bytes, slow_reader, .. } = config.send;
+    let slow_reader = match slow_reader {
+        config::SlowReader::Close => SlowReader::Close,
+        config::SlowReader::DropNewest => SlowReader::DropNewest,
+    };
+    SendLimits { bytes_max: outbox_max_bytes, total_bytes_max: outbox_total_max_bytes, slow_reader }
 }
 
 fn settings(config: &Config) -> Settings {

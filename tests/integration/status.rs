@@ -1,6 +1,6 @@
 //! What `chappe status` tells, and what it tells it about.
 
-use crate::support::{TestServer, proc};
+use crate::support::{TestServer, proc, wait_until};
 use serde_json::Value;
 
 /// The keys that are there for good, as JSON pointers.
@@ -114,12 +114,14 @@ fn the_master_has_one_thread_and_a_worker_the_documented_ones() {
     let server = TestServer::start("threads", "[worker]\nhandler_threads = 3\n");
     assert_eq!(proc::threads(server.pid()).len(), 1, "{:?}", proc::threads(server.pid()));
     for pid in server.worker_pids() {
-        let threads = proc::threads(pid);
-        // The event loop is the main thread; then three handlers and the sender.
-        assert_eq!(threads.len(), 5, "{threads:?}");
-        let count = |word: &str| threads.values().filter(|name| name.contains(word)).count();
-        assert_eq!(count("handler"), 3, "{threads:?}");
-        assert_eq!(count("send"), 1, "{threads:?}");
+        // The event loop is the main thread; then three handlers and the sender. A
+        // thread names itself, which may be a moment after the worker is ready.
+        wait_until("each thread has its name", || {
+            let threads = proc::threads(pid);
+            assert_eq!(threads.len(), 5, "{threads:?}");
+            let count = |word: &str| threads.values().filter(|name| name.contains(word)).count();
+            (count("handler"), count("send")) == (3, 1)
+        });
     }
 }
 

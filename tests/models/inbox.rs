@@ -4,7 +4,7 @@ use super::*;
 use bytes::Bytes;
 use chappe::dispatch::{DispatchPath, InboxLimits, Item, ReceiveHalf, run_turn};
 use chappe::frame::Chunk;
-use chappe::handler::{ConnectionInfo, Peer, Replies, Serve, Served};
+use chappe::handler::{ConnectionInfo, Origin, Peer, Replies, Serve, Served};
 
 /// Answers each one-byte message with itself, or with nothing.
 pub(super) struct Answer {
@@ -17,13 +17,7 @@ impl Serve for Answer {
         true
     }
 
-    fn serve(
-        &self,
-        _: &ConnectionInfo,
-        chunk: &mut Bytes,
-        _: usize,
-        replies: &mut Replies,
-    ) -> Served {
+    fn serve(&self, _: Origin<'_>, chunk: &mut Bytes, _: usize, replies: &mut Replies) -> Served {
         let message = chunk.split_to(1);
         self.handled.lock().push(message[0]);
         if self.replies {

@@ -5,10 +5,11 @@ mod budget;
 mod inbox;
 mod outbox;
 mod planted;
+mod push;
 mod stall;
 
-use chappe::send::{CallList, Entry, SendHalf, SendList, SendPath, Socket};
-use chappe::shm::ThreadCounters;
+use chappe::send::{CallList, Entry, SendHalf, SendLimits, SendList, SendPath, SlowReader, Socket};
+use chappe::shm::{SharedCounters, ThreadCounters};
 use chappe::sync::fault::{Fault, is_planted, plant};
 use chappe::sync::{Mutex, Semaphore};
 use std::io::{self, IoSlice};
@@ -27,9 +28,21 @@ fn check(model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
-/// A socket of a byte's room, which is full once and then takes all.
+/// How a socket answers its first call; then it takes all.
+#[derive(Clone, Copy, Debug)]
+enum First {
+    /// It has room for one byte, and is full.
+    OneByte,
+    /// The kernel has no memory.
+    NoBuffers,
+    /// It takes all from the beginning.
+    All,
+}
+
+/// A socket that is full once.
 #[derive(Debug)]
 struct TightSocket {
+    first: First,
     state: Mutex<TightState>,
 }
 
@@ -42,7 +55,11 @@ struct TightState {
 
 impl TightSocket {
     fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(TightState::default()) })
+        Self::that(First::OneByte)
+    }
+
+    fn that(first: First) -> Arc<Self> {
+        Arc::new(Self { first, state: Mutex::new(TightState::default()) })
     }
 
     fn taken(&self) -> Vec<u8> {
@@ -60,7 +77,13 @@ impl Socket for TightSocket {
         assert!(!state.is_closed, "a write to a descriptor that may be a stranger's");
         let all: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
         state.calls += 1;
-        let room = if state.calls == 1 { 1 } else { all.len() };
+        let room = match self.first {
+            First::OneByte if state.calls == 1 => 1,
+            First::NoBuffers if state.calls == 1 => {
+                return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
+            }
+            _ => all.len(),
+        };
         let sent = room.min(all.len());
         state.taken.extend_from_slice(&all[..sent]);
         Ok(sent)
@@ -74,7 +97,10 @@ fn send_path(bytes_max: usize) -> Arc<SendPath> {
 fn send_path_with_total(bytes_max: usize, total_bytes_max: usize) -> Arc<SendPath> {
     let list = SendList::new(Semaphore::new(0));
     let calls = CallList::new().expect("a model");
-    Arc::new(SendPath::new(list, calls, bytes_max, total_bytes_max))
+    let slow_reader = SlowReader::DropNewest;
+    let limits = SendLimits { bytes_max, total_bytes_max, slow_reader };
+    let pushers = SharedCounters::detached();
+    Arc::new(SendPath::new(list, calls, limits, entry(b"!"), pushers))
 }
 
 fn send_half(socket: &Arc<TightSocket>, path: &Arc<SendPath>) -> Arc<SendHalf> {

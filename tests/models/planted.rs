@@ -8,11 +8,15 @@ use std::process::{Command, Stdio};
 const VARIABLE: &str = "CHAPPE_PLANTED_FAULT";
 
 /// Each fault and the model that finds it.
-const FOUND_BY: [(Fault, &str); 9] = [
+const FOUND_BY: [(Fault, &str); 13] = [
     (Fault::PostBeforeState, "models::outbox::each_message_is_sent_once_and_in_order"),
     (Fault::PostBeforeUnblock, "models::outbox::each_message_is_sent_once_and_in_order"),
     (Fault::PostTooMany, "models::outbox::each_message_is_sent_once_and_in_order"),
     (Fault::ClearCallLate, "models::outbox::each_message_is_sent_once_and_in_order"),
+    (Fault::StopPostsFirst, "models::outbox::each_message_is_sent_once_and_in_order"),
+    (Fault::ShareNotListed, "models::outbox::what_is_beyond_a_fair_share_has_its_turn"),
+    (Fault::CutBegun, "models::push::a_cut_backlog_leaves_whole_frames"),
+    (Fault::PushAfterLook, "models::push::a_push_is_sent_or_refused"),
     (Fault::CloseUnderWriter, "models::abort::an_aborted_socket_is_closed_under_nobody"),
     (Fault::WaitOutsideLock, "models::budget::who_waits_for_room_is_told"),
     (Fault::PauseOutsideLock, "models::inbox::a_paused_connection_is_read_again_and_finishes"),

@@ -1,0 +1,46 @@
+//! What a handler pushes to the connection whose message it is handling.
+//!
+//! Such a push must not overtake the replies that the handler has already given,
+//! which are still being collected. So it does not go to the outbox: it is kept here,
+//! by the thread that runs the handler, and the replies take it in at its place.
+
+use bytes::Bytes;
+use std::cell::{Cell, RefCell};
+
+thread_local! {
+    /// The connection whose message this thread is handling; 0 for none.
+    static CONNECTION: Cell<u64> = const { Cell::new(0) };
+    static PUSHED: RefCell<Vec<Bytes>> = const { RefCell::new(Vec::new()) };
+}
+
+/// While it lives, this thread handles a message of one connection.
+pub(super) struct OwnTurn(());
+
+impl OwnTurn {
+    /// `connection` is never 0.
+    pub(super) fn begin(connection: u64) -> Self {
+        CONNECTION.set(connection);
+        Self(())
+    }
+}
+
+impl Drop for OwnTurn {
+    fn drop(&mut self) {
+        CONNECTION.set(0);
+    }
+}
+
+/// Whether this thread handles a message of that connection.
+pub(super) fn is_of(connection: u64) -> bool {
+    CONNECTION.get() == connection
+}
+
+/// Keeps a frame for the connection whose message this thread handles.
+pub(super) fn push(bytes: Bytes) {
+    PUSHED.with_borrow_mut(|pushed| pushed.push(bytes));
+}
+
+/// Takes what was kept, oldest first.
+pub(super) fn take() -> Vec<Bytes> {
+    PUSHED.take()
+}
