@@ -127,6 +127,15 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "how long new workers may take until they are ready",
     ),
     Key::new(
+        "worker_stuck_timeout",
+        Field::TimeOrOff(
+            |c: &mut Config| &mut c.worker_stuck_timeout,
+            Bounds::zero_or(TIME_MIN, HOUR),
+        ),
+        "\"0\"",
+        "a worker whose event loop is overdue for so long is killed and replaced; 0: never",
+    ),
+    Key::new(
         "worker_rlimit_nofile",
         Field::Integer(
             Number::U64(|c: &mut Config| &mut c.worker_rlimit_nofile),

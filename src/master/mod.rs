@@ -24,6 +24,7 @@ mod sleep;
 mod spawn;
 mod status;
 mod stop;
+mod stuck;
 
 use std::fs::File;
 use std::io;
@@ -52,6 +53,7 @@ use manager::Manager;
 use plan::{Event, Plan};
 use reload::{Candidate, History};
 use stop::Stop;
+use stuck::{Stall, Watchdog};
 
 /// What a worker is started with, all of it its own.
 #[derive(Debug)]
@@ -154,6 +156,8 @@ struct Worker {
     leaves_by: Option<Instant>,
     /// It was told to leave without finishing anything.
     is_cut: bool,
+    /// What the master has seen of its progress.
+    stall: Stall,
 }
 
 /// A worker number that waits for its next worker.
@@ -213,6 +217,7 @@ struct Master<'a> {
     outcomes: Vec<(u64, serde_json::Value)>,
     /// When permits of dead workers are to be settled once more.
     settle_at: Option<Instant>,
+    watchdog: Watchdog,
     /// The first death of the first generation.
     start_failure: Option<StartError>,
     started: Instant,
@@ -272,6 +277,7 @@ pub(crate) fn run(
         reload_waiters: Vec::new(),
         outcomes: Vec::new(),
         settle_at: None,
+        watchdog: Watchdog::default(),
         start_failure: None,
         started: Instant::now(),
         log_lines_lost: 0,
@@ -445,6 +451,7 @@ impl Master<'_> {
         self.enforce_leaving(now);
         self.enforce_candidate(now);
         self.enforce_readiness(now);
+        self.enforce_progress(now);
         if self.settle_at.is_some_and(|at| at <= now) {
             self.settle();
         }

@@ -76,7 +76,7 @@ fn worker(report: &SlotReport) -> Value {
         "handlers_busy": report.handlers_busy,
         "oldest_handler_ms": report.oldest_handler_ms,
         // Only the master can count these.
-        "counters": counters(&report.counters, &[Counter::WorkersDied, Counter::DrainsCut]),
+        "counters": counters(&report.counters, &[Counter::WorkersDied, Counter::WorkersStuck, Counter::DrainsCut]),
     })
 }
 

@@ -18,7 +18,7 @@ use crate::send::{Room, SendPath};
 use crate::shm::{Counter, Peers, Permits, Slot, ThreadCounters};
 use crate::sys;
 use crate::throttle::Throttle;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use slotmap::{Key as _, KeyData, SlotMap, new_key_type};
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
@@ -253,7 +253,10 @@ impl EventLoop {
     pub fn turn(&mut self, until: Option<Instant>, woken: &mut Vec<Watched>) -> io::Result<()> {
         woken.clear();
         let mut events = [EpollEvent::empty(); EVENTS_MAX];
-        let count = match self.epoll.0.wait(&mut events, self.timeout(until)) {
+        let timeout = self.timeout(until);
+        let now_ms = sys::clock::monotonic_ms();
+        self.slot.heartbeat(now_ms, now_ms + u64::from(timeout));
+        let count = match self.epoll.0.wait(&mut events, timeout) {
             Ok(count) => count,
             Err(nix::errno::Errno::EINTR) => 0,
             Err(errno) => return Err(errno.into()),
@@ -286,20 +289,19 @@ impl EventLoop {
             self.next_tick = now + TICK;
             self.tick(now);
         }
-        self.slot.heartbeat(sys::clock::monotonic_ms());
         Ok(())
     }
 
-    fn timeout(&self, until: Option<Instant>) -> EpollTimeout {
+    /// In milliseconds.
+    fn timeout(&self, until: Option<Instant>) -> u16 {
         if !self.listings.is_empty() {
-            return EpollTimeout::ZERO;
+            return 0;
         }
         let next = [self.timers.next(), until].into_iter().flatten().min();
         let next = next.map_or(self.next_tick, |next| next.min(self.next_tick));
         let left = next.saturating_duration_since(Instant::now());
         // Rounded up, or the loop would spin through the last millisecond.
-        let ms = u16::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
-        EpollTimeout::from(ms)
+        u16::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u16::MAX)
     }
 
     fn handle_event(&mut self, key: Key, flags: EpollFlags, now: Instant) {

@@ -85,6 +85,9 @@ counters! {
     /// Old generations whose drain was cut short to make room for a reload. Counted by
     /// the master.
     DrainsCut = "drains_cut",
+    /// Workers that were killed because they made no progress; they are in
+    /// `workers_died` too. Counted by the master.
+    WorkersStuck = "workers_stuck",
     /// Workers that ended without being told to. Counted by the master.
     WorkersDied = "workers_died",
     /// Connections that an operator closed.

@@ -128,6 +128,8 @@ shared_layout! {
         /// Permits that this worker has.
         pub(super) held: AtomicU64,
         pub(super) heartbeat_ms: AtomicU64,
+        /// When it comes back from the sleep that began at its heartbeat, at the latest.
+        pub(super) wakes_by_ms: AtomicU64,
         pub(super) connections: AtomicU32,
         /// Connections whose socket is full.
         pub(super) blocked: AtomicU32,

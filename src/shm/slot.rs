@@ -253,9 +253,21 @@ impl Slot {
         self.layout().lines[line].busy_since_ms.store(0, Ordering::Relaxed);
     }
 
-    /// The event loop runs at `now_ms` ([`clock::monotonic_ms`]).
-    pub fn heartbeat(&self, now_ms: u64) {
-        self.layout().event_loop.heartbeat_ms.store(now_ms, Ordering::Relaxed);
+    /// The event loop has come round at `now_ms` ([`clock::monotonic_ms`]) and sleeps
+    /// until `wakes_by_ms` at the longest.
+    pub fn heartbeat(&self, now_ms: u64, wakes_by_ms: u64) {
+        let line = &self.layout().event_loop;
+        line.wakes_by_ms.store(wakes_by_ms, Ordering::Relaxed);
+        line.heartbeat_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// When the event loop came round last, and when it must come round again; 0
+    /// before the first time.
+    #[must_use]
+    pub fn heartbeats(&self) -> (u64, u64) {
+        let line = &self.layout().event_loop;
+        let last = line.heartbeat_ms.load(Ordering::Relaxed);
+        (last, line.wakes_by_ms.load(Ordering::Relaxed))
     }
 
     /// How many connections the worker has. Event loop only.

@@ -103,6 +103,7 @@ impl Zone {
         cells.identity.generation.store(generation, Ordering::Relaxed);
         cells.identity.started_at_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
         cells.event_loop.heartbeat_ms.store(0, Ordering::Relaxed);
+        cells.event_loop.wakes_by_ms.store(0, Ordering::Relaxed);
         cells.event_loop.connections.store(0, Ordering::Relaxed);
         cells.event_loop.blocked.store(0, Ordering::Relaxed);
         cells.event_loop.blocked_since_ms.store(0, Ordering::Relaxed);

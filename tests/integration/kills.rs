@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use chappe::client::{CODE_PING, ErrorNumber};
 use nix::sys::signal::{Signal, kill};
@@ -154,4 +155,45 @@ fn nothing_is_left_of_a_master_killed_in_a_storm() {
     under_storm(&server, || server.signal(Signal::SIGKILL));
     server.wait_exit();
     wait_until("its workers are gone", || proc::group(server.pid()).is_empty());
+}
+
+#[test]
+fn a_worker_that_makes_no_progress_is_told_of_and_replaced() {
+    let toml = "worker_stuck_timeout = \"300ms\"\n";
+    let server = TestServer::start("stuck", toml);
+    let workers = server.worker_pids();
+    let stuck = Pid::from_raw(workers[1]);
+    kill(stuck, Signal::SIGSTOP).expect("our worker");
+    server.wait_status("/totals/workers_stuck", |stuck| stuck == 1);
+    let now = server.wait_workers(2, &workers[1..]);
+    assert!(now.contains(&workers[0]), "the other one goes on");
+    server.wait_status("/totals/workers_died", |died| died == 1);
+    let log = server.read("logs/master.log");
+    assert!(log.contains("worker is stuck, killing it"), "{log}");
+    for name in ["name=chappe state=T", "name=handler-0 state=T", "name=sender state=T"] {
+        assert!(log.contains(name), "{name}: {log}");
+    }
+    assert_eq!(server.connect().call(CODE_PING, b"").expect("served").code, CODE_PING);
+}
+
+#[test]
+fn idle_workers_and_those_stopped_with_their_master_are_not_stuck() {
+    let toml = "worker_stuck_timeout = \"1s\"\n";
+    let server = TestServer::start("stuck_not", toml);
+    let workers = server.worker_pids();
+    // All of them, the master first; and on again, the master first, as a container
+    // that is paused for longer than the time-out.
+    let all: Vec<_> = [&[server.pid()], &workers[..]].concat();
+    for pid in &all {
+        kill(Pid::from_raw(*pid), Signal::SIGSTOP).expect("ours");
+    }
+    let begun = Instant::now();
+    wait_until("they were stopped for long", || begun.elapsed() > Duration::from_millis(2500));
+    for pid in &all {
+        kill(Pid::from_raw(*pid), Signal::SIGCONT).expect("ours");
+    }
+    let begun = Instant::now();
+    wait_until("they were idle for long", || begun.elapsed() > Duration::from_millis(2500));
+    assert_eq!(server.worker_pids(), workers);
+    assert_eq!(server.status_number("/totals/workers_stuck"), 0);
 }

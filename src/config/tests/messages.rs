@@ -64,7 +64,7 @@ level = \"loud\"
              \"debug\", \"trace\" or \"off\"",
             "chappe.toml:25:2: colours is unknown, the top level has include, worker_processes, \
              daemon, pid_file, control_socket, user, worker_shutdown_timeout, \
-             worker_drain_spread, worker_ready_timeout, worker_rlimit_nofile, \
+             worker_drain_spread, worker_ready_timeout, worker_stuck_timeout, worker_rlimit_nofile, \
              worker_cpu_affinity, max_connections, log, worker, frame, inbox, send, timeouts, \
              limits, listen, application",
         ]
