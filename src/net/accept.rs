@@ -3,8 +3,10 @@
 //! Ceasing to listen has a trap. With EPOLLEXCLUSIVE a connect wakes one worker;
 //! if that worker leaves the listener before it accepts, the wake-up is gone
 //! and nobody else is woken. So whoever leaves accepts what is there first, and
-//! every listening worker also tries once a second.
+//! every listening worker also tries once a second. Who leaves for a moment only, for
+//! the sake of even shares, is the business of `balance`.
 
+use super::balance::{ACCEPTS_PER_LOOK, StandingBack};
 use super::connection::{Connection, Rates};
 use super::event_loop::{Entry, EventLoop, Key};
 use super::settings::{ACCEPTS_MAX, LAST_ACCEPTS_MAX, LINGER_BYTES_MAX, REFUSED_LINGERING_MAX};
@@ -14,7 +16,7 @@ use crate::dispatch::ReceiveHalf;
 use crate::frame::{ErrorNumber, error_frame};
 use crate::handler::{ConnectionInfo, Peer};
 use crate::send::{SendHalf, Socket};
-use crate::shm::{Admission, Counter};
+use crate::shm::{Accepting, Admission, Counter};
 use crate::sys::crash::step;
 use nix::sys::epoll::EpollFlags;
 use slotmap::Key as _;
@@ -42,16 +44,29 @@ enum Listening {
     NoDescriptors,
 }
 
-/// The worker's listeners, with the options of what they accept.
+/// The worker's listeners.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    sockets: Vec<(Acceptor, SocketOptions)>,
+    pub(super) sockets: Vec<ListeningSocket>,
     listening: Listening,
+    /// While it is armed: it leaves the shared sockets to others.
+    pub(super) back: Option<StandingBack>,
+}
+
+/// A socket, with the options of what it accepts.
+#[derive(Debug)]
+pub(super) struct ListeningSocket {
+    acceptor: Acceptor,
+    pub(super) options: SocketOptions,
+    /// In the epoll set.
+    is_armed: bool,
 }
 
 impl Listeners {
     pub(super) fn new(sockets: Vec<(Acceptor, SocketOptions)>) -> Self {
-        Self { sockets, listening: Listening::No }
+        let socket = |(acceptor, options)| ListeningSocket { acceptor, options, is_armed: false };
+        let sockets = sockets.into_iter().map(socket).collect();
+        Self { sockets, listening: Listening::No, back: None }
     }
 }
 
@@ -70,7 +85,8 @@ impl Refused {
 }
 
 /// What one accept(2) brought.
-enum Accepted {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accepted {
     One,
     Nothing,
     NoDescriptors,
@@ -82,58 +98,92 @@ impl EventLoop {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub fn serve(&mut self) -> io::Result<()> {
-        for (nth, (listener, _)) in self.listeners.sockets.iter().enumerate() {
-            if let Err(error) = self.epoll.add_listener(listener, nth) {
+        for nth in 0..self.listeners.sockets.len() {
+            let socket = &self.listeners.sockets[nth];
+            if socket.is_armed {
+                continue;
+            }
+            if let Err(error) = self.epoll.add_listener(&socket.acceptor, nth) {
                 // All or none: a listener in the set that nobody accepts from
                 // would wake the loop for ever.
-                for (listener, _) in &self.listeners.sockets[..nth] {
-                    self.epoll.delete(listener.as_fd())?;
-                }
+                self.cease(Listening::No);
                 return Err(error);
             }
+            self.listeners.sockets[nth].is_armed = true;
         }
         self.listeners.listening = Listening::Armed;
+        self.listeners.back = None;
+        self.slot.set_accepting(Accepting::Listens);
         Ok(())
     }
 
     pub(super) fn accept_from(&mut self, nth: usize, now: Instant) {
-        for _ in 0..ACCEPTS_MAX {
-            if self.listeners.listening != Listening::Armed {
-                return;
+        let is_shared = self.listeners.sockets[nth].options.shared;
+        let mut accepted = 0;
+        while accepted < ACCEPTS_MAX {
+            // An event of this turn may have been before it left the set.
+            let is_armed = self.listeners.sockets[nth].is_armed;
+            if !is_armed || self.accept_next(nth, now) != Accepted::One {
+                break;
             }
-            match self.accept_one(nth, now) {
-                Accepted::One if self.connections >= self.shared.settings.connections_max => {
-                    if let Some(held) = self.warnings.full.admit(now) {
-                        log::warn!("at worker.max_connections, connects wait in the backlog{held}");
-                    }
-                    self.cease(Listening::Full);
+            accepted += 1;
+            if is_shared && accepted.is_multiple_of(ACCEPTS_PER_LOOK) && self.is_above_its_share() {
+                break;
+            }
+        }
+        if is_shared && accepted > 0 && self.listeners.sockets[nth].is_armed {
+            self.give_way(nth, now);
+        }
+    }
+
+    /// Accepts one, and stops listening if there can't be another.
+    pub(super) fn accept_next(&mut self, nth: usize, now: Instant) -> Accepted {
+        let accepted = self.accept_one(nth, now);
+        match accepted {
+            Accepted::One if self.connections >= self.shared.settings.connections_max => {
+                if let Some(held) = self.warnings.full.admit(now) {
+                    log::warn!("at worker.max_connections, connects wait in the backlog{held}");
                 }
-                Accepted::One => {}
-                Accepted::Nothing => return,
-                Accepted::NoDescriptors => self.cease(Listening::NoDescriptors),
+                self.cease(Listening::Full);
             }
+            Accepted::One | Accepted::Nothing => {}
+            Accepted::NoDescriptors => self.cease(Listening::NoDescriptors),
+        }
+        accepted
+    }
+
+    /// Takes a listener out of the epoll set.
+    pub(super) fn disarm_listener(&mut self, nth: usize) {
+        let socket = &mut self.listeners.sockets[nth];
+        if socket.is_armed {
+            let result = self.epoll.delete(socket.acceptor.as_fd());
+            debug_assert!(result.is_ok(), "{result:?}");
+            socket.is_armed = false;
         }
     }
 
     /// Takes the listeners out of the epoll set.
     fn cease(&mut self, why: Listening) {
-        if self.listeners.listening == Listening::Armed {
-            for (listener, _) in &self.listeners.sockets {
-                let result = self.epoll.delete(listener.as_fd());
-                debug_assert!(result.is_ok(), "{result:?}");
-            }
+        for nth in 0..self.listeners.sockets.len() {
+            self.disarm_listener(nth);
         }
         self.listeners.listening = why;
+        self.listeners.back = None;
+        self.slot.set_accepting(Accepting::No);
     }
 
-    fn listen_again(&mut self, now: Instant) {
+    /// Puts all listeners into the epoll set, at the next tick if that is not possible.
+    pub(super) fn arm_or_wait(&mut self, now: Instant) {
         if let Err(error) = self.serve() {
             if let Some(held) = self.warnings.accept_failed.admit(now) {
                 log::error!("cannot watch the listeners, trying again in a second: {error}{held}");
             }
             self.listeners.listening = Listening::NoDescriptors;
-            return;
         }
+    }
+
+    fn listen_again(&mut self, now: Instant) {
+        self.arm_or_wait(now);
         for nth in 0..self.listeners.sockets.len() {
             self.accept_from(nth, now);
         }
@@ -177,9 +227,9 @@ impl EventLoop {
     }
 
     fn accept_one(&mut self, nth: usize, now: Instant) -> Accepted {
-        let (listener, options) = &self.listeners.sockets[nth];
-        let options = *options;
-        match listener.accept() {
+        let socket = &self.listeners.sockets[nth];
+        let options = socket.options;
+        match socket.acceptor.accept() {
             Ok((stream, peer)) => {
                 self.admit(stream, peer, &options, now);
                 Accepted::One

@@ -284,6 +284,7 @@ impl EventLoop {
                 self.enforce_deadline(fired.key, now);
             }
         }
+        self.look_whether_to_come_back(now);
         self.go_on_listing(now);
         if now >= self.next_tick {
             self.next_tick = now + TICK;
@@ -297,7 +298,8 @@ impl EventLoop {
         if !self.listings.is_empty() {
             return 0;
         }
-        let next = [self.timers.next(), until].into_iter().flatten().min();
+        let back = self.listeners.back.map(|back| back.look_at);
+        let next = [self.timers.next(), until, back].into_iter().flatten().min();
         let next = next.map_or(self.next_tick, |next| next.min(self.next_tick));
         let left = next.saturating_duration_since(Instant::now());
         // Rounded up, or the loop would spin through the last millisecond.

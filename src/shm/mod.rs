@@ -14,6 +14,7 @@
 
 mod counter;
 mod layout;
+mod load;
 mod peers;
 mod permits;
 mod slot;
@@ -21,6 +22,7 @@ mod zone;
 
 pub use counter::{Count, Counter, CounterValues, SharedCounters, ThreadCounters};
 pub use layout::{HANDLER_THREADS_MAX, SLOTS};
+pub use load::{Accepting, Load};
 pub use peers::{Admission, Peers};
 pub use permits::Permits;
 pub use slot::{Gauges, Slot, SlotReport, SlotState, ThreadRole};

@@ -136,7 +136,7 @@ impl Slot {
         self.index
     }
 
-    fn layout(&self) -> &SlotLayout {
+    pub(super) fn layout(&self) -> &SlotLayout {
         &self.zone.layout().slots[self.index]
     }
 

@@ -104,6 +104,7 @@ impl Zone {
         cells.identity.started_at_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
         cells.event_loop.heartbeat_ms.store(0, Ordering::Relaxed);
         cells.event_loop.wakes_by_ms.store(0, Ordering::Relaxed);
+        cells.event_loop.accepting.store(0, Ordering::Relaxed);
         cells.event_loop.connections.store(0, Ordering::Relaxed);
         cells.event_loop.blocked.store(0, Ordering::Relaxed);
         cells.event_loop.blocked_since_ms.store(0, Ordering::Relaxed);

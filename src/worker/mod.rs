@@ -290,7 +290,10 @@ fn acceptor(listener: Listener) -> Acceptor {
 
 fn socket_options(listener: &Listener, config: &Config) -> SocketOptions {
     let options = &listener.options;
+    let is_unix = matches!(listener.local, config::Address::Unix(_));
     SocketOptions {
+        // There is no reuseport for paths.
+        shared: is_unix || options.accept == config::Accept::Shared,
         keepalive: options.keepalive,
         receive_buffer: options.receive_buffer,
         send_buffer: options.send_buffer,

@@ -9,6 +9,7 @@ mod bad_configuration;
 mod bad_input;
 mod connections;
 mod descriptors;
+mod even;
 mod half_close;
 mod kills;
 mod lifecycle;
