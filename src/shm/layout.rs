@@ -30,6 +30,9 @@ pub(super) const PEER_WAYS: usize = 8;
 /// default, half of them stay empty.
 pub(super) const PEER_PLACES: usize = 1 << 17;
 
+/// Buckets of the times that handlers take; a cache line.
+pub(super) const HANDLER_BUCKETS: usize = 8;
+
 /// "chappezn", read as a number.
 pub(super) const MAGIC: u64 = 0x6368_6170_7065_7A6E;
 
@@ -151,6 +154,17 @@ shared_layout! {
         pub(super) event_loop: EventLoopLine,
         pub(super) send: Bell,
         pub(super) lines: [Line; LINES],
+        /// One a handler thread, which alone writes it.
+        pub(super) handler_times: [TurnTimes; HANDLER_THREADS_MAX],
+    }
+}
+
+shared_layout! {
+    /// How many turns of a handler thread took how long, see `handler_times`.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct TurnTimes {
+        pub(super) counts: [AtomicU64; HANDLER_BUCKETS],
     }
 }
 

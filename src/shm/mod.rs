@@ -13,6 +13,7 @@
 //! permits; the master claims and frees slots. No function here ever sleeps.
 
 mod counter;
+mod handler_times;
 mod layout;
 mod load;
 mod peers;
@@ -21,6 +22,7 @@ mod slot;
 mod zone;
 
 pub use counter::{Count, Counter, CounterValues, SharedCounters, ThreadCounters};
+pub use handler_times::{HANDLER_BOUNDS_US, HandlerTimes};
 pub use layout::{HANDLER_THREADS_MAX, SLOTS};
 pub use load::{Accepting, Load};
 pub use peers::{Admission, Peers};

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::counter::{CounterValues, SharedCounters, ThreadCounters};
+use super::handler_times::HandlerTimes;
 use super::layout::{HANDLER_THREADS_MAX, LINES, SlotLayout};
 use super::peers::Peers;
 use super::permits::Permits;
@@ -123,6 +124,8 @@ pub struct SlotReport {
     pub handlers_busy: u32,
     /// For how long the oldest of these turns has been running.
     pub oldest_handler_ms: u64,
+    /// How long its handler threads' turns took.
+    pub handler_times: HandlerTimes,
     /// The sum over its threads.
     pub counters: CounterValues,
 }
@@ -247,8 +250,7 @@ impl Slot {
         self.layout().lines[line].busy_since_ms.store(now_ms.max(1), Ordering::Relaxed);
     }
 
-    /// A handler thread's turn is over.
-    pub fn handler_finished(&self, thread: u16) {
+    pub(super) fn handler_idle(&self, thread: u16) {
         let line = ThreadRole::Handler(thread).line();
         self.layout().lines[line].busy_since_ms.store(0, Ordering::Relaxed);
     }
@@ -307,6 +309,10 @@ impl Slot {
         usize::try_from(used).unwrap_or(LINES).min(LINES)
     }
 
+    pub(super) fn used_handlers(&self) -> usize {
+        self.used_lines().saturating_sub(ThreadRole::Handler(0).line())
+    }
+
     /// The sum over the worker's threads.
     #[must_use]
     pub fn counter_values(&self) -> CounterValues {
@@ -339,6 +345,7 @@ impl Slot {
             gauges: self.gauges(now),
             handlers_busy,
             oldest_handler_ms: now.saturating_sub(oldest),
+            handler_times: self.handler_times(),
             counters: self.counter_values(),
         }
     }

@@ -136,6 +136,7 @@ impl Zone {
             }
             step("fold: added");
             let used = slot.used_lines();
+            slot.clear_handler_times();
             clear_lines(&self.layout().slots[slot.index()], used);
             slot.set_state(SlotState::Free);
         });
@@ -320,8 +321,8 @@ mod tests {
         let report = slot.report();
         assert_eq!((report.handlers_busy, report.connections), (2, 9));
         assert!(report.oldest_handler_ms >= 500.min(now - 1));
-        slot.handler_finished(0);
-        slot.handler_finished(5);
+        slot.handler_finished(0, 1);
+        slot.handler_finished(5, 1);
         assert_eq!(slot.report().oldest_handler_ms, 0);
     }
 }
