@@ -82,7 +82,9 @@ impl Sharer {
 }
 
 /// What a worker may be doing when it dies, and the limit that the master sets before.
-const OPERATIONS: &[(&str, u32, fn(&mut Sharer))] = &[
+type Operation = (&'static str, u32, fn(&mut Sharer));
+
+const OPERATIONS: &[Operation] = &[
     ("take a permit", LIMIT, |worker| assert!(worker.permits.try_take())),
     ("take none", LOWERED, |worker| assert!(!worker.permits.try_take())),
     ("give a permit back", LIMIT, |worker| worker.permits.give_back()),

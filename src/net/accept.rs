@@ -118,12 +118,13 @@ impl EventLoop {
     }
 
     pub(super) fn accept_from(&mut self, nth: usize, now: Instant) {
-        let is_shared = self.listeners.sockets[nth].options.shared;
+        let Some(socket) = self.listeners.sockets.get(nth) else { return };
+        let is_shared = socket.options.shared;
         let mut accepted = 0;
         while accepted < ACCEPTS_MAX {
             // An event of this turn may have been before it left the set.
-            let is_armed = self.listeners.sockets[nth].is_armed;
-            if !is_armed || self.accept_next(nth, now) != Accepted::One {
+            if !self.listeners.sockets[nth].is_armed || self.accept_next(nth, now) != Accepted::One
+            {
                 break;
             }
             accepted += 1;
