@@ -15,9 +15,10 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use chappe::client::{Client, ClientError, Frame};
-use chappe::frame::{CODE_ECHO, CODE_PING, ErrorNumber};
+use chappe::frame::{CODE_ECHO, CODE_PING, ErrorNumber, append_frame};
 use chappe::{HandlerError, Outcome, Replies, Request, Server};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 use support::{TestServer, wait_until};
 
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         ("term_does_not_wait_for_a_handler", term_does_not_wait_for_a_handler),
         ("a_closed_unix_peer_is_heard_to_its_end", a_closed_unix_peer_is_heard_to_its_end),
         ("a_drain_ends_behind_a_peer_that_left_a_blocked_handler", a_drain_ends_behind_a_reset),
+        ("messages_of_a_peer_that_left_are_counted_once", what_was_left_is_counted_once),
     ];
     let tests = [tests, pushes::TESTS].concat();
     let only = std::env::args().nth(1).filter(|name| !name.starts_with('-')).unwrap_or_default();
@@ -242,6 +244,35 @@ fn a_drain_ends_behind_a_reset() {
     server.wait_log("worker-0", "worker drains");
     kill(Pid::from_raw(worker), Signal::SIGTERM).expect("it is there");
     assert_eq!(server.wait_exit().code(), Some(0));
+}
+
+/// One message is being handled when its peer is lost, others wait: each is counted
+/// where it ended, and nowhere else.
+fn what_was_left_is_counted_once() {
+    let server = start("counted_once", "worker_processes = 1\n");
+    let mut client = server.connect();
+    let file = server.dir.join("go");
+    // One write, so that one turn gets all of them in one piece.
+    let mut frames = bytes::BytesMut::new();
+    append_frame(&mut frames, CODE_ECHO, b"answered").expect("short");
+    append_frame(&mut frames, BLOCK, file.to_string_lossy().as_bytes()).expect("short");
+    for _ in 0..5 {
+        append_frame(&mut frames, CODE_ECHO, b"never handled").expect("short");
+    }
+    client.send_bytes(&frames).expect("sent");
+    assert_eq!(client.receive().expect("a reply").body, &b"answered"[..]);
+    // With a linger of zero, close sends a reset.
+    let abort = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(&client, sockopt::Linger, &abort).expect("SO_LINGER");
+    drop(client);
+    server.wait_status("/totals/connections_closed", |closed| closed == 1);
+    std::fs::write(file, "").expect("the file");
+    server.wait_status("/workers/0/handlers_busy", |busy| busy == 0);
+    let totals = server.status_json()["totals"].clone();
+    let total = |name: &str| totals[name].as_u64().expect("a counter");
+    assert_eq!(total("frames_received"), 7);
+    assert_eq!(total("frames_sent"), 1);
+    assert_eq!(total("messages_expired") + total("messages_dropped"), 6, "{totals:#}");
 }
 
 /// Much more than the inbox takes and than one read brings is left in the kernel by

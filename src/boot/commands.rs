@@ -94,7 +94,7 @@ pub(super) fn send(common: &Common, arguments: &SendArgs) -> Result<u8, Failure>
 }
 
 /// Where the server of this configuration listens; `None` without a configuration.
-fn first_listener(common: &Common) -> Result<Option<Address>, Failure> {
+pub(super) fn first_listener(common: &Common) -> Result<Option<Address>, Failure> {
     let (_, file) = paths(common)?;
     if !file.exists() {
         return Ok(None);
@@ -198,7 +198,7 @@ pub(super) fn reload(common: &Common) -> Result<(), Failure> {
     Ok(())
 }
 
-fn connect(path: &Path) -> Result<UnixStream, Failure> {
+pub(super) fn connect(path: &Path) -> Result<UnixStream, Failure> {
     use std::io::ErrorKind;
     let stream = unix_socket::connect(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
@@ -221,7 +221,7 @@ fn watch(stream: &UnixStream, path: &Path) -> Result<WatchedProcess, Failure> {
     WatchedProcess::open(Pid::from_raw(peer.pid())).map_err(step())
 }
 
-fn ask(stream: &mut UnixStream, command: &str, path: &Path) -> Result<Value, Failure> {
+pub(super) fn ask(stream: &mut UnixStream, command: &str, path: &Path) -> Result<Value, Failure> {
     ask_for(stream, &json!({ "command": command }), path)
 }
 

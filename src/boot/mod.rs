@@ -4,6 +4,7 @@
 //! master, which never names it. Runs in the launcher, before there is a thread or
 //! a worker; after `start` has come back the process is a master that has ended.
 
+mod bench;
 mod commands;
 mod descriptors;
 mod identity;
@@ -130,6 +131,9 @@ fn act(
     if let Some(Command::Send(send)) = &arguments.command {
         return commands::send(common, send);
     }
+    if let Some(Command::Bench(bench)) = &arguments.command {
+        return bench::bench(common, bench);
+    }
     carry_out(arguments, run_worker)?;
     Ok(DONE)
 }
@@ -150,7 +154,7 @@ fn carry_out(
     }
     match &arguments.command {
         None => start::start(arguments, run_worker),
-        Some(Command::Send(_)) => unreachable!("has an exit code of its own"),
+        Some(Command::Send(_) | Command::Bench(_)) => unreachable!("has an exit code of its own"),
         Some(Command::Connections(list)) => commands::connections(common, *list),
         Some(Command::Kick { id }) => commands::tell(common, &json!({"command": "kick", "id": id})),
         Some(Command::Logs(logs)) => commands::logs(common, *logs),

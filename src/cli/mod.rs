@@ -4,6 +4,7 @@
 //! nothing itself: `boot` acts on the arguments and hands the answers back here to
 //! be shown. Runs in the launcher and in commands, never in master or worker.
 
+mod bench;
 mod connections;
 mod logs;
 mod output;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use bench::{BenchArgs, run as bench};
 pub(crate) use connections::{ConnectionsArgs, connections_table};
 pub(crate) use logs::{LogsArgs, logs};
 pub(crate) use output::{print, print_line, redrawn};
@@ -117,6 +119,7 @@ pub(crate) enum SignalName {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Send(SendArgs),
+    Bench(BenchArgs),
     Connections(ConnectionsArgs),
     /// Close a connection, with a goodbye
     Kick {

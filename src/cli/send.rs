@@ -15,7 +15,7 @@ use crate::client::{
 use crate::config::Address;
 
 /// Where a server listens if nobody says otherwise.
-const DEFAULT_TO: &str = "127.0.0.1:7600";
+pub(super) const DEFAULT_TO: &str = "127.0.0.1:7600";
 
 /// The first of the codes that belong to the server itself.
 const CODE_SERVER_MIN: Code = 65280;
@@ -236,7 +236,7 @@ fn read_bounded(source: impl Read) -> io::Result<Vec<u8>> {
     Ok(body)
 }
 
-fn parse_timeout(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("must be more than zero".to_owned()),
         Ok(timeout) => Ok(timeout),
@@ -245,7 +245,7 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
 }
 
 /// An error with all of its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

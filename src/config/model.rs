@@ -307,11 +307,13 @@ pub struct Worker {
     pub max_connections: u32,
     /// How many threads run message handlers.
     pub handler_threads: u16,
+    /// Whether the event loop runs quick handlers itself.
+    pub fuse: bool,
 }
 
 impl Default for Worker {
     fn default() -> Self {
-        Self { max_connections: 65_536, handler_threads: 2 }
+        Self { max_connections: 65_536, handler_threads: 2, fuse: true }
     }
 }
 

@@ -208,6 +208,12 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "threads of one worker that run message handlers",
     ),
     Key::new(
+        "worker.fuse",
+        Field::Flag(|c: &mut Config| &mut c.worker.fuse),
+        "true",
+        "the event loop runs quick handlers itself, and writes their replies",
+    ),
+    Key::new(
         "frame.max_bytes",
         Field::Size(
             Number::Usize(|c: &mut Config| &mut c.frame.max_bytes),

@@ -70,7 +70,9 @@ pub enum Then {
 }
 
 impl Item {
-    fn messages(&self) -> usize {
+    /// How many messages these are.
+    #[must_use]
+    pub fn messages(&self) -> usize {
         match self {
             Self::Chunk { chunk, .. } => chunk.frames,
             Self::Notice(notice) => notice.frames as usize,
@@ -107,6 +109,9 @@ struct State {
     phase: Phase,
     items: VecDeque<Item>,
     messages: usize,
+    /// How many of them the running turn has and has not told of. If the inbox is closed
+    /// under the turn they are its to account for.
+    in_turn: usize,
     bytes: usize,
     paused: bool,
     /// The peer has sent its last: when all is handled the connection finishes.
@@ -153,13 +158,16 @@ pub struct Next {
     pub call: bool,
     /// Bytes to release from the worker's budget.
     pub released: usize,
+    /// Messages that the turn has not handled and gives up, since the inbox was closed.
+    pub lost: usize,
 }
 
 /// What was in an inbox that was closed.
 #[derive(Debug)]
 #[must_use]
 pub struct Discarded {
-    /// Messages that nobody will handle.
+    /// Messages that nobody will handle. Those that the running turn has are not among
+    /// them: some are handled, and it tells of the others.
     pub messages: usize,
     /// Bytes to release from the worker's budget, what the running turn holds
     /// included.
@@ -203,6 +211,7 @@ impl Inbox {
             phase: Phase::Empty,
             items: VecDeque::new(),
             messages: 0,
+            in_turn: 0,
             bytes: 0,
             paused: false,
             ended: false,
@@ -265,25 +274,27 @@ impl Inbox {
     /// The running turn's next item. What it has handled is taken off first.
     pub fn next(&self, done: Done) -> Next {
         let mut state = self.state.lock();
-        let (call, released) = state.take_off(done, self.limits);
-        let item = if state.closed { None } else { state.items.pop_front() };
-        Next { item, call, released }
+        let mut next = state.take_off(done, self.limits);
+        if !state.closed {
+            next.item = state.items.pop_front();
+            state.in_turn = next.item.as_ref().map_or(0, Item::messages);
+        }
+        next
     }
 
     /// The running turn gives back what it did not handle, to the front.
     pub fn put_back(&self, done: Done, item: Item) -> Next {
         let mut state = self.state.lock();
-        let (call, released) = state.take_off(done, self.limits);
+        let next = state.take_off(done, self.limits);
         if !state.closed {
             state.items.push_front(item);
         }
-        Next { item: None, call, released }
+        next
     }
 
     /// The running turn asks for nothing more; takes off what it has handled.
     pub fn done(&self, done: Done) -> Next {
-        let (call, released) = self.state.lock().take_off(done, self.limits);
-        Next { item: None, call, released }
+        self.state.lock().take_off(done, self.limits)
     }
 
     /// Running -> stalled: before the inbox is parked, or the resume could come
@@ -305,16 +316,17 @@ impl Inbox {
         if state.phase == Phase::Stalled { state.leave() } else { Left::Idle }
     }
 
-    /// Drops what is queued and takes no more.
+    /// Drops what is queued and takes no more. The second time there is nothing left.
     pub fn close(&self) -> Discarded {
         let mut state = self.state.lock();
-        state.closed = true;
+        let is_again = std::mem::replace(&mut state.closed, true);
         state.paused = false;
         if state.phase == Phase::Stalled {
             state.phase = Phase::Empty;
         }
+        let in_turn = if is_again { 0 } else { state.in_turn };
         Discarded {
-            messages: std::mem::take(&mut state.messages),
+            messages: std::mem::take(&mut state.messages) - in_turn,
             released: std::mem::take(&mut state.bytes),
             items: std::mem::take(&mut state.items),
         }
@@ -357,11 +369,12 @@ impl State {
         }
     }
 
-    /// Returns whether reading may go on, and the bytes to release.
-    fn take_off(&mut self, done: Done, limits: InboxLimits) -> (bool, usize) {
+    /// Takes off what the turn has handled; what it has beyond that is not its any more.
+    fn take_off(&mut self, done: Done, limits: InboxLimits) -> Next {
+        let unhandled = std::mem::take(&mut self.in_turn) - done.messages;
         if self.closed {
             // `close` has released all, the turn's part too.
-            return (false, 0);
+            return Next { item: None, call: false, released: 0, lost: unhandled };
         }
         self.messages -= done.messages;
         self.bytes -= done.bytes;
@@ -369,7 +382,8 @@ impl State {
         let has_room = has_progress
             && self.messages <= limits.messages_max / 2
             && self.bytes <= limits.bytes_max / 2;
-        (has_room && std::mem::take(&mut self.paused), done.bytes)
+        let call = has_room && std::mem::take(&mut self.paused);
+        Next { item: None, call, released: done.bytes, lost: 0 }
     }
 }
 

@@ -117,8 +117,39 @@ fn closing_under_a_turn_releases_once() {
     assert_eq!(inbox.close().released, 16, "what the turn holds is released too");
     let next = inbox.put_back(Done { messages: 1, bytes: 0 }, item);
     assert_eq!((next.call, next.released), (false, 0));
-    assert!(inbox.next(Done { messages: 1, bytes: 16 }).item.is_none());
+    assert!(inbox.next(Done::default()).item.is_none());
     assert_eq!(inbox.leave(), Left::Closed);
+}
+
+/// Of three messages in the turn one is handled when the inbox is closed; a fourth waits.
+#[test]
+fn each_message_of_a_closed_inbox_is_lost_once() {
+    let handled = Done { messages: 1, bytes: 0 };
+    let closed_under_a_turn = || {
+        let inbox = Inbox::new(LIMITS);
+        _ = push(&inbox, chunk(3, 24));
+        _ = push(&inbox, chunk(1, 8));
+        assert!(inbox.begin());
+        let item = inbox.next(Done::default()).item.unwrap();
+        assert_eq!(inbox.close().messages, 1, "the turn tells of its own");
+        assert_eq!(inbox.close().messages, 0, "closed again, under the same turn");
+        (inbox, item)
+    };
+    let (inbox, item) = closed_under_a_turn();
+    assert_eq!(inbox.put_back(handled, item).lost, 2);
+    assert_eq!(inbox.next(Done::default()).lost, 0, "told once");
+    let (inbox, _) = closed_under_a_turn();
+    assert_eq!(inbox.done(handled).lost, 2);
+    assert_eq!(inbox.close().messages, 0);
+    let (inbox, _) = closed_under_a_turn();
+    assert_eq!(inbox.next(Done { messages: 3, bytes: 24 }).lost, 0);
+    // A turn that ends the connection itself tells of nothing: closing does.
+    let inbox = Inbox::new(LIMITS);
+    _ = push(&inbox, chunk(3, 24));
+    assert!(inbox.begin());
+    _ = inbox.next(Done::default());
+    assert_eq!(inbox.done(handled).lost, 0);
+    assert_eq!(inbox.close().messages, 2);
 }
 
 #[test]

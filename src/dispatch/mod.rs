@@ -20,4 +20,7 @@ pub use inbox::{
 };
 pub use receive_half::{DispatchPath, ReceiveHalf};
 pub use run_list::RunList;
-pub use turn::{TURN_BYTES_MAX, TURN_MESSAGES_MAX, TURN_TIME_MAX, run_turn};
+pub use turn::{
+    QUICK_TIME_MAX, Suspicion, TURN_BYTES_MAX, TURN_MESSAGES_MAX, TURN_TIME_MAX, run_turn,
+    run_turn_on_loop,
+};

@@ -1,7 +1,7 @@
 //! The receiving half of a connection, as the event loop and the handler
 //! threads share it: its inbox, its names, and the way to the run list.
 
-use super::inbox::{Done, Inbox, InboxLimits, InboxView, Item, Left, Pushed};
+use super::inbox::{Done, Inbox, InboxLimits, InboxView, Item, Left, Next, Pushed};
 use super::run_list::RunList;
 use crate::handler::ConnectionInfo;
 use crate::send::{Budget, Resume, SendHalf};
@@ -70,15 +70,22 @@ impl ReceiveHalf {
         self.inbox.view()
     }
 
-    /// Takes in what was received; the event loop.
-    pub fn push(self: &Arc<Self>, item: Item) {
+    /// Takes in what was received; the event loop. If the connection is queued from now
+    /// on, the loop has to [`ReceiveHalf::list`] it, or run its turn itself; if it is
+    /// closed, to count the messages that nobody handles any more.
+    pub fn push(&self, item: Item) -> Pushed {
         let charged = item.charged();
         let total = self.path.total.charge(charged);
-        match self.inbox.push(item, total) {
-            Pushed::Queue => self.path.run_list.push(Arc::clone(self)),
-            Pushed::Nothing => {}
-            Pushed::Closed => self.path.total.release(charged),
+        let pushed = self.inbox.push(item, total);
+        if pushed == Pushed::Closed {
+            self.path.total.release(charged);
         }
+        pushed
+    }
+
+    /// Leaves the turn to the handler threads.
+    pub fn list(self: &Arc<Self>) {
+        self.path.run_list.push(Arc::clone(self));
     }
 
     /// No more will be received; the event loop.
@@ -100,32 +107,32 @@ impl ReceiveHalf {
         &self.inbox
     }
 
-    pub(super) fn next(&self, done: Done) -> Option<Item> {
-        let next = self.inbox.next(done);
-        self.after(next.call, next.released);
-        next.item
+    pub(super) fn next(&self, done: Done, counters: &ThreadCounters) -> Option<Item> {
+        self.after(self.inbox.next(done), counters)
     }
 
-    pub(super) fn put_back(&self, done: Done, item: Item) {
-        let next = self.inbox.put_back(done, item);
-        self.after(next.call, next.released);
+    pub(super) fn put_back(&self, done: Done, item: Item, counters: &ThreadCounters) {
+        self.after(self.inbox.put_back(done, item), counters);
     }
 
-    pub(super) fn done(&self, done: Done) {
-        let next = self.inbox.done(done);
-        self.after(next.call, next.released);
+    pub(super) fn done(&self, done: Done, counters: &ThreadCounters) {
+        self.after(self.inbox.done(done), counters);
     }
 
-    fn after(&self, call: bool, released: usize) {
-        if call {
+    fn after(&self, next: Next, counters: &ThreadCounters) -> Option<Item> {
+        if next.call {
             self.send.call_loop();
         }
-        self.path.total.release(released);
+        self.path.total.release(next.released);
+        if next.lost > 0 {
+            counters.add(Counter::MessagesExpired, next.lost as u64);
+        }
+        next.item
     }
 
     pub(super) fn act(self: &Arc<Self>, left: Left) {
         match left {
-            Left::Queue => self.path.run_list.push(Arc::clone(self)),
+            Left::Queue => self.list(),
             Left::Finish => self.send.finish(),
             Left::Idle | Left::Closed => {}
         }

@@ -1,8 +1,12 @@
-//! One turn of one connection on a handler thread.
+//! One turn of one connection, on a handler thread.
 //!
 //! A turn is bounded in messages, bytes and time; then the connection goes to
 //! the tail of the run list. Its replies are collected and handed to the send
 //! thread in one piece at the end, or earlier, before a handler that may block.
+//!
+//! The event loop can run a turn too, of quick handlers only, and write the replies
+//! itself: a wake-up of another thread costs more than what that thread would do.
+//! The states are the same. What is not quick, or too much, it leaves to the others.
 
 use super::inbox::{Done, ITEM_COST, Item, Then};
 use super::receive_half::ReceiveHalf;
@@ -20,6 +24,11 @@ pub const TURN_MESSAGES_MAX: usize = 64;
 pub const TURN_BYTES_MAX: usize = 64 * 1024;
 /// Time, likewise; looked at between messages.
 pub const TURN_TIME_MAX: Duration = Duration::from_millis(1);
+
+/// A quick handler that takes longer is none.
+pub const QUICK_TIME_MAX: Duration = Duration::from_millis(1);
+/// After a turn of the loop that took too long, so many messages are timed one by one.
+const SUSPECTS: u32 = 256;
 
 /// How many quick messages pass between two looks at the clock.
 const MESSAGES_PER_CLOCK: usize = 16;
@@ -49,12 +58,49 @@ pub fn run_turn(connection: &Arc<ReceiveHalf>, serve: &dyn Serve, counters: &Thr
     if !connection.inbox().begin() {
         return;
     }
-    let mut turn =
-        Turn { connection, serve, counters, replies: Replies::of_turn(), share: Share::new() };
+    let share = Share::new(TURN_MESSAGES_MAX);
+    let replies = Replies::of_turn();
+    let mut turn = Turn { connection, serve, counters, replies, share, on_loop: None };
     let end = turn.handle_items();
     let end = turn.hand_over().unwrap_or(End::Closed).or_worse(end);
     turn.leave(end);
 }
+
+/// The same on the event loop, for a connection that was pushed to and not listed.
+/// Ends before a message whose handler is not quick.
+pub fn run_turn_on_loop(
+    connection: &Arc<ReceiveHalf>,
+    serve: &dyn Serve,
+    counters: &ThreadCounters,
+    suspicion: &mut Suspicion,
+) {
+    if !connection.inbox().begin() {
+        return;
+    }
+    // One read is the bound, and the time: a hand-over in the middle of what one read
+    // has brought would cost more than the rest of it.
+    let share = Share::new(usize::MAX);
+    let began = share.began;
+    let replies = Replies::of_turn();
+    let mut turn = Turn { connection, serve, counters, replies, share, on_loop: Some(suspicion) };
+    let end = turn.handle_items();
+    turn.suspect(began);
+    let end = turn.hand_over().unwrap_or(End::Closed).or_worse(end);
+    turn.leave(end);
+}
+
+/// What the event loop remembers of quick handlers that are not quick.
+#[derive(Debug, Default)]
+pub struct Suspicion {
+    /// So many messages are still to be timed one by one.
+    left: u32,
+    /// Messages of the running turn, and the head of the last of them.
+    messages: usize,
+    head: [u8; HEAD_BYTES],
+}
+
+/// What of a message is kept to tell whose it was.
+const HEAD_BYTES: usize = 8;
 
 struct Turn<'a> {
     connection: &'a Arc<ReceiveHalf>,
@@ -62,6 +108,8 @@ struct Turn<'a> {
     counters: &'a ThreadCounters,
     replies: Replies,
     share: Share,
+    /// Run by the event loop.
+    on_loop: Option<&'a mut Suspicion>,
 }
 
 impl Turn<'_> {
@@ -73,14 +121,14 @@ impl Turn<'_> {
             return End::Stalled(Backlog::Total);
         }
         loop {
-            let Some(item) = self.connection.next(done) else { return End::Over };
+            let Some(item) = self.connection.next(done, self.counters) else { return End::Over };
             match item {
                 Item::Notice(notice) => {
                     let charged = notice.encoded.len() + ITEM_COST;
                     self.replies.append(&notice.encoded, notice.frames);
                     done = Done { messages: notice.frames as usize, bytes: charged };
                     if notice.then == Then::Finish {
-                        self.connection.done(done);
+                        self.connection.done(done, self.counters);
                         return End::Finish;
                     }
                     self.share.use_up(done.messages, 0);
@@ -90,18 +138,22 @@ impl Turn<'_> {
                     let end = self.handle_chunk(&mut chunk, charged);
                     done = Done { messages: before - chunk.frames, bytes: 0 };
                     if chunk.frames > 0 && matches!(end, Some(End::Over | End::Stalled(_))) {
-                        self.connection.put_back(done, Item::Chunk { chunk, charged });
+                        self.connection.put_back(
+                            done,
+                            Item::Chunk { chunk, charged },
+                            self.counters,
+                        );
                         return end.unwrap_or(End::Over);
                     }
                     done.bytes = charged;
                     if let Some(end @ (End::Finish | End::Closed)) = end {
-                        self.connection.done(done);
+                        self.connection.done(done, self.counters);
                         return end;
                     }
                 }
             }
             if self.share.is_used(self.replies.bytes()) {
-                self.connection.done(done);
+                self.connection.done(done, self.counters);
                 return End::Over;
             }
         }
@@ -114,6 +166,9 @@ impl Turn<'_> {
                 return Some(End::Over);
             }
             let is_quick = self.serve.is_quick(&chunk.bytes);
+            if !is_quick && self.on_loop.is_some() {
+                return Some(End::Over);
+            }
             if !is_quick && !self.replies.is_empty() {
                 // A handler that blocks must not hold back what is answered.
                 match self.hand_over() {
@@ -123,9 +178,13 @@ impl Turn<'_> {
                 }
             }
             let before = chunk.bytes.len();
+            let timed = self.note_message(&chunk.bytes);
             let origin = Origin { info: self.connection.info(), send: self.connection.send() };
             let served = self.serve.serve(origin, &mut chunk.bytes, charged, &mut self.replies);
             chunk.frames -= 1;
+            if let Some(began) = timed {
+                self.blame(began.elapsed());
+            }
             self.share.use_up(1, before - chunk.bytes.len());
             if !is_quick {
                 self.share.look_at_clock();
@@ -135,6 +194,45 @@ impl Turn<'_> {
             }
         }
         None
+    }
+
+    /// On the loop: remembers whose message is handled now, and when it began if that
+    /// is in doubt.
+    fn note_message(&mut self, message: &[u8]) -> Option<Instant> {
+        let suspicion = self.on_loop.as_mut()?;
+        suspicion.messages += 1;
+        if let Some(head) = message.first_chunk::<HEAD_BYTES>() {
+            suspicion.head = *head;
+        }
+        (suspicion.left > 0).then(|| {
+            suspicion.left -= 1;
+            Instant::now()
+        })
+    }
+
+    fn blame(&self, took: Duration) {
+        if let Some(suspicion) = &self.on_loop
+            && took > QUICK_TIME_MAX
+        {
+            let is_demoted = self.serve.was_slow(&suspicion.head, took);
+            self.counters.add(Counter::HandlersDemoted, u64::from(is_demoted));
+        }
+    }
+
+    /// On the loop, after its messages: one that took too long is told of; if it could
+    /// be any of several, the next ones are timed.
+    fn suspect(&mut self, began: Instant) {
+        let took = if cfg!(loom) { Duration::ZERO } else { began.elapsed() };
+        let Some(suspicion) = self.on_loop.as_mut() else { return };
+        let messages = std::mem::take(&mut suspicion.messages);
+        if took <= QUICK_TIME_MAX || suspicion.left > 0 {
+            return;
+        }
+        if messages == 1 {
+            self.blame(took);
+        } else {
+            suspicion.left = SUSPECTS;
+        }
     }
 
     /// Counts what became of a message; whether the connection has to end.
@@ -157,7 +255,12 @@ impl Turn<'_> {
             return Some(End::Over);
         }
         let (bytes, frames) = self.replies.take();
-        let level = self.connection.send().append(Entry { bytes, frames }, self.counters).ok()?;
+        let (send, entry) = (self.connection.send(), Entry { bytes, frames });
+        let level = if self.on_loop.is_some() {
+            send.append_and_flush(entry, self.counters).ok()?
+        } else {
+            send.append(entry, self.counters).ok()?
+        };
         Some(match level {
             Level::Below => End::Over,
             Level::Above => End::Stalled(Backlog::Own),
@@ -216,6 +319,7 @@ impl End {
 
 /// What is left of a turn.
 struct Share {
+    began: Instant,
     messages: usize,
     bytes: usize,
     until: Instant,
@@ -223,9 +327,10 @@ struct Share {
 }
 
 impl Share {
-    fn new() -> Self {
-        let until = Instant::now() + TURN_TIME_MAX;
-        Self { messages: TURN_MESSAGES_MAX, bytes: TURN_BYTES_MAX, until, is_late: false }
+    fn new(messages: usize) -> Self {
+        let began = Instant::now();
+        let until = began + TURN_TIME_MAX;
+        Self { began, messages, bytes: TURN_BYTES_MAX, until, is_late: false }
     }
 
     fn use_up(&mut self, messages: usize, bytes: usize) {

@@ -2,6 +2,7 @@
 //! looked up, handled, answered, or refused with the reason.
 
 use super::own_turn::OwnTurn;
+use super::quick::Quickness;
 use super::stock::{Echo, Ping, Time, Who};
 use super::{ConnectionInfo, Handler, Replies, Request};
 use crate::frame::{
@@ -15,7 +16,7 @@ use parking_lot::Mutex;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The worker a handler runs in.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +43,12 @@ pub struct Origin<'a> {
 pub trait Serve: Send + Sync {
     /// Whether the handler of the message that `chunk` begins with is quick.
     fn is_quick(&self, chunk: &Bytes) -> bool;
+
+    /// Tells of a handler that is said to be quick and took so long. `message` is how
+    /// the message begins.
+    ///
+    /// True if it is not taken for quick any more from now on.
+    fn was_slow(&self, message: &[u8], took: Duration) -> bool;
 
     /// Takes the first message off `chunk` and handles it. `chunk_bytes` is the
     /// size of the chunk's allocation.
@@ -96,11 +103,6 @@ impl Handlers {
             Err(at) => self.by_code.insert(at, (code, handler)),
         }
     }
-
-    fn get(&self, code: Code) -> Option<&dyn Handler> {
-        let at = self.by_code.binary_search_by_key(&code, |(code, _)| *code).ok()?;
-        Some(&*self.by_code[at].1)
-    }
 }
 
 impl std::fmt::Debug for Handlers {
@@ -115,9 +117,22 @@ const PANICS_TOLD: u32 = 5;
 /// The application of one worker: its handlers and the stock ones.
 #[derive(Debug)]
 pub struct Application {
-    handlers: Handlers,
+    /// By code.
+    handlers: Vec<Registered>,
     /// Over all handler threads: what one message does it does again.
     panics: Mutex<Throttle>,
+}
+
+struct Registered {
+    code: Code,
+    handler: Arc<dyn Handler>,
+    quickness: Quickness,
+}
+
+impl std::fmt::Debug for Registered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Registered").field(&self.code).field(&self.quickness).finish()
+    }
 }
 
 impl Application {
@@ -128,14 +143,38 @@ impl Application {
         handlers.insert(CODE_ECHO, Arc::new(Echo));
         handlers.insert(CODE_TIME, Arc::new(Time));
         handlers.insert(CODE_WHO, Arc::new(Who(worker)));
+        let register = |(code, handler): (Code, Arc<dyn Handler>)| {
+            let quickness = Quickness::new(handler.is_quick());
+            Registered { code, handler, quickness }
+        };
+        let handlers = handlers.by_code.into_iter().map(register).collect();
         Self { handlers, panics: Mutex::new(Throttle::new(PANICS_TOLD)) }
+    }
+
+    fn get(&self, code: Code) -> Option<&Registered> {
+        let at = self.handlers.binary_search_by_key(&code, |registered| registered.code).ok()?;
+        Some(&self.handlers[at])
     }
 }
 
 impl Serve for Application {
     fn is_quick(&self, chunk: &Bytes) -> bool {
-        let handler = Header::read(chunk).and_then(|header| self.handlers.get(header.code));
-        handler.is_none_or(Handler::is_quick)
+        let registered = Header::read(chunk).and_then(|header| self.get(header.code));
+        registered.is_none_or(|registered| registered.quickness.is_quick())
+    }
+
+    fn was_slow(&self, message: &[u8], took: Duration) -> bool {
+        let registered = Header::read(message).and_then(|header| self.get(header.code));
+        let Some(Registered { code, quickness, .. }) = registered else { return false };
+        let is_demoted = quickness.was_slow(took, Instant::now());
+        if is_demoted {
+            log::warn!(
+                "the handler of a code says that it is quick and is not, its messages go to \
+                 the handler threads from now on code={code} took_us={}",
+                took.as_micros()
+            );
+        }
+        is_demoted
     }
 
     fn serve(
@@ -152,7 +191,7 @@ impl Serve for Application {
             replies.send_error(ErrorNumber::BadChecksum, code, &text);
             return Served::BadChecksum;
         }
-        let Some(handler) = self.handlers.get(code) else {
+        let Some(Registered { handler, .. }) = self.get(code) else {
             let text = format!("no handler for code {code}");
             replies.send_error(ErrorNumber::UnknownCode, code, &text);
             return Served::UnknownCode;

@@ -8,6 +8,7 @@
 mod application;
 mod handle;
 mod own_turn;
+mod quick;
 mod replies;
 mod stock;
 
@@ -145,9 +146,13 @@ pub trait Handler: Send + Sync {
     /// Whatever the peer shall be told as "handler failed".
     fn handle(&self, request: &Request<'_>, replies: &mut Replies) -> Outcome;
 
-    /// Whether it never blocks and computes for microseconds at most. Replies
-    /// that are ready are held back while a quick handler runs, so that they
-    /// leave together; before any other they are handed to the send thread.
+    /// Whether it never blocks and computes for microseconds at most. Asked once, when
+    /// a worker starts.
+    ///
+    /// Quick handlers run on the event loop itself (`worker.fuse`), and the replies of
+    /// neighbouring messages leave together. While one runs its worker serves nobody
+    /// else: one that takes 50 ms in ten seconds from the others is demoted, with a
+    /// warning in the log, and run by the handler threads like any other.
     fn is_quick(&self) -> bool {
         false
     }

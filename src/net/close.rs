@@ -17,6 +17,7 @@ use crate::send::View;
 use crate::shm::Counter;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::crash::step;
+use std::sync::Arc;
 use std::time::Instant;
 
 impl EventLoop {
@@ -25,6 +26,10 @@ impl EventLoop {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         let is_over =
             connection.hung_up && !connection.read_rest(&mut self.buffer, &self.shared, now);
+        if std::mem::take(&mut connection.is_queued) {
+            let receive = Arc::clone(&connection.receive);
+            self.shared.start_turn(&receive, &mut self.suspicion);
+        }
         let view = connection.receive.send().view();
         if is_over || view.aborted || connection.phase == Phase::Aborting {
             self.abort(key, now);

@@ -30,6 +30,9 @@ pub(super) struct Connection {
     pub(super) cutter_charged: usize,
     /// All bytes ever received.
     pub(super) input_bytes: u64,
+    /// The inbox was empty and has something now: it is this connection's turn, which
+    /// nobody else knows of yet.
+    pub(super) is_queued: bool,
     /// The inbox total had no room when this connection was read last.
     pub(super) starved: bool,
     /// The peer is gone, and what it sent before may still be in the kernel.
@@ -159,6 +162,7 @@ impl Connection {
             cutter: Cutter::default(),
             cutter_charged: 0,
             input_bytes: 0,
+            is_queued: false,
             starved: false,
             hung_up: false,
             watched: None,

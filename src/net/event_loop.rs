@@ -12,8 +12,9 @@ use super::settings::{
 };
 use super::timers::Timers;
 use super::transport::{Acceptor, SocketOptions, Transport};
-use crate::dispatch::DispatchPath;
+use crate::dispatch::{DispatchPath, ReceiveHalf, Suspicion, run_turn_on_loop};
 use crate::frame::{ErrorNumber, Goodbye};
+use crate::handler::Serve;
 use crate::send::{Room, SendPath};
 use crate::shm::{Counter, Peers, Permits, Slot, ThreadCounters};
 use crate::sys;
@@ -44,12 +45,31 @@ const WATCHED: u64 = 8;
 const LISTENERS: u64 = 16;
 
 /// What connections and the loop both use.
-#[derive(Debug)]
 pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) dispatch: Arc<DispatchPath>,
     pub(super) send: Arc<SendPath>,
     pub(super) counters: ThreadCounters,
+    /// For the turns that the loop runs itself.
+    serve: Arc<dyn Serve>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// The turn of a connection that was empty: here, as far as its handlers are quick,
+    /// or on a handler thread.
+    pub(super) fn start_turn(&self, receive: &Arc<ReceiveHalf>, suspicion: &mut Suspicion) {
+        if self.settings.fuse {
+            run_turn_on_loop(receive, &*self.serve, &self.counters, suspicion);
+        } else {
+            receive.list();
+        }
+    }
 }
 
 /// What stands in the table.
@@ -120,6 +140,8 @@ pub struct EventLoop {
     pub(super) listeners: Listeners,
     /// Not read for want of room in the inbox total.
     starved: BTreeSet<Key>,
+    /// Of quick handlers that are not.
+    pub(super) suspicion: Suspicion,
     /// Whose socket is full, the first first.
     pub(super) blocked: BTreeSet<(Instant, Key)>,
     /// Since when the inbox total has had no room, as the ticks saw it.
@@ -149,6 +171,7 @@ impl EventLoop {
         listeners: Vec<(Acceptor, SocketOptions)>,
         dispatch: Arc<DispatchPath>,
         send: Arc<SendPath>,
+        serve: Arc<dyn Serve>,
         slot: Slot,
     ) -> io::Result<Self> {
         let epoll = Watch(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
@@ -159,7 +182,8 @@ impl EventLoop {
             table: SlotMap::with_key(),
             connections: 0,
             refused: 0,
-            shared: Shared { settings, dispatch, send, counters },
+            shared: Shared { settings, dispatch, send, counters, serve },
+            suspicion: Suspicion::default(),
             permits: slot.permits(),
             peers: slot.peers(),
             slot,

@@ -6,7 +6,7 @@ use super::event_loop::Shared;
 use super::interest::Input;
 use super::settings::{Settings, TOO_FAST_MAX, TOO_FAST_QUIET};
 use super::token_bucket::TokenBucket;
-use crate::dispatch::{Item, Notice, Then};
+use crate::dispatch::{Item, Notice, Pushed, Then};
 use crate::frame::{Chunk, ErrorNumber, Goodbye, Header, error_frame, goodbye_frame};
 use crate::send::Room;
 use crate::shm::Counter;
@@ -64,7 +64,7 @@ impl Connection {
             if self.rates.is_some() {
                 self.admit(chunk, shared, now);
             } else {
-                self.push(Item::chunk(chunk));
+                self.push(Item::chunk(chunk), shared);
             }
         }
         if let Err(claimed) = cut {
@@ -110,7 +110,7 @@ impl Connection {
             Some(header) => {
                 shared.counters.add(Counter::ProtocolErrors, 1);
                 let text = "the stream ended inside a frame";
-                self.tell_error(ErrorNumber::FrameTimeout, header, text);
+                self.tell_error(ErrorNumber::FrameTimeout, header, text, shared);
             }
             None => self.receive.end(),
         }
@@ -122,13 +122,19 @@ impl Connection {
         let begun = self.cutter.begun();
         shared.counters.add(Counter::ProtocolErrors, 1);
         self.end_input(Input::Refused, shared);
-        self.tell_error(number, begun, text);
+        self.tell_error(number, begun, text, shared);
     }
 
-    fn tell_error(&self, number: ErrorNumber, caused_by: Option<Header>, text: &str) {
+    fn tell_error(
+        &mut self,
+        number: ErrorNumber,
+        caused_by: Option<Header>,
+        text: &str,
+        shared: &Shared,
+    ) {
         log::debug!("conn={} {number:?}: {text}", self.id());
         let frame = error_frame(number, caused_by.map(|header| header.code), text);
-        self.notify(frame, 1, Then::Finish);
+        self.notify(frame, 1, Then::Finish, shared);
     }
 
     /// Says goodbye behind the replies to what came before.
@@ -137,15 +143,20 @@ impl Connection {
         if then == Then::Finish {
             self.end_input(Input::Refused, shared);
         }
-        self.notify(goodbye_frame(reason, text), 1, then);
+        self.notify(goodbye_frame(reason, text), 1, then, shared);
     }
 
-    fn notify(&self, encoded: Bytes, frames: u32, then: Then) {
-        self.push(Item::Notice(Notice { encoded, frames, then }));
+    fn notify(&mut self, encoded: Bytes, frames: u32, then: Then, shared: &Shared) {
+        self.push(Item::Notice(Notice { encoded, frames, then }), shared);
     }
 
-    fn push(&self, item: Item) {
-        self.receive.push(item);
+    fn push(&mut self, item: Item, shared: &Shared) {
+        let messages = item.messages();
+        match self.receive.push(item) {
+            Pushed::Queue => self.is_queued = true,
+            Pushed::Nothing => {}
+            Pushed::Closed => shared.counters.add(Counter::MessagesExpired, messages as u64),
+        }
     }
 
     /// Lets messages pass as the rate limits allow, and refuses the others, each
@@ -162,39 +173,45 @@ impl Connection {
             if rates.admit(length, now) {
                 passed.bytes += length;
                 passed.frames += 1;
-                self.tell_refused(&mut refused, Then::GoOn);
+                self.tell_refused(&mut refused, Then::GoOn, shared);
                 continue;
             }
             let persists = rates.persists(now);
-            self.push_passed(&mut passed, &mut rest, whole_bytes);
+            self.push_passed(&mut passed, &mut rest, whole_bytes, shared);
             rest.advance(length);
             refused.add(header);
             shared.counters.add(Counter::FramesRateLimited, 1);
             if persists {
                 self.end_input(Input::Refused, shared);
-                self.tell_refused(&mut refused, Then::Finish);
+                self.tell_refused(&mut refused, Then::Finish, shared);
                 return;
             }
         }
-        self.tell_refused(&mut refused, Then::GoOn);
-        self.push_passed(&mut passed, &mut rest, whole_bytes);
+        self.tell_refused(&mut refused, Then::GoOn, shared);
+        self.push_passed(&mut passed, &mut rest, whole_bytes, shared);
     }
 
-    fn push_passed(&self, passed: &mut Passed, rest: &mut Bytes, whole_bytes: usize) {
+    fn push_passed(
+        &mut self,
+        passed: &mut Passed,
+        rest: &mut Bytes,
+        whole_bytes: usize,
+        shared: &Shared,
+    ) {
         let Passed { bytes, frames } = std::mem::take(passed);
         if frames > 0 {
             let part = rest.split_to(bytes);
             // A part must not hold on to the whole, of which it is not charged.
             let is_whole = bytes == whole_bytes;
             let bytes = if is_whole { part } else { Bytes::copy_from_slice(&part) };
-            self.push(Item::chunk(Chunk { bytes, frames }));
+            self.push(Item::chunk(Chunk { bytes, frames }), shared);
         }
     }
 
-    fn tell_refused(&self, refused: &mut Refusals, then: Then) {
+    fn tell_refused(&mut self, refused: &mut Refusals, then: Then, shared: &Shared) {
         let Refusals { encoded, frames } = std::mem::take(refused);
         if frames > 0 {
-            self.notify(encoded.freeze(), frames, then);
+            self.notify(encoded.freeze(), frames, then, shared);
         }
     }
 }
@@ -284,6 +301,7 @@ mod tests {
             handshake: None,
             linger: Duration::from_secs(1),
             outbox_age_max: Duration::from_secs(1),
+            fuse: true,
             messages_per_second,
             messages_burst: 0,
             bytes_per_second,

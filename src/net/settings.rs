@@ -62,6 +62,8 @@ pub struct Settings {
     pub linger: Duration,
     /// `send.outbox_max_age`.
     pub outbox_age_max: Duration,
+    /// `worker.fuse`: the loop runs quick handlers and writes their replies itself.
+    pub fuse: bool,
     /// `limits.messages_per_second`; 0 = off.
     pub messages_per_second: u32,
     /// `limits.messages_burst`.

@@ -59,6 +59,37 @@ impl SendHalf {
         entry: Entry,
         counters: &ThreadCounters,
     ) -> Result<Level, Closed> {
+        let (level, is_ready) = self.append_unlisted(entry, counters)?;
+        if is_ready && !is_planted(Fault::PostBeforeState) {
+            self.list(counters);
+        }
+        Ok(level)
+    }
+
+    /// Queues a message and writes it, as the send thread would, if nobody else does
+    /// and nothing is in front of it. The connection is ready and on no list for that
+    /// moment, so nobody else can take it.
+    ///
+    /// # Errors
+    /// As [`SendHalf::append`].
+    pub fn append_and_flush(
+        self: &Arc<Self>,
+        entry: Entry,
+        counters: &ThreadCounters,
+    ) -> Result<Level, Closed> {
+        let (level, is_ready) = self.append_unlisted(entry, counters)?;
+        if is_ready {
+            self.flush_ready(counters);
+        }
+        Ok(level)
+    }
+
+    /// Whether it became ready: the caller has to list or to flush it.
+    fn append_unlisted(
+        self: &Arc<Self>,
+        entry: Entry,
+        counters: &ThreadCounters,
+    ) -> Result<(Level, bool), Closed> {
         let (cost, frames) = (entry.cost(), entry.frames);
         let total = self.path.total().charge(cost);
         if is_planted(Fault::PostBeforeState) {
@@ -71,17 +102,15 @@ impl SendHalf {
         if total == Room::Exhausted {
             self.path.calls().report_overload();
         }
-        if appended.list && !is_planted(Fault::PostBeforeState) {
-            self.list(counters);
-        }
         if appended.call {
             self.call_loop();
         }
-        Ok(match (appended.is_above_high, total) {
+        let level = match (appended.is_above_high, total) {
             (true, _) => Level::Above,
             (false, Room::Exhausted) => Level::TotalAbove,
             (false, Room::Free) => Level::Below,
-        })
+        };
+        Ok((level, appended.list))
     }
 
     /// Queues a message that answers nothing; any thread, also one of the

@@ -60,6 +60,8 @@ counters! {
     HandlerErrors = "handler_errors",
     /// Handlers that panicked.
     HandlerPanics = "handler_panics",
+    /// Handlers that said they were quick and were not.
+    HandlersDemoted = "handlers_demoted",
     /// Permits posted to the send semaphore.
     SemaphorePosts = "semaphore_posts",
     /// Calls of sendmsg.

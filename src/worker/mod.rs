@@ -15,7 +15,7 @@ use crate::channel::{self, Message, ReceivedParcel};
 use crate::config::{self, Config};
 use crate::dispatch::{DispatchPath, InboxLimits};
 use crate::frame::{Goodbye, goodbye_frame};
-use crate::handler::{Application, Handlers, WorkerInfo};
+use crate::handler::{Application, Handlers, Serve, WorkerInfo};
 use crate::listen::Listener;
 use crate::logging;
 use crate::net::{Acceptor, EventLoop, Settings, SocketOptions, Watched};
@@ -132,17 +132,18 @@ impl Worker {
                 (acceptor(listener), options)
             })
             .collect();
+        let worker = WorkerInfo { number, pid: nix::unistd::getpid().as_raw(), generation };
+        let application = Arc::new(Application::new(handlers, worker));
         let event_loop = EventLoop::new(
             settings(&config),
             listeners,
             Arc::clone(&dispatch),
             Arc::clone(&send),
+            Arc::clone(&application) as Arc<dyn Serve>,
             slot.clone(),
         )?;
         event_loop.watch(signals.as_fd(), SIGNALS)?;
         event_loop.watch(channel.as_fd(), CHANNEL)?;
-        let worker = WorkerInfo { number, pid: nix::unistd::getpid().as_raw(), generation };
-        let application = Arc::new(Application::new(handlers, worker));
         let count = config.worker.handler_threads;
         let threads = Threads::start(count, &application, &dispatch, &send, &slot)?;
         sys_signals::unblock()?;
@@ -320,6 +321,7 @@ fn settings(config: &Config) -> Settings {
         handshake,
         linger,
         outbox_age_max: config.send.outbox_max_age,
+        fuse: config.worker.fuse,
         messages_per_second: config.limits.messages_per_second,
         messages_burst: config.limits.messages_burst,
         bytes_per_second: config.limits.bytes_per_second,

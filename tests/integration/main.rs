@@ -7,6 +7,7 @@ mod support;
 mod backpressure;
 mod bad_configuration;
 mod bad_input;
+mod bench;
 mod connections;
 mod descriptors;
 mod even;

@@ -2,6 +2,7 @@
 
 mod abort;
 mod budget;
+mod fuse;
 mod inbox;
 mod outbox;
 mod planted;

@@ -1,7 +1,7 @@
 //! Replies that back up: the turn ends as stalled, and whoever drains the
 //! outbox lets it go on.
 
-use super::inbox::{Answer, handler_thread, message, receive_half};
+use super::inbox::{Answer, handler_thread, push, receive_half};
 use super::*;
 
 /// With a high mark of nothing each reply stalls its turn. All is answered all
@@ -23,7 +23,7 @@ fn stalls_and_goes_on(send: Arc<SendPath>) {
     let (receive, dispatch) = receive_half(&half, 100);
     let handled = Arc::new(Mutex::new(Vec::new()));
     let serve = Answer { handled: Arc::clone(&handled), replies: true };
-    receive.push(message(b"a"));
+    push(&receive, b"a");
     receive.end();
     let sender = send_thread(&send);
     let handler = handler_thread(&dispatch, serve);
@@ -48,7 +48,7 @@ fn a_connection_may_go_at_any_point_of_its_turn() {
         let (receive, dispatch) = receive_half(&half, 100);
         let handled = Arc::new(Mutex::new(Vec::new()));
         let serve = Answer { handled, replies: true };
-        receive.push(message(b"a"));
+        push(&receive, b"a");
         let sender = send_thread(&send);
         let handler = handler_thread(&dispatch, serve);
         let counters = ThreadCounters::detached();

@@ -99,6 +99,7 @@ const CASES: &[Case] = &[
         &["0", "1000001", "-5", "'auto'"],
     ),
     Case("worker.handler_threads", &[("1", "1"), ("128", "128")], &["0", "129", "65538", "'2'"]),
+    Case("worker.fuse", &[("true", "true"), ("false", "false")], &["1", "'on'"]),
     Case(
         "frame.max_bytes",
         &[("8", "8"), ("65535", "65535"), ("'32KiB'", "\"32KiB\"")],

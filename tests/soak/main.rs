@@ -1,0 +1,206 @@
+//! A soak: the real server, clients of every kind for as long as one likes, an operator
+//! who reloads, resizes and kills, and books that must balance.
+//!
+//! Every reply is compared byte by byte, in order; every client that reads to the end
+//! gets every byte it is owed, or the connection ended for a reason that is documented
+//! and counted. Calm rounds, in which no worker comes or goes and the counters must add
+//! up exactly, take turns with stormy ones.
+//!
+//! `scripts/soak` runs it on a release build. Without arguments it is short, so that the
+//! normal tests keep it alive.
+
+#[path = "../support/mod.rs"]
+#[expect(dead_code, unused_imports, reason = "the integration tests use all of it")]
+mod support;
+
+mod books;
+mod operator;
+mod peer;
+mod plan;
+mod random;
+mod world;
+
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use books::Books;
+use operator::{Deeds, Operator, Weather};
+use plan::Plan;
+use random::Random;
+use support::TestServer;
+use world::{Seen, World};
+
+/// Clients at a time.
+const CLIENTS: u64 = 48;
+/// `worker_shutdown_timeout`: longer than any honest client takes.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+struct Options {
+    duration: Duration,
+    seed: u64,
+    kill: bool,
+}
+
+fn main() -> ExitCode {
+    let options = match options() {
+        Ok(options) => options,
+        Err(what) => {
+            eprintln!("soak: {what}");
+            return ExitCode::from(2);
+        }
+    };
+    let Options { duration, seed, kill } = &options;
+    println!("soak: {duration:?}, seed {seed}, kill {kill}");
+    let wrong = soak(&options);
+    for line in &wrong {
+        println!("soak: {line}");
+    }
+    let verdict = if wrong.is_empty() { "ok" } else { "FAILED" };
+    println!("soak: {verdict}, seed {seed}");
+    ExitCode::from(u8::from(!wrong.is_empty()))
+}
+
+/// Arguments of the test harness that it does not know are not its business.
+fn options() -> Result<Options, String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut options =
+        Options { duration: Duration::from_secs(6), seed: now.as_secs(), kill: false };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut number = || {
+            let value = arguments.next().and_then(|value| value.parse().ok());
+            value.ok_or_else(|| format!("{argument} takes a number"))
+        };
+        match argument.as_str() {
+            "--seconds" => options.duration = Duration::from_secs(number()?),
+            "--seed" => options.seed = number()?,
+            "--kill" => options.kill = true,
+            _ => {}
+        }
+    }
+    Ok(options)
+}
+
+/// Small limits, so that everything fills up; which ones is left to chance. But for the
+/// receive buffer: a window that is smaller than a segment of the loopback is opened by
+/// the kernel's timers, which may take longer than a draining server waits.
+fn configuration(random: &mut Random) -> String {
+    let accept = random.of(&["shared", "reuseport"]);
+    let buffer = random.of(&[0, 16 * 1024]);
+    let timeout = SHUTDOWN_TIMEOUT.as_secs();
+    format!(
+        "worker_processes = {workers}\nmax_connections = {permits}\n\
+         worker_shutdown_timeout = \"{timeout}s\"\nworker_drain_spread = \"200ms\"\n\
+         worker_ready_timeout = \"1m\"\n\
+         [log]\nlevel = \"info\"\n\
+         [[listen]]\naddress = \"127.0.0.1:0\"\naccept = \"{accept}\"\n\
+         send_buffer = {buffer}\n\
+         [worker]\nhandler_threads = {threads}\n\
+         [inbox]\nmax_messages = {messages}\nmax_bytes = \"64KiB\"\n\
+         [send]\noutbox_max_bytes = \"{outbox}KiB\"\noutbox_max_age = \"4s\"\n\
+         notsent_lowat = \"{lowat}KiB\"\n",
+        workers = operator::WORKERS,
+        permits = books::PERMITS,
+        threads = random.pick(1, 4),
+        messages = random.pick(2, 256),
+        outbox = random.of(&[16, 64, 128]),
+        lowat = random.of(&[4, 16, 64]),
+    )
+}
+
+fn soak(options: &Options) -> Vec<String> {
+    let mut random = Random::new(options.seed, 0);
+    let toml = configuration(&mut random);
+    // Two soaks at a time, of different seeds, have directories of their own.
+    let server = TestServer::start(&format!("soak_{}", options.seed), &toml);
+    println!("{toml}");
+    let world = World::new(server.address);
+    let mut books = Books::open(&server);
+    let mut operator = Operator::new(&server, &world, random);
+    let (mut all, mut deeds) = (Seen::default(), Deeds::default());
+    let rounds = if options.duration < Duration::from_secs(30) { 2 } else { 6 };
+    let mut wrong = Vec::new();
+    for round in 0..rounds {
+        let storm = Weather::Storm { kill: options.kill };
+        let weather = if round % 2 == 0 { Weather::Calm } else { storm };
+        let until = Instant::now() + options.duration / rounds;
+        let (seen, done) = play(options, round, &mut operator, weather, until);
+        wrong = world.failures();
+        if wrong.is_empty() {
+            wrong = books.settle(&server, weather, &seen, &done);
+        }
+        all.add(&seen);
+        deeds.add(done);
+        println!("round {}: {weather:?}, {} connections, {done}", round + 1, seen.connects);
+        if !wrong.is_empty() {
+            break;
+        }
+    }
+    report(&all, &deeds, &books);
+    let dir = server.dir.clone();
+    drop(server);
+    if wrong.is_empty() {
+        // Each seed has a directory: of those that found nothing nothing is kept.
+        std::fs::remove_dir_all(dir).expect("the test's own directory");
+    } else {
+        println!("logs are in {}", dir.join("logs").display());
+    }
+    wrong
+}
+
+/// However the operator ends, the clients do too.
+struct End<'a>(&'a World);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One round: clients and operator, until the time is over and the last client is gone.
+fn play(
+    options: &Options,
+    round: u32,
+    operator: &mut Operator<'_>,
+    weather: Weather,
+    until: Instant,
+) -> (Seen, Deeds) {
+    let world = operator.world;
+    let mut deeds = std::thread::scope(|scope| {
+        let _end = End(world);
+        for client in 0..CLIENTS {
+            let mut random = Random::new(options.seed, 1 + client + u64::from(round) * CLIENTS);
+            scope.spawn(move || {
+                while !world.is_over() {
+                    let plan = Plan::draw(&mut random);
+                    peer::run(world, &plan, &mut random);
+                }
+            });
+        }
+        operator.work(weather, until)
+    });
+    if world.failures().is_empty() {
+        operator.restore(&mut deeds);
+        world.is_over.store(false, Ordering::Relaxed);
+    }
+    (world.take_seen(), deeds)
+}
+
+fn report(seen: &Seen, deeds: &Deeds, books: &Books) {
+    println!("\n{}", seen.table());
+    println!("signals: {deeds}");
+    for names in [
+        ["connections_accepted", "frames_received", "frames_sent", "messages_expired"],
+        ["messages_dropped", "sends_blocked", "partial_sends", "reads_paused"],
+        ["semaphore_posts", "send_calls", "closed_slow", "connections_cut"],
+    ] {
+        let columns = names.map(|name| format!("{name} {}", books.total(name)));
+        println!("{}", columns.join(", "));
+    }
+    println!(
+        "anonymous memory at rest: a worker {} KiB at most, the master {} KiB",
+        books.worker_bytes_max / 1024,
+        books.master_bytes / 1024
+    );
+}
