@@ -186,8 +186,6 @@ fn a_blocked_handler_holds_back_nobody() {
     let status = server.status_json();
     let rows = status["workers"][0]["handler_times"].as_array().expect("rows");
     assert_eq!((rows.len(), &rows[7]["up_to_us"]), (8, &serde_json::Value::Null));
-    let turns: u64 = rows.iter().filter_map(|row| row["turns"].as_u64()).sum();
-    assert!(turns > 100, "a turn at least for each ping: {rows:?}");
 }
 
 fn messages_of_a_connection_wait_their_turn() {

@@ -3,7 +3,8 @@
 //! A turn is some messages of one connection, and ends after a millisecond; one that
 //! took much longer had one handler that did. So this costs one look at the clock a
 //! turn, and slow handlers show all the same. Each handler thread writes a cache line
-//! of its own; anybody reads.
+//! of its own; anybody reads. What the event loop runs itself is not counted: those
+//! handlers are quick, and a look at the clock for each would cost as much as they do.
 
 use std::sync::atomic::Ordering;
 
