@@ -12,11 +12,11 @@ mod support;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chappe::client::{Client, ClientError, Frame};
 use chappe::frame::{CODE_ECHO, CODE_PING, ErrorNumber, append_frame};
-use chappe::{HandlerError, Outcome, Replies, Request, Server};
+use chappe::{Handler, HandlerError, Outcome, Replies, Request, Server};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
@@ -31,6 +31,24 @@ const PANIC: u16 = 18;
 const BLOCK: u16 = 19;
 /// Takes two milliseconds and answers nothing.
 const QUIET: u16 = 20;
+/// Says that it is quick, and takes as many milliseconds as the body's one byte says.
+const BOASTS: u16 = 21;
+
+struct Boasts;
+
+impl Handler for Boasts {
+    fn handle(&self, request: &Request<'_>, replies: &mut Replies) -> Outcome {
+        let until = Instant::now() + Duration::from_millis(request.body()[0].into());
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            std::thread::park_timeout(left);
+        }
+        replies.send(BOASTS, b"")
+    }
+
+    fn is_quick(&self) -> bool {
+        true
+    }
+}
 
 fn main() -> ExitCode {
     if std::env::var_os(IS_SERVER).is_some() {
@@ -41,6 +59,8 @@ fn main() -> ExitCode {
         ("a_failed_handler_costs_its_message", a_failed_handler_costs_its_message),
         ("a_panic_costs_its_connection_only", a_panic_costs_its_connection_only),
         ("a_storm_of_panics_is_told_with_a_count", a_storm_of_panics_is_told_with_a_count),
+        ("a_quick_handler_that_is_not_is_demoted", a_quick_handler_that_is_not_is_demoted),
+        ("quick_handlers_run_on_the_loop_if_fused", quick_handlers_run_on_the_loop_if_fused),
         ("a_blocked_handler_holds_back_nobody", a_blocked_handler_holds_back_nobody),
         ("messages_of_a_connection_wait_their_turn", messages_of_a_connection_wait_their_turn),
         ("quit_waits_for_a_handler_and_no_longer_than_told", quit_waits_for_a_handler),
@@ -81,6 +101,7 @@ fn server() -> ExitCode {
             }
             replies.send(BLOCK, b"")
         })
+        .on(BOASTS, Boasts)
         .on(QUIET, |_: &Request<'_>, _: &mut Replies| -> Outcome {
             std::thread::park_timeout(Duration::from_millis(2));
             Ok(())
@@ -164,6 +185,51 @@ fn a_panic_costs_its_connection_only() {
     assert_eq!(other.call(CODE_PING, b"").expect("untouched").code, CODE_PING);
     assert_eq!(server.worker_pids(), workers);
     assert_eq!(server.status_json()["totals"]["handler_panics"], 1);
+}
+
+fn a_quick_handler_that_is_not_is_demoted() {
+    let server = start("boast", "worker_processes = 1\n[worker]\nfuse = true\n");
+    let (mut client, mut other) = (server.connect(), server.connect());
+    assert_eq!(client.call(BOASTS, &[0]).expect("quick").code, BOASTS);
+    assert_eq!(server.status_number("/totals/handlers_demoted"), 0);
+    // Neighbours of one turn: which of them it is shows at the second turn.
+    for _ in 0..2 {
+        for code in [CODE_PING, BOASTS, CODE_PING] {
+            client.send(code, &[60]).expect("sent");
+        }
+        let codes = [(); 3].map(|()| client.receive().expect("a reply").code);
+        assert_eq!(codes, [CODE_PING, BOASTS, CODE_PING]);
+    }
+    // It may have come in pieces, and be found at once; if not, it is found now.
+    _ = client.call(BOASTS, &[60]).expect("a reply");
+    server.wait_status("/totals/handlers_demoted", |demoted| demoted == 1);
+    let log = "the handler of a code says that it is quick and is not";
+    server.wait_log("worker-0", log);
+    // It holds up nobody any more, and is still answered.
+    client.send(BOASTS, &[250]).expect("sent");
+    wait_until("the handler is busy", || server.status_number("/workers/0/handlers_busy") == 1);
+    for _ in 0..10 {
+        assert_eq!(other.call(CODE_PING, b"").expect("served").code, CODE_PING);
+    }
+    assert_eq!(client.receive().expect("a reply").code, BOASTS);
+    assert_eq!(server.status_number("/totals/handlers_demoted"), 1);
+}
+
+/// The semaphore tells: a reply that the loop has written by itself cost no post.
+fn quick_handlers_run_on_the_loop_if_fused() {
+    for (fuse, posts) in [(true, 0), (false, 100)] {
+        let toml = format!("worker_processes = 1\n[worker]\nfuse = {fuse}\n");
+        let server = start(&format!("fuse_{fuse}"), &toml);
+        let mut client = server.connect();
+        for _ in 0..100 {
+            assert_eq!(client.call(CODE_ECHO, b"x").expect("a reply").code, CODE_ECHO);
+        }
+        server.wait_status("/totals/frames_sent", |sent| sent == 100);
+        assert_eq!(server.status_number("/totals/semaphore_posts"), posts, "{fuse}");
+        // What does not say that it is quick never runs there.
+        assert_eq!(client.call(TWICE, b"x").expect("a reply").code, TWICE);
+        server.wait_status("/totals/semaphore_posts", |now| now == posts + 1);
+    }
 }
 
 fn a_blocked_handler_holds_back_nobody() {

@@ -48,7 +48,8 @@ counters! {
     /// Messages received or queued whose connection was gone before they were
     /// handled or sent.
     MessagesExpired = "messages_expired",
-    /// Messages refused because an outbox was full.
+    /// Messages that an outbox refused because it was full, or its connection gone or
+    /// closing.
     MessagesDropped = "messages_dropped",
     /// Times that a socket was full and the event loop had to take over.
     SendsBlocked = "sends_blocked",

@@ -14,6 +14,8 @@ const SMALL: &str = "worker_processes = 1
 max_bytes = \"128KiB\"
 [send]
 outbox_max_bytes = \"128KiB\"
+[timeouts]
+frame = \"60s\"
 [[listen]]
 address = \"127.0.0.1:0\"
 receive_buffer = 16384

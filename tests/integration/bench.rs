@@ -37,7 +37,7 @@ fn errors(report: &Value, kind: &str) -> u64 {
 
 #[test]
 fn a_closed_loop_is_measured_on_both_sides() {
-    let server = TestServer::start("bench_closed", "");
+    let server = TestServer::start("bench_closed", "[worker]\nfuse = false\n");
     let line = ["--connections", "8", "--pipeline", "4", "--system-calls"];
     let run = server.command(&[&SHORT[..], &line].concat());
     let report = clean(&run);

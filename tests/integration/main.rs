@@ -20,6 +20,7 @@ mod messages;
 mod output;
 mod per_ip;
 mod privileges;
+mod regressions;
 mod reload;
 mod reload_storm;
 mod service;

@@ -1,7 +1,7 @@
 //! What tests do with a client again and again.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use chappe::client::{Client, ClientError, ErrorNumber, Frame, ServerError};
 use nix::sys::socket::{
@@ -55,6 +55,12 @@ pub(crate) fn try_connect_from(source: IpAddr, address: SocketAddr) -> nix::Resu
     bind(socket.as_raw_fd(), &SockaddrStorage::from(source))?;
     connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(Client::from_stream(TcpStream::from(socket), Some(DEADLINE)).expect("a client"))
+}
+
+/// Makes the close of a socket a reset: at once, and whatever is on its way is lost.
+pub(crate) fn reset_on_close(socket: &impl AsFd) {
+    let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(socket, sockopt::Linger, &linger).expect("SO_LINGER");
 }
 
 /// Bodies that can be told apart: each begins with a number, and each byte

@@ -8,7 +8,7 @@ pub(crate) mod server;
 pub(crate) mod wait;
 
 pub(crate) use client::{
-    Numbered, connect_from, drain, receive_error, small_buffers, try_connect_from,
+    Numbered, connect_from, drain, receive_error, reset_on_close, small_buffers, try_connect_from,
 };
 pub(crate) use server::{Finished, TestServer, fresh_dir};
 pub(crate) use wait::{DEADLINE, wait_for, wait_until};

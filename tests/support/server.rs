@@ -50,6 +50,11 @@ pub(crate) fn fresh_dir(test: &str) -> PathBuf {
     dir
 }
 
+/// If this variable is set, every message goes through all three threads: the same
+/// tests then show the same of the long way.
+const IS_UNFUSED: &str = "CHAPPE_TEST_UNFUSED";
+const UNFUSED: [&str; 2] = ["--set", "worker.fuse=false"];
+
 /// The configuration of a test: two workers that log much, on a port that the
 /// kernel picks, unless `toml` says otherwise.
 pub(crate) fn configuration(toml: &str) -> String {
@@ -128,7 +133,9 @@ impl TestServer {
         let dir = fresh_dir(test);
         fs::write(dir.join("chappe.toml"), configuration(toml)).expect("the configuration");
         let file = |name| File::create(dir.join(name)).expect("a file for the output");
+        let is_unfused = std::env::var_os(IS_UNFUSED).is_some();
         let master = command_of(program, &dir)
+            .args(UNFUSED.iter().filter(|_| is_unfused && !toml.contains("fuse =")))
             .arg("--foreground")
             .process_group(0)
             .stdout(file(STDOUT))
