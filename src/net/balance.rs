@@ -11,13 +11,14 @@
 //!
 //! Leaving has the trap of `accept`: a wake-up that this worker has had, and nobody
 //! else, is gone with it. So while it stands back it looks every few milliseconds, takes
-//! one connection if there still is one, and comes back as soon as its share has
-//! become right or nobody else listens. A connect never waits for longer than such a
+//! what the others have left, and comes back as soon as its share has become right,
+//! nobody else listens, or so much was left that the others cannot keep up. A connect never waits for longer than such a
 //! pause, which is short while connections come and go, and doubles while they do not.
 //! A worker that is overdue does not count, so a stopped one stops nobody.
 
 use std::time::{Duration, Instant};
 
+use super::accept::Accepted;
 use super::event_loop::EventLoop;
 use crate::shm::{Accepting, Load};
 
@@ -30,6 +31,10 @@ const PAUSE_MAX: Duration = Duration::from_millis(80);
 /// For each connection that the others have to have first, when some come: as long as
 /// it takes them at the least. Who came back late would find another one far ahead.
 const PAUSE_PER_CONNECTION: Duration = Duration::from_micros(25);
+
+/// Connects that the others have left waiting for a whole pause: so many, and they
+/// need help more than shares need to be even.
+const LEFT_OVER_MAX: usize = 16;
 
 /// A worker's time away from the shared sockets.
 #[derive(Clone, Copy, Debug)]
@@ -98,17 +103,31 @@ impl EventLoop {
             self.arm_or_wait(now);
             return;
         }
+        let mut is_long = false;
         for nth in 0..self.listeners.sockets.len() {
-            // A connection may have been the last there was room for.
-            let stands_back = self.listeners.back.is_some();
-            if stands_back && self.listeners.sockets[nth].options.shared {
-                self.accept_next(nth, now);
-            }
+            is_long |= self.accept_left_over(nth, now);
         }
-        if let Some(standing) = &mut self.listeners.back {
+        if is_long && self.listeners.back.is_some() {
+            self.arm_or_wait(now);
+        } else if let Some(standing) = &mut self.listeners.back {
             let pause = next_pause(&back, &load, self.connections as u64);
             *standing = StandingBack { look_at: now + pause, pause, seen: load.connections };
         }
+    }
+
+    /// Takes what has waited for a whole pause. True if that was much.
+    fn accept_left_over(&mut self, nth: usize, now: Instant) -> bool {
+        let is_shared = self.listeners.sockets[nth].options.shared;
+        // A connection may have been the last there was room for.
+        let goes_on = |event_loop: &Self| is_shared && event_loop.listeners.back.is_some();
+        let mut accepted = 0;
+        while accepted < LEFT_OVER_MAX
+            && goes_on(self)
+            && self.accept_next(nth, now) == Accepted::One
+        {
+            accepted += 1;
+        }
+        accepted == LEFT_OVER_MAX
     }
 }
 
