@@ -7,11 +7,11 @@ use super::stock::{Echo, Ping, Time, Who};
 use super::{ConnectionInfo, Handler, Replies, Request};
 use crate::frame::{
     CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO, Code,
-    ErrorNumber, Header, split_first,
+    ErrorNumber, Header, first_frame,
 };
 use crate::send::SendHalf;
 use crate::throttle::Throttle;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -184,9 +184,25 @@ impl Serve for Application {
         chunk_bytes: usize,
         replies: &mut Replies,
     ) -> Served {
-        let (header, body) = split_first(chunk).expect("the event loop cut whole frames");
+        let served = self.serve_first(origin, chunk, chunk_bytes, replies);
+        let header = Header::read(chunk).expect("the event loop cut whole frames");
+        chunk.advance(usize::from(header.length));
+        served
+    }
+}
+
+impl Application {
+    /// Handles the first message of `chunk`, which stays as it is.
+    fn serve_first(
+        &self,
+        origin: Origin<'_>,
+        chunk: &Bytes,
+        chunk_bytes: usize,
+        replies: &mut Replies,
+    ) -> Served {
+        let (header, body) = first_frame(chunk).expect("the event loop cut whole frames");
         let code = header.code;
-        if !header.verify(&body) {
+        if !header.verify(body) {
             let text = format!("the body's CRC-32 is not {:08x}", header.crc32);
             replies.send_error(ErrorNumber::BadChecksum, code, &text);
             return Served::BadChecksum;
@@ -196,7 +212,7 @@ impl Serve for Application {
             replies.send_error(ErrorNumber::UnknownCode, code, &text);
             return Served::UnknownCode;
         };
-        let request = Request::new(code, body, chunk_bytes, origin);
+        let request = Request::new(code, body, chunk, chunk_bytes, origin);
         let id = origin.info.id;
         let mark = replies.mark();
         // A handler's broken state behind a panic is the handler's to fear;
@@ -236,7 +252,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 #[cfg(all(test, not(loom)))]
 pub(super) mod tests {
     use super::*;
-    use crate::frame::{CODE_ERROR, encode, parse_notice};
+    use crate::frame::{CODE_ERROR, encode, parse_notice, split_first};
     use crate::handler::{HandlerError, Outcome, Peer};
     use crate::send::sink;
 

@@ -65,15 +65,23 @@ impl fmt::Display for Peer {
 #[derive(Debug)]
 pub struct Request<'a> {
     code: Code,
-    body: Bytes,
+    body: &'a [u8],
+    /// What the body is a part of.
+    chunk: &'a Bytes,
     /// Size of the allocation that the body shares with its neighbours.
     chunk_bytes: usize,
     origin: Origin<'a>,
 }
 
 impl<'a> Request<'a> {
-    pub(crate) fn new(code: Code, body: Bytes, chunk_bytes: usize, origin: Origin<'a>) -> Self {
-        Self { code, body, chunk_bytes, origin }
+    pub(crate) fn new(
+        code: Code,
+        body: &'a [u8],
+        chunk: &'a Bytes,
+        chunk_bytes: usize,
+        origin: Origin<'a>,
+    ) -> Self {
+        Self { code, body, chunk, chunk_bytes, origin }
     }
 
     /// The message code.
@@ -84,8 +92,8 @@ impl<'a> Request<'a> {
 
     /// The body, 0 to 65527 bytes.
     #[must_use]
-    pub fn body(&self) -> &[u8] {
-        &self.body
+    pub fn body(&self) -> &'a [u8] {
+        self.body
     }
 
     /// The body, to keep beyond the handler's return. Shares the memory it was
@@ -94,9 +102,9 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn body_to_keep(&self) -> Bytes {
         if self.body.len() < self.chunk_bytes / 4 {
-            Bytes::copy_from_slice(&self.body)
+            Bytes::copy_from_slice(self.body)
         } else {
-            self.body.clone()
+            self.chunk.slice_ref(self.body)
         }
     }
 
@@ -175,9 +183,9 @@ mod tests {
     fn a_kept_body_shares_its_chunk_unless_it_is_a_small_part_of_it() {
         let peer = application::tests::peer(1);
         let chunk = Bytes::from(vec![5; 400]);
-        let quarter = Request::new(16, chunk.slice(..100), chunk.len(), peer.origin());
+        let quarter = Request::new(16, &chunk[..100], &chunk, chunk.len(), peer.origin());
         assert_eq!(quarter.body_to_keep().as_ptr(), chunk.as_ptr());
-        let less = Request::new(16, chunk.slice(..99), chunk.len(), peer.origin());
+        let less = Request::new(16, &chunk[..99], &chunk, chunk.len(), peer.origin());
         assert_ne!(less.body_to_keep().as_ptr(), chunk.as_ptr());
         assert_eq!(less.body_to_keep(), less.body());
     }

@@ -75,7 +75,7 @@ impl Replies {
     }
 
     pub(crate) fn mark(&mut self) -> Mark {
-        self.pushed = Vec::new();
+        self.pushed.clear();
         Mark { bytes: self.encoded.len(), frames: self.frames }
     }
 
