@@ -21,7 +21,7 @@ pub use replies::Replies;
 use crate::frame::{BodyTooLong, Code};
 use bytes::Bytes;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Who is at the other end.
 #[derive(Clone, Debug)]
@@ -40,6 +40,17 @@ pub enum Peer {
     Tcp(SocketAddr),
     /// A process of this machine, through a Unix socket: clients have no name there.
     Unix,
+}
+
+impl Peer {
+    /// The address without the port; `None` through a Unix socket.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip()),
+            Self::Unix => None,
+        }
+    }
 }
 
 /// `127.0.0.1:40000`, `[::1]:40000` or `unix:`.

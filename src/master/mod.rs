@@ -25,6 +25,7 @@ mod sleep;
 mod spawn;
 mod status;
 mod stop;
+mod stuck;
 
 use std::fs::File;
 use std::io;
@@ -54,6 +55,7 @@ use owed::Owed;
 use plan::{Event, Plan};
 use reload::{Candidate, History};
 use stop::Stop;
+use stuck::{Stall, Watchdog};
 
 /// What a worker is started with, all of it its own.
 #[derive(Debug)]
@@ -157,6 +159,8 @@ struct Worker {
     leaves_by: Option<Instant>,
     /// It was told to leave without finishing anything.
     is_cut: bool,
+    /// What the master has seen of its progress.
+    stall: Stall,
 }
 
 /// A worker number that waits for its next worker.
@@ -216,6 +220,7 @@ struct Master<'a> {
     outcomes: Vec<(u64, serde_json::Value)>,
     /// When permits of dead workers are to be settled once more.
     settle_at: Option<Instant>,
+    watchdog: Watchdog,
     /// The first death of the first generation.
     start_failure: Option<StartError>,
     started: Instant,
@@ -277,6 +282,7 @@ pub(crate) fn run(
         reload_waiters: Vec::new(),
         outcomes: Vec::new(),
         settle_at: None,
+        watchdog: Watchdog::default(),
         start_failure: None,
         started: Instant::now(),
         poll_warnings: Throttle::new(sleep::WARNINGS_TOLD),
@@ -461,6 +467,7 @@ impl Master<'_> {
         self.enforce_candidate(now);
         self.enforce_readiness(now);
         self.workers.iter_mut().for_each(|worker| worker.pay(now));
+        self.enforce_progress(now);
         if self.settle_at.is_some_and(|at| at <= now) {
             self.settle();
         }

@@ -75,6 +75,7 @@ impl Master<'_> {
             self.control.as_ref().and_then(ControlSocket::next_deadline),
             self.stop.deadline(),
             self.settle_at,
+            self.watchdog.next_look(),
             self.next_rotation(),
             self.orders.iter().map(super::orders::Order::deadline).min(),
             self.manager.next_ping(),

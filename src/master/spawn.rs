@@ -78,6 +78,7 @@ impl Master<'_> {
             ready_by: None,
             leaves_by: None,
             is_cut: false,
+            stall: super::Stall::default(),
         })
     }
 

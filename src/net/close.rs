@@ -16,6 +16,7 @@ use crate::frame::{ErrorNumber, Goodbye};
 use crate::send::View;
 use crate::shm::Counter;
 use crate::sys::clock::monotonic_ms;
+use crate::sys::crash::step;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -144,7 +145,12 @@ impl EventLoop {
         let Some(Entry::Connection(connection)) = self.table.remove(key) else { return };
         log::debug!("conn={} closed", connection.id());
         self.permits.give_back();
+        if let (true, Some(address)) = (connection.is_counted, connection.peer_address()) {
+            self.peers.give_back(address);
+        }
+        step("close: given back");
         self.shared.counters.add(Counter::ConnectionsClosed, 1);
+        step("close: counted");
         if let Some(clock) = connection.clocks.blocked {
             self.count_blocked(key, Some(clock.began), None, now);
         }

@@ -17,10 +17,10 @@ use crate::dispatch::{
 use crate::frame::Goodbye;
 use crate::handler::Serve;
 use crate::send::SendPath;
-use crate::shm::{Counter, Permits, Slot, ThreadCounters};
+use crate::shm::{Counter, Peers, Permits, Slot, ThreadCounters};
 use crate::sys;
 use crate::throttle::Throttle;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use slotmap::{Key as _, KeyData, SlotMap, new_key_type};
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -103,6 +103,8 @@ pub(super) struct Warnings {
     pub(super) accept_failed: Throttle,
     pub(super) full: Throttle,
     pub(super) largest_closed: Throttle,
+    pub(super) per_ip: Throttle,
+    pub(super) uncounted: Throttle,
 }
 
 impl Warnings {
@@ -111,6 +113,8 @@ impl Warnings {
             accept_failed: Throttle::new(1),
             full: Throttle::new(1),
             largest_closed: Throttle::new(5),
+            per_ip: Throttle::new(1),
+            uncounted: Throttle::new(1),
         }
     }
 
@@ -120,6 +124,8 @@ impl Warnings {
             ("accept failed", &mut self.accept_failed),
             ("at worker.max_connections", &mut self.full),
             ("total exhausted, closed the largest holders", &mut self.largest_closed),
+            ("at limits.connections_per_ip, connections refused", &mut self.per_ip),
+            ("table of addresses full, connections let in uncounted", &mut self.uncounted),
         ];
         for (what, throttle) in all {
             if let Some(held) = throttle.settle(now) {
@@ -139,6 +145,7 @@ pub struct EventLoop {
     pub(super) refused: usize,
     pub(super) shared: Shared,
     pub(super) permits: Permits,
+    pub(super) peers: Peers,
     pub(super) slot: Slot,
     pub(super) ids: std::ops::Range<u64>,
     pub(super) timers: Timers<Key>,
@@ -196,6 +203,7 @@ impl EventLoop {
                 on_loop: RefCell::default(),
             },
             permits: slot.permits(),
+            peers: slot.peers(),
             slot,
             ids: 0..0,
             timers: Timers::new(),
@@ -288,7 +296,10 @@ impl EventLoop {
     pub fn turn(&mut self, until: Option<Instant>, woken: &mut Vec<Watched>) -> io::Result<()> {
         woken.clear();
         let mut events = [EpollEvent::empty(); EVENTS_MAX];
-        let count = match self.epoll.0.wait(&mut events, self.timeout(until)) {
+        let timeout = self.timeout(until);
+        let now_ms = sys::clock::monotonic_ms();
+        self.slot.heartbeat(now_ms, now_ms + u64::from(timeout));
+        let count = match self.epoll.0.wait(&mut events, timeout) {
             Ok(count) => count,
             Err(nix::errno::Errno::EINTR) => 0,
             Err(errno) => return Err(errno.into()),
@@ -316,25 +327,26 @@ impl EventLoop {
                 self.enforce_deadline(fired.key, now);
             }
         }
+        self.look_whether_to_come_back(now);
         self.go_on_listing(now);
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.tick(now);
         }
-        self.slot.heartbeat(sys::clock::monotonic_ms());
         Ok(())
     }
 
-    fn timeout(&self, until: Option<Instant>) -> EpollTimeout {
+    /// In milliseconds.
+    fn timeout(&self, until: Option<Instant>) -> u16 {
         if !self.listings.is_empty() {
-            return EpollTimeout::ZERO;
+            return 0;
         }
-        let next = [self.timers.next(), until].into_iter().flatten().min();
+        let back = self.listeners.back.map(|back| back.look_at);
+        let next = [self.timers.next(), until, back].into_iter().flatten().min();
         let next = next.map_or(self.next_tick, |next| next.min(self.next_tick));
         let left = next.saturating_duration_since(Instant::now());
         // Rounded up, or the loop would spin through the last millisecond.
-        let ms = u16::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
-        EpollTimeout::from(ms)
+        u16::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u16::MAX)
     }
 
     fn handle_event(&mut self, key: Key, flags: EpollFlags, now: Instant) {

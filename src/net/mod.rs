@@ -8,6 +8,7 @@
 //! what epoll shall watch. Two threads that changed one mask would lose updates.
 
 mod accept;
+mod balance;
 mod close;
 mod connection;
 mod event_loop;

@@ -333,6 +333,7 @@ mod tests {
             messages_per_second,
             messages_burst: 0,
             bytes_per_second,
+            connections_per_ip: 0,
         }
     }
 

@@ -72,4 +72,6 @@ pub struct Settings {
     pub messages_burst: u32,
     /// `limits.bytes_per_second`; 0 = off.
     pub bytes_per_second: u64,
+    /// `limits.connections_per_ip`; 0 = off.
+    pub connections_per_ip: u32,
 }

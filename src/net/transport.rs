@@ -61,9 +61,11 @@ impl AsFd for Stream {
 #[derive(Debug)]
 pub(super) struct Transport(Stream);
 
-/// Options of accepted sockets.
+/// Options of a listener and of the sockets that are accepted from it.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketOptions {
+    /// Other workers accept from the same listener.
+    pub shared: bool,
     pub keepalive: bool,
     /// 0 = the kernel's choice.
     pub receive_buffer: usize,

@@ -32,7 +32,8 @@ macro_rules! counters {
 counters! {
     /// Connections that were accepted and got a permit.
     ConnectionsAccepted = "connections_accepted",
-    /// Connections that were told "busy" for lack of a permit.
+    /// Connections that were told "busy": for lack of a permit, or because their
+    /// address had enough.
     ConnectionsRefused = "connections_refused",
     /// Accepted connections that are gone, for whatever reason.
     ConnectionsClosed = "connections_closed",
@@ -88,12 +89,20 @@ counters! {
     /// Old generations whose drain was cut short to make room for a reload. Counted by
     /// the master.
     DrainsCut = "drains_cut",
+    /// Workers that were killed because they made no progress; they are in
+    /// `workers_died` too. Counted by the master.
+    WorkersStuck = "workers_stuck",
     /// Workers that ended without being told to. Counted by the master.
     WorkersDied = "workers_died",
     /// Connections that an operator closed.
     ConnectionsKicked = "connections_kicked",
     /// Connections that a drain did not see to their end: `worker_shutdown_timeout`.
     ConnectionsCut = "connections_cut",
+    /// Of those refused: their address had `limits.connections_per_ip` already.
+    ConnectionsRefusedPerIp = "connections_refused_per_ip",
+    /// Connections that no address was charged for, because the table of addresses
+    /// was full.
+    ConnectionsUncounted = "connections_uncounted",
 }
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS_MAX);

@@ -8,6 +8,7 @@
 
 pub mod activation;
 pub mod clock;
+pub mod crash;
 pub mod limits;
 pub mod memory;
 pub mod notify;
