@@ -4,7 +4,9 @@
 //! from then on. A full disk or an I/O error never stops a thread: the line is
 //! counted as lost, and the count is logged as soon as there is room again.
 //! No lock is held over the write, and one record is one write to a file opened
-//! for appending: so the old and the new worker N may share a file.
+//! for appending: so the old and the new worker N may share a file. In the foreground
+//! each line is also copied to standard error, if that takes it at once: nobody waits
+//! for whoever reads it.
 
 use std::cell::RefCell;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -27,6 +29,7 @@ use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 
 use crate::config::LogLevel;
+use crate::sys::stderr::Stderr;
 use crate::throttle::Throttle;
 
 /// Which process logs.
@@ -59,7 +62,7 @@ pub(crate) enum Copies {
     /// Nowhere.
     None,
     /// To standard error, for a server in the foreground.
-    Stderr,
+    Stderr(Stderr),
 }
 
 /// Why there is no log.
@@ -206,6 +209,10 @@ struct Sink {
     /// Protects the pointer only: a writer clones it and lets go before it writes.
     file: RwLock<Arc<File>>,
     copies: Copies,
+    /// Lines that are in the file and not in the copy, since this was told there.
+    left_out: AtomicU64,
+    /// The last line of the copy has no end.
+    copy_cut: AtomicBool,
     lost: AtomicU64,
     /// How many of `lost` a line in the log has told of.
     told: AtomicU64,
@@ -255,6 +262,8 @@ impl Sink {
             encoder: PatternEncoder::new(&pattern),
             file: RwLock::new(file),
             copies,
+            left_out: AtomicU64::new(0),
+            copy_cut: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             told: AtomicU64::new(0),
             cut: AtomicBool::new(false),
@@ -268,14 +277,46 @@ impl Sink {
             return;
         }
         escape_controls(line);
-        if self.copies == Copies::Stderr {
-            // The file is the log and this a copy of it: nothing to do if it fails.
-            let _ = write_whole(io::stderr(), line);
+        if let Copies::Stderr(stderr) = self.copies {
+            self.copy(stderr, line);
         }
         let file = Arc::clone(&self.file.read());
         if self.write_line(&file, line) {
             self.tell_of_lost(&file);
         }
+    }
+
+    /// The file is the log and this a copy of it: what it does not take is left out,
+    /// and told as soon as there is room.
+    fn copy(&self, stderr: Stderr, line: &[u8]) {
+        let left_out = self.left_out.swap(0, Ordering::Relaxed);
+        if left_out > 0 {
+            let text = format!("lines were left out here, the log has them count={left_out}");
+            let mut notice = Vec::new();
+            if self.copy_cut.load(Ordering::Relaxed) {
+                notice.push(b'\n');
+            }
+            self.encode_warning(&text, &mut notice);
+            if stderr.try_write(&notice) < notice.len() {
+                self.left_out.fetch_add(left_out + 1, Ordering::Relaxed);
+                return;
+            }
+            self.copy_cut.store(false, Ordering::Relaxed);
+        }
+        let written = stderr.try_write(line);
+        if written < line.len() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+            self.copy_cut.store(written > 0, Ordering::Relaxed);
+        }
+    }
+
+    /// A line of the log's own, at level warn. False if it can't be encoded.
+    fn encode_warning(&self, text: &str, line: &mut Vec<u8>) -> bool {
+        let encoded = self.encoder.encode(
+            &mut SimpleWriter(line),
+            &Record::builder().level(log::Level::Warn).args(format_args!("{text}")).build(),
+        );
+        encoded.is_ok()
     }
 
     fn write_line(&self, file: &File, line: &mut Vec<u8>) -> bool {
@@ -300,12 +341,8 @@ impl Sink {
             return;
         }
         let mut line = Vec::new();
-        let arguments = format_args!("log lines were lost count={}", lost - told).to_string();
-        let encoded = self.encoder.encode(
-            &mut SimpleWriter(&mut line),
-            &Record::builder().level(log::Level::Warn).args(format_args!("{arguments}")).build(),
-        );
-        if encoded.is_err() || !self.write_line(file, &mut line) {
+        let text = format!("log lines were lost count={}", lost - told);
+        if !self.encode_warning(&text, &mut line) || !self.write_line(file, &mut line) {
             // Still untold. The line that failed counts as lost itself.
             self.told.store(told, Ordering::Relaxed);
         }

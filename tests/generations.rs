@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::process::{Child, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         ("ttin_and_ttou_hold_until_the_number_changes", ttin_and_ttou),
         ("a_reload_heals_workers_that_cannot_boot", a_reload_heals_a_crash_loop),
         ("a_worker_killed_during_a_reload_is_replaced", a_worker_killed_during_a_reload),
+        ("logs_that_move_during_a_reload_are_left", logs_that_move_during_a_reload),
     ];
     site::run(tests)
 }
@@ -198,8 +200,13 @@ fn the_oldest_of_four_drains_is_ended() {
 fn a_drain_beyond_its_time_is_killed() {
     let site = Site::new("worker_shutdown_timeout = \"10ms\"\n[application]\nplay = \"stubborn\"");
     let server = site.start();
+    let before = Instant::now();
     assert_reloads(&site, 2);
+    let after = Instant::now();
     wait_until("the old workers are killed", || rows(&site, "draining") == 0);
+    // A second after the time is over, as documented: neither with it nor much later.
+    assert!(before.elapsed() > Duration::from_secs(1), "{:?}", before.elapsed());
+    assert!(after.elapsed() < Duration::from_secs(5), "{:?}", after.elapsed());
     assert!(site.log("master.log").contains("killing a worker that does not leave"));
     assert_eq!(site.status()["totals"]["workers_died"], 0);
     assert_eq!(server.workers().len(), 2);
@@ -242,6 +249,17 @@ fn a_reload_heals_a_crash_loop() {
     // The pause that was running fills no place twice.
     assert_eq!(site.status()["workers"].as_array().map(Vec::len), Some(1));
     assert_eq!(site.log("master.log").matches("worker ended").count(), ends + 1);
+    // And the next one that dies young is paced as the first.
+    let pauses = || site.log("master.log").matches("pause_ms=").count();
+    let before = pauses();
+    wait_until("one has died young", || {
+        for pid in server.workers() {
+            let _gone = kill(pid, Signal::SIGKILL);
+        }
+        pauses() > before
+    });
+    let log = site.log("master.log");
+    assert!(log.split("pause_ms=").nth(before + 1).is_some_and(|rest| rest.starts_with("100\n")));
 }
 
 fn a_worker_killed_during_a_reload() {
@@ -263,4 +281,29 @@ fn a_worker_killed_during_a_reload() {
     assert!(fs::exists(site.directory.path().join("run/chappe.pid")).unwrap_or(false));
     assert!(server.line.starts_with("ready"));
     assert!(server.master.id() > 0);
+}
+
+fn logs_that_move_during_a_reload() {
+    for (key, directory) in [("level = \"debug\"", "logs"), ("directory = \"logs2\"", "logs2")] {
+        let site = Site::new("");
+        let server = site.start();
+        let played = "[application]\nplay = \"ready when told\"";
+        play(&site, &format!("worker_processes = 1\n[log]\n{key}\n{played}"));
+        let waiting = waiting_reload(&site, 2);
+        wait_until("it waits", || rows(&site, "starting") == 1);
+        let log = site.path(directory).join("master.log");
+        fs::rename(&log, site.path("moved.log")).expect("moved");
+        assert!(site.run(&["reopen"]).status.success());
+        let status = site.status();
+        let workers = status["workers"].as_array().expect("workers");
+        let new = workers.iter().find(|worker| worker["state"] == "starting").expect("it");
+        let new = i32::try_from(new["pid"].as_i64().expect("a pid")).expect("a pid");
+        kill(Pid::from_raw(new), Signal::SIGUSR2).expect("it waits for that");
+        let output = waiting.wait_with_output().expect("reload");
+        assert!(output.status.success(), "{output:?}");
+        server.signal(Signal::SIGUSR2);
+        wait_until("the master writes to the new file", || {
+            fs::read_to_string(&log).is_ok_and(|text| text.contains("SIGUSR2 is not available"))
+        });
+    }
 }

@@ -247,6 +247,11 @@ fn a_blocked_handler_holds_back_nobody() {
     assert!(status["workers"][0]["oldest_handler_ms"].as_u64().expect("a number") >= 1000);
     std::fs::write(file, "").expect("the file");
     assert_eq!(client.receive().expect("a reply").code, BLOCK);
+    // More than a second, and less than ten.
+    server.wait_status("/workers/0/handler_times/6/turns", |turns| turns == 1);
+    let status = server.status_json();
+    let rows = status["workers"][0]["handler_times"].as_array().expect("rows");
+    assert_eq!((rows.len(), &rows[7]["up_to_us"]), (8, &serde_json::Value::Null));
 }
 
 fn messages_of_a_connection_wait_their_turn() {

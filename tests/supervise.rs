@@ -31,7 +31,10 @@ fn main() -> ExitCode {
         ("what_cannot_be_written_fails_the_start", what_cannot_be_written_fails_the_start),
         ("a_worker_that_cannot_boot_fails_the_start", a_worker_that_cannot_boot_fails_the_start),
         ("a_worker_that_is_not_ready_fails_the_start", a_worker_that_is_not_ready),
+        ("the_worker_that_is_late_is_the_one_that_is_named", the_late_worker_is_named),
+        ("workers_that_never_get_ready_are_paced", workers_that_never_get_ready_are_paced),
         ("a_daemon_reports_a_failed_start", a_daemon_reports_a_failed_start),
+        ("a_start_that_is_interrupted_leaves_nothing", an_interrupted_start_leaves_nothing),
         ("a_second_instance_is_refused", a_second_instance_is_refused),
         ("a_taken_port_is_named", a_taken_port_is_named),
         ("a_daemon_starts_and_is_stopped_by_signal", a_daemon_starts_and_is_stopped_by_signal),
@@ -173,12 +176,65 @@ fn a_worker_that_is_not_ready() {
     site.assert_nothing_left();
 }
 
+fn the_late_worker_is_named() {
+    let site =
+        Site::new("worker_ready_timeout = \"200ms\"\n[application]\nplay = \"last is late\"");
+    let output = site.run(&["--foreground"]);
+    assert_eq!(output.status.code(), Some(1));
+    let reason = text(&output.stderr);
+    assert!(reason.contains("worker 1 was not ready within 200ms"), "{reason}");
+    assert_eq!(reason.matches("worker was not ready in time").count(), 1, "{reason}");
+    site.assert_nothing_left();
+}
+
+fn workers_that_never_get_ready_are_paced() {
+    let site = Site::new("worker_ready_timeout = \"1s\"\n[application]\nplay = \"first is well\"");
+    site.configure(
+        &fs::read_to_string(site.path("conf/chappe.toml")).expect("ours").replacen("= 2", "= 1", 1),
+    );
+    let server = site.start();
+    kill(server.workers()[0], Signal::SIGKILL).expect("a worker");
+    // The first death is young, the others have lived for the time they had.
+    for pause in [100, 200, 400] {
+        wait_until("the pause has doubled", || {
+            site.log("master.log").contains(&format!("pause_ms={pause}"))
+        });
+    }
+    assert!(site.log("master.log").contains("worker was not ready in time"));
+}
+
 fn a_daemon_reports_a_failed_start() {
     let site = Site::new("[application]\nplay = \"die at boot\"");
     let output = site.run(&[]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stdout), "");
     assert!(text(&output.stderr).contains("ended before it was ready"), "{output:?}");
+    site.assert_nothing_left();
+}
+
+fn an_interrupted_start_leaves_nothing() {
+    let site = Site::new("[application]\nplay = \"ready when told\"");
+    let mut launcher = site.command(&[]).stderr(Stdio::null()).spawn().expect("launcher");
+    let workers = || {
+        let status = site.run(&["status", "--json"]);
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+        let rows = status["workers"].as_array().cloned().unwrap_or_default();
+        let pids = rows.iter().filter_map(|row| row["pid"].as_i64());
+        pids.filter_map(|pid| i32::try_from(pid).ok()).map(Pid::from_raw).collect::<Vec<_>>()
+    };
+    wait_until("the workers wait", || workers().len() == 2);
+    // As Ctrl-C does: the master is in a session of its own and hears nothing of it.
+    let pid = i32::try_from(launcher.id()).expect("a pid");
+    kill(Pid::from_raw(pid), Signal::SIGINT).expect("our child");
+    launcher.wait().expect("our child");
+    wait_until("the workers are told", || {
+        let pids = workers();
+        for pid in &pids {
+            let _gone = kill(*pid, Signal::SIGUSR2);
+        }
+        site.log("master.log").contains("nobody waits for this start any more") || pids.is_empty()
+    });
+    wait_until("the master is gone", || site.log("master.log").contains("master stopped"));
     site.assert_nothing_left();
 }
 

@@ -30,8 +30,8 @@ fn status(common: &Common) -> Option<Value> {
     if !file.exists() {
         return None;
     }
-    let path = load(common).ok()?.config.control_socket;
-    ask(&mut connect(&path).ok()?, "status", &path).ok()
+    let config = load(common).ok()?.config;
+    ask(&mut connect(&config).ok()?, "status", &config.control_socket).ok()
 }
 
 /// Whether the server of this status listens at an address as it was typed.

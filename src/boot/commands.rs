@@ -17,13 +17,15 @@ use super::{Failure, descriptors, load, paths, say};
 use crate::cli::{
     self, Arguments, Common, ConnectionsArgs, LogsArgs, SendArgs, SignalName, StatusArgs, StopArgs,
 };
-use crate::config::{Address, KEYS_NOT_BUILT};
-use crate::master::PidFile;
+use crate::config::{Address, Config, KEYS_NOT_BUILT};
+use crate::master::{PidFile, PidFileError};
 use crate::sys::process::WatchedProcess;
 use crate::sys::unix_socket;
 
 /// How long the master may take to answer; it answers between two wake-ups.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// How often `stop --wait` looks at a lock.
+const LOCK_LOOK: Duration = Duration::from_millis(20);
 /// How often `status --watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// The longest answer: a status of 4096 workers is about 4 MiB.
@@ -51,9 +53,9 @@ pub(super) fn test(arguments: &Arguments) -> Result<(), Failure> {
         Become::Ignored(warning) => Some(warning),
         Become::Somebody(_) | Become::Nobody => None,
     };
-    let shortage = descriptors::warning(&loaded.config);
+    let limits = descriptors::warnings(&loaded.config);
     if !arguments.quiet {
-        for warning in loaded.warnings.iter().chain(&ignored).chain(&shortage) {
+        for warning in loaded.warnings.iter().chain(&ignored).chain(&limits) {
             super::complain(&format!("warning: {warning}"));
         }
         let names: Vec<&str> = KEYS_NOT_BUILT.iter().map(|(name, _)| *name).collect();
@@ -106,7 +108,7 @@ pub(super) fn first_listener(common: &Common) -> Result<Option<Address>, Failure
     };
     if address.port() == 0 {
         // Only the running server knows which port that became.
-        let mut stream = connect(&config.control_socket)?;
+        let mut stream = connect(&config)?;
         let status = ask(&mut stream, "status", &config.control_socket)?;
         let listen = status["master"]["listen"][0].as_str().and_then(|text| text.parse().ok());
         address = listen.ok_or_else(|| Failure::Refused("the master does not listen".into()))?;
@@ -122,10 +124,10 @@ pub(super) fn first_listener(common: &Common) -> Result<Option<Address>, Failure
 }
 
 pub(super) fn status(common: &Common, arguments: StatusArgs) -> Result<(), Failure> {
-    let path = load(common)?.config.control_socket;
+    let config = load(common)?.config;
     loop {
-        let mut stream = connect(&path)?;
-        let status = ask(&mut stream, "status", &path)?;
+        let mut stream = connect(&config)?;
+        let status = ask(&mut stream, "status", &config.control_socket)?;
         let mut text = if arguments.json { format!("{status}\n") } else { cli::table(&status) };
         if arguments.watch && !arguments.json {
             text = cli::redrawn(&text);
@@ -141,8 +143,8 @@ pub(super) fn status(common: &Common, arguments: StatusArgs) -> Result<(), Failu
 
 /// A command whose answer is only whether it was done.
 pub(super) fn tell(common: &Common, request: &Value) -> Result<(), Failure> {
-    let path = load(common)?.config.control_socket;
-    ask_for(&mut connect(&path)?, request, &path).map(drop)
+    let config = load(common)?.config;
+    ask_for(&mut connect(&config)?, request, &config.control_socket).map(drop)
 }
 
 /// The files are there whether a master runs or not.
@@ -154,8 +156,8 @@ pub(super) fn logs(common: &Common, arguments: LogsArgs) -> Result<(), Failure> 
 
 /// The answer goes on behind its first line: a line a connection.
 pub(super) fn connections(common: &Common, arguments: ConnectionsArgs) -> Result<(), Failure> {
-    let path = load(common)?.config.control_socket;
-    let (answer, lines) = list(&path, arguments.slow)?;
+    let config = load(common)?.config;
+    let (answer, lines) = list(&config, arguments.slow)?;
     if let Some(missing) = answer["missing_workers"].as_u64().filter(|missing| *missing > 0) {
         super::complain(&format!("warning: {missing} workers gave no list"));
     }
@@ -164,8 +166,8 @@ pub(super) fn connections(common: &Common, arguments: ConnectionsArgs) -> Result
 }
 
 /// The master's answer, and the lines of all workers.
-pub(super) fn list(path: &Path, slow: bool) -> Result<(Value, String), Failure> {
-    let mut stream = connect(path)?;
+pub(super) fn list(config: &Config, slow: bool) -> Result<(Value, String), Failure> {
+    let (mut stream, path) = (connect(config)?, &config.control_socket);
     let request = json!({ "command": "connections", "slow": slow });
     let step = || Failure::system(format!("control socket {}", path.display()));
     stream.write_all(format!("{request}\n").as_bytes()).map_err(step())?;
@@ -181,13 +183,16 @@ pub(super) fn list(path: &Path, slow: bool) -> Result<(Value, String), Failure> 
 pub(super) fn stop(common: &Common, command: &str, arguments: StopArgs) -> Result<(), Failure> {
     let config = load(common)?.config;
     let path = &config.control_socket;
-    let mut stream = connect(path)?;
+    let mut stream = connect(&config)?;
     // Taken hold of before it is told to go: afterwards its number could already be
     // another process's.
-    let master = if arguments.wait { Some(watch(&stream, path)?) } else { None };
+    let master = if arguments.wait { Some(watch(&stream, &config)?) } else { None };
     ask(&mut stream, command, path)?;
     match master {
-        Some(master) => master.wait().map_err(Failure::system("wait for the master")),
+        Some(Watched::Process(master)) => {
+            master.wait().map_err(Failure::system("wait for the master"))
+        }
+        Some(Watched::Lock) => wait_for_lock(&config),
         None => Ok(()),
     }
 }
@@ -196,7 +201,7 @@ pub(super) fn stop(common: &Common, command: &str, arguments: StopArgs) -> Resul
 pub(super) fn reload(common: &Common) -> Result<(), Failure> {
     let config = load(common)?.config;
     let path = &config.control_socket;
-    let mut stream = connect(path)?;
+    let mut stream = connect(&config)?;
     // The master bounds it, by worker_ready_timeout; if it dies the connection ends.
     stream.set_read_timeout(None).map_err(Failure::system("control socket"))?;
     let outcome = ask(&mut stream, "reload", path)?;
@@ -204,12 +209,10 @@ pub(super) fn reload(common: &Common) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn connect(path: &Path) -> Result<UnixStream, Failure> {
-    use std::io::ErrorKind;
+pub(super) fn connect(config: &Config) -> Result<UnixStream, Failure> {
+    let path = &config.control_socket;
     let stream = unix_socket::connect(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-            Failure::Refused(format!("no master is running (nobody answers at {})", path.display()))
-        }
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => nobody_answers(config),
         _ => Failure::System { step: format!("control socket {}", path.display()), cause: error },
     })?;
     stream
@@ -219,12 +222,57 @@ pub(super) fn connect(path: &Path) -> Result<UnixStream, Failure> {
     Ok(stream)
 }
 
+/// Why: there may be a master all the same, with the control socket that was configured
+/// when it started.
+fn nobody_answers(config: &Config) -> Failure {
+    let path = config.control_socket.display();
+    Failure::Refused(match PidFile::holder(&config.pid_file) {
+        Ok(pid) => format!(
+            "nobody answers at {path}, but a master is running, pid {pid}: if control_socket was \
+             changed since its start, give the old one with --set control_socket=PATH; the new \
+             one needs a restart"
+        ),
+        Err(PidFileError::OtherNamespace(_)) => format!(
+            "nobody answers at {path}, but a master is running in another pid namespace: \
+             control_socket must be the one that it was started with"
+        ),
+        Err(_) => format!("no master is running (nobody answers at {path})"),
+    })
+}
+
+/// By what the master's end is seen.
+enum Watched {
+    Process(WatchedProcess),
+    /// It is in another pid namespace and has no number here; but the kernel takes the
+    /// pid file's lock from it when it ends.
+    Lock,
+}
+
 /// The process at the other end: the kernel says which.
-fn watch(stream: &UnixStream, path: &Path) -> Result<WatchedProcess, Failure> {
-    let step = || Failure::system(format!("master at {}", path.display()));
+fn watch(stream: &UnixStream, config: &Config) -> Result<Watched, Failure> {
+    let step = || Failure::system(format!("master at {}", config.control_socket.display()));
     let peer =
         getsockopt(stream, sockopt::PeerCredentials).map_err(|errno| step()(errno.into()))?;
-    WatchedProcess::open(Pid::from_raw(peer.pid())).map_err(step())
+    if peer.pid() > 0 {
+        return WatchedProcess::open(Pid::from_raw(peer.pid()))
+            .map(Watched::Process)
+            .map_err(step());
+    }
+    match PidFile::holder(&config.pid_file) {
+        Err(PidFileError::OtherNamespace(_)) => Ok(Watched::Lock),
+        _ => Err(Failure::Refused(format!(
+            "the master is in another pid namespace, and its pid file is not {}: its end can't \
+             be waited for; nothing was asked of it",
+            config.pid_file.display()
+        ))),
+    }
+}
+
+fn wait_for_lock(config: &Config) -> Result<(), Failure> {
+    while !matches!(PidFile::holder(&config.pid_file), Err(PidFileError::NotRunning(_))) {
+        sleep(LOCK_LOOK);
+    }
+    Ok(())
 }
 
 pub(super) fn ask(stream: &mut UnixStream, command: &str, path: &Path) -> Result<Value, Failure> {
@@ -248,6 +296,9 @@ fn ask_for(stream: &mut UnixStream, request: &Value, path: &Path) -> Result<Valu
 }
 
 fn understand(line: &str) -> Result<Value, Failure> {
+    if line.is_empty() {
+        return Err(Failure::Refused("the master ended, or hung up, without an answer".into()));
+    }
     let answer: Value = serde_json::from_str(line).map_err(|_| {
         Failure::Refused(format!("the master's answer makes no sense: {:.80}", line.trim_end()))
     })?;
@@ -257,5 +308,19 @@ fn understand(line: &str) -> Result<Value, Failure> {
         }
         Some(error) => Err(Failure::Refused(error.to_owned())),
         None => Ok(answer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_understood_and_none_is_told_from_nonsense() {
+        let text = |line| understand(line).unwrap_err().to_string();
+        assert_eq!(understand("{\"ok\":true}\n").unwrap()["ok"], true);
+        assert_eq!(text("{\"error\":\"no\"}\n"), "no");
+        assert_eq!(text(""), "the master ended, or hung up, without an answer");
+        assert_eq!(text("what\n"), "the master's answer makes no sense: what");
     }
 }

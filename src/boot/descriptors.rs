@@ -7,27 +7,33 @@ use crate::sys::limits;
 /// that systems give to anybody.
 const LOW: u64 = 1024;
 
-/// Raises the soft limit of open descriptors of this process, the coming master;
-/// workers set theirs themselves. Returns what the operator should know.
-pub(super) fn raise_limit(wanted: u64) -> Option<String> {
-    let error = limits::set_descriptors(wanted).err()?;
-    let limit = limits::descriptors().map_or("as it was".to_owned(), |limit| limit.to_string());
-    Some(format!(
-        "worker_rlimit_nofile: cannot set the limit of open descriptors to {wanted} ({error}); \
-         it is {limit}"
-    ))
+/// Raises the soft limit of open descriptors of this process, the coming master, to
+/// the hard one, once and for good: it needs a channel, a log and perhaps sockets for
+/// each worker, whatever a worker may have. Workers set theirs themselves. Returns what
+/// the operator should know.
+pub(super) fn raise_limit() -> Option<String> {
+    let error = limits::set_descriptors(0).err()?;
+    Some(format!("the master cannot raise its limit of open descriptors: {error}"))
 }
 
-/// Says so if a worker can't have as many connections as are configured. It holds
-/// before the limit is raised as well as after, so that `-t` can tell.
+/// Says so if a worker can't have as many descriptors, or connections, as are
+/// configured. `-t` can tell it as well as the master.
 ///
 /// The default of `worker.max_connections` is as many as a worker can serve and not
 /// a wish: that there is less room is told only for another value, or if there is
 /// little room for any server.
-pub(super) fn warning(config: &Config) -> Option<String> {
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let wanted = config.worker_rlimit_nofile;
+    let Ok(descriptors) = limits::target_descriptors(wanted) else { return Vec::new() };
+    let refused = (descriptors < wanted).then(|| {
+        format!(
+            "worker_rlimit_nofile is {wanted}, but {descriptors} is the most that may be had here \
+             (the hard limit); {descriptors} it is"
+        )
+    });
     let is_wish = config.worker.max_connections != Config::default().worker.max_connections;
-    let descriptors = limits::target_descriptors(config.worker_rlimit_nofile).ok()?;
-    shortage(config.worker.max_connections, descriptors, is_wish)
+    let short = shortage(config.worker.max_connections, descriptors, is_wish);
+    refused.into_iter().chain(short).collect()
 }
 
 fn shortage(connections: u32, descriptors: u64, is_wish: bool) -> Option<String> {

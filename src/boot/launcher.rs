@@ -12,7 +12,7 @@
 //! workers too, and it reports success before there is any.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
 use daemonize::{Daemonize, Outcome, Stdio};
 use nix::fcntl::OFlag;
@@ -38,9 +38,11 @@ pub(super) struct Report {
 
 impl Report {
     /// The server is up; the launcher prints `line` and returns 0.
-    pub(super) fn ready(mut self, line: &str) {
-        // A launcher that was killed has nobody to tell.
-        let _ = self.pipe.write_all(format!("{OK}{line}").as_bytes());
+    ///
+    /// # Errors
+    /// `BrokenPipe` if the launcher was ended: whoever did that wants no server.
+    pub(super) fn ready(mut self, line: &str) -> io::Result<()> {
+        self.pipe.write_all(format!("{OK}{line}").as_bytes())
     }
 
     /// It is not; the launcher prints why and returns 1.

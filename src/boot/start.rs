@@ -5,6 +5,7 @@
 //! the pid file comes after daemonizing: it does not survive a fork, so the process
 //! that goes on must take it.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use crate::sys::activation;
 use crate::sys::notify::Notifier;
 use crate::sys::privileges::Identity;
 use crate::sys::process::{self, ExitReason};
+use crate::sys::stderr::Stderr;
 
 /// What is open before the process leaves the terminal.
 struct Prepared {
@@ -43,10 +45,11 @@ pub(super) fn start(
 ) -> Result<(), Failure> {
     crate::sys::signals::ignore_file_size_signal().map_err(Failure::system("SIGXFSZ"))?;
     let prepared = prepare(arguments)?;
-    if prepared.copies == Copies::Stderr {
+    if prepared.copies != Copies::None {
         return become_master(prepared, run_worker, |addresses, _config| {
             // Whoever started us and does not listen does not want to know.
             let _ = say(&format!("ready {}", join(addresses)));
+            Ok(())
         });
     }
     // In the foreground they come with the copy of the log.
@@ -88,8 +91,8 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
             None
         }
     };
-    warnings.extend(descriptors::raise_limit(loaded.config.worker_rlimit_nofile));
-    warnings.extend(descriptors::warning(&loaded.config));
+    warnings.extend(descriptors::raise_limit());
+    warnings.extend(descriptors::warnings(&loaded.config));
     let config = Arc::new(loaded.config);
     let passed = if is_foreground { Passed::take()? } else { Vec::new() };
     let listeners = listeners::open(&config, passed)?;
@@ -107,7 +110,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
             None
         }
     };
-    let copies = if is_foreground { Copies::Stderr } else { Copies::None };
+    let copies = if is_foreground { Copies::Stderr(Stderr::prepare()) } else { Copies::None };
     let common = AtStart::new(&arguments.common)?;
     Ok(Prepared {
         common,
@@ -142,12 +145,6 @@ impl AtStart {
     }
 }
 
-/// What a reload does to this process before it forks.
-fn make_ready(config: &Config) -> Vec<String> {
-    let raised = descriptors::raise_limit(config.worker_rlimit_nofile);
-    raised.into_iter().chain(descriptors::warning(config)).collect()
-}
-
 /// The record lock is asked, not taken: the launcher's would be gone with it.
 fn refuse_second_instance(config: &Config) -> Result<(), Failure> {
     match PidFile::holder(&config.pid_file) {
@@ -167,17 +164,18 @@ fn become_daemon(
 ) -> ! {
     let mut report = Some(report);
     let result = become_master(prepared, run_worker, |addresses, config| {
-        if let Some(report) = report.take() {
+        let heard = report.take().map_or(Ok(()), |report| {
             report.ready(&format!(
                 "chappe started: listening on {}, master pid {}, logs in {}",
                 join(addresses),
                 std::process::id(),
                 config.log.directory.display(),
-            ));
-        }
+            ))
+        });
         // Nobody looks at the terminal's stderr any more; the log has it all. What
         // can fail here is opening /dev/null, and then stderr just stays.
         let _ = process::redirect_stderr_to_null();
+        heard
     });
     let reason = match result {
         Ok(()) => ExitReason::Stopped,
@@ -197,7 +195,7 @@ fn become_daemon(
 fn become_master(
     prepared: Prepared,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
-    on_ready: impl FnOnce(&[Address], &Config),
+    on_ready: impl FnOnce(&[Address], &Config) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let Prepared { common, config, mut listeners, master_log, worker_logs, .. } = prepared;
     let Prepared { metrics, warnings, identity, manager, copies, .. } = prepared;
@@ -228,7 +226,7 @@ fn become_master(
             manager,
         };
         let load = || common.load();
-        let site = Site { load: &load, prepare: &make_ready };
+        let site = Site { load: &load, warnings: &descriptors::warnings };
         master::run(setup, site, run_worker, |addresses| on_ready(addresses, &config))?;
         Ok(())
     })();

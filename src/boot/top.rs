@@ -4,7 +4,6 @@
 //! the other asks it once a second, as `status` and `connections --slow` do.
 
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 use super::commands::{ask, connect, list};
 use super::{Failure, load};
 use crate::cli::{Common, Sample, Top};
+use crate::config::Config;
 use crate::sys::signals::Signals;
 
 /// How often the master is asked.
@@ -26,14 +26,14 @@ const TURN_TIME_MAX: Duration = Duration::from_millis(100);
 const STOPPING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
 
 pub(super) fn top(common: &Common) -> Result<(), Failure> {
-    let path = load(common)?.config.control_socket;
+    let config = load(common)?.config;
     if !io::stdout().is_terminal() {
         return Err(Failure::Refused(
             "top needs a terminal; `chappe status --watch` writes to anything".to_owned(),
         ));
     }
     let mut signals = Signals::new(&STOPPING).map_err(Failure::system("signal handlers"))?;
-    let samples = look(path).map_err(Failure::system("a thread"))?;
+    let samples = look(config).map_err(Failure::system("a thread"))?;
     // From here on a panic gives the screen back, too.
     let mut terminal = ratatui::try_init().map_err(Failure::system("terminal"))?;
     let result = show(&mut terminal, &samples, &mut signals);
@@ -73,20 +73,20 @@ fn is_end(event: &Event) -> bool {
 }
 
 /// Looks until nobody wants to see any more. The process does not wait for its end.
-fn look(path: PathBuf) -> io::Result<Receiver<Result<Sample, String>>> {
+fn look(config: Config) -> io::Result<Receiver<Result<Sample, String>>> {
     let (seen, samples) = sync_channel(1);
     thread::Builder::new().name("look".to_owned()).spawn(move || {
-        while seen.send(sample(&path).map_err(|failure| failure.to_string())).is_ok() {
+        while seen.send(sample(&config).map_err(|failure| failure.to_string())).is_ok() {
             sleep(LOOK_EVERY);
         }
     })?;
     Ok(samples)
 }
 
-fn sample(path: &Path) -> Result<Sample, Failure> {
-    let status = ask(&mut connect(path)?, "status", path)?;
+fn sample(config: &Config) -> Result<Sample, Failure> {
+    let status = ask(&mut connect(config)?, "status", &config.control_socket)?;
     let at = Instant::now();
-    let slow = list(path, true).map(|(_, lines)| lines).map_err(|failure| failure.to_string());
+    let slow = list(config, true).map(|(_, lines)| lines).map_err(|failure| failure.to_string());
     Ok(Sample::new(at, status, slow.as_deref().map_err(Clone::clone)))
 }
 

@@ -60,12 +60,11 @@ pub(crate) fn logs(directory: &Path, arguments: LogsArgs) -> io::Result<()> {
     let mut last = Vec::new();
     let mut followed = BTreeMap::new();
     for path in paths {
-        let (lines, log) = Followed::open_at_end(&path, arguments.lines, is_wanted)?;
-        last.extend(lines);
+        let (lines, mut log) = Followed::open_at_end(&path, arguments.lines, is_wanted)?;
+        last.extend(lines.into_iter().map(|line| log.timed(line)));
         followed.insert(path, log);
     }
-    // Stable: lines of one millisecond and one file stay in their order.
-    last.sort_by(|a, b| time(a).cmp(time(b)));
+    sort(&mut last);
     let first = last.len().saturating_sub(arguments.lines);
     if !show(&last[first..])? {
         return Ok(());
@@ -77,10 +76,12 @@ pub(crate) fn logs(directory: &Path, arguments: LogsArgs) -> io::Result<()> {
         }
         let mut lines = Vec::new();
         for log in followed.values_mut() {
-            log.read_new(&mut lines)?;
+            let mut new = Vec::new();
+            log.read_new(&mut new)?;
+            lines.extend(new.into_iter().map(|line| log.timed(line)));
         }
-        lines.retain(|line| is_wanted(line));
-        lines.sort_by(|a, b| time(a).cmp(time(b)));
+        lines.retain(|line| is_wanted(&line.text));
+        sort(&mut lines);
         if !show(&lines)? {
             return Ok(());
         }
@@ -101,9 +102,9 @@ fn wait_or_reader_gone() -> io::Result<bool> {
 }
 
 /// False if nobody reads the output any more.
-fn show(lines: &[Vec<u8>]) -> io::Result<bool> {
+fn show(lines: &[Line]) -> io::Result<bool> {
     let mut out = io::stdout().lock();
-    let text = lines.concat();
+    let text: Vec<u8> = lines.iter().flat_map(|line| &line.text).copied().collect();
     match out.write_all(&text).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         result => result.map(|()| true),
@@ -129,11 +130,21 @@ fn log_paths(directory: &Path, worker: Option<u16>) -> io::Result<Vec<PathBuf>> 
     Ok(paths)
 }
 
-/// The time at the beginning of a line; such times sort as text. A line without one
-/// (a full disk cut it) stays where it is, behind the line before it.
-fn time(line: &[u8]) -> &[u8] {
+/// A line with the time by which it is sorted.
+struct Line {
+    time: Vec<u8>,
+    text: Vec<u8>,
+}
+
+/// Merges. Stable: lines of one millisecond and one file stay in their order.
+fn sort(lines: &mut [Line]) {
+    lines.sort_by(|a, b| a.time.cmp(&b.time));
+}
+
+/// The time at the beginning of a line; such times sort as text.
+fn time(line: &[u8]) -> Option<&[u8]> {
     let time = line.split(|byte| *byte == b' ').next().unwrap_or_default();
-    if time.ends_with(b"Z") { time } else { b"" }
+    (time.ends_with(b"Z") && time.first().is_some_and(u8::is_ascii_digit)).then_some(time)
 }
 
 fn is_at_level(line: &[u8], wanted: Option<log::Level>) -> bool {
@@ -149,6 +160,8 @@ struct Followed {
     current: Option<Reader>,
     /// Files that were moved away, and how often they are still looked at.
     moved: Vec<(Reader, u8)>,
+    /// Of the last line that had one.
+    time: Vec<u8>,
 }
 
 /// An open file and how far it is read.
@@ -162,7 +175,16 @@ struct Reader {
 
 impl Followed {
     fn from_start(path: PathBuf) -> Self {
-        Self { path, current: None, moved: Vec::new() }
+        Self { path, current: None, moved: Vec::new(), time: Vec::new() }
+    }
+
+    /// The next line of this log. One without a time (a full disk has cut it, or it is
+    /// another program's) stays behind the line before it.
+    fn timed(&mut self, text: Vec<u8>) -> Line {
+        if let Some(time) = time(&text) {
+            self.time = time.to_vec();
+        }
+        Line { time: self.time.clone(), text }
     }
 
     /// The last `count` wanted lines, out of older files too if need be, and the log
@@ -185,6 +207,8 @@ impl Followed {
             older.last_lines(count, &is_wanted, &mut lines)?;
             number += 1;
         }
+        // What the first lines belong to is not shown: they stay in front of the next.
+        log.time = lines.iter().find_map(|line| time(line)).unwrap_or_default().to_vec();
         Ok((lines, log))
     }
 
@@ -401,6 +425,32 @@ mod tests {
         assert!(is_at_level(line, Some(log::Level::Warn)));
         assert!(!is_at_level(line, Some(log::Level::Error)));
         assert!(!is_at_level(b"junk\n", Some(log::Level::Trace)));
-        assert_eq!(time(line), b"2026-11-23T03:04:05.678Z");
+        assert_eq!(time(line), Some(&b"2026-11-23T03:04:05.678Z"[..]));
+        assert_eq!(time(b"XYZ junk\n"), None);
+    }
+
+    #[test]
+    fn a_line_without_a_time_stays_behind_the_one_before_it() {
+        let line = |second: u8, text: &str| format!("2026-11-23T03:04:0{second}.678Z {text}\n");
+        let logs = [
+            vec![line(1, "one"), "  more of one\n".into(), line(4, "four")],
+            vec![line(2, "two"), "\n".into(), line(3, "three")],
+        ];
+        let mut merged = Vec::new();
+        for lines in &logs {
+            let mut log = Followed::from_start(PathBuf::new());
+            merged.extend(lines.iter().map(|text| log.timed(text.clone().into_bytes())));
+        }
+        sort(&mut merged);
+        let text: Vec<u8> = merged.into_iter().flat_map(|line| line.text).collect();
+        let expected = [
+            &line(1, "one"),
+            "  more of one\n",
+            &line(2, "two"),
+            "\n",
+            &line(3, "three"),
+            &line(4, "four"),
+        ];
+        assert_eq!(String::from_utf8(text).unwrap(), expected.concat());
     }
 }

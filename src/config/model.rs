@@ -39,6 +39,8 @@ pub struct Config {
     pub worker_drain_spread: Duration,
     /// How long new workers may take until they are ready.
     pub worker_ready_timeout: Duration,
+    /// How long a worker may make no progress before it is replaced; `None`: for ever.
+    pub worker_stuck_timeout: Option<Duration>,
     /// The soft limit of open descriptors; 0: as high as the hard limit allows.
     pub worker_rlimit_nofile: u64,
     /// Whether workers are bound to CPUs.
@@ -101,6 +103,7 @@ impl Default for Config {
             worker_shutdown_timeout: Duration::from_secs(30),
             worker_drain_spread: Duration::from_secs(1),
             worker_ready_timeout: Duration::from_secs(10),
+            worker_stuck_timeout: None,
             worker_rlimit_nofile: 0,
             worker_cpu_affinity: CpuAffinity::Off,
             max_connections: 100_000,

@@ -49,8 +49,7 @@ impl<T: Default> Key<T> {
 }
 
 /// Keys that are read and checked, and do nothing yet: the key, and what happens instead.
-pub const KEYS_NOT_BUILT: &[(&str, &str)] =
-    &[("limits.connections_per_ip", "connections are not counted by address")];
+pub const KEYS_NOT_BUILT: &[(&str, &str)] = &[];
 
 /// Values that are refused because starting would do something else: key, value (for an
 /// address, its beginning), and what to write instead.
@@ -126,6 +125,15 @@ pub(super) static KEYS: &[Key<Config>] = &[
         Field::Time(|c: &mut Config| &mut c.worker_ready_timeout, Bounds::range(TIME_MIN, HOUR)),
         "\"10s\"",
         "how long new workers may take until they are ready",
+    ),
+    Key::new(
+        "worker_stuck_timeout",
+        Field::TimeOrOff(
+            |c: &mut Config| &mut c.worker_stuck_timeout,
+            Bounds::zero_or(TIME_MIN, HOUR),
+        ),
+        "\"0\"",
+        "a worker whose event loop is overdue for so long is killed and replaced; 0: never",
     ),
     Key::new(
         "worker_rlimit_nofile",
@@ -343,7 +351,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::range(0, 10_000_000),
         ),
         "0",
-        "connections of one address, all workers together; 0: off",
+        "connections of one address (IPv6: of one /64), all workers together; 0: off",
     ),
     Key::new(
         "metrics.address",

@@ -1,5 +1,5 @@
 //! A handler thread: takes a connection off the run list, runs its turn, and
-//! shows in the worker's slot since when it has been busy.
+//! shows in the worker's slot since when it has been busy, and how long turns took.
 
 use super::receive_half::DispatchPath;
 use super::turn::run_turn;
@@ -24,12 +24,13 @@ impl HandlerThread {
         Self { number, path, slot, counters }
     }
 
-    /// Runs turns until the run list is stopped.
-    pub fn run(&self, serve: &dyn Serve, now_ms: impl Fn() -> u64) {
+    /// Runs turns until the run list is stopped. The clock is in microseconds.
+    pub fn run(&self, serve: &dyn Serve, now_us: impl Fn() -> u64) {
         while let Some(connection) = self.path.run_list().pop() {
-            self.slot.handler_started(self.number, now_ms());
+            let begun_us = now_us();
+            self.slot.handler_started(self.number, begun_us / 1000);
             run_turn(&connection, serve, &self.counters);
-            self.slot.handler_finished(self.number);
+            self.slot.handler_finished(self.number, now_us().saturating_sub(begun_us));
         }
     }
 }

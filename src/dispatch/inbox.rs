@@ -271,6 +271,34 @@ impl Inbox {
         true
     }
 
+    /// Empty -> running, for messages that were just read and are in no inbox; the
+    /// event loop. False if they have to go through it.
+    #[must_use]
+    pub fn begin_direct(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_free = state.phase == Phase::Empty && !state.closed && !state.ended && !state.paused;
+        if is_free {
+            state.phase = Phase::Running;
+        }
+        is_free
+    }
+
+    /// Such a turn does not handle all of them: the rest is in the inbox from now on.
+    pub fn keep_rest(&self, rest: Item, total: Room) -> Pushed {
+        let mut state = self.state.lock();
+        debug_assert_eq!(state.phase, Phase::Running);
+        if state.closed {
+            return Pushed::Closed;
+        }
+        state.messages += rest.messages();
+        state.bytes += rest.charged();
+        state.items.push_front(rest);
+        state.paused |= state.messages >= self.limits.messages_max
+            || state.bytes >= self.limits.bytes_max
+            || total == Room::Exhausted;
+        Pushed::Nothing
+    }
+
     /// The running turn's next item. What it has handled is taken off first.
     pub fn next(&self, done: Done) -> Next {
         let mut state = self.state.lock();

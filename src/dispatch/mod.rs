@@ -21,6 +21,6 @@ pub use inbox::{
 pub use receive_half::{DispatchPath, ReceiveHalf};
 pub use run_list::RunList;
 pub use turn::{
-    QUICK_TIME_MAX, Suspicion, TURN_BYTES_MAX, TURN_MESSAGES_MAX, TURN_TIME_MAX, run_turn,
-    run_turn_on_loop,
+    Cut, OnLoop, QUICK_TIME_MAX, TURN_BYTES_MAX, TURN_MESSAGES_MAX, TURN_TIME_MAX, run_turn,
+    run_turn_directly, run_turn_on_loop,
 };

@@ -83,6 +83,18 @@ impl ReceiveHalf {
         pushed
     }
 
+    /// What a turn of messages that are in no inbox has not handled; how many messages
+    /// that were if nobody will.
+    pub(super) fn keep_rest(&self, rest: Item) -> usize {
+        let (charged, messages) = (rest.charged(), rest.messages());
+        let total = self.path.total.charge(charged);
+        if self.inbox.keep_rest(rest, total) == Pushed::Closed {
+            self.path.total.release(charged);
+            return messages;
+        }
+        0
+    }
+
     /// Leaves the turn to the handler threads.
     pub fn list(self: &Arc<Self>) {
         self.path.run_list.push(Arc::clone(self));

@@ -11,10 +11,11 @@
 use super::inbox::{Done, ITEM_COST, Item, Then};
 use super::receive_half::ReceiveHalf;
 use crate::frame::Chunk;
-use crate::handler::{Origin, Replies, Serve, Served};
+use crate::handler::{Messages, Origin, Replies, Serve, Served, SharedChunk};
 use crate::send::{Entry, Level, Parking, Resume, Room};
 use crate::shm::{Counter, ThreadCounters};
 use crate::sync::fault::{Fault, is_planted};
+use bytes::{Buf, Bytes};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -72,7 +73,7 @@ pub fn run_turn_on_loop(
     connection: &Arc<ReceiveHalf>,
     serve: &dyn Serve,
     counters: &ThreadCounters,
-    suspicion: &mut Suspicion,
+    on_loop: &mut OnLoop,
 ) {
     if !connection.inbox().begin() {
         return;
@@ -82,16 +83,88 @@ pub fn run_turn_on_loop(
     let share = Share::new(usize::MAX);
     let began = share.began;
     let replies = Replies::of_turn();
-    let mut turn = Turn { connection, serve, counters, replies, share, on_loop: Some(suspicion) };
+    let on_loop = Some(&mut on_loop.suspicion);
+    let mut turn = Turn { connection, serve, counters, replies, share, on_loop };
     let end = turn.handle_items();
     turn.suspect(began);
     let end = turn.hand_over().unwrap_or(End::Closed).or_worse(end);
     turn.leave(end);
 }
 
+/// The same for messages that were just read and lie in the loop's own buffer: if
+/// nothing is in front of them they need no inbox, and their replies no outbox. False if
+/// they have to go that way; nothing was done then.
+///
+/// What is not handled here (a handler that is not quick, the time is up) is copied into
+/// the inbox for the handler threads, and what the socket does not take into the outbox.
+#[must_use]
+pub fn run_turn_directly(
+    connection: &Arc<ReceiveHalf>,
+    read: &Cut<'_>,
+    serve: &dyn Serve,
+    counters: &ThreadCounters,
+    on_loop: &mut OnLoop,
+) -> bool {
+    let is_quick = serve.is_quick(read.bytes);
+    if !is_quick || connection.send().is_total_exhausted() || !connection.inbox().begin_direct() {
+        return false;
+    }
+    let share = Share::new(usize::MAX);
+    let began = share.began;
+    let replies = std::mem::take(&mut on_loop.replies);
+    let suspicion = Some(&mut on_loop.suspicion);
+    let mut turn = Turn { connection, serve, counters, replies, share, on_loop: suspicion };
+    let (mut messages, mut left) = (Messages { bytes: read.bytes, chunk: None }, read.frames);
+    let end = turn.handle_messages(&mut messages, &mut left).unwrap_or(End::Over);
+    turn.suspect(began);
+    let end = turn.write_through().unwrap_or(End::Closed).or_worse(end);
+    if left > 0 {
+        let bytes = Bytes::copy_from_slice(messages.bytes);
+        // After an end that closes the inbox the rest is lost, and counted.
+        let is_kept = matches!(end, End::Over | End::Stalled(_));
+        let rest = Item::chunk(Chunk { bytes, frames: left });
+        let lost = if is_kept { connection.keep_rest(rest) } else { left };
+        counters.add(Counter::MessagesExpired, lost as u64);
+    }
+    on_loop.replies = std::mem::replace(&mut turn.replies, Replies::of_turn());
+    turn.leave(end);
+    true
+}
+
+/// Whole messages in a buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut<'a> {
+    /// End to end.
+    pub bytes: &'a [u8],
+    /// How many, at least one.
+    pub frames: usize,
+}
+
+/// What the event loop keeps between the turns that it runs.
+#[derive(Debug)]
+pub struct OnLoop {
+    suspicion: Suspicion,
+    /// Empty; its buffer is used again.
+    replies: Replies,
+}
+
+impl OnLoop {
+    /// For one loop.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { suspicion: Suspicion::default(), replies: Replies::of_turn() }
+    }
+}
+
+impl Default for OnLoop {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// What the event loop remembers of quick handlers that are not quick.
 #[derive(Debug, Default)]
-pub struct Suspicion {
+struct Suspicion {
     /// So many messages are still to be timed one by one.
     left: u32,
     /// Messages of the running turn, and the head of the last of them.
@@ -135,7 +208,11 @@ impl Turn<'_> {
                 }
                 Item::Chunk { mut chunk, charged } => {
                     let before = chunk.frames;
-                    let end = self.handle_chunk(&mut chunk, charged);
+                    let shared = SharedChunk { bytes: &chunk.bytes, allocated: charged };
+                    let mut messages = Messages { bytes: &chunk.bytes, chunk: Some(shared) };
+                    let end = self.handle_messages(&mut messages, &mut chunk.frames);
+                    let handled = chunk.bytes.len() - messages.bytes.len();
+                    chunk.bytes.advance(handled);
                     done = Done { messages: before - chunk.frames, bytes: 0 };
                     if chunk.frames > 0 && matches!(end, Some(End::Over | End::Stalled(_))) {
                         self.connection.put_back(
@@ -159,13 +236,13 @@ impl Turn<'_> {
         }
     }
 
-    /// `Some` if the turn has to end; then `chunk` holds what was not handled.
-    fn handle_chunk(&mut self, chunk: &mut Chunk, charged: usize) -> Option<End> {
-        while chunk.frames > 0 {
+    /// `Some` if the turn has to end; then `frames` of the messages are not handled.
+    fn handle_messages(&mut self, messages: &mut Messages<'_>, frames: &mut usize) -> Option<End> {
+        while *frames > 0 {
             if self.share.is_used(self.replies.bytes()) {
                 return Some(End::Over);
             }
-            let is_quick = self.serve.is_quick(&chunk.bytes);
+            let is_quick = self.serve.is_quick(messages.bytes);
             if !is_quick && self.on_loop.is_some() {
                 return Some(End::Over);
             }
@@ -177,15 +254,15 @@ impl Turn<'_> {
                     Some(end) => return Some(end),
                 }
             }
-            let before = chunk.bytes.len();
-            let timed = self.note_message(&chunk.bytes);
+            let before = messages.bytes.len();
+            let timed = self.note_message(messages.bytes);
             let origin = Origin { info: self.connection.info(), send: self.connection.send() };
-            let served = self.serve.serve(origin, &mut chunk.bytes, charged, &mut self.replies);
-            chunk.frames -= 1;
+            let served = self.serve.serve(origin, messages, &mut self.replies);
+            *frames -= 1;
             if let Some(began) = timed {
                 self.blame(began.elapsed());
             }
-            self.share.use_up(1, before - chunk.bytes.len());
+            self.share.use_up(1, before - messages.bytes.len());
             if !is_quick {
                 self.share.look_at_clock();
             }
@@ -261,11 +338,21 @@ impl Turn<'_> {
         } else {
             send.append(entry, self.counters).ok()?
         };
-        Some(match level {
-            Level::Below => End::Over,
-            Level::Above => End::Stalled(Backlog::Own),
-            Level::TotalAbove => End::Stalled(Backlog::Total),
-        })
+        Some(End::at(level))
+    }
+
+    /// Writes the replies so far straight from their buffer, or hands them over if
+    /// something is in front of them.
+    fn write_through(&mut self) -> Option<End> {
+        let (bytes, frames) = self.replies.encoded();
+        if bytes.is_empty() {
+            return Some(End::Over);
+        }
+        let Some(level) = self.connection.send().write_through(bytes, frames, self.counters) else {
+            return self.hand_over();
+        };
+        self.replies.clear();
+        Some(End::at(level))
     }
 
     fn leave(self, end: End) {
@@ -306,6 +393,14 @@ impl Turn<'_> {
 }
 
 impl End {
+    fn at(level: Level) -> Self {
+        match level {
+            Level::Below => Self::Over,
+            Level::Above => Self::Stalled(Backlog::Own),
+            Level::TotalAbove => Self::Stalled(Backlog::Total),
+        }
+    }
+
     /// How the turn ends, after the replies were handed over.
     fn or_worse(self, handled: Self) -> Self {
         match (self, handled) {

@@ -19,7 +19,7 @@ mod notice;
 pub use cut::{Chunk, Cut, Cutter, Rest, cut};
 pub use notice::{ErrorNumber, Goodbye, NO_CODE, error_frame, goodbye_frame, parse_notice};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Bytes before the body of each frame.
 pub const HEADER_BYTES: usize = 8;
@@ -132,18 +132,24 @@ pub fn encode(code: Code, body: &[u8]) -> Result<Bytes, BodyTooLong> {
     Ok(out.freeze())
 }
 
-/// Takes the first frame off a chunk of whole frames, as [`cut`] leaves them.
-/// Header and body share the chunk's allocation.
+/// The first frame of a chunk of whole frames, as [`cut`] leaves them: its header and
+/// its body.
 ///
 /// `None` when the chunk is used up, or does not begin with a whole frame.
-pub fn split_first(chunk: &mut Bytes) -> Option<(Header, Bytes)> {
+#[must_use]
+pub fn first_frame(chunk: &[u8]) -> Option<(Header, &[u8])> {
     let header = Header::read(chunk)?;
-    let length = usize::from(header.length);
-    if !(HEADER_BYTES..=chunk.len()).contains(&length) {
-        return None;
-    }
-    let mut frame = chunk.split_to(length);
-    Some((header, frame.split_off(HEADER_BYTES)))
+    let body = chunk.get(HEADER_BYTES..usize::from(header.length))?;
+    Some((header, body))
+}
+
+/// Takes the first frame off a chunk, as [`first_frame`] finds it. The body shares the
+/// chunk's allocation.
+pub fn split_first(chunk: &mut Bytes) -> Option<(Header, Bytes)> {
+    let (header, body) = first_frame(chunk)?;
+    let body = chunk.slice_ref(body);
+    chunk.advance(usize::from(header.length));
+    Some((header, body))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::stock::{Echo, Ping, Time, Who};
 use super::{ConnectionInfo, Handler, Replies, Request};
 use crate::frame::{
     CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO, Code,
-    ErrorNumber, Header, split_first,
+    ErrorNumber, Header, first_frame,
 };
 use crate::send::SendHalf;
 use crate::throttle::Throttle;
@@ -38,11 +38,30 @@ pub struct Origin<'a> {
     pub send: &'a Arc<SendHalf>,
 }
 
+/// Messages, whole and end to end, that are to be handled one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Messages<'a> {
+    /// What is left of them.
+    pub bytes: &'a [u8],
+    /// What they are a part of; `None`: they lie in a buffer that is about to be used
+    /// for something else.
+    pub chunk: Option<SharedChunk<'a>>,
+}
+
+/// An allocation that received messages share.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedChunk<'a> {
+    /// The bytes.
+    pub bytes: &'a Bytes,
+    /// Its size, as allocated.
+    pub allocated: usize,
+}
+
 /// What a turn does with the next message of a connection. A turn knows chunks
 /// of messages and no protocol; this is where a protocol is.
 pub trait Serve: Send + Sync {
-    /// Whether the handler of the message that `chunk` begins with is quick.
-    fn is_quick(&self, chunk: &Bytes) -> bool;
+    /// Whether the handler of the first of these messages is quick.
+    fn is_quick(&self, messages: &[u8]) -> bool;
 
     /// Tells of a handler that is said to be quick and took so long. `message` is how
     /// the message begins.
@@ -50,13 +69,11 @@ pub trait Serve: Send + Sync {
     /// True if it is not taken for quick any more from now on.
     fn was_slow(&self, message: &[u8], took: Duration) -> bool;
 
-    /// Takes the first message off `chunk` and handles it. `chunk_bytes` is the
-    /// size of the chunk's allocation.
+    /// Takes off the first message and handles it.
     fn serve(
         &self,
         origin: Origin<'_>,
-        chunk: &mut Bytes,
-        chunk_bytes: usize,
+        messages: &mut Messages<'_>,
         replies: &mut Replies,
     ) -> Served;
 }
@@ -158,8 +175,8 @@ impl Application {
 }
 
 impl Serve for Application {
-    fn is_quick(&self, chunk: &Bytes) -> bool {
-        let registered = Header::read(chunk).and_then(|header| self.get(header.code));
+    fn is_quick(&self, messages: &[u8]) -> bool {
+        let registered = Header::read(messages).and_then(|header| self.get(header.code));
         registered.is_none_or(|registered| registered.quickness.is_quick())
     }
 
@@ -180,13 +197,13 @@ impl Serve for Application {
     fn serve(
         &self,
         origin: Origin<'_>,
-        chunk: &mut Bytes,
-        chunk_bytes: usize,
+        messages: &mut Messages<'_>,
         replies: &mut Replies,
     ) -> Served {
-        let (header, body) = split_first(chunk).expect("the event loop cut whole frames");
+        let (header, body) = first_frame(messages.bytes).expect("the loop cut whole frames");
+        messages.bytes = &messages.bytes[usize::from(header.length)..];
         let code = header.code;
-        if !header.verify(&body) {
+        if !header.verify(body) {
             let text = format!("the body's CRC-32 is not {:08x}", header.crc32);
             replies.send_error(ErrorNumber::BadChecksum, code, &text);
             return Served::BadChecksum;
@@ -196,7 +213,7 @@ impl Serve for Application {
             replies.send_error(ErrorNumber::UnknownCode, code, &text);
             return Served::UnknownCode;
         };
-        let request = Request::new(code, body, chunk_bytes, origin);
+        let request = Request::new(code, body, messages.chunk, origin);
         let id = origin.info.id;
         let mark = replies.mark();
         // A handler's broken state behind a panic is the handler's to fear;
@@ -236,7 +253,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 #[cfg(all(test, not(loom)))]
 pub(super) mod tests {
     use super::*;
-    use crate::frame::{CODE_ERROR, encode, parse_notice};
+    use crate::frame::{CODE_ERROR, encode, parse_notice, split_first};
     use crate::handler::{HandlerError, Outcome, Peer};
     use crate::send::sink;
 
@@ -279,9 +296,10 @@ pub(super) mod tests {
 
     fn serve(chunk: &Bytes) -> (Served, Vec<(Code, Vec<u8>)>) {
         let peer = peer(9);
-        let (mut chunk, mut replies) = (chunk.clone(), Replies::of_turn());
-        let chunk_bytes = chunk.len();
-        let served = application().serve(peer.origin(), &mut chunk, chunk_bytes, &mut replies);
+        let mut replies = Replies::of_turn();
+        let mut messages = Messages { bytes: chunk, chunk: None };
+        let served = application().serve(peer.origin(), &mut messages, &mut replies);
+        assert!(messages.bytes.is_empty(), "it was one message");
         let (mut encoded, frames) = replies.take();
         let mut sent = vec![];
         while let Some((header, body)) = split_first(&mut encoded) {

@@ -12,14 +12,16 @@ mod quick;
 mod replies;
 mod stock;
 
-pub use application::{Application, Handlers, Origin, Serve, Served, WorkerInfo};
+pub use application::{
+    Application, Handlers, Messages, Origin, Serve, Served, SharedChunk, WorkerInfo,
+};
 pub use handle::{Handle, Message, SendError};
 pub use replies::Replies;
 
 use crate::frame::{BodyTooLong, Code};
 use bytes::Bytes;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Who is at the other end.
 #[derive(Clone, Debug)]
@@ -40,6 +42,17 @@ pub enum Peer {
     Unix,
 }
 
+impl Peer {
+    /// The address without the port; `None` through a Unix socket.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip()),
+            Self::Unix => None,
+        }
+    }
+}
+
 /// `127.0.0.1:40000`, `[::1]:40000` or `unix:`.
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,15 +67,20 @@ impl fmt::Display for Peer {
 #[derive(Debug)]
 pub struct Request<'a> {
     code: Code,
-    body: Bytes,
-    /// Size of the allocation that the body shares with its neighbours.
-    chunk_bytes: usize,
+    body: &'a [u8],
+    /// What the body is a part of, if it can be kept.
+    chunk: Option<SharedChunk<'a>>,
     origin: Origin<'a>,
 }
 
 impl<'a> Request<'a> {
-    pub(crate) fn new(code: Code, body: Bytes, chunk_bytes: usize, origin: Origin<'a>) -> Self {
-        Self { code, body, chunk_bytes, origin }
+    pub(crate) fn new(
+        code: Code,
+        body: &'a [u8],
+        chunk: Option<SharedChunk<'a>>,
+        origin: Origin<'a>,
+    ) -> Self {
+        Self { code, body, chunk, origin }
     }
 
     /// The message code.
@@ -73,8 +91,8 @@ impl<'a> Request<'a> {
 
     /// The body, 0 to 65527 bytes.
     #[must_use]
-    pub fn body(&self) -> &[u8] {
-        &self.body
+    pub fn body(&self) -> &'a [u8] {
+        self.body
     }
 
     /// The body, to keep beyond the handler's return. Shares the memory it was
@@ -82,10 +100,11 @@ impl<'a> Request<'a> {
     /// copied, so that a few kept bytes do not hold on to many.
     #[must_use]
     pub fn body_to_keep(&self) -> Bytes {
-        if self.body.len() < self.chunk_bytes / 4 {
-            Bytes::copy_from_slice(&self.body)
-        } else {
-            self.body.clone()
+        match self.chunk {
+            Some(chunk) if self.body.len() >= chunk.allocated / 4 => {
+                chunk.bytes.slice_ref(self.body)
+            }
+            _ => Bytes::copy_from_slice(self.body),
         }
     }
 
@@ -164,9 +183,10 @@ mod tests {
     fn a_kept_body_shares_its_chunk_unless_it_is_a_small_part_of_it() {
         let peer = application::tests::peer(1);
         let chunk = Bytes::from(vec![5; 400]);
-        let quarter = Request::new(16, chunk.slice(..100), chunk.len(), peer.origin());
+        let shared = Some(SharedChunk { bytes: &chunk, allocated: chunk.len() });
+        let quarter = Request::new(16, &chunk[..100], shared, peer.origin());
         assert_eq!(quarter.body_to_keep().as_ptr(), chunk.as_ptr());
-        let less = Request::new(16, chunk.slice(..99), chunk.len(), peer.origin());
+        let less = Request::new(16, &chunk[..99], shared, peer.origin());
         assert_ne!(less.body_to_keep().as_ptr(), chunk.as_ptr());
         assert_eq!(less.body_to_keep(), less.body());
     }

@@ -11,6 +11,8 @@ thread_local! {
     /// The connection whose message this thread is handling; 0 for none.
     static CONNECTION: Cell<u64> = const { Cell::new(0) };
     static PUSHED: RefCell<Vec<Bytes>> = const { RefCell::new(Vec::new()) };
+    /// Whether there is anything in it: asked at every reply.
+    static HAS_PUSHED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// While it lives, this thread handles a message of one connection.
@@ -37,10 +39,11 @@ pub(super) fn is_of(connection: u64) -> bool {
 
 /// Keeps a frame for the connection whose message this thread handles.
 pub(super) fn push(bytes: Bytes) {
+    HAS_PUSHED.set(true);
     PUSHED.with_borrow_mut(|pushed| pushed.push(bytes));
 }
 
 /// Takes what was kept, oldest first.
 pub(super) fn take() -> Vec<Bytes> {
-    PUSHED.take()
+    if HAS_PUSHED.replace(false) { PUSHED.take() } else { Vec::new() }
 }

@@ -8,6 +8,9 @@ use bytes::{Bytes, BytesMut};
 /// How much larger than twice its content a queued buffer may be.
 const WASTE_BYTES_MAX: usize = 256;
 
+/// The largest buffer that is kept between two turns.
+const KEPT_BYTES_MAX: usize = 256 * 1024;
+
 /// Collects what a handler answers. Nothing leaves before the handler returns.
 #[derive(Debug, Default)]
 pub struct Replies {
@@ -55,6 +58,21 @@ impl Replies {
         self.frames += frames;
     }
 
+    /// What was collected, to be sent as it is: then [`Replies::clear`].
+    pub(crate) fn encoded(&self) -> (&[u8], u32) {
+        (&self.encoded, self.frames)
+    }
+
+    /// Forgets what was collected, and keeps the buffer for the next turn unless it
+    /// has become large.
+    pub(crate) fn clear(&mut self) {
+        self.encoded.clear();
+        self.frames = 0;
+        if self.encoded.capacity() > KEPT_BYTES_MAX {
+            self.encoded = BytesMut::new();
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.encoded.is_empty()
     }
@@ -75,7 +93,7 @@ impl Replies {
     }
 
     pub(crate) fn mark(&mut self) -> Mark {
-        self.pushed = Vec::new();
+        self.pushed.clear();
         Mark { bytes: self.encoded.len(), frames: self.frames }
     }
 

@@ -204,6 +204,17 @@ impl Bound {
         Ok(())
     }
 
+    /// How many sockets there are.
+    pub(crate) fn sockets(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Closes all but the first so many, which may only be those that have just been
+    /// made: the others take the connects in their queue with them.
+    pub(crate) fn shrink(&mut self, sockets: usize) {
+        self.sockets.truncate(sockets);
+    }
+
     /// Lets connects in. On a socket that listens it only changes the backlog.
     ///
     /// # Errors

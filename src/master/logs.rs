@@ -4,7 +4,7 @@
 //! theirs: a worker that has dropped its rights may not. So every process changes
 //! over in the same way, whoever moved the files.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +30,15 @@ pub(super) struct Rotation {
     warnings: Throttle,
 }
 
+/// A log that was just opened, on its way to the workers with this number.
+#[derive(Debug)]
+pub(super) struct FreshLog {
+    pub(super) number: u16,
+    /// It is in the directory of a next generation, which is another one.
+    pub(super) is_elsewhere: bool,
+    pub(super) file: Arc<File>,
+}
+
 impl Rotation {
     pub(super) fn new(now: Instant) -> Self {
         let warnings = Throttle::new(WARNINGS_TOLD);
@@ -42,7 +51,7 @@ impl Master<'_> {
     /// number under which a client can wait until all processes have changed over.
     pub(super) fn reopen_logs(&mut self, by: &str) -> u64 {
         let directory = self.config.log.directory.clone();
-        let mut failed = Vec::new();
+        let mut failed = self.reopen_next_logs(&directory);
         match logging::open(&directory, Role::Master) {
             Ok(file) => logging::swap(file),
             Err(error) => failed.push(error.to_string()),
@@ -58,7 +67,7 @@ impl Master<'_> {
                     for log in self.worker_logs.get_mut(place).into_iter().chain(next) {
                         *log = Arc::clone(&file);
                     }
-                    self.fresh_logs.push((number, file));
+                    self.fresh_logs.push(FreshLog { number, is_elsewhere: false, file });
                 }
                 Err(error) => failed.push(error.to_string()),
             }
@@ -71,6 +80,32 @@ impl Master<'_> {
         self.rotation.retry = !failed.is_empty();
         log::info!("logs reopened by={by}");
         self.order_reopen(failed)
+    }
+
+    /// Opens the logs of a next generation anew that has them in another directory: they
+    /// were open before its workers are ready, and may have been moved since. Returns
+    /// what can't be opened.
+    fn reopen_next_logs(&mut self, directory: &Path) -> Vec<String> {
+        let mut failed = Vec::new();
+        let Some(next) = &mut self.candidate else { return failed };
+        let elsewhere = next.config.log.directory.clone();
+        if elsewhere == *directory {
+            return failed;
+        }
+        match logging::open(&elsewhere, Role::Master) {
+            Ok(file) => next.master_log = Some(file),
+            Err(error) => failed.push(error.to_string()),
+        }
+        for (number, log) in (0..=u16::MAX).zip(&mut next.worker_logs) {
+            match logging::open(&elsewhere, Role::Worker(number)) {
+                Ok(file) => {
+                    *log = Arc::clone(&file);
+                    self.fresh_logs.push(FreshLog { number, is_elsewhere: true, file });
+                }
+                Err(error) => failed.push(error.to_string()),
+            }
+        }
+        failed
     }
 
     /// The numbers of all workers that have a log: those to come, and draining ones

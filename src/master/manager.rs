@@ -29,9 +29,10 @@ impl Manager {
         ));
     }
 
-    /// A new generation is on its way; `ready` is told again when that is over.
+    /// A reload begins; `ready` is told again when that is over. The manager asked for it
+    /// before this time, or else takes this for the end of the one before.
     pub(super) fn reloading(&self) {
-        let micros = u128::from(clock::monotonic_ms()) * 1000;
+        let micros = clock::monotonic_us();
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading\n"));
     }
 

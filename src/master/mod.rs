@@ -15,6 +15,7 @@ mod logs;
 mod manager;
 mod metrics;
 mod orders;
+mod owed;
 mod pid_file;
 mod plan;
 mod policy;
@@ -25,10 +26,10 @@ mod sleep;
 mod spawn;
 mod status;
 mod stop;
+mod stuck;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,10 +51,13 @@ use crate::sys::notify::Notifier;
 use crate::sys::privileges::Identity;
 use crate::sys::process::ExitReason;
 use crate::sys::signals::Signals;
+use crate::throttle::Throttle;
 use manager::Manager;
+use owed::Owed;
 use plan::{Event, Plan};
 use reload::{Candidate, History};
 use stop::Stop;
+use stuck::{Stall, Watchdog};
 
 /// What a worker is started with, all of it its own.
 #[derive(Debug)]
@@ -101,9 +105,8 @@ pub(crate) struct Setup {
 pub(crate) struct Site<'a> {
     /// Reads and checks the configuration anew, from where it was at the start.
     pub load: &'a dyn Fn() -> Result<Loaded, ConfigErrors>,
-    /// Makes ready for workers of a configuration; what the operator should know of
-    /// it. Called anew with the configuration that stays when a reload fails.
-    pub prepare: &'a dyn Fn(&Config) -> Vec<String>,
+    /// What the operator should know of a configuration that is to be served.
+    pub warnings: &'a dyn Fn(&Config) -> Vec<String>,
 }
 
 /// Why no server came of it. Nothing is left running then.
@@ -151,6 +154,8 @@ struct Worker {
     slot: Slot,
     /// `None` once its end is gone; the signal of its death follows.
     channel: Option<MasterEnd>,
+    /// What could not be said on it yet.
+    owed: Owed,
     started: Instant,
     /// When it must be ready; `None` once `serve` was sent.
     ready_by: Option<Instant>,
@@ -158,6 +163,8 @@ struct Worker {
     leaves_by: Option<Instant>,
     /// It was told to leave without finishing anything.
     is_cut: bool,
+    /// What the master has seen of its progress.
+    stall: Stall,
 }
 
 /// A worker number that waits for its next worker.
@@ -218,16 +225,19 @@ struct Master<'a> {
     outcomes: Vec<(u64, serde_json::Value)>,
     /// When permits of dead workers are to be settled once more.
     settle_at: Option<Instant>,
+    watchdog: Watchdog,
     /// The first death of the first generation.
     start_failure: Option<StartError>,
     started: Instant,
+    /// Warnings that poll failed.
+    poll_warnings: Throttle,
     /// How many lost log lines of its own the master has counted.
     log_lines_lost: u64,
     /// The level that an operator has set; without one the configuration's holds.
     log_level: Option<LogLevel>,
     rotation: logs::Rotation,
-    /// Logs just opened, by worker number, on their way to the workers.
-    fresh_logs: Vec<(u16, Arc<File>)>,
+    /// Logs just opened, on their way to the workers.
+    fresh_logs: Vec<logs::FreshLog>,
     /// What workers were asked and have not all answered.
     orders: Vec<orders::Order>,
     /// The number that the last order or reload got; clients wait for it.
@@ -235,7 +245,7 @@ struct Master<'a> {
 }
 
 /// Runs the master until it was told to stop and every worker is gone. `on_ready`
-/// is called once, when every worker accepts.
+/// is called once, when every worker accepts; an error stops the server again.
 ///
 /// # Errors
 /// [`StartError`] when the first workers did not come up; never later.
@@ -243,7 +253,7 @@ pub(crate) fn run(
     setup: Setup,
     site: Site<'_>,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
-    on_ready: impl FnOnce(&[Address]),
+    on_ready: impl FnOnce(&[Address]) -> io::Result<()>,
 ) -> Result<(), StartError> {
     let step = |step| move |cause| StartError::System { step, cause };
     let zone = Zone::create(setup.config.max_connections).map_err(step("shared memory"))?;
@@ -278,8 +288,10 @@ pub(crate) fn run(
         reload_waiters: Vec::new(),
         outcomes: Vec::new(),
         settle_at: None,
+        watchdog: Watchdog::default(),
         start_failure: None,
         started: Instant::now(),
+        poll_warnings: Throttle::new(sleep::WARNINGS_TOLD),
         log_lines_lost: 0,
         log_level: None,
         rotation: logs::Rotation::new(Instant::now()),
@@ -305,12 +317,17 @@ pub(crate) fn run(
 }
 
 impl Master<'_> {
-    fn supervise(&mut self, on_ready: impl FnOnce(&[Address])) -> Result<(), StartError> {
+    fn supervise(
+        &mut self,
+        on_ready: impl FnOnce(&[Address]) -> io::Result<()>,
+    ) -> Result<(), StartError> {
         let mut on_ready = Some(on_ready);
         while !(self.stop.is_stopping() && self.workers.is_empty()) {
-            let ready_channels = self
-                .sleep()
-                .map_err(|cause| StartError::System { step: "wait for events", cause })?;
+            let ready_channels = match self.sleep() {
+                Ok(ready) => ready,
+                Err(cause) if self.phase == Phase::Running => self.look_at_all(&cause),
+                Err(cause) => return Err(StartError::System { step: "wait for events", cause }),
+            };
             self.take_signals();
             self.hear_workers(&ready_channels);
             self.take_requests();
@@ -327,7 +344,11 @@ impl Master<'_> {
             if self.has_just_started()?
                 && let Some(on_ready) = on_ready.take()
             {
-                on_ready(&self.addresses);
+                if let Err(error) = on_ready(&self.addresses) {
+                    log::warn!("nobody waits for this start any more: {error}");
+                    self.stop_fast("the end of its launcher");
+                    continue;
+                }
                 self.manager.ready(&self.addresses, self.pauses.len());
                 // What was asked for meanwhile is due.
                 self.plan.note(Event::Started);
@@ -454,6 +475,8 @@ impl Master<'_> {
         self.enforce_candidate(now);
         self.enforce_readiness(now);
         self.enforce_metrics(now);
+        self.workers.iter_mut().for_each(|worker| worker.pay(now));
+        self.enforce_progress(now);
         if self.settle_at.is_some_and(|at| at <= now) {
             self.settle();
         }
@@ -467,11 +490,16 @@ impl Master<'_> {
 
     fn enforce_readiness(&mut self, now: Instant) {
         let generation = self.generation;
-        let is_late = |worker: &&mut Worker| {
+        let is_due = |worker: &&mut Worker| {
             worker.generation == generation && worker.ready_by.is_some_and(|by| by <= now)
         };
-        let mut late = None;
-        for worker in self.workers.iter_mut().filter(is_late) {
+        let (mut late, mut is_one_ready) = (None, false);
+        for worker in self.workers.iter_mut().filter(is_due) {
+            // At the start one that is ready only waits for the others.
+            if worker.slot.state() == SlotState::Ready {
+                is_one_ready = true;
+                continue;
+            }
             log::error!("worker was not ready in time worker={} pid={}", worker.number, worker.pid);
             worker.ready_by = None;
             worker.signal(Signal::SIGKILL);
@@ -481,6 +509,9 @@ impl Master<'_> {
             && self.phase != Phase::Running
         {
             self.start_failure = Some(self.not_ready(number));
+        }
+        if is_one_ready && late.is_none() {
+            self.answer_the_bell();
         }
     }
 
@@ -530,23 +561,6 @@ impl Master<'_> {
 }
 
 impl Worker {
-    fn tell(&self, message: Message) {
-        let Some(channel) = &self.channel else { return };
-        if let Err(error) = channel.send(message) {
-            log::warn!("cannot tell worker {} to {message:?}: {error}", self.number);
-        }
-    }
-
-    /// Says something with more to it. False if it could not be said.
-    fn hand(&self, message: Message, value: u64, file: Option<BorrowedFd<'_>>) -> bool {
-        let Some(channel) = &self.channel else { return false };
-        let result = channel.send_parcel(message, value, file);
-        if let Err(error) = &result {
-            log::warn!("cannot tell worker {} to {message:?}: {error}", self.number);
-        }
-        result.is_ok()
-    }
-
     /// Its process can't be another one: it is not reaped yet.
     fn signal(&self, signal: Signal) {
         if let Err(error) = nix::sys::signal::kill(self.pid, signal) {

@@ -5,12 +5,15 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::control::Answer;
+use super::logs::FreshLog;
+use super::owed::Told;
 use super::{Master, Worker, status};
 use crate::channel::{Message, Parcel};
 use crate::config::LogLevel;
@@ -40,6 +43,8 @@ pub(super) struct Order {
     /// The workers' answers name it, and the client waits for it.
     ticket: u64,
     waits_for: Vec<Pid>,
+    /// How many should have been asked and could not.
+    untold: usize,
     deadline: Instant,
     kind: Kind,
 }
@@ -61,11 +66,17 @@ impl Master<'_> {
     }
 
     /// Has each living worker told by `tell`, and waits for those that it reached.
-    fn order(&mut self, ticket: u64, kind: Kind, tell: impl Fn(&Worker) -> bool) {
-        let told = self.workers.iter().filter(|worker| tell(worker));
-        let waits_for = told.map(|worker| worker.pid).collect();
+    fn order(&mut self, ticket: u64, kind: Kind, mut tell: impl FnMut(&mut Worker) -> Told) {
         let deadline = Instant::now() + ANSWER_TIME_MAX;
-        self.orders.push(Order { ticket, waits_for, deadline, kind });
+        let mut order = Order { ticket, waits_for: Vec::new(), untold: 0, deadline, kind };
+        for worker in &mut self.workers {
+            match tell(worker) {
+                Told::Yes => order.waits_for.push(worker.pid),
+                Told::No => order.untold += 1,
+                Told::NotMeant => {}
+            }
+        }
+        self.orders.push(order);
     }
 
     /// Hands every worker its newly opened log. Returns the number under which a
@@ -73,19 +84,17 @@ impl Master<'_> {
     pub(super) fn order_reopen(&mut self, failed: Vec<String>) -> u64 {
         let ticket = self.next_ticket();
         let logs = std::mem::take(&mut self.fresh_logs);
-        // A next generation in another directory has just opened its own.
+        // A next generation in another directory has its own.
         let directory = &self.config.log.directory;
         let next = self.candidate.as_ref();
         let elsewhere = next.filter(|next| next.config.log.directory != *directory);
         let elsewhere = elsewhere.map(|next| next.generation);
         self.order(ticket, Kind::Reopen { failed }, |worker| {
-            use std::os::fd::AsFd;
-            let file = logs.iter().find(|(number, _)| *number == worker.number);
-            let Some((_, file)) = file else { return false };
-            if elsewhere == Some(worker.generation) {
-                return false;
-            }
-            worker.hand(Message::SwapLog, ticket, Some(file.as_fd()))
+            let is_elsewhere = elsewhere == Some(worker.generation);
+            let is_its_own =
+                |log: &&FreshLog| log.number == worker.number && log.is_elsewhere == is_elsewhere;
+            let Some(log) = logs.iter().find(is_its_own) else { return Told::NotMeant };
+            worker.hand_log(ticket, Arc::clone(&log.file))
         });
         ticket
     }
@@ -98,7 +107,7 @@ impl Master<'_> {
         let message = if slow { Message::ListSlowConnections } else { Message::ListConnections };
         let ticket = self.next_ticket();
         let kind = Kind::List { files: VecDeque::new(), missing: 0 };
-        self.order(ticket, kind, |worker| worker.hand(message, ticket, None));
+        self.order(ticket, kind, |worker| worker.ask(message, ticket));
         Answer::Later(ticket)
     }
 
@@ -107,7 +116,7 @@ impl Master<'_> {
         let ticket = self.next_ticket();
         // The answers name the connection: to two who kick it, both are told.
         let kind = Kind::Kick { id, done: false };
-        self.order(ticket, kind, |worker| worker.hand(Message::Kick, id, None));
+        self.order(ticket, kind, |worker| worker.ask(Message::Kick, id));
         Answer::Later(ticket)
     }
 
@@ -119,8 +128,8 @@ impl Master<'_> {
         }
         let place = LogLevel::ALL.iter().position(|known| *known == level);
         let place = place.map_or(0, |place| place as u64);
-        let told = self.workers.iter().filter(|w| w.hand(Message::LogLevel, place, None)).count();
-        log::info!("log level changed level={} workers={told}", level.name());
+        self.workers.iter_mut().for_each(|worker| worker.tell_level(place));
+        log::info!("log level changed level={} workers={}", level.name(), self.workers.len());
         status::accepted()
     }
 
@@ -128,10 +137,17 @@ impl Master<'_> {
     pub(super) fn note_answer(&mut self, from: Pid, parcel: Parcel) {
         let Parcel { message, value, file } = parcel;
         let is_kick = matches!(message, Message::Kicked | Message::NotKicked);
+        let is_done = message == Message::Done;
+        let worker = self.workers.iter_mut().find(|worker| worker.pid == from);
+        if !is_kick && worker.is_some_and(|worker| worker.note_log_answer(value, is_done)) {
+            self.note_log_answer(from, value, is_done);
+            return;
+        }
         let is_meant = |order: &&mut Order| {
             let matches_kind = match order.kind {
                 Kind::Kick { id, .. } => is_kick && id == value,
-                Kind::Reopen { .. } | Kind::List { .. } => !is_kick && order.ticket == value,
+                Kind::List { .. } => !is_kick && order.ticket == value,
+                Kind::Reopen { .. } => false,
             };
             matches_kind && order.waits_for.contains(&from)
         };
@@ -142,10 +158,20 @@ impl Master<'_> {
             (Kind::List { files, .. }, Message::Done, Some(file)) => files.push_back(file.into()),
             (Kind::List { missing, .. }, _, _) => *missing += 1,
             (Kind::Kick { done, .. }, Message::Kicked, _) => *done = true,
-            (Kind::Reopen { failed }, Message::NotDone, _) => {
+            (Kind::Kick { .. } | Kind::Reopen { .. }, _, _) => {}
+        }
+    }
+
+    /// Who writes to this log writes to none of those before: the orders for them are
+    /// answered, too.
+    fn note_log_answer(&mut self, from: Pid, ticket: u64, is_done: bool) {
+        for order in self.orders.iter_mut().filter(|order| order.ticket <= ticket) {
+            let Kind::Reopen { failed } = &mut order.kind else { continue };
+            let before = order.waits_for.len();
+            order.waits_for.retain(|pid| *pid != from);
+            if !is_done && order.waits_for.len() < before {
                 failed.push(format!("worker pid {from}: keeps its old log"));
             }
-            (Kind::Kick { .. } | Kind::Reopen { .. }, _, _) => {}
         }
     }
 
@@ -168,7 +194,7 @@ impl Master<'_> {
             if late > 0 {
                 log::warn!("workers gave no answer in time workers={late}");
             }
-            let (reply, files) = outcome(order.kind, late);
+            let (reply, files) = outcome(order.kind, late + order.untold);
             // Perhaps nobody waits for it.
             if let Some(control) = &mut self.control {
                 control.resolve_with(order.ticket, &reply, files);

@@ -65,22 +65,16 @@ impl PidFile {
         if let Some(directory) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(system)?;
         }
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false) // it may be another master's
-            .mode(0o644)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)
-            .map_err(system)?;
-        match fcntl(&file, FcntlArg::F_SETLK(&write_lock())) {
-            Ok(_) => {}
-            Err(Errno::EAGAIN | Errno::EACCES) => return Err(held_error(path, &file)),
-            Err(error) => return Err(system(error.into())),
+        let mut file = open_locked(path, || open_or_create(path))?;
+        let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        let locked = Self { path: path.to_owned(), file };
+        match written {
+            Ok(()) => Ok(locked),
+            Err(cause) => {
+                locked.remove();
+                Err(system(cause))
+            }
         }
-        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(system)?;
-        Ok(Self { path: path.to_owned(), file })
     }
 
     /// The pid of the running master, by the lock.
@@ -109,15 +103,50 @@ impl PidFile {
     /// Removes the file, if the path still leads to ours. The lock goes with the
     /// process.
     pub(crate) fn remove(self) {
-        let same = |ours: fs::Metadata| {
-            fs::symlink_metadata(&self.path)
-                .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
-        };
-        if self.file.metadata().is_ok_and(same) {
+        if is_at(&self.path, &self.file) {
             // It may have gone in between, which is just as well.
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// A file that is locked, and the one at the path. Between open and lock a master that
+/// ended can have removed it, and another one made a new one: a lock on the old file
+/// keeps nobody out.
+fn open_locked(
+    path: &Path,
+    mut open: impl FnMut() -> io::Result<File>,
+) -> Result<File, PidFileError> {
+    let system = |cause| PidFileError::System { path: path.display().to_string(), cause };
+    loop {
+        let file = open().map_err(system)?;
+        match fcntl(&file, FcntlArg::F_SETLK(&write_lock())) {
+            Ok(_) if is_at(path, &file) => return Ok(file),
+            Ok(_) => {}
+            Err(Errno::EAGAIN | Errno::EACCES) => return Err(held_error(path, &file)),
+            Err(error) => return Err(system(error.into())),
+        }
+    }
+}
+
+fn open_or_create(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false) // it may be another master's
+        .mode(0o644)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+}
+
+/// Whether the path leads to this file.
+fn is_at(path: &Path, file: &File) -> bool {
+    let same = |ours: fs::Metadata| {
+        fs::symlink_metadata(path)
+            .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
+    };
+    file.metadata().is_ok_and(same)
 }
 
 /// The constants are `int` and the fields `short`; the values are 0, 1 and 2.
@@ -180,6 +209,25 @@ mod tests {
         fs::write(&path, "1\n").unwrap();
         file.remove();
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_file_that_was_removed_before_it_was_locked_is_not_the_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("chappe.pid");
+        let mut opened = 0;
+        let file = open_locked(&path, || {
+            let file = open_or_create(&path);
+            opened += 1;
+            if opened == 1 {
+                // The master that held it ends just now.
+                fs::remove_file(&path).unwrap();
+            }
+            file
+        })
+        .unwrap();
+        assert_eq!(opened, 2);
+        assert!(is_at(&path, &file));
     }
 
     #[test]

@@ -19,6 +19,15 @@ pub(super) enum Death {
     Stopped,
     /// Any other exit code, or a signal.
     Failed,
+    /// Likewise, before it served: it could not boot, or was not ready in time.
+    Unserved,
+}
+
+impl Death {
+    /// The same for a worker that had not served yet.
+    pub(super) fn before_serving(self) -> Self {
+        if self == Self::Failed { Self::Unserved } else { self }
+    }
 }
 
 /// What becomes of its place.
@@ -41,17 +50,20 @@ pub(super) fn judge(
     if is_stopping {
         return Verdict::Forget;
     }
-    if lived >= HEALTHY {
+    // However long it took: a worker that never served was never healthy.
+    if lived >= HEALTHY && death != Death::Unserved {
         *pause = Duration::ZERO;
     }
-    match death {
-        Death::Stopped => Verdict::Respawn(Duration::ZERO),
-        Death::Failed if lived < YOUNG => {
-            *pause = (*pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
-            Verdict::Respawn(*pause)
-        }
-        Death::Failed => Verdict::Respawn(Duration::ZERO),
+    let is_paced = match death {
+        Death::Stopped => false,
+        Death::Failed => lived < YOUNG,
+        Death::Unserved => true,
+    };
+    if !is_paced {
+        return Verdict::Respawn(Duration::ZERO);
     }
+    *pause = (*pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+    Verdict::Respawn(*pause)
 }
 
 #[cfg(test)]
@@ -64,7 +76,7 @@ mod tests {
 
     #[test]
     fn every_row_of_the_table() {
-        use Death::{Failed, Stopped};
+        use Death::{Failed, Stopped, Unserved};
         use Verdict::{Forget, Respawn};
         // stopping, death, lived, pace before → verdict, pace after
         let rows = [
@@ -80,6 +92,10 @@ mod tests {
             (false, Failed, ms(1000), ms(400), Respawn(ms(0)), ms(400)),
             (false, Failed, ms(59_999), ms(400), Respawn(ms(0)), ms(400)),
             (false, Failed, ms(60_000), ms(400), Respawn(ms(0)), ms(0)),
+            (true, Unserved, ms(10_000), ms(400), Forget, ms(400)),
+            (false, Unserved, ms(0), ms(0), Respawn(ms(100)), ms(100)),
+            (false, Unserved, ms(10_000), ms(400), Respawn(ms(800)), ms(800)),
+            (false, Unserved, ms(90_000), ms(30_000), Respawn(ms(30_000)), ms(30_000)),
         ];
         for (is_stopping, death, lived, before, verdict, after) in rows {
             let mut pause = before;

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use super::policy::{self, Death, Verdict};
 use super::{Master, Phase, StartError, Worker};
 use crate::logging::Role;
-use crate::shm::Counter;
+use crate::shm::{Counter, SlotState};
 
 /// How soon permits are settled again when a live worker was just using them.
 const SETTLE_AGAIN: Duration = Duration::from_millis(10);
@@ -50,10 +50,12 @@ impl Master<'_> {
     fn bury(&mut self, worker: Worker, death: Death, how: &str) {
         let lived = worker.started.elapsed();
         let report = worker.slot.report();
+        let is_served = !matches!(report.state, SlotState::Starting | SlotState::Ready);
+        let death = if is_served { death } else { death.before_serving() };
         let was_killed = self.stop.is_stopping() || worker.is_cut;
         let level = match death {
-            Death::Failed if !was_killed => log::Level::Warn,
-            Death::Failed | Death::Stopped => log::Level::Info,
+            Death::Failed | Death::Unserved if !was_killed => log::Level::Warn,
+            Death::Failed | Death::Unserved | Death::Stopped => log::Level::Info,
         };
         log::log!(
             level,
@@ -63,7 +65,7 @@ impl Master<'_> {
             lived.as_millis(),
             report.connections,
         );
-        if death == Death::Failed && !was_killed {
+        if death != Death::Stopped && !was_killed {
             self.zone.count(Counter::WorkersDied, 1);
         }
         // What it had open when it died is closed now, whoever was to count that.
@@ -121,7 +123,7 @@ impl Master<'_> {
         if let Err(error) = self.spawn(number) {
             log::error!("cannot fork a worker: {error} worker={number}");
             let Some(pause) = self.pauses.get_mut(usize::from(number)) else { return };
-            let verdict = policy::judge(false, Death::Failed, Duration::ZERO, pause);
+            let verdict = policy::judge(false, Death::Unserved, Duration::ZERO, pause);
             if let Verdict::Respawn(after) = verdict {
                 self.fill_later(number, after);
             }

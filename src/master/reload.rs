@@ -47,8 +47,8 @@ pub(super) struct Candidate {
     pub(super) listeners: Vec<Bound>,
     pub(super) worker_logs: Vec<Arc<File>>,
     metrics: Option<Bound>,
-    /// Another file or level for the master's own log.
-    master_log: Option<Arc<File>>,
+    /// The master's own log, if it is to be in another directory.
+    pub(super) master_log: Option<Arc<File>>,
     changes: Changes,
     warnings: Vec<String>,
     /// Worker numbers that have no process yet, the next one last.
@@ -127,6 +127,7 @@ impl Master<'_> {
     fn begin_reload(&mut self) {
         let begun = Instant::now();
         let waiters = std::mem::take(&mut self.reload_waiters);
+        self.manager.reloading();
         match self.read_candidate(begun) {
             Ok(candidate) => self.start_candidate(Candidate { waiters, ..candidate }),
             Err(failure) => self.report_failure(&failure, &waiters),
@@ -183,7 +184,7 @@ impl Master<'_> {
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| other(&error))?;
-        let master_log = (config.log != self.config.log)
+        let master_log = (*directory != self.config.log.directory)
             .then(|| logging::open(directory, Role::Master))
             .transpose()
             .map_err(|error| other(&error))?;
@@ -215,7 +216,7 @@ impl Master<'_> {
         if !candidate.changes.restart.is_empty() {
             log::warn!("a restart is needed for {}", candidate.changes.restart.join(", "));
         }
-        let more = (self.site.prepare)(&candidate.config);
+        let more = (self.site.warnings)(&candidate.config);
         for warning in more {
             if !candidate.warnings.contains(&warning) {
                 candidate.warnings.push(warning);
@@ -224,7 +225,6 @@ impl Master<'_> {
         for warning in &candidate.warnings {
             log::warn!("{warning}");
         }
-        self.manager.reloading();
         // Also when it fails: no two generations have the same number.
         self.last_generation = candidate.generation;
         self.candidate = Some(candidate);
@@ -395,12 +395,15 @@ impl Master<'_> {
         self.workers_configured = configured;
         self.workers_wanted = candidate.workers;
         self.warnings = candidate.warnings;
-        self.pauses.resize(usize::from(candidate.workers), Duration::ZERO);
+        // What went wrong before is no fault of workers that have just come up.
+        self.pauses = vec![Duration::ZERO; usize::from(candidate.workers)];
+        // The logger stays, with what it has counted: in the same directory its file may
+        // have been opened anew while the new generation was made ready.
         if let Some(log) = candidate.master_log {
-            let level = self.log_level.unwrap_or(self.config.log.level);
-            if let Err(error) = logging::init(Role::Master, log, level, self.copies) {
-                log::error!("the master's log stays where it was: {error}");
-            }
+            logging::swap(log);
+        }
+        if let Err(error) = logging::set_level(self.log_level.unwrap_or(self.config.log.level)) {
+            log::error!("the master's log level stays what it was: {error}");
         }
     }
 
@@ -408,9 +411,6 @@ impl Master<'_> {
     pub(super) fn fail_reload(&mut self, reason: &str) {
         let Some(candidate) = self.candidate.take() else { return };
         self.terminate(&candidate);
-        self.manager.ready(&self.addresses, self.pauses.len());
-        // Nobody could connect to its new sockets yet: they go without a trace.
-        let _warnings = (self.site.prepare)(&self.config);
         self.report_failure(&Failure::Other(reason.to_owned()), &candidate.waiters);
     }
 
@@ -447,6 +447,7 @@ impl Master<'_> {
             log::error!("reload failed: {line}");
         }
         log::warn!("generation {} goes on serving", self.generation);
+        self.manager.ready(&self.addresses, self.pauses.len());
         self.reloads.add(Some(&reason));
         self.plan.note(Event::Over);
         let error = format!("reload failed, the old generation stays: {reason}");
@@ -480,10 +481,10 @@ impl Master<'_> {
 }
 
 impl Worker {
-    /// It finishes what it has until `until`; some time later it is killed.
+    /// It finishes what it has; if it is still there at `until`, it is killed.
     pub(super) fn drain(&mut self, message: Message, until: Instant) {
         self.ready_by = None;
-        self.leaves_by = Some(until + FAST_STOP_MAX);
+        self.leaves_by = Some(until);
         self.tell(message);
     }
 

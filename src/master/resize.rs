@@ -8,6 +8,7 @@ use super::stop::CUT_GRACE;
 use super::{Master, Vacancy};
 use crate::channel::Message;
 use crate::config::WORKER_PROCESSES_MAX;
+use crate::listen::{Bound, ListenError};
 use crate::logging::{self, Role};
 
 impl Master<'_> {
@@ -44,6 +45,7 @@ impl Master<'_> {
         // them: the others must be forked anew to have it.
         log::info!("sockets are handed out anew, so this takes a new generation");
         self.plan.resize_is_reload();
+        self.manager.reloading();
         match self.resized_candidate(wanted) {
             Ok(candidate) => self.start_candidate(candidate),
             Err(failure) => self.report_failure(&failure, &[]),
@@ -57,10 +59,7 @@ impl Master<'_> {
             let log = logging::open(&self.config.log.directory, Role::Worker(number));
             logs.push(log.map_err(|error| error.to_string())?);
         }
-        for bound in &mut self.listeners {
-            let grown = bound.grow(wanted).and_then(|()| bound.listen());
-            grown.map_err(|error| error.to_string())?;
-        }
+        grow_all(&mut self.listeners, wanted).map_err(|error| error.to_string())?;
         self.worker_logs.extend(logs);
         let now = Instant::now();
         self.vacancies
@@ -85,5 +84,52 @@ impl Master<'_> {
     fn set_wanted(&mut self, wanted: u16) {
         self.workers_wanted = wanted;
         self.pauses.resize(usize::from(wanted), std::time::Duration::ZERO);
+    }
+}
+
+/// A socket for each of so many workers on each listener, or none on any: one that
+/// listened and belonged to nobody would take connects that nobody accepts.
+fn grow_all(listeners: &mut [Bound], workers: u16) -> Result<(), ListenError> {
+    let before: Vec<usize> = listeners.iter().map(Bound::sockets).collect();
+    let grown = listeners
+        .iter_mut()
+        .try_for_each(|bound| bound.grow(workers))
+        // Only now, when there are enough of all.
+        .and_then(|()| listeners.iter().try_for_each(Bound::listen));
+    if grown.is_err() {
+        for (bound, sockets) in listeners.iter_mut().zip(before) {
+            bound.shrink(sockets);
+        }
+    }
+    grown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Accept, Address};
+    use std::net::TcpStream;
+
+    fn reuseport() -> Bound {
+        let address = Address::Tcp("127.0.0.1:0".parse().unwrap());
+        let options =
+            config::Listen { address, accept: Accept::Reuseport, ..config::Listen::default() };
+        let bound = Bound::bind(&options, 1).unwrap();
+        bound.listen().unwrap();
+        bound
+    }
+
+    #[test]
+    fn one_listener_that_cannot_grow_keeps_all_as_they_were() {
+        let (first, second) = (reuseport(), reuseport());
+        let Address::Tcp(local) = first.local else { panic!("{:?}", first.local) };
+        let mut listeners = vec![first, second];
+        grow_all(&mut listeners, 2).unwrap();
+        assert_eq!(listeners.iter().map(Bound::sockets).collect::<Vec<_>>(), [2, 2]);
+        // Nobody has this address, so there is no third socket for it.
+        listeners[1].local = Address::Tcp("192.0.2.1:9".parse().unwrap());
+        assert!(grow_all(&mut listeners, 3).is_err());
+        assert_eq!(listeners.iter().map(Bound::sockets).collect::<Vec<_>>(), [2, 2]);
+        TcpStream::connect(local).unwrap();
     }
 }

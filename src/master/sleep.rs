@@ -14,6 +14,11 @@ use super::{ControlSocket, Master, Phase};
 /// their slot only, and it takes them no longer than a wake-up.
 const ARMING_TICK: Duration = Duration::from_millis(1);
 
+/// How often everything is looked at while poll fails.
+const BLIND_TICK: Duration = Duration::from_millis(100);
+/// How many of these failures are told in ten seconds.
+pub(super) const WARNINGS_TOLD: u32 = 1;
+
 impl Master<'_> {
     /// The only place that sleeps. Returns the pids of the workers that said
     /// something; signals and clients are looked at in any case.
@@ -23,7 +28,9 @@ impl Master<'_> {
         for worker in &self.workers {
             if let Some(channel) = &worker.channel {
                 pids.push(worker.pid);
-                fds.push(PollFd::new(channel.as_fd(), PollFlags::POLLIN));
+                let mut flags = PollFlags::POLLIN;
+                flags.set(PollFlags::POLLOUT, worker.owed.wants_room());
+                fds.push(PollFd::new(channel.as_fd(), flags));
             }
         }
         let signals = self.signals.iter().map(|signals| (signals.as_fd(), PollFlags::POLLIN));
@@ -43,6 +50,17 @@ impl Master<'_> {
             .collect())
     }
 
+    /// Instead of [`sleep`](Self::sleep) when that has failed: for lack of memory, or by
+    /// a limit that somebody has lowered from outside. A server that serves is not ended
+    /// by it: the master looks at everybody, after a pause instead of an event.
+    pub(super) fn look_at_all(&mut self, cause: &io::Error) -> Vec<Pid> {
+        if let Some(held) = self.poll_warnings.admit(Instant::now()) {
+            log::error!("cannot wait for events, looking every {BLIND_TICK:?}: {cause}{held}");
+        }
+        std::thread::sleep(BLIND_TICK);
+        self.workers.iter().map(|worker| worker.pid).collect()
+    }
+
     fn poll_timeout(&self) -> PollTimeout {
         let arming = match self.phase {
             Phase::Arming { .. } => Some(Instant::now() + ARMING_TICK),
@@ -52,10 +70,12 @@ impl Master<'_> {
             self.vacancies.iter().map(|vacancy| vacancy.due).min(),
             self.workers.iter().filter_map(|worker| worker.ready_by).min(),
             self.workers.iter().filter_map(|worker| worker.leaves_by).min(),
+            self.workers.iter().filter_map(|worker| worker.owed.deadline()).min(),
             self.candidate.as_ref().map(|candidate| candidate.ready_by),
             self.control.as_ref().and_then(ControlSocket::next_deadline),
             self.stop.deadline(),
             self.settle_at,
+            self.watchdog.next_look(),
             self.next_rotation(),
             self.orders.iter().map(super::orders::Order::deadline).min(),
             self.manager.next_ping(),

@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::owed::Owed;
 use super::{Assignment, Master, Worker};
 use crate::channel::{Channel, WorkerEnd};
 use crate::config::CpuAffinity;
@@ -72,10 +73,12 @@ impl Master<'_> {
             pid,
             slot: slot.clone(),
             channel: Some(channel),
+            owed: Owed::new(),
             started: Instant::now(),
             ready_by: None,
             leaves_by: None,
             is_cut: false,
+            stall: super::Stall::default(),
         })
     }
 
@@ -108,6 +111,7 @@ impl Master<'_> {
         // Now, while their descriptors are their own; a copy of ours that stayed would
         // keep the file open for good after it was rotated.
         self.worker_logs.clear();
+        self.workers.clear();
         let level = self.log_level.unwrap_or(self.config.log.level);
         logging::init(Role::Worker(number), Arc::clone(&file), level, self.copies)
             .map_err(io::Error::other)?;
@@ -151,8 +155,8 @@ impl Master<'_> {
     /// go. There is no second thread yet that would keep them.
     fn confine(&self, forked: &Forked, number: u16) -> io::Result<()> {
         if let Err(error) = limits::set_descriptors(self.config.worker_rlimit_nofile) {
-            // The same for each worker of a generation; the master has told it.
-            log::debug!("worker_rlimit_nofile cannot be set: {error}");
+            // What is too much was told by the master, and is no error here.
+            log::warn!("worker_rlimit_nofile cannot be set: {error}");
         }
         if self.config.worker_cpu_affinity == CpuAffinity::Auto {
             let bound = limits::allowed_cpus().and_then(|cpus| {

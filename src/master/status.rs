@@ -5,8 +5,12 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use super::{Master, Vacancy};
-use crate::shm::{Counter, CounterValues, SlotReport};
+use crate::shm::{Counter, CounterValues, HANDLER_BOUNDS_US, HandlerTimes, SlotReport};
 use crate::sys::{clock, limits};
+
+/// Not shown for a worker, which never has any.
+const COUNTED_BY_MASTER: &[Counter] =
+    &[Counter::WorkersDied, Counter::WorkersStuck, Counter::DrainsCut];
 
 /// The answer to a command that has no more to say.
 pub(super) fn accepted() -> Value {
@@ -46,9 +50,7 @@ impl Master<'_> {
     /// What a worker may have, after all.
     fn limits(&self) -> Value {
         let wanted = self.config.worker_rlimit_nofile;
-        let soft = limits::descriptors().unwrap_or(0);
-        // A worker sets its own; where it must not, it has the master's.
-        let descriptors = if wanted == 0 { soft } else { soft.min(wanted) };
+        let descriptors = limits::target_descriptors(wanted).unwrap_or(0);
         json!({
             "worker_descriptors": descriptors,
             "worker_connections": self.config.effective_worker_connections(descriptors),
@@ -76,9 +78,18 @@ fn worker(report: &SlotReport) -> Value {
         "outbox_bytes": report.gauges.outbox_bytes,
         "handlers_busy": report.handlers_busy,
         "oldest_handler_ms": report.oldest_handler_ms,
-        // Only the master can count these.
-        "counters": counters(&report.counters, &[Counter::WorkersDied, Counter::DrainsCut]),
+        "handler_times": handler_times(&report.handler_times),
+        "heartbeat_age_ms": (report.heartbeat_ms > 0)
+            .then(|| clock::monotonic_ms().saturating_sub(report.heartbeat_ms)),
+        "counters": counters(&report.counters, COUNTED_BY_MASTER),
     })
+}
+
+/// Turns of handler threads that took so long at the most, and longer than the row
+/// before; the last row has no bound.
+fn handler_times(times: &HandlerTimes) -> Value {
+    let bounds = HANDLER_BOUNDS_US.iter().map(Some).chain([None]);
+    bounds.zip(times).map(|(bound, turns)| json!({ "up_to_us": bound, "turns": turns })).collect()
 }
 
 fn counters(values: &CounterValues, without: &[Counter]) -> Value {

@@ -70,7 +70,7 @@ impl Master<'_> {
         log::info!("stopping gracefully by={by}");
         let deadline = Instant::now() + self.config.worker_shutdown_timeout + CUT_GRACE;
         self.begin_stop(Stop::Graceful { deadline });
-        for worker in &self.workers {
+        for worker in &mut self.workers {
             worker.tell(Message::Drain);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use crate::shm::{Counter, SlotReport, SlotState, Zone};
+use crate::shm::{Counter, HANDLER_BOUNDS_US, SlotReport, SlotState, Zone};
 use crate::sys::clock;
 
 /// What the zone does not tell.
@@ -36,6 +36,7 @@ pub(super) fn render(zone: &Arc<Zone>, facts: &Facts) -> Option<String> {
         text.sample(name, &format!("{{state=\"{}\"}}", state.name()), count as u64);
     }
     workers(&mut text, &reports);
+    handler_times(&mut text, &reports);
     Some(text.0)
 }
 
@@ -106,6 +107,12 @@ const GAUGES: &[Gauge] = &[
         u64::max,
     ),
     (
+        "heartbeat_age_milliseconds",
+        "Since the event loop last said that it runs; 0 while it has not begun.",
+        |r, now_ms| if r.heartbeat_ms == 0 { 0 } else { now_ms.saturating_sub(r.heartbeat_ms) },
+        u64::max,
+    ),
+    (
         "uptime_milliseconds",
         "Since the worker was started.",
         |r, now_ms| now_ms.saturating_sub(r.started_at_ms),
@@ -132,6 +139,39 @@ fn workers(text: &mut Text, reports: &[SlotReport]) {
             text.sample(&name, &labels, value);
         }
     }
+}
+
+/// What is known of turns is in which bucket each was: there is no sum of their times.
+fn handler_times(text: &mut Text, reports: &[SlotReport]) {
+    let name = "chappe_worker_handler_turn_seconds";
+    let help = "How long turns of handler threads took: some messages of a connection each.";
+    text.family(name, "histogram", help);
+    let mut values = BTreeMap::new();
+    for report in reports {
+        let sums = values.entry((report.generation, report.worker)).or_insert([0; BUCKETS]);
+        for (sum, count) in sums.iter_mut().zip(report.handler_times) {
+            *sum = SUM(*sum, count);
+        }
+    }
+    for ((generation, worker), counts) in values {
+        let labels = format!("worker=\"{worker}\",generation=\"{generation}\"");
+        let mut so_far = 0;
+        let bounds = HANDLER_BOUNDS_US.iter().map(|&us| seconds(us));
+        for (bound, count) in bounds.chain(["+Inf".to_owned()]).zip(counts) {
+            so_far = SUM(so_far, count);
+            let labels = format!("{{{labels},le=\"{bound}\"}}");
+            text.sample(&format!("{name}_bucket"), &labels, so_far);
+        }
+        text.sample(&format!("{name}_count"), &format!("{{{labels}}}"), so_far);
+    }
+}
+
+const BUCKETS: usize = HANDLER_BOUNDS_US.len() + 1;
+
+/// `0.00001`, `1`: exact, which a division of floats is not.
+fn seconds(micros: u64) -> String {
+    let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// Writing to a String can't fail.
@@ -223,6 +263,28 @@ mod tests {
         assert_eq!(value(&text, "chappe_last_reload_time_seconds"), Some(7));
         let permits = "chappe_semaphore_value{semaphore=\"connection_permits\"}";
         assert_eq!(value(&text, permits), Some(100));
+    }
+
+    #[test]
+    fn turns_are_counted_up_to_each_bound() {
+        let bounds: Vec<_> = HANDLER_BOUNDS_US.iter().map(|&us| seconds(us)).collect();
+        assert_eq!(bounds, ["0.00001", "0.0001", "0.001", "0.01", "0.1", "1", "10"]);
+        let zone = Zone::create(1).unwrap();
+        let slot = zone.claim(3, 1).unwrap().unwrap();
+        let _line = slot.counters(ThreadRole::Handler(0));
+        for took_us in [5, 10, 11, 20_000_000] {
+            slot.handler_finished(0, took_us);
+        }
+        let text = render(&zone, &FACTS).unwrap();
+        let of = |suffix: &str, more: &str| {
+            let labels = format!("worker=\"3\",generation=\"1\"{more}");
+            let name = format!("chappe_worker_handler_turn_seconds_{suffix}");
+            value(&text, &format!("{name}{{{labels}}}")).unwrap()
+        };
+        assert_eq!(of("bucket", ",le=\"0.00001\""), 2);
+        assert_eq!(of("bucket", ",le=\"0.0001\""), 3);
+        assert_eq!(of("bucket", ",le=\"10\""), 3);
+        assert_eq!((of("bucket", ",le=\"+Inf\""), of("count", "")), (4, 4));
     }
 
     #[test]

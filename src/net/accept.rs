@@ -3,8 +3,10 @@
 //! Ceasing to listen has a trap. With EPOLLEXCLUSIVE a connect wakes one worker;
 //! if that worker leaves the listener before it accepts, the wake-up is gone
 //! and nobody else is woken. So whoever leaves accepts what is there first, and
-//! every listening worker also tries once a second.
+//! every listening worker also tries once a second. Who leaves for a moment only, for
+//! the sake of even shares, is the business of `balance`.
 
+use super::balance::{ACCEPTS_PER_LOOK, StandingBack};
 use super::connection::{Connection, Rates};
 use super::event_loop::{Entry, EventLoop, Key};
 use super::settings::{ACCEPTS_MAX, LAST_ACCEPTS_MAX, LINGER_BYTES_MAX, REFUSED_LINGERING_MAX};
@@ -14,7 +16,8 @@ use crate::dispatch::ReceiveHalf;
 use crate::frame::{ErrorNumber, error_frame};
 use crate::handler::{ConnectionInfo, Peer};
 use crate::send::{SendHalf, Socket};
-use crate::shm::Counter;
+use crate::shm::{Accepting, Admission, Counter};
+use crate::sys::crash::step;
 use nix::sys::epoll::EpollFlags;
 use slotmap::Key as _;
 use std::io::{self, IoSlice};
@@ -41,20 +44,33 @@ enum Listening {
     NoDescriptors,
 }
 
-/// The worker's listeners, with the options of what they accept.
+/// The worker's listeners.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    sockets: Vec<(Acceptor, SocketOptions)>,
+    pub(super) sockets: Vec<ListeningSocket>,
     listening: Listening,
+    /// While it is armed: it leaves the shared sockets to others.
+    pub(super) back: Option<StandingBack>,
+}
+
+/// A socket, with the options of what it accepts.
+#[derive(Debug)]
+pub(super) struct ListeningSocket {
+    acceptor: Acceptor,
+    pub(super) options: SocketOptions,
+    /// In the epoll set.
+    is_armed: bool,
 }
 
 impl Listeners {
     pub(super) fn new(sockets: Vec<(Acceptor, SocketOptions)>) -> Self {
-        Self { sockets, listening: Listening::No }
+        let socket = |(acceptor, options)| ListeningSocket { acceptor, options, is_armed: false };
+        let sockets = sockets.into_iter().map(socket).collect();
+        Self { sockets, listening: Listening::No, back: None }
     }
 }
 
-/// A connection for which there was no permit: only seen off.
+/// A connection that cannot stay: only seen off.
 #[derive(Debug)]
 pub(super) struct Refused {
     transport: Transport,
@@ -69,7 +85,8 @@ impl Refused {
 }
 
 /// What one accept(2) brought.
-enum Accepted {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accepted {
     One,
     Nothing,
     NoDescriptors,
@@ -81,58 +98,93 @@ impl EventLoop {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub fn serve(&mut self) -> io::Result<()> {
-        for (nth, (listener, _)) in self.listeners.sockets.iter().enumerate() {
-            if let Err(error) = self.epoll.add_listener(listener, nth) {
+        for nth in 0..self.listeners.sockets.len() {
+            let socket = &self.listeners.sockets[nth];
+            if socket.is_armed {
+                continue;
+            }
+            if let Err(error) = self.epoll.add_listener(&socket.acceptor, nth) {
                 // All or none: a listener in the set that nobody accepts from
                 // would wake the loop for ever.
-                for (listener, _) in &self.listeners.sockets[..nth] {
-                    self.epoll.delete(listener.as_fd())?;
-                }
+                self.cease(Listening::No);
                 return Err(error);
             }
+            self.listeners.sockets[nth].is_armed = true;
         }
         self.listeners.listening = Listening::Armed;
+        self.listeners.back = None;
+        self.slot.set_accepting(Accepting::Listens);
         Ok(())
     }
 
     pub(super) fn accept_from(&mut self, nth: usize, now: Instant) {
-        for _ in 0..ACCEPTS_MAX {
-            if self.listeners.listening != Listening::Armed {
-                return;
+        let Some(socket) = self.listeners.sockets.get(nth) else { return };
+        let is_shared = socket.options.shared;
+        let mut accepted = 0;
+        while accepted < ACCEPTS_MAX {
+            // An event of this turn may have been before it left the set.
+            if !self.listeners.sockets[nth].is_armed || self.accept_next(nth, now) != Accepted::One
+            {
+                break;
             }
-            match self.accept_one(nth, now) {
-                Accepted::One if self.connections >= self.shared.settings.connections_max => {
-                    if let Some(held) = self.warnings.full.admit(now) {
-                        log::warn!("at worker.max_connections, connects wait in the backlog{held}");
-                    }
-                    self.cease(Listening::Full);
+            accepted += 1;
+            if is_shared && accepted.is_multiple_of(ACCEPTS_PER_LOOK) && self.is_above_its_share() {
+                break;
+            }
+        }
+        if is_shared && accepted > 0 && self.listeners.sockets[nth].is_armed {
+            self.give_way(nth, now);
+        }
+    }
+
+    /// Accepts one, and stops listening if there can't be another.
+    pub(super) fn accept_next(&mut self, nth: usize, now: Instant) -> Accepted {
+        let accepted = self.accept_one(nth, now);
+        match accepted {
+            Accepted::One if self.connections >= self.shared.settings.connections_max => {
+                if let Some(held) = self.warnings.full.admit(now) {
+                    log::warn!("at worker.max_connections, connects wait in the backlog{held}");
                 }
-                Accepted::One => {}
-                Accepted::Nothing => return,
-                Accepted::NoDescriptors => self.cease(Listening::NoDescriptors),
+                self.cease(Listening::Full);
             }
+            Accepted::One | Accepted::Nothing => {}
+            Accepted::NoDescriptors => self.cease(Listening::NoDescriptors),
+        }
+        accepted
+    }
+
+    /// Takes a listener out of the epoll set.
+    pub(super) fn disarm_listener(&mut self, nth: usize) {
+        let socket = &mut self.listeners.sockets[nth];
+        if socket.is_armed {
+            let result = self.epoll.delete(socket.acceptor.as_fd());
+            debug_assert!(result.is_ok(), "{result:?}");
+            socket.is_armed = false;
         }
     }
 
     /// Takes the listeners out of the epoll set.
     fn cease(&mut self, why: Listening) {
-        if self.listeners.listening == Listening::Armed {
-            for (listener, _) in &self.listeners.sockets {
-                let result = self.epoll.delete(listener.as_fd());
-                debug_assert!(result.is_ok(), "{result:?}");
-            }
+        for nth in 0..self.listeners.sockets.len() {
+            self.disarm_listener(nth);
         }
         self.listeners.listening = why;
+        self.listeners.back = None;
+        self.slot.set_accepting(Accepting::No);
     }
 
-    fn listen_again(&mut self, now: Instant) {
+    /// Puts all listeners into the epoll set, at the next tick if that is not possible.
+    pub(super) fn arm_or_wait(&mut self, now: Instant) {
         if let Err(error) = self.serve() {
             if let Some(held) = self.warnings.accept_failed.admit(now) {
                 log::error!("cannot watch the listeners, trying again in a second: {error}{held}");
             }
             self.listeners.listening = Listening::NoDescriptors;
-            return;
         }
+    }
+
+    fn listen_again(&mut self, now: Instant) {
+        self.arm_or_wait(now);
         for nth in 0..self.listeners.sockets.len() {
             self.accept_from(nth, now);
         }
@@ -176,9 +228,9 @@ impl EventLoop {
     }
 
     fn accept_one(&mut self, nth: usize, now: Instant) -> Accepted {
-        let (listener, options) = &self.listeners.sockets[nth];
-        let options = *options;
-        match listener.accept() {
+        let socket = &self.listeners.sockets[nth];
+        let options = socket.options;
+        match socket.acceptor.accept() {
             Ok((stream, peer)) => {
                 self.admit(stream, peer, &options, now);
                 Accepted::One
@@ -211,11 +263,20 @@ impl EventLoop {
                 return;
             }
         };
-        if !self.permits.try_take() {
+        let Some(is_counted) = self.admit_peer(peer, now) else {
             self.shared.counters.add(Counter::ConnectionsRefused, 1);
-            self.refuse(transport, now);
-            return;
+            self.shared.counters.add(Counter::ConnectionsRefusedPerIp, 1);
+            let text = "too many connections from this address (limits.connections_per_ip)";
+            return self.refuse(transport, text, now);
+        };
+        if !self.permits.try_take() {
+            if let (true, Some(address)) = (is_counted, peer.address()) {
+                self.peers.give_back(address);
+            }
+            self.shared.counters.add(Counter::ConnectionsRefused, 1);
+            return self.refuse(transport, "all connections are taken (max_connections)", now);
         }
+        step("accept: let in");
         if self.ids.is_empty() {
             let first = self.slot.connection_ids(IDS_AT_ONCE);
             self.ids = first..first + IDS_AT_ONCE;
@@ -232,17 +293,42 @@ impl EventLoop {
             let receive = Arc::new(ReceiveHalf::new(info, send, Arc::clone(dispatch)));
             let mut connection = Connection::new(transport, receive, now);
             connection.rates = rates;
+            connection.is_counted = is_counted;
             Entry::Connection(connection)
         });
         self.connections += 1;
         self.shared.counters.add(Counter::ConnectionsAccepted, 1);
+        step("accept: counted");
         self.publish_connections();
         self.look(key, now);
     }
 
-    /// Tells a connection that there is no permit for it, and sees it off.
-    fn refuse(&mut self, transport: Transport, now: Instant) {
-        let frame = error_frame(ErrorNumber::Busy, None, "all connections are taken");
+    /// Whether a connection of this address may stay, and if so whether the address is
+    /// charged for it.
+    fn admit_peer(&mut self, peer: Peer, now: Instant) -> Option<bool> {
+        let limit = self.shared.settings.connections_per_ip;
+        let Some(address) = peer.address().filter(|_| limit > 0) else { return Some(false) };
+        match self.peers.admit(address, limit) {
+            Admission::Counted => Some(true),
+            Admission::Refused => {
+                if let Some(held) = self.warnings.per_ip.admit(now) {
+                    log::warn!("at limits.connections_per_ip, refused peer={peer}{held}");
+                }
+                None
+            }
+            Admission::Uncounted => {
+                if let Some(held) = self.warnings.uncounted.admit(now) {
+                    log::warn!("table of addresses full, not counted peer={peer}{held}");
+                }
+                self.shared.counters.add(Counter::ConnectionsUncounted, 1);
+                Some(false)
+            }
+        }
+    }
+
+    /// Tells a connection why it cannot stay, and sees it off.
+    fn refuse(&mut self, transport: Transport, text: &str, now: Instant) {
+        let frame = error_frame(ErrorNumber::Busy, None, text);
         // A fresh socket has room for so little; if not, the close must do.
         let sent = transport.send(&[IoSlice::new(&frame)]);
         let linger = now.checked_add(self.shared.settings.linger);

@@ -16,6 +16,7 @@ use crate::frame::{ErrorNumber, Goodbye};
 use crate::send::View;
 use crate::shm::Counter;
 use crate::sys::clock::monotonic_ms;
+use crate::sys::crash::step;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,7 +28,7 @@ impl EventLoop {
             connection.hung_up && !connection.read_rest(&mut self.buffer, &self.shared, now);
         if std::mem::take(&mut connection.is_queued) {
             let receive = Arc::clone(&connection.receive);
-            self.shared.start_turn(&receive, &mut self.suspicion);
+            self.shared.start_turn(&receive);
         }
         let view = connection.receive.send().view();
         if is_over || view.aborted || connection.phase == Phase::Aborting {
@@ -144,7 +145,12 @@ impl EventLoop {
         let Some(Entry::Connection(connection)) = self.table.remove(key) else { return };
         log::debug!("conn={} closed", connection.id());
         self.permits.give_back();
+        if let (true, Some(address)) = (connection.is_counted, connection.peer_address()) {
+            self.peers.give_back(address);
+        }
+        step("close: given back");
         self.shared.counters.add(Counter::ConnectionsClosed, 1);
+        step("close: counted");
         if let Some(clock) = connection.clocks.blocked {
             self.count_blocked(key, Some(clock.began), None, now);
         }
@@ -231,7 +237,7 @@ impl EventLoop {
                         connection.end_input(Input::Refused, shared);
                         connection.receive.end();
                     }
-                    Read::GoOn | Read::Ended => {}
+                    Read::Served | Read::GoOn | Read::Ended => {}
                 }
             }
             Deadline::Linger => self.abort(key, now),
@@ -269,7 +275,8 @@ impl Connection {
                 return false;
             }
             let before = self.input_bytes;
-            if self.read(buffer, shared, now) != Read::GoOn || self.input_bytes == before {
+            let read = self.read(buffer, shared, now);
+            if !matches!(read, Read::GoOn | Read::Served) || self.input_bytes == before {
                 return true;
             }
         }
@@ -304,7 +311,7 @@ impl Connection {
             match self.read(buffer, shared, now) {
                 Read::Ended => return true,
                 Read::GoOn if self.input_bytes == before => fruitless += 1,
-                Read::GoOn => {}
+                Read::GoOn | Read::Served => {}
                 Read::Broken => return false,
             }
         }

@@ -13,6 +13,7 @@ use crate::dispatch::ReceiveHalf;
 use crate::frame::Cutter;
 use crate::send::{Blocked, View};
 use nix::sys::epoll::EpollFlags;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,8 @@ pub(super) struct Connection {
     pub(super) timer: Armed,
     pub(super) clocks: Clocks,
     pub(super) rates: Option<Box<Rates>>,
+    /// It stands in the worker's table of addresses.
+    pub(super) is_counted: bool,
 }
 
 /// Since when. Clocks of the peer stand still while the server pauses reading:
@@ -166,11 +169,17 @@ impl Connection {
             timer: Armed::default(),
             clocks: Clocks::new(now),
             rates: None,
+            is_counted: false,
         }
     }
 
     pub(super) fn id(&self) -> u64 {
         self.receive.info().id
+    }
+
+    /// Where it comes from; `None`: a process of this machine.
+    pub(super) fn peer_address(&self) -> Option<IpAddr> {
+        self.receive.info().peer.address()
     }
 
     /// All that decides what epoll watches.

@@ -7,20 +7,22 @@ use super::interest::Phase;
 use super::listing::Listing;
 use super::receive::Read;
 use super::settings::{
-    DRAIN_POSTPONED_MAX, EVENTS_MAX, HANDLER_LONG_MS, READ_BYTES_MAX, SCARCE_READ_BYTES,
-    STARVED_MAX, Settings, TICK, TIMERS_SLACK,
+    DRAIN_POSTPONED_MAX, EVENTS_MAX, HANDLER_LONG_MS, READ_BYTES_MAX, Settings, TICK, TIMERS_SLACK,
 };
 use super::timers::Timers;
 use super::transport::{Acceptor, SocketOptions, Transport};
-use crate::dispatch::{DispatchPath, ReceiveHalf, Suspicion, run_turn_on_loop};
-use crate::frame::{ErrorNumber, Goodbye};
+use crate::dispatch::{
+    Cut, DispatchPath, OnLoop, ReceiveHalf, run_turn_directly, run_turn_on_loop,
+};
+use crate::frame::Goodbye;
 use crate::handler::Serve;
-use crate::send::{Room, SendPath};
-use crate::shm::{Counter, Permits, Slot, ThreadCounters};
+use crate::send::SendPath;
+use crate::shm::{Counter, Peers, Permits, Slot, ThreadCounters};
 use crate::sys;
 use crate::throttle::Throttle;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use slotmap::{Key as _, KeyData, SlotMap, new_key_type};
+use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
@@ -52,6 +54,7 @@ pub(super) struct Shared {
     pub(super) counters: ThreadCounters,
     /// For the turns that the loop runs itself.
     serve: Arc<dyn Serve>,
+    on_loop: RefCell<OnLoop>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -63,12 +66,21 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     /// The turn of a connection that was empty: here, as far as its handlers are quick,
     /// or on a handler thread.
-    pub(super) fn start_turn(&self, receive: &Arc<ReceiveHalf>, suspicion: &mut Suspicion) {
+    pub(super) fn start_turn(&self, receive: &Arc<ReceiveHalf>) {
         if self.settings.fuse {
-            run_turn_on_loop(receive, &*self.serve, &self.counters, suspicion);
+            let mut on_loop = self.on_loop.borrow_mut();
+            run_turn_on_loop(receive, &*self.serve, &self.counters, &mut on_loop);
         } else {
             receive.list();
         }
+    }
+
+    /// The turn of what was just read, out of the loop's own buffer. False if it has to
+    /// go through the inbox.
+    pub(super) fn serve_directly(&self, receive: &Arc<ReceiveHalf>, read: &Cut<'_>) -> bool {
+        let mut on_loop = self.on_loop.borrow_mut();
+        self.settings.fuse
+            && run_turn_directly(receive, read, &*self.serve, &self.counters, &mut on_loop)
     }
 }
 
@@ -91,6 +103,8 @@ pub(super) struct Warnings {
     pub(super) accept_failed: Throttle,
     pub(super) full: Throttle,
     pub(super) largest_closed: Throttle,
+    pub(super) per_ip: Throttle,
+    pub(super) uncounted: Throttle,
 }
 
 impl Warnings {
@@ -99,6 +113,8 @@ impl Warnings {
             accept_failed: Throttle::new(1),
             full: Throttle::new(1),
             largest_closed: Throttle::new(5),
+            per_ip: Throttle::new(1),
+            uncounted: Throttle::new(1),
         }
     }
 
@@ -108,6 +124,8 @@ impl Warnings {
             ("accept failed", &mut self.accept_failed),
             ("at worker.max_connections", &mut self.full),
             ("total exhausted, closed the largest holders", &mut self.largest_closed),
+            ("at limits.connections_per_ip, connections refused", &mut self.per_ip),
+            ("table of addresses full, connections let in uncounted", &mut self.uncounted),
         ];
         for (what, throttle) in all {
             if let Some(held) = throttle.settle(now) {
@@ -127,20 +145,21 @@ pub struct EventLoop {
     pub(super) refused: usize,
     pub(super) shared: Shared,
     pub(super) permits: Permits,
+    pub(super) peers: Peers,
     pub(super) slot: Slot,
     pub(super) ids: std::ops::Range<u64>,
     pub(super) timers: Timers<Key>,
     pub(super) listeners: Listeners,
     /// Not read for want of room in the inbox total.
-    starved: BTreeSet<Key>,
-    /// Of quick handlers that are not.
-    pub(super) suspicion: Suspicion,
+    pub(super) starved: BTreeSet<Key>,
     /// Whose socket is full, the first first.
     pub(super) blocked: BTreeSet<(Instant, Key)>,
     /// Since when the inbox total has had no room, as the ticks saw it.
-    starved_since: Option<Instant>,
+    pub(super) starved_since: Option<Instant>,
+    /// The most that was queued since memory was given back.
+    pub(super) queued_peak: usize,
     /// How often the largest holders went since then.
-    reliefs: u32,
+    pub(super) reliefs: u32,
     /// The handler that has been running longest is known to the log.
     told_of_long_handler: bool,
     /// One for all connections: what is read leaves it at once.
@@ -175,9 +194,16 @@ impl EventLoop {
             table: SlotMap::with_key(),
             connections: 0,
             refused: 0,
-            shared: Shared { settings, dispatch, send, counters, serve },
-            suspicion: Suspicion::default(),
+            shared: Shared {
+                settings,
+                dispatch,
+                send,
+                counters,
+                serve,
+                on_loop: RefCell::default(),
+            },
             permits: slot.permits(),
+            peers: slot.peers(),
             slot,
             ids: 0..0,
             timers: Timers::new(),
@@ -185,6 +211,7 @@ impl EventLoop {
             starved: BTreeSet::new(),
             blocked: BTreeSet::new(),
             starved_since: None,
+            queued_peak: 0,
             reliefs: 0,
             told_of_long_handler: false,
             buffer: vec![0; READ_BYTES_MAX].into_boxed_slice(),
@@ -269,7 +296,10 @@ impl EventLoop {
     pub fn turn(&mut self, until: Option<Instant>, woken: &mut Vec<Watched>) -> io::Result<()> {
         woken.clear();
         let mut events = [EpollEvent::empty(); EVENTS_MAX];
-        let count = match self.epoll.0.wait(&mut events, self.timeout(until)) {
+        let timeout = self.timeout(until);
+        let now_ms = sys::clock::monotonic_ms();
+        self.slot.heartbeat(now_ms, now_ms + u64::from(timeout));
+        let count = match self.epoll.0.wait(&mut events, timeout) {
             Ok(count) => count,
             Err(nix::errno::Errno::EINTR) => 0,
             Err(errno) => return Err(errno.into()),
@@ -297,25 +327,26 @@ impl EventLoop {
                 self.enforce_deadline(fired.key, now);
             }
         }
+        self.look_whether_to_come_back(now);
         self.go_on_listing(now);
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.tick(now);
         }
-        self.slot.heartbeat(sys::clock::monotonic_ms());
         Ok(())
     }
 
-    fn timeout(&self, until: Option<Instant>) -> EpollTimeout {
+    /// In milliseconds.
+    fn timeout(&self, until: Option<Instant>) -> u16 {
         if !self.listings.is_empty() {
-            return EpollTimeout::ZERO;
+            return 0;
         }
-        let next = [self.timers.next(), until].into_iter().flatten().min();
+        let back = self.listeners.back.map(|back| back.look_at);
+        let next = [self.timers.next(), until, back].into_iter().flatten().min();
         let next = next.map_or(self.next_tick, |next| next.min(self.next_tick));
         let left = next.saturating_duration_since(Instant::now());
         // Rounded up, or the loop would spin through the last millisecond.
-        let ms = u16::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
-        EpollTimeout::from(ms)
+        u16::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u16::MAX)
     }
 
     fn handle_event(&mut self, key: Key, flags: EpollFlags, now: Instant) {
@@ -346,8 +377,11 @@ impl EventLoop {
             // The state may have changed since epoll was told.
             if connection.state(&view).reads() {
                 let buffer = &mut self.buffer[..room];
-                if connection.read(buffer, &self.shared, now) == Read::Broken {
-                    return self.abort(key, now);
+                match connection.read(buffer, &self.shared, now) {
+                    Read::Broken => return self.abort(key, now),
+                    // Whatever else has changed has called the loop.
+                    Read::Served if !flags.contains(EpollFlags::EPOLLOUT) => return,
+                    Read::Served | Read::GoOn | Read::Ended => {}
                 }
             }
         }
@@ -380,120 +414,6 @@ impl EventLoop {
         }
     }
 
-    /// Notes that a connection waits for room in the inbox total.
-    pub(super) fn note_starved(&mut self, key: Key) {
-        let is_first = self.starved.is_empty();
-        self.starved.insert(key);
-        let waiter = Arc::clone(&self.shared.send);
-        if is_first && self.shared.dispatch.total().wait_for_room(waiter) == Room::Free {
-            self.shared.send.calls().report_room();
-        }
-    }
-
-    /// Ends the connections with the largest backlogs until the outbox total is within
-    /// its bound and has room for what was refused: not the next innocent one that
-    /// has a reply to get.
-    fn shed(&mut self, now: Instant) {
-        let shortage = self.shared.send.total().take_shortage();
-        if shortage > 0 {
-            let owed = |connection: &Connection| connection.receive.send().view().queued_bytes;
-            self.close_largest("outbox", shortage, owed, now);
-        }
-    }
-
-    /// How many bytes a connection may bring now. Looked at before each read, so
-    /// that all connections together go no further beyond the inbox total than one
-    /// read, and then [`SCARCE_READ_BYTES`] each.
-    ///
-    /// Those few bytes are for who holds nothing: what fits into them, a ping above
-    /// all, is handled and gone, however much memory begun frames hold.
-    fn room_to_read(&mut self, key: Key) -> usize {
-        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return 0 };
-        if self.shared.dispatch.total().excess() == 0 {
-            return READ_BYTES_MAX;
-        }
-        connection.starved |= connection.cutter.is_inside_frame();
-        SCARCE_READ_BYTES
-    }
-
-    /// The inbox total can be held by connections that will not go on: begun frames
-    /// that never end, replies that nobody reads. If connections wait for room for
-    /// [`STARVED_MAX`], the largest holders go until an eighth of it is free. What is
-    /// free can be taken by more of the same; so it is a quarter the next time, then
-    /// a half, then all.
-    fn relieve_starved(&mut self, now: Instant) {
-        let total = self.shared.dispatch.total();
-        let excess = total.excess();
-        if self.starved.is_empty() || excess == 0 {
-            self.starved_since = None;
-            self.reliefs = 0;
-            return;
-        }
-        let wanted = excess + ((total.max() / 8) << self.reliefs.min(3));
-        let since = *self.starved_since.get_or_insert(now);
-        if now.saturating_duration_since(since) >= STARVED_MAX {
-            let held = |connection: &Connection| {
-                connection.receive.view().bytes + connection.cutter_charged
-            };
-            self.close_largest("inbox", wanted, held, now);
-            self.reliefs += 1;
-        }
-    }
-
-    /// Ends the connections with the most bytes, until `wanted` bytes are free.
-    fn close_largest(
-        &mut self,
-        total: &str,
-        wanted: usize,
-        bytes: impl Fn(&Connection) -> usize,
-        now: Instant,
-    ) {
-        let of_entry = |(key, entry): (Key, &Entry)| match entry {
-            Entry::Connection(connection) if connection.phase != Phase::Aborting => {
-                Some((bytes(connection), key)).filter(|(bytes, _)| *bytes > 0)
-            }
-            _ => None,
-        };
-        let mut holders: Vec<(usize, Key)> = self.table.iter().filter_map(of_entry).collect();
-        holders.sort_unstable_by(|a, b| b.cmp(a));
-        let (mut freed, mut closed) = (0, 0);
-        for (held, key) in holders {
-            if freed >= wanted {
-                break;
-            }
-            let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { continue };
-            if total == "outbox" {
-                // Memory first: its backlog goes now, the connection when its peer
-                // has read the goodbye. Who had that chance is not given another.
-                match connection.receive.send().clone().cut(&self.shared.counters) {
-                    Some(of_it) => {
-                        freed += of_it;
-                        closed += 1;
-                        self.look(key, now);
-                        continue;
-                    }
-                    None => self.give_up_slow(key, now),
-                }
-            } else if connection.cutter_charged >= connection.receive.view().bytes {
-                // It holds a begun frame, no more: it can be told.
-                let text = "no memory is left for begun frames (inbox.total_max_bytes)";
-                connection.refuse(ErrorNumber::FrameTimeout, text, &self.shared);
-                self.look(key, now);
-            } else {
-                self.shared.counters.add(Counter::ClosedSlow, 1);
-                self.abort(key, now);
-            }
-            freed += held;
-            closed += 1;
-        }
-        if let Some(held) = self.warnings.largest_closed.admit(now) {
-            log::warn!(
-                "{total} total exhausted, closed the largest holders connections={closed} \
-                 bytes={freed}{held}"
-            );
-        }
-    }
-
     /// A handler that runs for long is told of once. It is never killed.
     fn warn_of_long_handler(&mut self) {
         let running_ms = self.slot.report().oldest_handler_ms;
@@ -513,6 +433,7 @@ impl EventLoop {
         let (inbox, outbox) =
             (self.shared.dispatch.total().used(), self.shared.send.total().used());
         self.slot.set_queued(inbox as u64, outbox as u64);
+        self.give_memory_back(inbox + outbox);
         if self.timers.len() > 2 * self.table.len() + TIMERS_SLACK {
             let armed = self.table.iter().map(|(key, entry)| match entry {
                 Entry::Connection(connection) => (key, connection.timer),

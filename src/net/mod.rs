@@ -8,11 +8,13 @@
 //! what epoll shall watch. Two threads that changed one mask would lose updates.
 
 mod accept;
+mod balance;
 mod close;
 mod connection;
 mod event_loop;
 mod interest;
 mod listing;
+mod pressure;
 mod receive;
 mod settings;
 mod timers;

@@ -3,11 +3,11 @@
 
 use super::connection::{Connection, Rates};
 use super::event_loop::Shared;
-use super::interest::Input;
+use super::interest::{Input, Phase};
 use super::settings::{Settings, TOO_FAST_MAX, TOO_FAST_QUIET};
 use super::token_bucket::TokenBucket;
-use crate::dispatch::{Item, Notice, Pushed, Then};
-use crate::frame::{Chunk, ErrorNumber, Goodbye, Header, error_frame, goodbye_frame};
+use crate::dispatch::{self, Item, Notice, Pushed, Then};
+use crate::frame::{Chunk, Cut, ErrorNumber, Goodbye, Header, cut, error_frame, goodbye_frame};
 use crate::send::Room;
 use crate::shm::Counter;
 use bytes::{Buf, Bytes, BytesMut};
@@ -19,6 +19,8 @@ use std::time::Instant;
 pub(super) enum Read {
     /// Some bytes, or none this time.
     GoOn,
+    /// Whole messages, which are answered already: nothing is left to look at.
+    Served,
     /// The peer's FIN.
     Ended,
     /// The connection is broken.
@@ -48,9 +50,15 @@ impl Connection {
         shared.counters.add(Counter::BytesReceived, received as u64);
         self.input_bytes += received as u64;
         self.clocks.received_at = now;
+        let received = &buffer[..received];
+        let served_bytes = self.serve_directly(received, shared);
+        if served_bytes == received.len() {
+            return Read::Served;
+        }
         let mut chunks = [const { None }; 2];
         let mut free = chunks.iter_mut();
-        let cut = self.cutter.take_in(&buffer[..received], shared.settings.frame_bytes_max, |c| {
+        let input = &received[served_bytes..];
+        let cut = self.cutter.take_in(input, shared.settings.frame_bytes_max, |c| {
             *free.next().expect("the begun frame, and those behind it") = Some(c);
         });
         for chunk in chunks.into_iter().flatten() {
@@ -76,6 +84,26 @@ impl Connection {
         }
         self.settle_cutter(shared);
         Read::GoOn
+    }
+
+    /// Handles the whole messages that were read, as far as nothing is in front of them.
+    /// How many bytes these were.
+    fn serve_directly(&mut self, received: &[u8], shared: &Shared) -> usize {
+        let is_plain = self.phase == Phase::Open
+            && self.input == Input::Open
+            && self.rates.is_none()
+            && !self.cutter.is_inside_frame();
+        if !is_plain {
+            return 0;
+        }
+        let Cut { whole_bytes, frames, .. } = cut(received, shared.settings.frame_bytes_max);
+        let whole = dispatch::Cut { bytes: &received[..whole_bytes], frames };
+        if frames == 0 || !shared.serve_directly(&self.receive, &whole) {
+            return 0;
+        }
+        self.clocks.has_frame = true;
+        shared.counters.add(Counter::FramesReceived, frames as u64);
+        whole_bytes
     }
 
     /// Charges what the begun frame holds, or gives it back.
@@ -305,6 +333,7 @@ mod tests {
             messages_per_second,
             messages_burst: 0,
             bytes_per_second,
+            connections_per_ip: 0,
         }
     }
 

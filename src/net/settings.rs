@@ -42,6 +42,8 @@ pub(super) const EVENTS_MAX: usize = 256;
 pub(super) const ACCEPTS_MAX: usize = 64;
 /// A handler that runs for so long is told of in the log.
 pub(super) const HANDLER_LONG_MS: u64 = 1000;
+/// So much must have been queued before the allocator is asked to give memory back.
+pub(super) const GIVE_BACK_MIN: usize = 32 * 1024 * 1024;
 /// The pulse of everything that is not urgent.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
@@ -70,4 +72,6 @@ pub struct Settings {
     pub messages_burst: u32,
     /// `limits.bytes_per_second`; 0 = off.
     pub bytes_per_second: u64,
+    /// `limits.connections_per_ip`; 0 = off.
+    pub connections_per_ip: u32,
 }

@@ -4,7 +4,7 @@
 use crate::handler::Peer;
 use crate::send::Socket;
 use crate::sys::socket;
-use nix::sys::socket::{MsgFlags, sendmsg, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, send, sendmsg, setsockopt, sockopt};
 use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -61,9 +61,11 @@ impl AsFd for Stream {
 #[derive(Debug)]
 pub(super) struct Transport(Stream);
 
-/// Options of accepted sockets.
+/// Options of a listener and of the sockets that are accepted from it.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketOptions {
+    /// Other workers accept from the same listener.
+    pub shared: bool,
     pub keepalive: bool,
     /// 0 = the kernel's choice.
     pub receive_buffer: usize,
@@ -138,6 +140,10 @@ impl Transport {
 impl Socket for Transport {
     fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        if let [one] = slices {
+            // Nothing to gather: one copy into the kernel less.
+            return Ok(send(self.as_fd().as_raw_fd(), one, flags)?);
+        }
         Ok(sendmsg::<()>(self.as_fd().as_raw_fd(), slices, &[], flags, None)?)
     }
 }

@@ -32,6 +32,8 @@ pub struct Budget {
 
 struct State {
     used: usize,
+    /// The most that was held since the last [`Budget::take_peak`].
+    peak: usize,
     /// The most that was refused since the last [`Budget::take_shortage`].
     refused: usize,
     /// Told when `used` is within the bound again.
@@ -42,13 +44,13 @@ impl Budget {
     /// An empty budget of `max` bytes.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { max, state: Mutex::new(State { used: 0, refused: 0, waiting: Vec::new() }) }
+        Self { max, state: Mutex::new(State { used: 0, peak: 0, refused: 0, waiting: Vec::new() }) }
     }
 
     /// Adds bytes that are held already: never refuses, but says if it is enough.
     pub fn charge(&self, bytes: usize) -> Room {
         let mut state = self.state.lock();
-        state.used += bytes;
+        state.hold(bytes);
         if state.used > self.max { Room::Exhausted } else { Room::Free }
     }
 
@@ -59,7 +61,7 @@ impl Budget {
         let mut state = self.state.lock();
         let fits = state.used == 0 || state.used + bytes <= self.max;
         if fits {
-            state.used += bytes;
+            state.hold(bytes);
         } else {
             state.refused = state.refused.max(bytes);
         }
@@ -114,6 +116,14 @@ impl Budget {
         self.state.lock().used.saturating_sub(self.max)
     }
 
+    /// The most that was held since this was asked last.
+    #[must_use]
+    pub fn take_peak(&self) -> usize {
+        let mut state = self.state.lock();
+        let used = state.used;
+        std::mem::replace(&mut state.peak, used)
+    }
+
     /// The bound.
     #[must_use]
     pub fn max(&self) -> usize {
@@ -124,6 +134,13 @@ impl Budget {
     #[must_use]
     pub fn used(&self) -> usize {
         self.state.lock().used
+    }
+}
+
+impl State {
+    fn hold(&mut self, bytes: usize) {
+        self.used += bytes;
+        self.peak = self.peak.max(self.used);
     }
 }
 
@@ -165,6 +182,8 @@ mod tests {
         assert!(budget.try_charge(300) && budget.try_charge(500));
         assert!(!budget.try_charge(1) && !budget.try_charge(50) && !budget.try_charge(2));
         assert_eq!((budget.used(), budget.take_shortage(), budget.take_shortage()), (800, 50, 0));
+        budget.release(800);
+        assert_eq!((budget.take_peak(), budget.take_peak()), (900, 0));
     }
 
     #[test]

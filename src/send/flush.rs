@@ -62,13 +62,22 @@ pub fn flush(writer: &mut Writer, counters: &ThreadCounters) -> Flushed {
                     return Flushed::SocketFull;
                 }
             }
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EINTR) => {}
-                Some(libc::EAGAIN) => return Flushed::SocketFull,
-                Some(libc::ENOBUFS | libc::ENOMEM) => return Flushed::NoBuffers,
-                _ => return Flushed::Broken(error),
-            },
+            Err(error) => {
+                if let Some(flushed) = after_error(error) {
+                    return flushed;
+                }
+            }
         }
     }
     Flushed::All
+}
+
+/// What an error of sendmsg(2) means. `None`: try again at once.
+pub(super) fn after_error(error: io::Error) -> Option<Flushed> {
+    match error.raw_os_error() {
+        Some(libc::EINTR) => None,
+        Some(libc::EAGAIN) => Some(Flushed::SocketFull),
+        Some(libc::ENOBUFS | libc::ENOMEM) => Some(Flushed::NoBuffers),
+        _ => Some(Flushed::Broken(error)),
+    }
 }

@@ -250,6 +250,43 @@ impl Outbox {
         self.take(|seat| matches!(seat, Seat::Blocked(..)))
     }
 
+    /// Idle -> sending, for a message that is in no outbox. `None` if something is in
+    /// front of it, or no message is taken any more.
+    #[must_use]
+    pub fn take_idle(&self) -> Option<Writer> {
+        let mut state = self.state.lock();
+        if state.is_open().is_err() || !matches!(state.seat, Seat::Idle(_)) {
+            return None;
+        }
+        std::mem::replace(&mut state.seat, Seat::Sending).into_writer()
+    }
+
+    /// The writer comes back with a message that was in no outbox, and was sent whole.
+    pub fn settle_sent(&self, writer: Writer, sent: usize) -> Settled {
+        let mut state = self.state.lock();
+        state.sent_bytes += sent as u64;
+        state.settle(writer, &Flushed::All, self.marks)
+    }
+
+    /// The same, of which the rest is queued: `cost` is not accounted for yet. Whether it
+    /// is above the high mark comes with it.
+    pub fn settle_begun(
+        &self,
+        writer: Writer,
+        cost: usize,
+        total: Room,
+        flushed: &Flushed,
+    ) -> (Settled, bool) {
+        let mut state = self.state.lock();
+        state.queued_bytes += cost;
+        let mut settled = state.settle(writer, flushed, self.marks);
+        let is_above_high = state.queued_bytes > self.marks.high;
+        let pauses = (is_above_high || total == Room::Exhausted) && !state.paused;
+        state.paused |= pauses;
+        settled.call |= pauses;
+        (settled, is_above_high)
+    }
+
     fn take(&self, is_expected: impl Fn(&Seat) -> bool) -> Option<Writer> {
         let mut state = self.state.lock();
         if !is_expected(&state.seat) {
@@ -261,46 +298,8 @@ impl Outbox {
     }
 
     /// The writer comes back, with how its flush ended.
-    pub fn settle(&self, mut writer: Writer, flushed: &Flushed) -> Settled {
-        let mut state = self.state.lock();
-        debug_assert!(matches!(state.seat, Seat::Sending), "only the taker settles");
-        let (sent, entries) = writer.take_sent();
-        let released = sent + entries * ENTRY_COST;
-        state.queued_bytes -= released;
-        state.sent_bytes += sent as u64;
-        if matches!(flushed, Flushed::Broken(_)) {
-            state.aborted = true;
-        }
-        if state.aborted {
-            let mut settled = state.close(Some(writer));
-            settled.released += released;
-            settled.call = true;
-            return settled;
-        }
-        let mut settled = Settled { released, ..Settled::default() };
-        if std::mem::take(&mut state.cut_at_return) && !matches!(flushed, Flushed::All) {
-            state.give_up(writer.cut(), &mut settled);
-        }
-        state.seat = match flushed {
-            // "All is sent" and "one more is queued" are told apart under the
-            // lock that `append` takes, or a message could be left behind.
-            Flushed::All if state.waiting.is_empty() => {
-                settled.call = state.finishing;
-                Seat::Idle(writer)
-            }
-            Flushed::All | Flushed::ShareUsed => {
-                let is_all = matches!(flushed, Flushed::All);
-                settled.list = is_all || !is_planted(Fault::ShareNotListed);
-                Seat::Ready(writer)
-            }
-            Flushed::SocketFull => Seat::Blocked(writer, Blocked::Socket),
-            Flushed::NoBuffers => Seat::Blocked(writer, Blocked::Buffers),
-            Flushed::Broken(_) => unreachable!("sets aborted above"),
-        };
-        settled.blocked = matches!(state.seat, Seat::Blocked(..));
-        settled.call |= settled.blocked;
-        state.resume_below(self.marks.low, &mut settled);
-        settled
+    pub fn settle(&self, writer: Writer, flushed: &Flushed) -> Settled {
+        self.state.lock().settle(writer, flushed, self.marks)
     }
 
     /// Parks a stalled inbox until the queued bytes are at the low mark.
@@ -402,6 +401,48 @@ impl State {
                 false
             }
         }
+    }
+
+    /// The writer comes back.
+    fn settle(&mut self, mut writer: Writer, flushed: &Flushed, marks: Marks) -> Settled {
+        debug_assert!(matches!(self.seat, Seat::Sending), "only the taker settles");
+        let (sent, entries) = writer.take_sent();
+        let released = sent + entries * ENTRY_COST;
+        self.queued_bytes -= released;
+        self.sent_bytes += sent as u64;
+        if matches!(flushed, Flushed::Broken(_)) {
+            self.aborted = true;
+        }
+        if self.aborted {
+            let mut settled = self.close(Some(writer));
+            settled.released += released;
+            settled.call = true;
+            return settled;
+        }
+        let mut settled = Settled { released, ..Settled::default() };
+        if std::mem::take(&mut self.cut_at_return) && !matches!(flushed, Flushed::All) {
+            self.give_up(writer.cut(), &mut settled);
+        }
+        self.seat = match flushed {
+            // "All is sent" and "one more is queued" are told apart under the
+            // lock that `append` takes, or a message could be left behind.
+            Flushed::All if self.waiting.is_empty() => {
+                settled.call = self.finishing;
+                Seat::Idle(writer)
+            }
+            Flushed::All | Flushed::ShareUsed => {
+                let is_all = matches!(flushed, Flushed::All);
+                settled.list = is_all || !is_planted(Fault::ShareNotListed);
+                Seat::Ready(writer)
+            }
+            Flushed::SocketFull => Seat::Blocked(writer, Blocked::Socket),
+            Flushed::NoBuffers => Seat::Blocked(writer, Blocked::Buffers),
+            Flushed::Broken(_) => unreachable!("sets aborted above"),
+        };
+        settled.blocked = matches!(self.seat, Seat::Blocked(..));
+        settled.call |= settled.blocked;
+        self.resume_below(marks.low, &mut settled);
+        settled
     }
 
     fn is_open(&self) -> Result<(), Refused> {

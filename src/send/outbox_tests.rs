@@ -2,6 +2,7 @@
 //! a socket that follows a script.
 
 use super::super::flush::{FLUSH_BYTES_MAX, IO_SLICES_MAX, flush};
+use super::super::sink::send_half_on;
 use super::*;
 use crate::shm::{Counter, ThreadCounters};
 use crate::sync::Mutex as Lock;
@@ -390,4 +391,41 @@ fn a_connection_at_rest_owns_no_buffer() {
     let state = outbox.state.lock();
     let Seat::Idle(writer) = &state.seat else { panic!("all is sent") };
     assert_eq!((writer.capacity(), state.waiting.capacity()), (0, 0));
+}
+
+#[test]
+fn a_message_in_no_outbox_is_queued_from_where_the_socket_stopped() {
+    let whole = b"written through";
+    let steps: [(Result<usize, i32>, Is); 5] = [
+        (Ok(usize::MAX), Is::Idle),
+        (Ok(3), Is::Blocked),
+        (Err(libc::EAGAIN), Is::Blocked),
+        (Err(libc::ENOBUFS), Is::Blocked),
+        (Err(libc::EPIPE), Is::Closed),
+    ];
+    for (step, after) in steps {
+        let socket = Arc::new(Scripted::default());
+        let half = send_half_on(Arc::clone(&socket) as Arc<dyn Socket>);
+        let counters = ThreadCounters::detached();
+        socket.script.lock().push_back(step);
+        assert!(half.write_through(whole, 2, &counters).is_some(), "nothing is in front of it");
+        assert_eq!(state_of(half.outbox()), after, "{step:?}");
+        if after == Is::Blocked {
+            assert!(half.write_through(b"x", 1, &counters).is_none(), "it would overtake");
+            half.cut(&counters).expect("open");
+            half.flush_blocked(&counters);
+            let kept: &[u8] = if step == Ok(3) { whole } else { b"" };
+            assert_eq!(*socket.taken.lock(), [kept, b"goodbye"].concat(), "{step:?}");
+        }
+        let (sent, lost) =
+            (counters.value(Counter::FramesSent), counters.value(Counter::MessagesExpired));
+        let expected = match (step, after) {
+            (_, Is::Idle) => (2, 0),
+            (Ok(_), _) => (3, 0),
+            (_, Is::Closed) => (0, 2),
+            _ => (1, 2),
+        };
+        assert_eq!((sent, lost), expected, "{step:?}");
+        assert_eq!(half.view().queued_bytes, 0);
+    }
 }

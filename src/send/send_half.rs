@@ -7,12 +7,14 @@
 
 use super::budget::{Resume, Room};
 use super::call_list::Called;
-use super::flush::{Flushed, Socket, flush};
+use super::flush::{Flushed, Socket, after_error, flush};
 use super::outbox::{Closed, Outbox, Parking, Refused, Settled, View};
 use super::send_path::{SendPath, SlowReader};
 use super::writer::{Entry, Writer};
 use crate::shm::{Count, Counter, ThreadCounters};
 use crate::sync::fault::{Fault, is_planted};
+use bytes::Bytes;
+use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
 
 /// See the module. Lists hold it by `Arc`; the descriptor is not freed by the
@@ -35,6 +37,16 @@ pub enum Level {
     Above,
     /// Above the worker's total: stop producing.
     TotalAbove,
+}
+
+impl Level {
+    fn of(is_above_high: bool, total: Room) -> Self {
+        match (is_above_high, total) {
+            (true, _) => Self::Above,
+            (false, Room::Exhausted) => Self::TotalAbove,
+            (false, Room::Free) => Self::Below,
+        }
+    }
 }
 
 impl SendHalf {
@@ -84,6 +96,51 @@ impl SendHalf {
         Ok(level)
     }
 
+    /// Writes replies that are in no outbox, if nothing is in front of them and nobody
+    /// writes; only what the socket does not take is copied into the outbox. `None` if
+    /// they have to be appended.
+    pub fn write_through(
+        self: &Arc<Self>,
+        bytes: &[u8],
+        frames: u32,
+        counters: &ThreadCounters,
+    ) -> Option<Level> {
+        let mut writer = self.outbox.take_idle()?;
+        counters.add(Counter::SendCalls, 1);
+        let result = writer.socket().send(&[IoSlice::new(bytes)]);
+        if let Ok(sent) = result
+            && sent == bytes.len()
+        {
+            counters.add(Counter::BytesSent, sent as u64);
+            counters.add(Counter::FramesSent, u64::from(frames));
+            let settled = self.outbox.settle_sent(writer, sent);
+            self.carry_out(settled, counters);
+            return Some(Level::Below);
+        }
+        let entry = Entry { bytes: Bytes::copy_from_slice(bytes), frames };
+        let cost = entry.cost();
+        let total = self.path.total().charge(cost);
+        if total == Room::Exhausted {
+            self.path.calls().report_overload();
+        }
+        let sent = *result.as_ref().unwrap_or(&0);
+        writer.begin(entry, sent);
+        counters.add(Counter::BytesSent, sent as u64);
+        counters.add(Counter::PartialSends, u64::from(sent > 0));
+        let flushed = match result {
+            Ok(0) => Flushed::Broken(ErrorKind::WriteZero.into()),
+            Ok(_) => Flushed::SocketFull,
+            Err(error) => match after_error(error) {
+                Some(flushed) => flushed,
+                // Interrupted, and nothing was sent: once more.
+                None => flush(&mut writer, counters),
+            },
+        };
+        let (settled, is_above_high) = self.outbox.settle_begun(writer, cost, total, &flushed);
+        self.carry_out(settled, counters);
+        Some(Level::of(is_above_high, total))
+    }
+
     /// Whether it became ready: the caller has to list or to flush it.
     fn append_unlisted(
         self: &Arc<Self>,
@@ -105,12 +162,7 @@ impl SendHalf {
         if appended.call {
             self.call_loop();
         }
-        let level = match (appended.is_above_high, total) {
-            (true, _) => Level::Above,
-            (false, Room::Exhausted) => Level::TotalAbove,
-            (false, Room::Free) => Level::Below,
-        };
-        Ok((level, appended.list))
+        Ok((Level::of(appended.is_above_high, total), appended.list))
     }
 
     /// Queues a message that answers nothing; any thread, also one of the
@@ -283,6 +335,11 @@ impl SendHalf {
     #[must_use]
     pub fn view(&self) -> View {
         self.outbox.view()
+    }
+
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
     /// Asks the event loop to look at this connection.

@@ -103,6 +103,14 @@ impl Writer {
         frames
     }
 
+    /// Takes a message in of which `sent` bytes are gone. Nothing must be in front of it.
+    pub(super) fn begin(&mut self, entry: Entry, sent: usize) {
+        debug_assert!(self.unsent.is_empty() && sent < entry.bytes.len());
+        self.unsent.push_back(entry);
+        self.front_sent = sent;
+        self.sent += sent;
+    }
+
     /// Takes in what was queued since, behind what is left.
     pub(super) fn load(&mut self, waiting: &mut VecDeque<Entry>) {
         if self.unsent.is_empty() {

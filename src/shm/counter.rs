@@ -38,7 +38,8 @@ macro_rules! counters {
 counters! {
     /// Connections that were accepted and got a permit.
     ConnectionsAccepted = "connections_accepted",
-    /// Connections that were told "busy" for lack of a permit.
+    /// Connections that were told "busy": for lack of a permit, or because their
+    /// address had enough.
     ConnectionsRefused = "connections_refused",
     /// Accepted connections that are gone, for whatever reason.
     ConnectionsClosed = "connections_closed",
@@ -51,7 +52,7 @@ counters! {
     /// Bytes that the kernel took.
     BytesSent = "bytes_sent",
     /// Messages received or queued whose connection was gone before they were
-    /// handled or sent.
+    /// handled or sent, or that went with the backlog of a slow reader.
     MessagesExpired = "messages_expired",
     /// Messages that an outbox refused because it was full, or its connection gone or
     /// closing.
@@ -78,7 +79,8 @@ counters! {
     ReadsPaused = "reads_paused",
     /// Errors of accept other than "try again".
     AcceptErrors = "accept_errors",
-    /// Connections closed because the peer did not read.
+    /// Connections closed because the peer did not read, or so slowly that its
+    /// backlog was given up.
     ClosedSlow = "closed_slow",
     /// Connections closed because nothing came.
     ClosedIdle = "closed_idle",
@@ -93,12 +95,20 @@ counters! {
     /// Old generations whose drain was cut short to make room for a reload. Counted by
     /// the master.
     DrainsCut = "drains_cut",
+    /// Workers that were killed because they made no progress; they are in
+    /// `workers_died` too. Counted by the master.
+    WorkersStuck = "workers_stuck",
     /// Workers that ended without being told to. Counted by the master.
     WorkersDied = "workers_died",
     /// Connections that an operator closed.
     ConnectionsKicked = "connections_kicked",
     /// Connections that a drain did not see to their end: `worker_shutdown_timeout`.
     ConnectionsCut = "connections_cut",
+    /// Of those refused: their address had `limits.connections_per_ip` already.
+    ConnectionsRefusedPerIp = "connections_refused_per_ip",
+    /// Connections that no address was charged for, because the table of addresses
+    /// was full.
+    ConnectionsUncounted = "connections_uncounted",
 }
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS_MAX);

@@ -2,9 +2,9 @@
 //!
 //! What different threads write lies in different cache lines: a counter that
 //! shares its line with another thread's counter costs both of them the line at
-//! every count. Slots are spread over 204 MiB of address space, but a page exists
-//! only once it is touched, so nobody may scan them: `states` is the compact list
-//! of the slots that are in use.
+//! every count. The zone is 4.2 GiB of address space, but a page exists only once it
+//! is touched, so nobody may scan it: `live` and `states` are the compact lists of the
+//! slots that are in use.
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -22,6 +22,16 @@ pub(super) const LINES: usize = 3 + HANDLER_THREADS_MAX;
 /// Room for counters in a line; more than there are, so that one more does not
 /// change the layout.
 pub(super) const COUNTERS_MAX: usize = 47;
+
+/// Places of a set in a [`PeerTable`]: a cache line.
+pub(super) const PEER_WAYS: usize = 8;
+
+/// Places of a [`PeerTable`]: for as many addresses as a worker has connections by
+/// default, half of them stay empty.
+pub(super) const PEER_PLACES: usize = 1 << 17;
+
+/// Buckets of the times that handlers take; a cache line.
+pub(super) const HANDLER_BUCKETS: usize = 8;
 
 /// "chappezn", read as a number.
 pub(super) const MAGIC: u64 = 0x6368_6170_7065_7A6E;
@@ -136,7 +146,11 @@ shared_layout! {
         /// Permits that this worker has.
         pub(super) held: AtomicU64,
         pub(super) heartbeat_ms: AtomicU64,
+        /// When it comes back from the sleep that began at its heartbeat, at the latest.
+        pub(super) wakes_by_ms: AtomicU64,
         pub(super) connections: AtomicU32,
+        /// What it does with its shared sockets: an `Accepting`.
+        pub(super) accepting: AtomicU32,
         /// Connections whose socket is full.
         pub(super) blocked: AtomicU32,
         /// Since when the one has been that has been for the longest; 0: there is none.
@@ -155,6 +169,27 @@ shared_layout! {
         pub(super) event_loop: EventLoopLine,
         pub(super) send: Bell,
         pub(super) lines: [Line; LINES],
+        /// One a handler thread, which alone writes it.
+        pub(super) handler_times: [TurnTimes; HANDLER_THREADS_MAX],
+    }
+}
+
+shared_layout! {
+    /// How many turns of a handler thread took how long, see `handler_times`.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct TurnTimes {
+        pub(super) counts: [AtomicU64; HANDLER_BUCKETS],
+    }
+}
+
+shared_layout! {
+    /// How many connections of each address a worker has. Its event loop alone writes;
+    /// see `peers`. Whole pages, so that its memory can be given back.
+    #[derive(Debug)]
+    #[repr(align(4096))]
+    pub(super) struct PeerTable {
+        pub(super) places: [AtomicU64; PEER_PLACES],
     }
 }
 
@@ -168,10 +203,14 @@ shared_layout! {
         pub(super) connection_ids: ConnectionIds,
         pub(super) totals: Totals,
         pub(super) history: HistoryLine,
-        /// One `SlotState` a slot, apart from the slots: 16 KiB instead of 204 MiB
-        /// to look through.
+        /// One bit a slot that is in use, written by the master: half a KiB to look
+        /// through at each accept.
+        pub(super) live: [AtomicU64; SLOTS / 64],
+        /// One `SlotState` a slot, apart from the slots.
         pub(super) states: [AtomicU32; SLOTS],
         pub(super) slots: [SlotLayout; SLOTS],
+        /// One a slot, apart from the slots: untouched while no limit is set.
+        pub(super) peers: [PeerTable; SLOTS],
     }
 }
 

@@ -2,7 +2,8 @@
 //! names for what is in it.
 //!
 //! ```text
-//! header │ worker_ready │ connection_permits, debt, limit │ ids │ totals │ history │ states │ slot 0 … slot 4095
+//! header │ worker_ready │ connection_permits, debt, limit │ ids │ totals │ history │ live, states
+//!        │ slot 0 … slot 4095 │ addresses of slot 0 … of slot 4095
 //! slot = identity │ event loop's own line │ send semaphore │ one counter line a thread
 //! ```
 //!
@@ -12,15 +13,21 @@
 //! permits; the master claims and frees slots. No function here ever sleeps.
 
 mod counter;
+mod handler_times;
 mod history;
 mod layout;
+mod load;
+mod peers;
 mod permits;
 mod slot;
 mod zone;
 
 pub use counter::{Count, Counter, CounterValues, SharedCounters, ThreadCounters};
+pub use handler_times::{HANDLER_BOUNDS_US, HandlerTimes};
 pub use history::History;
 pub use layout::{HANDLER_THREADS_MAX, SLOTS};
+pub use load::{Accepting, Load};
+pub use peers::{Admission, Peers};
 pub use permits::Permits;
 pub use slot::{Gauges, Slot, SlotReport, SlotState, ThreadRole};
 pub use zone::Zone;

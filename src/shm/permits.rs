@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use super::layout::{EventLoopLine, PermitPool};
 use super::zone::Zone;
+use crate::sys::crash::step;
 use crate::sys::{Semaphore, Shared};
 
 /// A worker's access to the permits; its event loop has the only one.
@@ -69,31 +70,40 @@ impl Permits {
 
     fn enter(&self) {
         let sequence = self.own.sequence.load(Ordering::Relaxed);
+        step("permits: outside");
         self.own.sequence.store(sequence.wrapping_add(1), Ordering::Relaxed);
+        step("permits: inside");
         // Whoever sees what follows sees the odd number too: pairs with the
         // acquire fence in `quiet_sum`.
         fence(Ordering::Release);
     }
 
     fn take(&self) -> bool {
-        self.permits.try_wait().unwrap_or(false)
+        let taken = self.permits.try_wait().unwrap_or(false);
+        step(if taken { "permits: taken" } else { "permits: none" });
+        taken
     }
 
     fn put(&self) {
-        if !pay_debt(&self.pool.debt) {
+        if pay_debt(&self.pool.debt) {
+            step("permits: debt paid");
+        } else {
             let posted = self.permits.post();
             debug_assert!(posted.is_ok(), "there are never more permits than limit + debt");
+            step("permits: posted");
         }
     }
 
     fn set_held(&self, held: u64) {
         self.own.held.store(held, Ordering::Relaxed);
+        step("permits: held changed");
     }
 
     fn leave(&self) {
         let sequence = self.own.sequence.load(Ordering::Relaxed);
         // Release: whoever sees this even number sees all of the operation.
         self.own.sequence.store(sequence.wrapping_add(1), Ordering::Release);
+        step("permits: left");
     }
 }
 
@@ -113,9 +123,11 @@ impl Zone {
         let Some((owed, accounted)) = self.quiet_sum()? else { return Ok(None) };
         let lost = u32::try_from(owed.saturating_sub(accounted)).unwrap_or(u32::MAX);
         for _ in 0..lost {
+            step("settle: before a permit");
             if !pay_debt(&self.layout().permit_pool.debt) {
                 self.connection_permits().post()?;
             }
+            step("settle: after a permit");
         }
         Ok(Some(lost))
     }
@@ -154,7 +166,9 @@ impl Zone {
     pub fn set_limit(&self, limit: u32) -> io::Result<()> {
         let pool = &self.layout().permit_pool;
         let before = pool.limit.load(Ordering::Relaxed);
+        step("limit: before");
         pool.limit.store(limit, Ordering::Relaxed);
+        step("limit: stored");
         for _ in before..limit {
             // A debt is a permit that is still lent: forgiving it is the cheapest
             // way to lend one more.
@@ -164,7 +178,9 @@ impl Zone {
         }
         if limit < before {
             pool.debt.fetch_add(before - limit, Ordering::AcqRel);
+            step("limit: debt made");
             while pool.debt.load(Ordering::Acquire) > 0 && self.connection_permits().try_wait()? {
+                step("limit: permit taken");
                 if !pay_debt(&pool.debt) {
                     // A worker paid the last of it in between.
                     self.connection_permits().post()?;

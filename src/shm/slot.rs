@@ -9,9 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::counter::{CounterValues, SharedCounters, ThreadCounters};
+use super::handler_times::HandlerTimes;
 use super::layout::{HANDLER_THREADS_MAX, LINES, SlotLayout};
+use super::peers::Peers;
 use super::permits::Permits;
 use super::zone::Zone;
+use crate::sys::crash::step;
 use crate::sys::{Semaphore, clock};
 
 /// How far the worker in a slot is.
@@ -121,6 +124,8 @@ pub struct SlotReport {
     pub handlers_busy: u32,
     /// For how long the oldest of these turns has been running.
     pub oldest_handler_ms: u64,
+    /// How long its handler threads' turns took.
+    pub handler_times: HandlerTimes,
     /// The sum over its threads.
     pub counters: CounterValues,
 }
@@ -134,7 +139,7 @@ impl Slot {
         self.index
     }
 
-    fn layout(&self) -> &SlotLayout {
+    pub(super) fn layout(&self) -> &SlotLayout {
         &self.zone.layout().slots[self.index]
     }
 
@@ -179,6 +184,12 @@ impl Slot {
         )
     }
 
+    /// Access to the connections of each address, for the event loop only.
+    #[must_use]
+    pub fn peers(&self) -> Peers {
+        Peers::new(Arc::clone(&self.zone), self.index)
+    }
+
     /// The semaphore that this worker's send thread sleeps on.
     #[must_use]
     pub fn send_semaphore(&self) -> Semaphore {
@@ -192,7 +203,9 @@ impl Slot {
     /// Of the semaphore, which can't fail in a correct program.
     pub fn mark_ready(&self) -> io::Result<()> {
         self.set_state(SlotState::Ready);
-        self.zone.worker_ready().post()
+        self.zone.worker_ready().post()?;
+        step("slot: bell rung");
+        Ok(())
     }
 
     /// The worker accepts.
@@ -206,8 +219,10 @@ impl Slot {
     }
 
     pub(super) fn set_state(&self, state: SlotState) {
+        step("slot: before a state");
         // Release: whoever sees the state sees what was prepared before it.
         self.zone.layout().states[self.index].store(state as u32, Ordering::Release);
+        step("slot: after a state");
     }
 
     /// How far the worker is.
@@ -235,15 +250,26 @@ impl Slot {
         self.layout().lines[line].busy_since_ms.store(now_ms.max(1), Ordering::Relaxed);
     }
 
-    /// A handler thread's turn is over.
-    pub fn handler_finished(&self, thread: u16) {
+    pub(super) fn handler_idle(&self, thread: u16) {
         let line = ThreadRole::Handler(thread).line();
         self.layout().lines[line].busy_since_ms.store(0, Ordering::Relaxed);
     }
 
-    /// The event loop runs at `now_ms` ([`clock::monotonic_ms`]).
-    pub fn heartbeat(&self, now_ms: u64) {
-        self.layout().event_loop.heartbeat_ms.store(now_ms, Ordering::Relaxed);
+    /// The event loop has come round at `now_ms` ([`clock::monotonic_ms`]) and sleeps
+    /// until `wakes_by_ms` at the longest.
+    pub fn heartbeat(&self, now_ms: u64, wakes_by_ms: u64) {
+        let line = &self.layout().event_loop;
+        line.wakes_by_ms.store(wakes_by_ms, Ordering::Relaxed);
+        line.heartbeat_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// When the event loop came round last, and when it must come round again; 0
+    /// before the first time.
+    #[must_use]
+    pub fn heartbeats(&self) -> (u64, u64) {
+        let line = &self.layout().event_loop;
+        let last = line.heartbeat_ms.load(Ordering::Relaxed);
+        (last, line.wakes_by_ms.load(Ordering::Relaxed))
     }
 
     /// How many connections the worker has. Event loop only.
@@ -283,6 +309,10 @@ impl Slot {
         usize::try_from(used).unwrap_or(LINES).min(LINES)
     }
 
+    pub(super) fn used_handlers(&self) -> usize {
+        self.used_lines().saturating_sub(ThreadRole::Handler(0).line())
+    }
+
     /// The sum over the worker's threads.
     #[must_use]
     pub fn counter_values(&self) -> CounterValues {
@@ -315,6 +345,7 @@ impl Slot {
             gauges: self.gauges(now),
             handlers_busy,
             oldest_handler_ms: now.saturating_sub(oldest),
+            handler_times: self.handler_times(),
             counters: self.counter_values(),
         }
     }

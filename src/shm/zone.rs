@@ -2,6 +2,7 @@
 //! spawns and freed after deaths, totals over the living and the dead.
 
 use std::fmt;
+use std::hash::RandomState;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use super::counter::{Counter, CounterValues};
 use super::layout::{Layout, MAGIC, SLOTS, SlotLayout, VERSION};
 use super::slot::{Slot, SlotState};
+use crate::sys::crash::step;
 use crate::sys::{Semaphore, SharedMapping, clock};
 
 /// How often a reader of the totals tries before it gives up: the master holds the
@@ -23,6 +25,8 @@ pub struct Zone {
     /// Where the search for a free slot begins. Of this process alone; only the
     /// master's counts.
     next_slot: AtomicUsize,
+    /// The secret of the addresses' hash. Workers have it from their master's memory.
+    peer_hasher: RandomState,
 }
 
 impl Zone {
@@ -47,6 +51,7 @@ impl Zone {
             connection_permits: mapping.semaphore(|layout| &layout.permit_pool.permits),
             mapping,
             next_slot: AtomicUsize::new(0),
+            peer_hasher: RandomState::new(),
         }))
     }
 
@@ -56,6 +61,10 @@ impl Zone {
 
     pub(super) fn layout(&self) -> &Layout {
         &self.mapping
+    }
+
+    pub(super) fn peer_hasher(&self) -> &RandomState {
+        &self.peer_hasher
     }
 
     /// The bell that workers ring when they are ready. The master try-waits it down
@@ -87,12 +96,15 @@ impl Zone {
         let Some(index) = free else { return Ok(None) };
         self.next_slot.store((index + 1) % SLOTS, Ordering::Relaxed);
 
+        step("claim: found");
         let cells = &self.layout().slots[index];
         cells.identity.pid.store(0, Ordering::Relaxed);
         cells.identity.worker.store(u32::from(worker), Ordering::Relaxed);
         cells.identity.generation.store(generation, Ordering::Relaxed);
         cells.identity.started_at_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
         cells.event_loop.heartbeat_ms.store(0, Ordering::Relaxed);
+        cells.event_loop.wakes_by_ms.store(0, Ordering::Relaxed);
+        cells.event_loop.accepting.store(0, Ordering::Relaxed);
         cells.event_loop.connections.store(0, Ordering::Relaxed);
         cells.event_loop.blocked.store(0, Ordering::Relaxed);
         cells.event_loop.blocked_since_ms.store(0, Ordering::Relaxed);
@@ -106,6 +118,7 @@ impl Zone {
         self.mapping.init_semaphore(|layout| &layout.slots[index].send.semaphore, 0)?;
         let slot = Slot::new(Arc::clone(self), index);
         slot.set_state(SlotState::Starting);
+        self.layout().live[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
         Ok(Some(slot))
     }
 
@@ -121,10 +134,17 @@ impl Zone {
             for (total, value) in self.layout().totals.counters.iter().zip(values.as_array()) {
                 total.store(total.load(Ordering::Relaxed).wrapping_add(*value), Ordering::Relaxed);
             }
+            step("fold: added");
             let used = slot.used_lines();
+            slot.clear_handler_times();
             clear_lines(&self.layout().slots[slot.index()], used);
             slot.set_state(SlotState::Free);
         });
+        let index = slot.index();
+        step("fold: over");
+        self.layout().live[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Release);
+        // Nobody reads it any more, and the next one who lives here finds it empty.
+        self.clear_peers(index);
     }
 
     /// Counts what the master itself counts. Master only.
@@ -175,7 +195,17 @@ impl Zone {
     }
 
     pub(super) fn live_slots(&self) -> impl Iterator<Item = usize> {
-        (0..SLOTS).filter(|&index| self.state(index) != SlotState::Free)
+        let words = self.layout().live.iter().enumerate();
+        let marked = words.flat_map(|(nth, word)| {
+            let mut left = word.load(Ordering::Acquire);
+            std::iter::from_fn(move || {
+                let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
+                left &= left - 1;
+                Some(64 * nth + bit)
+            })
+        });
+        // Free slots may still be marked: the state tells.
+        marked.filter(|&index| self.state(index) != SlotState::Free)
     }
 }
 
@@ -291,8 +321,8 @@ mod tests {
         let report = slot.report();
         assert_eq!((report.handlers_busy, report.connections), (2, 9));
         assert!(report.oldest_handler_ms >= 500.min(now - 1));
-        slot.handler_finished(0);
-        slot.handler_finished(5);
+        slot.handler_finished(0, 1);
+        slot.handler_finished(5, 1);
         assert_eq!(slot.report().oldest_handler_ms, 0);
     }
 }

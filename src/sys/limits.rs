@@ -5,17 +5,29 @@ use std::io;
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::Pid;
 
 /// The limit of open descriptors that [`set_descriptors`] sets: `wanted`, or for 0 the
-/// hard limit. Beyond that only root may go.
+/// hard limit, or that one too where this process may not go beyond it.
+///
+/// Whether it may is tried out, for a moment: root alone does not tell. A container's
+/// root may lack the right, and nobody may have more than `fs.nr_open`.
 ///
 /// # Errors
 /// None that Linux reports.
 pub fn target_descriptors(wanted: u64) -> io::Result<u64> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let is_allowed = wanted <= hard || geteuid().is_root();
-    Ok(if wanted != 0 && is_allowed { wanted } else { hard })
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if wanted == 0 {
+        return Ok(hard);
+    }
+    if wanted <= hard {
+        return Ok(wanted);
+    }
+    if setrlimit(Resource::RLIMIT_NOFILE, soft, wanted).is_err() {
+        return Ok(hard);
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+    Ok(wanted)
 }
 
 /// The limit of open descriptors in force.
@@ -27,17 +39,17 @@ pub fn descriptors() -> io::Result<u64> {
     Ok(soft)
 }
 
-/// Sets the limit of open descriptors, for this process and those that it forks.
+/// Sets the limit of open descriptors of this process as [`target_descriptors`] says.
 ///
 /// # Errors
-/// `EPERM` when it had to be less than `wanted`.
+/// None that Linux reports.
 pub fn set_descriptors(wanted: u64) -> io::Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let target = target_descriptors(wanted)?;
     if target != soft {
         setrlimit(Resource::RLIMIT_NOFILE, target, hard.max(target))?;
     }
-    if target < wanted { Err(Errno::EPERM.into()) } else { Ok(()) }
+    Ok(())
 }
 
 /// The CPUs on which this process may run, by number.
@@ -82,5 +94,13 @@ mod tests {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         assert_eq!(target_descriptors(0).unwrap(), hard);
         assert_eq!(target_descriptors(300).unwrap(), 300);
+    }
+
+    #[test]
+    fn what_nobody_may_have_is_the_hard_limit_and_asking_changes_nothing() {
+        let before = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        // More than fs.nr_open can be.
+        assert_eq!(target_descriptors(u64::MAX - 1).unwrap(), before.1);
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), before);
     }
 }

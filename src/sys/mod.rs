@@ -8,7 +8,9 @@
 
 pub mod activation;
 pub mod clock;
+pub mod crash;
 pub mod limits;
+pub mod memory;
 pub mod notify;
 pub mod privileges;
 pub mod process;
@@ -16,6 +18,7 @@ mod semaphore;
 mod shared_mapping;
 pub mod signals;
 pub mod socket;
+pub mod stderr;
 mod title;
 pub mod unix_socket;
 

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use memmap2::{MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{ProtFlags, mprotect};
+use nix::sys::mman::{MmapAdvise, ProtFlags, madvise, mprotect};
 
 use super::process::Forked;
 use super::semaphore::{Semaphore, SemaphorePlace, Sharing};
@@ -95,6 +95,21 @@ impl<T: SharedLayout> SharedMapping<T> {
     /// A handle to one part of the layout, which keeps the whole mapped.
     pub fn part<U: SharedLayout>(self: &Arc<Self>, part: impl FnOnce(&T) -> &U) -> Shared<U> {
         Shared::new(Arc::clone(self), |mapping| part(mapping))
+    }
+
+    /// Sets numbers of the layout to 0 and gives their memory back to the system. They
+    /// must be whole pages.
+    ///
+    /// # Errors
+    /// Of madvise: `EINVAL` unless they are whole pages.
+    pub fn clear_words(&self, words: impl FnOnce(&T) -> &[AtomicU64]) -> io::Result<()> {
+        let words = words(self);
+        let first = NonNull::from(words).cast();
+        // SAFETY: the range is a part of this mapping, since it is borrowed from it.
+        // MADV_REMOVE turns it into zeros, for all processes: atomics tolerate writers,
+        // and 0 is valid for them.
+        unsafe { madvise(first, size_of_val(words), MmapAdvise::MADV_REMOVE) }?;
+        Ok(())
     }
 
     /// Sets a semaphore's value, for use by all processes.
@@ -227,6 +242,29 @@ mod tests {
         assert!(mapping.cells.iter().all(|cell| cell.load(Ordering::Relaxed) == 0));
         mapping.cells[999].store(7, Ordering::Relaxed);
         assert_eq!(mapping.cells[999].load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn whole_pages_can_be_cleared_and_used_again() {
+        const PAGES: usize = 64 * 1024 / size_of::<u64>();
+        shared_layout! {
+            #[derive(Debug)]
+            #[repr(align(4096))]
+            struct Pages {
+                words: [AtomicU64; PAGES],
+                last: AtomicU64,
+            }
+        }
+        let mapping = SharedMapping::<Pages>::create("test").unwrap();
+        mapping.words[0].store(1, Ordering::Relaxed);
+        mapping.words[PAGES - 1].store(2, Ordering::Relaxed);
+        mapping.last.store(3, Ordering::Relaxed);
+        mapping.clear_words(|pages| &pages.words).unwrap();
+        assert!(mapping.words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        assert_eq!(mapping.last.load(Ordering::Relaxed), 3);
+        mapping.words[0].store(4, Ordering::Relaxed);
+        assert_eq!(mapping.words[0].load(Ordering::Relaxed), 4);
+        assert!(mapping.clear_words(|pages| &pages.words[1..]).is_err(), "no whole pages");
     }
 
     #[test]

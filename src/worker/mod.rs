@@ -62,6 +62,7 @@ pub(crate) struct Start {
 
 /// Runs a worker to its end.
 pub(crate) fn run(start: Start) -> ExitReason {
+    sys::crash::begin_worker();
     let number = start.number;
     let mut worker = match Worker::boot(start) {
         Ok(worker) => worker,
@@ -290,7 +291,10 @@ fn acceptor(listener: Listener) -> Acceptor {
 
 fn socket_options(listener: &Listener, config: &Config) -> SocketOptions {
     let options = &listener.options;
+    let is_unix = matches!(listener.local, config::Address::Unix(_));
     SocketOptions {
+        // There is no reuseport for paths.
+        shared: is_unix || options.accept == config::Accept::Shared,
         keepalive: options.keepalive,
         receive_buffer: options.receive_buffer,
         send_buffer: options.send_buffer,
@@ -321,6 +325,7 @@ fn settings(config: &Config) -> Settings {
         messages_per_second: config.limits.messages_per_second,
         messages_burst: config.limits.messages_burst,
         bytes_per_second: config.limits.bytes_per_second,
+        connections_per_ip: config.limits.connections_per_ip,
     }
 }
 

@@ -4,7 +4,7 @@ use crate::dispatch::{DispatchPath, HandlerThread};
 use crate::handler::Application;
 use crate::send::{SendPath, send_thread};
 use crate::shm::{Slot, ThreadRole};
-use crate::sys::clock::monotonic_ms;
+use crate::sys::clock::monotonic_us;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl Threads {
         for number in 0..handlers {
             let thread = HandlerThread::new(number, Arc::clone(dispatch), slot.clone());
             let application = Arc::clone(application);
-            let body = move || thread.run(&*application, monotonic_ms);
+            let body = move || thread.run(&*application, monotonic_us);
             joins.push(spawn(format!("handler-{number}"), body)?);
         }
         let counters = slot.counters(ThreadRole::SendThread);

@@ -224,3 +224,34 @@ fn error_frames_are_pushed_back_like_replies() {
         }
     });
 }
+
+/// What a storm has left free in the allocator goes back to the system.
+#[test]
+fn memory_comes_back_after_a_storm() {
+    const PEERS: u32 = 48;
+    let toml = "worker_processes = 1\n[inbox]\nmax_bytes = \"1MiB\"\n";
+    let server = TestServer::start("memory_comes_back", toml);
+    let worker = server.worker_pids()[0];
+    let mut witness = server.connect();
+    witness.call(CODE_PING, b"").unwrap();
+    let before = proc::resident_bytes(worker);
+    std::thread::scope(|scope| {
+        let mut receivers = Vec::new();
+        for stream in 0..PEERS {
+            let (sender, receiver) = small_buffers(server.address, BUFFER).split();
+            send_in_background(scope, sender, stream, 200);
+            receivers.push(receiver);
+        }
+        server.wait_status("/workers/0/outbox_bytes", |bytes| bytes > 40 << 20);
+        let most = proc::resident_bytes(worker);
+        assert!(most > before + (40 << 20), "{most} after {before}");
+        for receiver in &receivers {
+            receiver.shutdown();
+        }
+    });
+    server.wait_status("/workers/0/connections", |connections| connections == 1);
+    wait_until("the memory is the system's again", || {
+        proc::resident_bytes(worker) < before + (8 << 20)
+    });
+    assert_eq!(witness.call(CODE_PING, b"").unwrap().code, CODE_PING);
+}

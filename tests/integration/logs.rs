@@ -147,6 +147,29 @@ fn owner_and_mode_are_the_same_after_a_reopen() {
 }
 
 #[test]
+fn a_worker_without_a_descriptor_is_offered_its_new_log_again() {
+    let server = TestServer::start("reopen_again", "worker_processes = 1\n");
+    let worker = server.worker_pids()[0];
+    let limit = |limit: &str| {
+        let pid = worker.to_string();
+        Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}")]).status()
+    };
+    // No number is left for another one.
+    if !limit("0:").is_ok_and(|status| status.success()) {
+        println!("skipped: there is no prlimit(1) that may limit the worker");
+        return;
+    }
+    fs::rename(log(&server, "worker-0.log"), log(&server, "worker-0.log.old")).unwrap();
+    let reopen = server.command(&["reopen", "--wait"]);
+    assert_eq!(reopen.code, Some(1), "{reopen:?}");
+    assert!(reopen.stderr.contains("keeps its old log"), "{reopen:?}");
+    assert!(limit("1000:").is_ok_and(|status| status.success()));
+    server.wait_log("worker-0", "log reopened");
+    let held = held_logs(&server);
+    assert!(held.iter().all(|path| path.ends_with(".log")), "{held:?}");
+}
+
+#[test]
 fn a_log_that_cannot_be_opened_stays_the_old_one() {
     let server = TestServer::start("reopen_fails", "");
     move_away(&server, "old");
@@ -342,6 +365,34 @@ fn the_master_counts_its_own_lost_lines() {
     assert!(limit_file_size(server.pid(), "unlimited"));
     server.signal(Signal::SIGUSR2);
     server.wait_log("master", "log lines were lost count=");
+}
+
+#[test]
+fn the_master_counts_its_lost_lines_over_a_reload_of_its_log() {
+    let toml = |level: &str| {
+        server::configuration(&format!("worker_processes = 1\n[log]\nlevel = \"{level}\"\n"))
+    };
+    let server = TestServer::start("full_disk_reload", &toml("debug"));
+    let workers = server.worker_pids();
+    // Nothing can be written from here on.
+    if !limit_file_size(server.pid(), "0") {
+        println!("skipped: there is no prlimit(1) that may limit the master");
+        return;
+    }
+    for _ in 0..9 {
+        assert_eq!(server.command(&["reopen", "--wait"]).code, Some(0));
+    }
+    fs::write(server.dir.join("chappe.toml"), toml("info")).unwrap();
+    assert_eq!(server.command(&["reload"]).code, Some(0));
+    server.wait_workers(1, &workers);
+    // The new worker's own lines are counted once and for all.
+    server.wait_log("worker-0", "worker drained");
+    let lost = server.status_number("/totals/log_lines_lost");
+    for _ in 0..3 {
+        server.signal(Signal::SIGUSR2);
+        server.status_json();
+    }
+    server.wait_status("/totals/log_lines_lost", |now| now >= lost + 3);
 }
 
 #[test]

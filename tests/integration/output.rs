@@ -1,12 +1,18 @@
 //! What commands print, and that they don't mind who stops reading.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 
+use chappe::client::CODE_PING;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::server::{command, finish};
+use crate::support::server::{PROGRAM, command, finish};
 use crate::support::{TestServer, wait_until};
 
 /// Runs a command whose output nobody reads; what it says on stderr and its code.
@@ -105,5 +111,50 @@ fn the_version_says_how_it_was_built() {
     let text = build.stdout.strip_prefix(version).expect("the version first");
     for name in ["profile: ", "target: ", "compiler: rustc "] {
         assert!(text.lines().any(|line| line.starts_with(name)), "{text}");
+    }
+}
+
+/// The server's program with something of ours as its standard error.
+fn with_stderr(end: OwnedFd) -> Command {
+    let mut shell = Command::new("sh");
+    let script = "exec \"$0\" \"$@\" 2>&0 0</dev/null";
+    shell.arg("-c").arg(script).arg(PROGRAM).stdin(Stdio::from(end));
+    shell
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_stops_nobody() {
+    let (reader, pipe) = std::io::pipe().expect("a pipe");
+    let (socket_reader, socket) = UnixStream::pair().expect("a pair of sockets");
+    let ends: [(&str, Box<dyn Read + Send>, OwnedFd); 2] = [
+        ("stderr_pipe", Box::new(reader), pipe.into()),
+        ("stderr_socket", Box::new(socket_reader), socket.into()),
+    ];
+    for (name, reader, end) in ends {
+        let ours = end.try_clone().expect("a second descriptor");
+        let mut server = TestServer::start_program(with_stderr(end), name, "");
+        // More lines than anything of the kernel's holds.
+        for _ in 0..1500 {
+            server.connect().call(CODE_PING, b"").expect("an answer");
+        }
+        assert_eq!(server.command(&["reload"]).code, Some(0));
+        let flags = OFlag::from_bits_retain(fcntl(&ours, FcntlArg::F_GETFL).expect("flags"));
+        assert!(!flags.contains(OFlag::O_NONBLOCK), "the flags are not only ours");
+        drop(ours);
+
+        // Who reads again is told what is missing.
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(reader).lines().map_while(Result::ok) {
+                let _nobody_asks_any_more = sender.send(line);
+            }
+        });
+        wait_until("the copy says what it lacks", || {
+            server.connect().call(CODE_PING, b"").expect("an answer");
+            lines.try_iter().any(|line| line.contains("lines were left out here"))
+        });
+        assert_eq!(server.status_number("/totals/log_lines_lost"), 0);
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.wait_exit().code(), Some(0));
     }
 }

@@ -341,3 +341,19 @@ fn reuseport_has_a_socket_a_worker_and_loses_none() {
     settle(3, Signal::SIGTTOU);
     assert_eq!(server.status_number("/totals/workers_died"), 0);
 }
+
+#[test]
+fn a_changed_control_socket_is_reported_at_the_old_one() {
+    let server = TestServer::start("reload_control_socket", "");
+    configure(&server, "control_socket = \"run/other.sock\"\n");
+    for command in ["reload", "status", "stop"] {
+        let refused = server.command(&[command]);
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        let hint = format!("but a master is running, pid {}: ", server.pid());
+        assert!(refused.stderr.contains(&hint), "{refused:?}");
+        assert!(refused.stderr.contains("--set control_socket="), "{refused:?}");
+    }
+    let outcome = server.command(&["reload", "--set", "control_socket=run/chappe.sock"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stdout.contains("needs a restart: control_socket"), "{outcome:?}");
+}

@@ -11,6 +11,8 @@ use std::time::Duration;
 use chappe::client::{CODE_ECHO, Client};
 use nix::sys::signal::Signal;
 
+use chappe::sys::clock::monotonic_us;
+
 use crate::support::server::{PROGRAM, configuration, finish};
 use crate::support::{DEADLINE, TestServer, fresh_dir};
 
@@ -79,10 +81,17 @@ fn the_manager_hears_of_a_reload_and_of_its_end() {
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
     let (ready, _) = manager.hear();
     assert!(ready.starts_with("READY=1\n") && ready.contains(" with 3 workers\n"), "{ready}");
-    // A reload that ends before it has begun is none.
-    fs::write(server.dir.join("chappe.toml"), toml("wrong = 1\n")).expect("the configuration");
-    server.signal(Signal::SIGHUP);
-    server.wait_log("master", "reload failed");
+    // Also of one that fails at its first step, and never of one before it was asked for.
+    for wrong in ["wrong = 1\n", "wrong = 2\n", "wrong = 3\n"] {
+        fs::write(server.dir.join("chappe.toml"), toml(wrong)).expect("the configuration");
+        let asked = monotonic_us();
+        server.signal(Signal::SIGHUP);
+        let (reloading, _) = manager.hear();
+        let micros = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
+        let micros: u64 = micros.and_then(|text| text.parse().ok()).expect("microseconds");
+        assert!((asked..=monotonic_us()).contains(&micros), "{micros}, asked at {asked}");
+        assert!(manager.hear().0.starts_with("READY=1\n"));
+    }
     server.signal(Signal::SIGTERM);
     assert!(manager.hear().0.starts_with("STOPPING=1\n"));
 }
@@ -194,6 +203,18 @@ fn passed_sockets_that_cannot_be_served_are_errors() {
     assert!(reason.contains("start with --foreground"), "{reason}");
     let reason = failure(&dir, tempfile::tempfile().expect("a file").into(), &foreground);
     assert!(reason.contains("descriptor 3, passed by LISTEN_FDS, is no listening"), "{reason}");
+}
+
+#[test]
+fn the_units_reload_asks_the_server_that_it_has_started() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let unit = fs::read_to_string(root.join("conf/chappe.service")).expect("a unit file");
+    let options = |key: &str, call: &str| {
+        let start = format!("{key}=/usr/local/bin/chappe {call} ");
+        let line = unit.lines().find_map(|line| line.strip_prefix(&start));
+        line.unwrap_or_else(|| panic!("no {start} in {unit}")).to_owned()
+    };
+    assert_eq!(options("ExecReload", "reload"), options("ExecStart", "--foreground"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::*;
 use bytes::Bytes;
 use chappe::dispatch::{DispatchPath, InboxLimits, Item, Pushed, ReceiveHalf, run_turn};
 use chappe::frame::Chunk;
-use chappe::handler::{ConnectionInfo, Origin, Peer, Replies, Serve, Served};
+use chappe::handler::{ConnectionInfo, Messages, Origin, Peer, Replies, Serve, Served};
 use std::time::Duration;
 
 /// Answers each one-byte message with itself, or with nothing.
@@ -14,15 +14,16 @@ pub(super) struct Answer {
 }
 
 impl Serve for Answer {
-    fn is_quick(&self, _: &Bytes) -> bool {
+    fn is_quick(&self, _: &[u8]) -> bool {
         true
     }
 
-    fn serve(&self, _: Origin<'_>, chunk: &mut Bytes, _: usize, replies: &mut Replies) -> Served {
-        let message = chunk.split_to(1);
-        self.handled.lock().push(message[0]);
+    fn serve(&self, _: Origin<'_>, messages: &mut Messages<'_>, replies: &mut Replies) -> Served {
+        let (message, rest) = messages.bytes.split_first().expect("a message");
+        messages.bytes = rest;
+        self.handled.lock().push(*message);
         if self.replies {
-            replies.send(u16::from(message[0]), b"").expect("short");
+            replies.send(u16::from(*message), b"").expect("short");
         }
         Served::Answered
     }

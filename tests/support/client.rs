@@ -1,11 +1,11 @@
 //! What tests do with a client again and again.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 
 use chappe::client::{Client, ClientError, ErrorNumber, Frame, ServerError};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
 
 use super::wait::DEADLINE;
@@ -39,6 +39,22 @@ pub(crate) fn small_buffers(address: SocketAddr, bytes: usize) -> Client {
     setsockopt(&socket, sockopt::SndBuf, &bytes).expect("SO_SNDBUF");
     connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).expect("connected");
     Client::from_stream(TcpStream::from(socket), Some(DEADLINE)).expect("a client")
+}
+
+/// A client that connects from an address of this machine of its choice.
+#[track_caller]
+pub(crate) fn connect_from(source: IpAddr, address: SocketAddr) -> Client {
+    try_connect_from(source, address).expect("connected")
+}
+
+/// The same where nobody may listen.
+pub(crate) fn try_connect_from(source: IpAddr, address: SocketAddr) -> nix::Result<Client> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let source = SocketAddr::from((source, 0));
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(source))?;
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(Client::from_stream(TcpStream::from(socket), Some(DEADLINE)).expect("a client"))
 }
 
 /// Makes the close of a socket a reset: at once, and whatever is on its way is lost.

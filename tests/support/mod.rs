@@ -7,6 +7,8 @@ pub(crate) mod proc;
 pub(crate) mod server;
 pub(crate) mod wait;
 
-pub(crate) use client::{Numbered, drain, receive_error, reset_on_close, small_buffers};
+pub(crate) use client::{
+    Numbered, connect_from, drain, receive_error, reset_on_close, small_buffers, try_connect_from,
+};
 pub(crate) use server::{Finished, TestServer, fresh_dir};
 pub(crate) use wait::{DEADLINE, wait_for, wait_until};

@@ -55,7 +55,10 @@ fn play(assignment: Assignment) -> ExitReason {
         "die at boot" => return ExitReason::CannotBoot,
         // The first of all workers comes up, and none after it.
         "die again and again" if !first => return ExitReason::CannotBoot,
-        "never ready" => loop {
+        "ready when told" => wait_for_usr2(),
+        "first is well" if first => {}
+        "last is late" if assignment.number == 0 => {}
+        "never ready" | "first is well" | "last is late" => loop {
             thread::park();
         },
         _ => {}
@@ -97,6 +100,15 @@ fn play(assignment: Assignment) -> ExitReason {
             Message::Terminate => return ExitReason::Stopped,
             _ => {}
         }
+    }
+}
+
+fn wait_for_usr2() {
+    let mut told = Signals::new(&[Signal::SIGUSR2]).expect("signals");
+    signals::unblock().expect("signals");
+    while told.pending().is_empty() {
+        let mut fds = [PollFd::new(told.as_fd(), PollFlags::POLLIN)];
+        let _interrupted = poll(&mut fds, PollTimeout::NONE);
     }
 }
 

@@ -55,6 +55,11 @@ const CASES: &[Case] = &[
     ),
     Case("worker_ready_timeout", HOUR, NOT_HOUR),
     Case(
+        "worker_stuck_timeout",
+        &[("'0'", "\"0\""), ("'10ms'", "\"10ms\""), ("'1h'", "\"1h\"")],
+        &["'9ms'", "'3601s'", "1"],
+    ),
+    Case(
         "worker_rlimit_nofile",
         &[("0", "0"), ("256", "256"), ("1073741824", "1073741824")],
         &["1", "255", "1073741825", "-1", "'0'"],

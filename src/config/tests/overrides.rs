@@ -107,7 +107,7 @@ fn wrong_overrides_are_named_as_they_were_written() {
              worker.handler_threads?",
             "--set nothing.at.all=1: nothing.at.all is unknown, the top level has include, \
              worker_processes, daemon, pid_file, control_socket, user, worker_shutdown_timeout, \
-             worker_drain_spread, worker_ready_timeout, worker_rlimit_nofile, \
+             worker_drain_spread, worker_ready_timeout, worker_stuck_timeout, worker_rlimit_nofile, \
              worker_cpu_affinity, max_connections, log, worker, frame, inbox, send, timeouts, \
              limits, metrics, listen, application",
             "--set listen.adress=1: listen.0.adress is unknown, did you mean listen.0.address?",

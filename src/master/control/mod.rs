@@ -7,10 +7,11 @@
 //! or when it has them. A long answer goes on in files, which are read as the client
 //! takes them.
 
+mod client;
+
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -23,14 +24,22 @@ use nix::unistd::geteuid;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use client::{Client, ClientState};
+
 use crate::config::LogLevel;
 use crate::sys::unix_socket;
+use crate::throttle::Throttle;
 
 const CLIENTS_MAX: usize = 16;
 /// How many of them may wait for an outcome; the others' places stay free for `status`.
 const WAITING_MAX: usize = CLIENTS_MAX / 2;
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
+/// For how long nobody is let in after an accept that failed, most likely for lack of a
+/// descriptor: the listener stays readable, and the master would turn for nothing else.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// How many failures of accept are told in ten seconds.
+const WARNINGS_TOLD: u32 = 2;
 /// Of an answer's files: how much is in memory for one client.
 const PIECE_BYTES: u64 = 64 << 10;
 /// How many writes one client gets before it is the next one's turn.
@@ -65,6 +74,17 @@ pub(super) enum Request {
     Reload {},
 }
 
+impl Request {
+    /// Whether the answer may come later.
+    fn may_wait(self) -> bool {
+        match self {
+            Self::Reload {} | Self::Connections { .. } | Self::Kick { .. } => true,
+            Self::Reopen { wait } => wait,
+            Self::Status {} | Self::Stop {} | Self::Quit {} | Self::LogLevel { .. } => false,
+        }
+    }
+}
+
 /// A log level as in the configuration.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(try_from = "String")]
@@ -88,27 +108,6 @@ pub(super) enum Answer {
     Later(u64),
 }
 
-#[derive(Debug)]
-struct Client {
-    stream: UnixStream,
-    request: Vec<u8>,
-    /// Empty until the request is complete; what is left of the answer then.
-    answer: Vec<u8>,
-    /// What follows the answer.
-    files: VecDeque<File>,
-    deadline: Instant,
-    state: ClientState,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ClientState {
-    Asking,
-    /// For the outcome with this number.
-    Waiting(u64),
-    Hearing,
-    Done,
-}
-
 /// The listening socket and whoever is connected.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
@@ -117,21 +116,31 @@ pub(crate) struct ControlSocket {
     identity: Option<(u64, u64)>,
     listener: UnixListener,
     clients: Vec<Client>,
+    /// Nobody is let in before: an accept has failed.
+    paused_until: Option<Instant>,
+    warnings: Throttle,
 }
 
 impl ControlSocket {
     /// Binds. A socket left behind by a master that is gone is removed, so the pid
-    /// file's lock must be held: nobody else can be using the path then.
+    /// file's lock must be held: nobody with the same pid file can be about to bind.
     ///
     /// # Errors
-    /// Of the directory, of bind, or when something else lies at the path.
+    /// Of the directory, of bind, or when something else lies at the path, such as the
+    /// socket of a master with another pid file.
     pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         use std::os::unix::fs::FileTypeExt;
         if let Some(directory) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
         match fs::symlink_metadata(path) {
-            Ok(there) if there.file_type().is_socket() => fs::remove_file(path)?,
+            Ok(there) if there.file_type().is_socket() => {
+                if unix_socket::is_live(path)? {
+                    let text = "another server answers there";
+                    return Err(io::Error::new(ErrorKind::AddrInUse, text));
+                }
+                fs::remove_file(path)?;
+            }
             Ok(_) => {
                 return Err(io::Error::new(
                     ErrorKind::AlreadyExists,
@@ -144,54 +153,51 @@ impl ControlSocket {
         let backlog = i32::try_from(CLIENTS_MAX).unwrap_or(i32::MAX);
         let listener =
             UnixListener::from(unix_socket::bind(path, unix_socket::MODE_PRIVATE, backlog)?);
-        Ok(Self { path: path.to_owned(), identity: identity(path), listener, clients: Vec::new() })
+        Ok(Self {
+            path: path.to_owned(),
+            identity: identity(path),
+            listener,
+            clients: Vec::new(),
+            paused_until: None,
+            warnings: Throttle::new(WARNINGS_TOLD),
+        })
     }
 
     /// What the master's poll has to look at, for what. `answer_one` and `accept`
     /// find out themselves which of them it was.
     pub(super) fn interests(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        let mut interests: Vec<_> = self
-            .clients
-            .iter()
-            .map(|client| {
-                let flags = match client.state {
-                    // One that waits has no more to say, but may go.
-                    ClientState::Asking | ClientState::Waiting(_) => PollFlags::POLLIN,
-                    ClientState::Hearing | ClientState::Done => PollFlags::POLLOUT,
-                };
-                (client.stream.as_fd(), flags)
-            })
-            .collect();
+        let mut interests: Vec<_> =
+            self.clients.iter().map(|client| (client.stream.as_fd(), client.interest())).collect();
         // When all places are taken the others wait in the backlog.
-        if self.clients.len() < CLIENTS_MAX {
+        if self.clients.len() < CLIENTS_MAX && self.paused_until.is_none() {
             interests.push((self.listener.as_fd(), PollFlags::POLLIN));
         }
         interests
     }
 
-    /// When the next client has had its time.
+    /// When the next client has had its time, or the next one may come in.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let has_deadline = |client: &&Client| !matches!(client.state, ClientState::Waiting(_));
-        self.clients.iter().filter(has_deadline).map(|client| client.deadline).min()
+        let has_deadline = |client: &&Client| !client.is_waiting();
+        let clients = self.clients.iter().filter(has_deadline).map(|client| client.deadline);
+        clients.chain(self.paused_until).min()
     }
 
     /// Lets clients in, reads, answers complete requests by `answer`, writes, and
     /// ends those that are done or had their time.
     pub(super) fn turn(&mut self, now: Instant, mut answer: impl FnMut(Request) -> Answer) {
         self.accept(now);
-        let is_waiting = |client: &Client| matches!(client.state, ClientState::Waiting(_));
-        let mut waiting = self.clients.iter().filter(|client| is_waiting(client)).count();
+        let mut waiting = self.clients.iter().filter(|client| client.is_waiting()).count();
         for client in &mut self.clients {
             match client.state {
                 ClientState::Asking => {
                     client.read(|request| {
-                        if request == (Request::Reload {}) && waiting >= WAITING_MAX {
-                            let error = "too many wait for a reload already";
+                        if request.may_wait() && waiting >= WAITING_MAX {
+                            let error = "too many wait for an answer already, try again";
                             return Answer::Now(json!({ "error": error }));
                         }
                         answer(request)
                     });
-                    waiting += usize::from(is_waiting(client));
+                    waiting += usize::from(client.is_waiting());
                 }
                 ClientState::Waiting(_) => client.note_departure(),
                 ClientState::Hearing | ClientState::Done => {}
@@ -199,7 +205,7 @@ impl ControlSocket {
             if client.state == ClientState::Hearing {
                 client.write(now);
             }
-            if client.deadline <= now && !is_waiting(client) {
+            if client.deadline <= now && !client.is_waiting() {
                 client.state = ClientState::Done;
             }
         }
@@ -230,27 +236,29 @@ impl ControlSocket {
     }
 
     fn accept(&mut self, now: Instant) {
+        if self.paused_until.is_some_and(|until| until > now) {
+            return;
+        }
+        self.paused_until = None;
         while self.clients.len() < CLIENTS_MAX {
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    log::warn!("cannot accept on the control socket: {error}");
+                    if let Some(held) = self.warnings.admit(now) {
+                        log::warn!("cannot accept on the control socket: {error}{held}");
+                    }
+                    self.paused_until = Some(now + ACCEPT_PAUSE);
                     return;
                 }
             };
             if let Err(error) = stream.set_nonblocking(true).and_then(|()| check_peer(&stream)) {
-                log::warn!("a control client was turned away: {error}");
+                if let Some(held) = self.warnings.admit(now) {
+                    log::warn!("a control client was turned away: {error}{held}");
+                }
                 continue;
             }
-            self.clients.push(Client {
-                stream,
-                request: Vec::new(),
-                answer: Vec::new(),
-                files: VecDeque::new(),
-                deadline: now + REQUEST_TIME_MAX,
-                state: ClientState::Asking,
-            });
+            self.clients.push(Client::new(stream, now + REQUEST_TIME_MAX));
         }
     }
 
@@ -277,105 +285,11 @@ fn check_peer(stream: &UnixStream) -> io::Result<()> {
     }
 }
 
-impl Client {
-    fn read(&mut self, mut answer: impl FnMut(Request) -> Answer) {
-        let mut chunk = [0; 4096];
-        loop {
-            match self.stream.read(&mut chunk) {
-                Ok(0) => {
-                    self.state = ClientState::Done;
-                    return;
-                }
-                Ok(bytes) => self.request.extend_from_slice(&chunk[..bytes]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => {
-                    self.state = ClientState::Done;
-                    return;
-                }
-            }
-            if let Some(end) = self.request.iter().position(|&byte| byte == b'\n') {
-                let reply = match serde_json::from_slice(&self.request[..end]) {
-                    Ok(request) => answer(request),
-                    Err(error) => Answer::Now(json!({ "error": format!("bad request: {error}") })),
-                };
-                match reply {
-                    Answer::Now(reply) => self.reply(&reply),
-                    Answer::Later(number) => self.state = ClientState::Waiting(number),
-                }
-                return;
-            }
-            if self.request.len() >= REQUEST_BYTES_MAX {
-                self.reply(&json!({ "error": "bad request: longer than 64 KiB" }));
-                return;
-            }
-        }
-    }
-
-    /// While it waits: nobody is kept a place for who has gone.
-    fn note_departure(&mut self) {
-        let mut rest = [0; 4096];
-        match self.stream.read(&mut rest) {
-            // More than one request is more than was agreed on.
-            Ok(_) => self.state = ClientState::Done,
-            Err(error)
-                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(_) => self.state = ClientState::Done,
-        }
-    }
-
-    fn reply(&mut self, reply: &Value) {
-        self.answer = reply.to_string().into_bytes();
-        self.answer.push(b'\n');
-        self.state = ClientState::Hearing;
-    }
-
-    /// Writes what the client takes. Each piece that it takes gives it more time.
-    fn write(&mut self, now: Instant) {
-        for _ in 0..PIECES_AT_ONCE {
-            if self.answer.is_empty() && !self.next_piece() {
-                break;
-            }
-            match self.stream.write(&self.answer) {
-                Ok(bytes) => {
-                    self.answer.drain(..bytes);
-                    self.deadline = now + REQUEST_TIME_MAX;
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => {
-                    self.answer.clear();
-                    self.files.clear();
-                }
-            }
-        }
-        if !self.answer.is_empty() || !self.files.is_empty() {
-            return;
-        }
-        // Not only close: a worker that is just being forked has a copy of this
-        // descriptor, and the client would not see the end until that is closed.
-        let _ = self.stream.shutdown(Shutdown::Both);
-        self.state = ClientState::Done;
-    }
-
-    /// Reads a piece of the files into the empty answer. False when there is none.
-    fn next_piece(&mut self) -> bool {
-        while let Some(file) = self.files.front_mut() {
-            match file.take(PIECE_BYTES).read_to_end(&mut self.answer) {
-                Ok(bytes) if bytes > 0 => return true,
-                Ok(_) => {}
-                Err(error) => log::warn!("an answer is cut short: {error}"),
-            }
-            self.files.pop_front();
-        }
-        false
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{BufRead, BufReader};
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::Shutdown;
 
     fn ask(socket: &mut ControlSocket, path: &Path, request: &[u8]) -> String {
         let mut client = unix_socket::connect(path).unwrap();
@@ -476,6 +390,57 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_has_closed_its_writing_end_waits_on() {
+        let (_directory, path, mut socket) = bound();
+        let mut client = unix_socket::connect(&path).unwrap();
+        client.write_all(b"{\"command\":\"reload\"}\n").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let now = Instant::now();
+        socket.turn(now, |_| Answer::Later(1));
+        for _ in 0..3 {
+            socket.turn(now, |_| unreachable!("nobody asks"));
+        }
+        let mut fds: Vec<_> = socket
+            .interests()
+            .into_iter()
+            .map(|(fd, flags)| nix::poll::PollFd::new(fd, flags))
+            .collect();
+        assert_eq!(nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO), Ok(0), "no spinning");
+        let gone = unix_socket::connect(&path).unwrap();
+        (&gone).write_all(b"{\"command\":\"reload\"}\n").unwrap();
+        gone.shutdown(Shutdown::Write).unwrap();
+        socket.turn(now, |_| Answer::Later(2));
+        socket.turn(now, |_| unreachable!("nobody asks"));
+        assert_eq!(socket.clients.len(), 2);
+        drop(gone);
+        socket.turn(now, |_| unreachable!("nobody asks"));
+        assert_eq!(socket.clients.len(), 1);
+        socket.resolve(1, &json!({ "ok": true }));
+        let mut line = String::new();
+        BufReader::new(client).read_line(&mut line).unwrap();
+        assert_eq!(line, "{\"ok\":true}\n");
+    }
+
+    #[test]
+    fn whatever_is_waited_for_some_places_stay_free() {
+        let kick = &b"{\"command\":\"kick\",\"id\":9}\n"[..];
+        let list = b"{\"command\":\"connections\"}\n";
+        let reopen = b"{\"command\":\"reopen\",\"wait\":true}\n";
+        for request in [kick, list, reopen] {
+            let (_directory, path, mut socket) = bound();
+            let mut clients: Vec<_> =
+                (0..CLIENTS_MAX).map(|_| unix_socket::connect(&path).unwrap()).collect();
+            for client in &mut clients {
+                client.write_all(request).unwrap();
+            }
+            socket.turn(Instant::now(), |_| Answer::Later(7));
+            assert_eq!(socket.clients.len(), WAITING_MAX);
+            let answer = ask(&mut socket, &path, b"{\"command\":\"status\"}\n");
+            assert_eq!(answer, "{\"asked\":\"Status\"}\n");
+        }
+    }
+
+    #[test]
     fn clients_beyond_the_maximum_wait_and_silent_ones_have_their_time() {
         let (_directory, path, mut socket) = bound();
         let silent: Vec<_> =
@@ -528,6 +493,9 @@ mod tests {
     #[test]
     fn a_stale_socket_is_replaced_and_anything_else_is_not() {
         let (directory, path, socket) = bound();
+        let error = ControlSocket::bind(&path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse, "another master's");
+        assert!(path.exists());
         drop(socket);
         assert!(path.exists());
         ControlSocket::bind(&path).unwrap().remove();

@@ -1,0 +1,202 @@
+//! Workers whose event loop makes no progress: told of, with where each of their
+//! threads is, and replaced. Off unless `worker_stuck_timeout` is set.
+//!
+//! An event loop says in its slot when it came round last, and by when it comes round
+//! again at the latest. The master looks four times in that time-out: a worker counts
+//! as stuck when it is that long overdue, and was seen so at four looks in a row
+//! without any progress. Without the second rule a machine whose processes were all
+//! stopped for a while (a container that was paused) would see all its workers killed.
+//!
+//! In the master's loop, like everything of the master; it reads `/proc` and waits
+//! for nothing.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use super::{Master, Worker};
+use crate::shm::Counter;
+use crate::sys::clock::monotonic_ms;
+
+/// How often a worker is looked at within the time-out.
+const LOOKS: u32 = 4;
+/// Threads that are told of in the log.
+const THREADS_MAX: usize = 16;
+/// Places of a thread's kernel stack that are told, from the innermost on.
+const FRAMES_MAX: usize = 6;
+
+/// When all workers are looked at again; `None`: nobody asked for it.
+#[derive(Debug, Default)]
+pub(super) struct Watchdog {
+    next_look: Option<Instant>,
+}
+
+impl Watchdog {
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.next_look
+    }
+}
+
+/// How long a worker has made no progress, as far as the master has seen.
+#[derive(Debug, Default)]
+pub(super) struct Stall {
+    /// The heartbeat at the last look.
+    seen_ms: u64,
+    /// Looks in a row at which it was overdue and the same.
+    looks: u32,
+    /// It was told of and killed.
+    is_over: bool,
+}
+
+impl Stall {
+    /// One look. True, once, if the worker is stuck.
+    fn look(&mut self, (last_ms, wakes_by_ms): (u64, u64), now_ms: u64, limit_ms: u64) -> bool {
+        let due_ms = last_ms.max(wakes_by_ms);
+        // Without a heartbeat it has not begun: worker_ready_timeout bounds that.
+        let is_overdue = last_ms > 0 && now_ms > due_ms && last_ms == self.seen_ms;
+        self.looks = if is_overdue { self.looks.saturating_add(1) } else { 0 };
+        self.seen_ms = last_ms;
+        let is_stuck = self.looks >= LOOKS && now_ms - due_ms >= limit_ms && !self.is_over;
+        self.is_over |= is_stuck;
+        is_stuck
+    }
+}
+
+impl Master<'_> {
+    /// Looks at all workers, if it is time to.
+    pub(super) fn enforce_progress(&mut self, now: Instant) {
+        let Some(limit) = self.config.worker_stuck_timeout else {
+            self.watchdog.next_look = None;
+            return;
+        };
+        if self.watchdog.next_look.is_some_and(|at| at > now) {
+            return;
+        }
+        self.watchdog.next_look = Some(now + (limit / LOOKS).max(Duration::from_millis(1)));
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let now_ms = monotonic_ms();
+        for worker in &mut self.workers {
+            let heartbeats = worker.slot.heartbeats();
+            if worker.stall.look(heartbeats, now_ms, limit_ms) {
+                worker.report_stuck(now_ms - heartbeats.0);
+                worker.signal(Signal::SIGKILL);
+                self.zone.count(Counter::WorkersStuck, 1);
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn report_stuck(&self, since_ms: u64) {
+        let (number, pid) = (self.number, self.pid);
+        log::error!(
+            "worker is stuck, killing it (worker_stuck_timeout) worker={number} pid={pid} \
+             no_progress_ms={since_ms} connections={}",
+            self.slot.report().connections
+        );
+        let threads = threads_of(pid);
+        for thread in threads.iter().take(THREADS_MAX) {
+            log::error!("worker={number} pid={pid} {thread}");
+        }
+        if threads.len() > THREADS_MAX {
+            log::error!("worker={number} and {} threads more", threads.len() - THREADS_MAX);
+        }
+    }
+}
+
+/// Where each thread of a process is, as far as we may read it.
+fn threads_of(pid: Pid) -> Vec<String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut threads: Vec<u32> =
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    threads.sort_unstable();
+    threads.into_iter().map(|thread| thread_at(pid, thread)).collect()
+}
+
+fn thread_at(pid: Pid, thread: u32) -> String {
+    let read = |file: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/{file}"));
+        text.ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+    };
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    // `123 (name) S 1 …`; the name may hold anything.
+    let state = read("stat").and_then(|stat| {
+        let (_, rest) = stat.rsplit_once(')')?;
+        rest.split_whitespace().next().map(str::to_owned)
+    });
+    // The number of the call, then its arguments; `running` if it is in none.
+    let call = read("syscall").and_then(|call| Some(call.split_whitespace().next()?.to_owned()));
+    let stack = read("stack").map(|stack| {
+        // `[<0>] do_epoll_wait+0x77/0x80` a line.
+        let frames = stack.lines().filter_map(|line| line.split_whitespace().nth(1));
+        let names = frames.map(|frame| frame.split('+').next().unwrap_or(frame));
+        names.take(FRAMES_MAX).collect::<Vec<_>>().join("<")
+    });
+    format!(
+        "thread={thread} name={} state={} wchan={} syscall={} stack={}",
+        or_dash(read("comm")),
+        or_dash(state),
+        or_dash(read("wchan")),
+        or_dash(call),
+        or_dash(stack),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: u64 = 400;
+
+    #[test]
+    fn a_worker_is_stuck_when_it_is_overdue_for_so_long_and_was_seen_so() {
+        let mut stall = Stall::default();
+        let looks = |stall: &mut Stall, at: &[u64]| -> Vec<bool> {
+            at.iter().map(|&now| stall.look((1000, 2000), now, LIMIT)).collect()
+        };
+        // Asleep until 2000, and overdue from then on.
+        assert!(!looks(&mut stall, &[1100, 1500, 1999, 2000]).contains(&true));
+        assert_eq!(looks(&mut stall, &[2100, 2200, 2300, 2399]), [false; 4]);
+        assert_eq!(looks(&mut stall, &[2400, 2500]), [true, false], "told once");
+    }
+
+    #[test]
+    fn progress_begins_anew() {
+        let mut stall = Stall::default();
+        // Overdue at three looks of four, again and again.
+        for look in 1..400 {
+            let last = look / 4 * 4000;
+            assert!(!stall.look((last.max(1), 0), look * 1000, LIMIT), "{look}");
+        }
+    }
+
+    #[test]
+    fn who_was_stopped_together_with_the_master_is_given_time() {
+        let mut stall = Stall::default();
+        assert!(!stall.look((1000, 1010), 1005, LIMIT));
+        // An hour later, both go on.
+        assert!(!stall.look((1000, 1010), 3_601_000, LIMIT));
+        assert!(!stall.look((3_601_001, 3_602_000), 3_601_100, LIMIT));
+    }
+
+    #[test]
+    fn who_has_not_begun_is_not_stuck() {
+        let mut stall = Stall::default();
+        assert!((1..100).all(|look| !stall.look((0, 0), look * 100, LIMIT)));
+    }
+
+    #[test]
+    fn our_own_threads_can_be_told() {
+        let threads = threads_of(nix::unistd::getpid());
+        assert!(!threads.is_empty());
+        for thread in threads {
+            let fields: Vec<_> =
+                thread.split(' ').filter_map(|field| field.split('=').next()).collect();
+            for name in ["thread", "name", "state", "wchan", "syscall", "stack"] {
+                assert!(fields.contains(&name), "{thread}");
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! docs/SEMAPHORES.md is read beside examples/semaphores.rs and what it prints: none of
+//! the three may say what the others do not. The example is compiled in here, and this
+//! binary starts itself as it: a runner with threads could not, because it forks.
+
+#[path = "../examples/semaphores.rs"]
+mod semaphores;
+
+use std::env;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+/// The argument that makes the example of this binary.
+const PLAY: &str = "play-semaphores";
+
+fn main() -> ExitCode {
+    if env::args().nth(1).as_deref() == Some(PLAY) {
+        return semaphores::main();
+    }
+    let tests: &[(&str, fn())] = &[
+        ("semaphores_shows_what_its_text_says", semaphores_shows_what_its_text_says),
+        ("semaphores_is_quoted_word_by_word", semaphores_is_quoted_word_by_word),
+        ("a_planted_difference_is_found", a_planted_difference_is_found),
+    ];
+    let failed = tests.iter().filter(|(name, test)| !passes(name, AssertUnwindSafe(*test))).count();
+    println!("{} passed, {failed} failed", tests.len() - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn passes(name: &str, test: AssertUnwindSafe<fn()>) -> bool {
+    let passed = catch_unwind(test).is_ok();
+    println!("{name}: {}", if passed { "ok" } else { "FAILED" });
+    passed
+}
+
+fn semaphores_shows_what_its_text_says() {
+    // It ends itself when it takes too long.
+    let binary = env::current_exe().expect("this binary");
+    let output = Command::new(binary).arg(PLAY).output().expect("it starts");
+    let (printed, complaint) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && complaint.is_empty(), "{complaint}\n{printed}");
+
+    let text = read("docs/SEMAPHORES.md");
+    assert_eq!(shown_in(&text), shown_by(&printed));
+}
+
+fn semaphores_is_quoted_word_by_word() {
+    let (text, program) = (read("docs/SEMAPHORES.md"), read("examples/semaphores.rs"));
+    let fragments = blocks(&text, "rust");
+    assert!(fragments.len() > 10, "the fragments were not found");
+    for fragment in fragments {
+        assert!(
+            is_quoted_from(&fragment, &program),
+            "not in the example:\n{}",
+            fragment.join("\n")
+        );
+    }
+}
+
+fn a_planted_difference_is_found() {
+    let text =
+        "## 1. One\n```rust\nif a {\n    b();\n}\n```\n```text\nx\n```\n## Two\n```\ny\n```\n";
+    let program = "fn f() {\n    if a {\n        b();\n    }\n}\n";
+    assert_eq!(blocks(text, "rust").len(), 1);
+    let quoted = |program: &str| is_quoted_from(&blocks(text, "rust")[0], program);
+    assert!(quoted(program));
+    assert!(!quoted(&program.replace("b()", "c()")));
+    assert!(!quoted(&program.replace("        b", "     b")));
+
+    assert_eq!(shown_in(text), shown_by("== 1. One\nx\n\n"));
+    assert_ne!(shown_in(text), shown_by("== 1. One\nx\nz\n\n"));
+    assert_ne!(shown_in(text), shown_by("== 1. Won\nx\n\n"));
+    assert_ne!(shown_in(text), shown_by("== 1. One\n"));
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("of the repository")
+}
+
+/// The lines of each fenced block of a language.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<Vec<&'a str>> {
+    let mut blocks = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some(fence) = line.strip_prefix("```") else { continue };
+        let block = lines.by_ref().take_while(|line| *line != "```").collect();
+        if fence == language {
+            blocks.push(block);
+        }
+    }
+    blocks
+}
+
+/// Numbered headings and blocks of output, in the text's order.
+fn shown_in(text: &str) -> Vec<&str> {
+    let mut shown = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        match line.strip_prefix("## ") {
+            Some(title) if title.starts_with(|first: char| first.is_ascii_digit()) => {
+                shown.push(title);
+            }
+            _ => {}
+        }
+        if let Some(fence) = line.strip_prefix("```") {
+            let block = lines.by_ref().take_while(|line| *line != "```");
+            shown.extend(block.filter(|_| fence == "text"));
+        }
+    }
+    shown
+}
+
+/// The same of what was printed.
+fn shown_by(printed: &str) -> Vec<&str> {
+    let lines = printed.lines().filter(|line| !line.is_empty());
+    lines.map(|line| line.strip_prefix("== ").unwrap_or(line)).collect()
+}
+
+/// Whether these lines stand in the program one after the other, all moved to the right
+/// by the same number of blanks.
+fn is_quoted_from(fragment: &[&str], program: &str) -> bool {
+    let program: Vec<&str> = program.lines().collect();
+    program.windows(fragment.len()).any(|window| {
+        let indent = window[0].len() - window[0].trim_start().len();
+        window.iter().zip(fragment).all(|(line, quoted)| {
+            let is_blank = line.is_empty() && quoted.is_empty();
+            is_blank
+                || line
+                    .split_at_checked(indent)
+                    .is_some_and(|(blanks, rest)| blanks.trim().is_empty() && rest == *quoted)
+        })
+    })
+}

@@ -1,0 +1,99 @@
+//! How connections are spread over the workers of a shared socket.
+
+use chappe::client::{CODE_PING, Client};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{TestServer, wait_for};
+
+const WORKERS: usize = 4;
+const CONNECTIONS: u64 = 1000;
+
+fn start(test: &str) -> TestServer {
+    TestServer::start(test, &format!("worker_processes = {WORKERS}\n[log]\nlevel = \"info\"\n"))
+}
+
+/// Connections of each worker, in the order of their numbers, once there are so many.
+fn spread(server: &TestServer, connections: u64) -> Vec<u64> {
+    let counts = wait_for(|| {
+        let status = server.status_json();
+        let workers = status["workers"].as_array().expect("workers");
+        let counts = workers.iter().map(|worker| worker["connections"].as_u64().expect("a number"));
+        let counts: Vec<u64> = counts.collect();
+        (counts.iter().sum::<u64>() == connections).then_some(counts)
+    });
+    counts.unwrap_or_else(|| panic!("{:#}", server.status_json()))
+}
+
+/// The most and the fewest differ by a fifth at most.
+#[track_caller]
+fn assert_even(how: &str, counts: &[u64]) {
+    println!("{how}: {counts:?}");
+    let (most, fewest) = (counts.iter().max(), counts.iter().min());
+    let (most, fewest) = (most.expect("workers"), fewest.expect("workers"));
+    assert!(most * 4 <= fewest * 5, "{how}: {counts:?}");
+}
+
+#[test]
+fn connections_opened_at_once_are_spread_evenly() {
+    let server = start("even_at_once");
+    let _clients: Vec<_> = (0..CONNECTIONS).map(|_| server.connect()).collect();
+    assert_even("at once", &spread(&server, CONNECTIONS));
+}
+
+/// Clients that connect one after the other and are answered.
+fn one_by_one(server: &TestServer, count: u64) -> Vec<Client> {
+    let answered = |_| {
+        let mut client = server.connect();
+        client.call(CODE_PING, b"").expect("served");
+        client
+    };
+    (0..count).map(answered).collect()
+}
+
+#[test]
+fn connections_opened_one_by_one_are_spread_evenly() {
+    let server = start("even_one_by_one");
+    let _clients = one_by_one(&server, CONNECTIONS);
+    assert_even("one by one", &spread(&server, CONNECTIONS));
+}
+
+#[test]
+fn a_few_connections_are_spread_too() {
+    let server = start("even_few");
+    let count = 2 * WORKERS as u64;
+    let _clients = one_by_one(&server, count);
+    let counts = spread(&server, count);
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+}
+
+#[test]
+fn a_worker_that_is_new_catches_up() {
+    let server = start("even_new");
+    let _first = one_by_one(&server, CONNECTIONS / 2);
+    let workers = server.worker_pids();
+    kill(Pid::from_raw(workers[0]), Signal::SIGKILL).expect("our worker");
+    server.wait_workers(WORKERS, &workers[..1]);
+    server.wait_status("/totals/connections_closed", |closed| closed > 0);
+    let left = CONNECTIONS / 2 - server.status_number("/totals/connections_closed");
+    let _second = one_by_one(&server, CONNECTIONS - left);
+    // While it is alone below the mean, it may get ahead by what comes in a pause.
+    let counts = spread(&server, CONNECTIONS);
+    println!("after a death: {counts:?}");
+    let mean = CONNECTIONS / WORKERS as u64;
+    let is_fair = |count: &u64| (mean * 3 / 4..=mean * 5 / 4).contains(count);
+    assert!(counts.iter().all(is_fair), "{counts:?}");
+}
+
+/// It has the fewest connections, and does not take any: the others do not wait for it.
+#[test]
+fn a_stopped_worker_stops_nobody() {
+    let server = start("even_stopped");
+    let workers = server.worker_pids();
+    let _first = one_by_one(&server, 40);
+    let stopped = Pid::from_raw(workers[0]);
+    kill(stopped, Signal::SIGSTOP).expect("our worker");
+    let _second = one_by_one(&server, 200);
+    kill(stopped, Signal::SIGCONT).expect("our worker");
+    spread(&server, 240);
+}
