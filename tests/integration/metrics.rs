@@ -199,6 +199,21 @@ fn a_killed_metrics_process_comes_back_and_is_no_dead_worker() {
     assert_eq!(server.status_number("/totals/workers_died"), 0);
 }
 
+#[test]
+fn signals_for_the_master_leave_the_metrics_process_alone_and_term_replaces_it() {
+    let server = TestServer::start("metrics_signals", ON);
+    let (address, pid) = metrics(&server);
+    samples(address);
+    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR1] {
+        kill(Pid::from_raw(pid), signal).unwrap();
+        samples(address);
+    }
+    assert_eq!(metrics(&server), (address, pid));
+    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    wait_until("another one", || metrics(&server).1 != pid);
+    server.wait_log("master", "exit=0");
+}
+
 fn worker_pids(server: &TestServer) -> Vec<i64> {
     let status = server.status_json();
     let workers = status["workers"].as_array().expect("workers");
