@@ -343,10 +343,10 @@ fn a_connection_is_posted_once_however_much_it_is_sent() {
 
     // A connection that waits for room is on no list: what is queued behind is no post.
     let mut client = blocked(&server, 1, 2);
+    server.wait_status("/totals/frames_received", |frames| frames == MANY + 2);
     let before = server.status_number("/totals/semaphore_posts");
-    let received = server.status_number("/totals/frames_received");
     client.send_bytes(&ping().repeat(100)).unwrap();
-    server.wait_status("/totals/frames_received", |frames| frames == received + 100);
+    server.wait_status("/totals/frames_received", |frames| frames == MANY + 102);
     assert_eq!(server.status_number("/totals/semaphore_posts"), before);
     let replies: Vec<_> = (0..102).map(|_| client.receive().expect("a reply").code).collect();
     assert_eq!(replies.iter().filter(|code| **code == CODE_PING).count(), 100);
