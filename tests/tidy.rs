@@ -421,7 +421,10 @@ fn exceptions_have_reasons_and_nothing_is_left_behind() {
 
 #[test]
 fn tests_wait_for_events_and_do_not_sleep() {
-    assert_tidy(&all_sources(), |source| {
+    // A program that is measured may well block: that is then what it is for.
+    let is_test = |source: &Source| !source.path.starts_with("benches/");
+    let tests: Vec<Source> = all_sources().into_iter().filter(is_test).collect();
+    assert_tidy(&tests, |source| {
         let code =
             if source.path.starts_with("src/") { test_part(&source.code) } else { &source.code };
         let found = sleeps(code);
