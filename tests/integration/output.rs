@@ -74,7 +74,9 @@ fn status_is_watched_until_interrupted() {
             && server.read("json.txt").lines().count() >= 2
     });
     for child in [&mut plain, &mut json] {
-        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
+        // Not SIGINT, which whatever runs the tests may have set to be ignored.
+        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+        wait_until("it has ended", || child.try_wait().unwrap().is_some());
         let status = child.wait().unwrap();
         assert!(!status.success(), "as a program ends that is interrupted: {status:?}");
     }
