@@ -170,6 +170,8 @@ struct Suspicion {
     /// Messages of the running turn, and the head of the last of them.
     messages: usize,
     head: [u8; HEAD_BYTES],
+    /// Some of them were timed: they have been blamed already.
+    timed: bool,
 }
 
 /// What of a message is kept to tell whose it was.
@@ -259,6 +261,10 @@ impl Turn<'_> {
             let origin = Origin { info: self.connection.info(), send: self.connection.send() };
             let served = self.serve.serve(origin, messages, &mut self.replies);
             *frames -= 1;
+            if self.on_loop.as_ref().is_some_and(|loop_| loop_.messages.is_power_of_two()) {
+                // One that is not quick shall not be followed by fifteen of its kind.
+                self.share.look_at_clock();
+            }
             if let Some(began) = timed {
                 self.blame(began.elapsed());
             }
@@ -283,6 +289,7 @@ impl Turn<'_> {
         }
         (suspicion.left > 0).then(|| {
             suspicion.left -= 1;
+            suspicion.timed = true;
             Instant::now()
         })
     }
@@ -302,7 +309,8 @@ impl Turn<'_> {
         let took = if cfg!(loom) { Duration::ZERO } else { began.elapsed() };
         let Some(suspicion) = self.on_loop.as_mut() else { return };
         let messages = std::mem::take(&mut suspicion.messages);
-        if took <= QUICK_TIME_MAX || suspicion.left > 0 {
+        let was_timed = std::mem::take(&mut suspicion.timed);
+        if took <= QUICK_TIME_MAX || was_timed {
             return;
         }
         if messages == 1 {

@@ -87,11 +87,13 @@ impl Handle {
     pub fn send_message(&self, message: &Message) -> Result<(), SendError> {
         let send = self.send.upgrade().ok_or(SendError::Expired)?;
         let bytes = message.0.clone();
+        let entry = Entry { bytes, frames: 1 };
         if own_turn::is_of(self.id) {
-            send.join_replies()?;
-            own_turn::push(bytes);
+            let cost = entry.cost();
+            send.join_replies(own_turn::cost(), cost)?;
+            own_turn::push(entry.bytes, cost);
         } else {
-            send.push(Entry { bytes, frames: 1 })?;
+            send.push(entry)?;
         }
         Ok(())
     }
@@ -140,6 +142,22 @@ mod tests {
         assert_eq!(handle.send(16, &half), Ok(()));
         assert_eq!(handle.send(16, &[]), Err(SendError::Full));
         assert!(handle.is_open());
+    }
+
+    #[test]
+    fn a_handlers_own_pushes_have_the_same_limit() {
+        let own = peer(3);
+        let handle = Handle::new(own.origin().send);
+        let half = vec![0; sink::BYTES_MAX / 2 - 8 - ENTRY_COST];
+        for _message in 0..2 {
+            let mut replies = Replies::of_turn();
+            let _turn = OwnTurn::begin(3);
+            assert_eq!(handle.send(16, &half), Ok(()));
+            assert_eq!(handle.send(16, &[&half[..], &[0]].concat()), Err(SendError::Full));
+            assert_eq!(handle.send(16, &half), Ok(()));
+            assert_eq!(handle.send(16, &[]), Err(SendError::Full));
+            replies.take_pushes();
+        }
     }
 
     #[test]

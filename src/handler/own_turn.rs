@@ -13,6 +13,8 @@ thread_local! {
     static PUSHED: RefCell<Vec<Bytes>> = const { RefCell::new(Vec::new()) };
     /// Whether there is anything in it: asked at every reply.
     static HAS_PUSHED: Cell<bool> = const { Cell::new(false) };
+    /// What this message has pushed so far, as it counts against the limits.
+    static COST: Cell<usize> = const { Cell::new(0) };
 }
 
 /// While it lives, this thread handles a message of one connection.
@@ -22,6 +24,7 @@ impl OwnTurn {
     /// `connection` is never 0.
     pub(super) fn begin(connection: u64) -> Self {
         CONNECTION.set(connection);
+        COST.set(0);
         Self(())
     }
 }
@@ -37,8 +40,14 @@ pub(super) fn is_of(connection: u64) -> bool {
     CONNECTION.get() == connection
 }
 
+/// What the message that this thread handles has pushed so far.
+pub(super) fn cost() -> usize {
+    COST.get()
+}
+
 /// Keeps a frame for the connection whose message this thread handles.
-pub(super) fn push(bytes: Bytes) {
+pub(super) fn push(bytes: Bytes, cost: usize) {
+    COST.set(COST.get() + cost);
     HAS_PUSHED.set(true);
     PUSHED.with_borrow_mut(|pushed| pushed.push(bytes));
 }

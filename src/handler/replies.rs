@@ -68,6 +68,7 @@ impl Replies {
     pub(crate) fn clear(&mut self) {
         self.encoded.clear();
         self.frames = 0;
+        self.pushed.clear();
         if self.encoded.capacity() > KEPT_BYTES_MAX {
             self.encoded = BytesMut::new();
         }

@@ -149,6 +149,8 @@ impl EventLoop {
             self.peers.give_back(address);
         }
         step("close: given back");
+        // Nobody shall be closed to make room for who is gone.
+        self.starved.remove(&key);
         self.shared.counters.add(Counter::ConnectionsClosed, 1);
         step("close: counted");
         if let Some(clock) = connection.clocks.blocked {

@@ -7,7 +7,6 @@ use super::interest::Phase;
 use super::settings::{GIVE_BACK_MIN, READ_BYTES_MAX, SCARCE_READ_BYTES, STARVED_MAX};
 use crate::frame::ErrorNumber;
 use crate::send::Room;
-use crate::shm::Counter;
 use crate::sys;
 use std::sync::Arc;
 use std::time::Instant;
@@ -113,8 +112,7 @@ impl EventLoop {
                 connection.refuse(ErrorNumber::FrameTimeout, text, &self.shared);
                 self.look(key, now);
             } else {
-                self.shared.counters.add(Counter::ClosedSlow, 1);
-                self.abort(key, now);
+                self.give_up_slow(key, now);
             }
             freed += held;
             closed += 1;

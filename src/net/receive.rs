@@ -212,6 +212,9 @@ impl Connection {
             if persists {
                 self.end_input(Input::Refused, shared);
                 self.tell_refused(&mut refused, Then::Finish, shared);
+                // What came behind it in the same piece is not even refused.
+                let lost = cut(&rest, shared.settings.frame_bytes_max).frames;
+                shared.counters.add(Counter::MessagesExpired, lost as u64);
                 return;
             }
         }

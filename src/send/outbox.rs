@@ -228,6 +228,19 @@ impl Outbox {
         Ok(Appended { list: state.make_ready(), call: false, is_above_high: false })
     }
 
+    /// Whether a message of this cost would be taken by [`Outbox::push`], behind others
+    /// that cost `before`.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn has_room(&self, before: usize, cost: usize) -> Result<(), Refused> {
+        let state = self.state.lock();
+        state.is_open()?;
+        let queued_bytes = state.queued_bytes + before;
+        let is_full = queued_bytes + cost > self.marks.high && queued_bytes > 0;
+        if is_full { Err(Refused::Full) } else { Ok(()) }
+    }
+
     /// Whether messages are still taken.
     ///
     /// # Errors
@@ -281,9 +294,10 @@ impl Outbox {
         state.queued_bytes += cost;
         let mut settled = state.settle(writer, flushed, self.marks);
         let is_above_high = state.queued_bytes > self.marks.high;
-        let pauses = (is_above_high || total == Room::Exhausted) && !state.paused;
+        // Only if something is left: else nothing would ever end the pause.
+        let pauses = settled.blocked && (is_above_high || total == Room::Exhausted);
+        settled.call |= pauses && !state.paused;
         state.paused |= pauses;
-        settled.call |= pauses;
         (settled, is_above_high)
     }
 

@@ -172,21 +172,16 @@ impl SendHalf {
     /// # Errors
     /// Why it was not queued.
     pub fn push(self: &Arc<Self>, entry: Entry) -> Result<(), Refused> {
+        // Who is gone is gone, whatever the others hold.
+        self.outbox.is_open()?;
         let cost = entry.cost();
         let counters = self.path.pushers();
         let pushed = if self.path.total().try_charge(cost) {
-            let pushed = self.outbox.push(entry);
-            if pushed == Err(Refused::Full) && self.path.slow_reader() == SlowReader::Close {
-                self.path.total().release(cost);
-                return Err(self.cut(counters).map_or(Refused::Full, |_| Refused::Finishing));
-            }
-            pushed.inspect_err(|_| self.path.total().release(cost))
+            self.outbox.push(entry).inspect_err(|_| self.path.total().release(cost))
         } else {
-            // Who is gone is gone, whatever the others hold.
-            self.outbox.is_open().and_then(|()| {
-                self.path.calls().report_overload();
-                Err(Refused::Full)
-            })
+            self.path.calls().report_overload();
+            counters.add(Counter::MessagesDropped, 1);
+            return Err(Refused::Full);
         };
         match pushed {
             Ok(appended) => {
@@ -197,21 +192,31 @@ impl SendHalf {
                 Ok(())
             }
             Err(refused) => {
-                let is_full = refused == Refused::Full;
-                counters.add(Counter::MessagesDropped, u64::from(is_full));
+                self.count_refused(refused);
+                if refused == Refused::Full && self.path.slow_reader() == SlowReader::Close {
+                    // Whether it is cut here or was by another thread: it ends.
+                    self.cut(counters);
+                    return Err(self.outbox.is_open().err().unwrap_or(Refused::Finishing));
+                }
                 Err(refused)
             }
         }
     }
 
-    /// Says that a pushed message goes out with the replies of its handler's turn.
+    /// Says that a pushed message goes out with the replies of its handler's turn, in
+    /// which `before` was pushed already: within the same limit.
     ///
     /// # Errors
     /// Why it would not.
-    pub fn join_replies(&self) -> Result<(), Refused> {
-        self.outbox.is_open()?;
+    pub fn join_replies(&self, before: usize, cost: usize) -> Result<(), Refused> {
+        self.outbox.has_room(before, cost).inspect_err(|refused| self.count_refused(*refused))?;
         self.path.pushers().add(Counter::MessagesPushed, 1);
         Ok(())
+    }
+
+    fn count_refused(&self, refused: Refused) {
+        let is_full = refused == Refused::Full;
+        self.path.pushers().add(Counter::MessagesDropped, u64::from(is_full));
     }
 
     /// Whether messages are still taken; any thread.
