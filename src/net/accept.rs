@@ -18,6 +18,7 @@ use crate::handler::{ConnectionInfo, Peer};
 use crate::send::{SendHalf, Socket};
 use crate::shm::{Accepting, Admission, Counter};
 use crate::sys::crash::step;
+use crate::sys::socket::AcceptQueue;
 use nix::sys::epoll::EpollFlags;
 use slotmap::Key as _;
 use std::io::{self, IoSlice};
@@ -67,6 +68,13 @@ impl Listeners {
         let socket = |(acceptor, options)| ListeningSocket { acceptor, options, is_armed: false };
         let sockets = sockets.into_iter().map(socket).collect();
         Self { sockets, listening: Listening::No, back: None }
+    }
+}
+
+impl ListeningSocket {
+    /// How many connections wait to be accepted, where the kernel tells.
+    pub(super) fn queue(&self) -> Option<AcceptQueue> {
+        self.acceptor.queue()
     }
 }
 
@@ -128,7 +136,10 @@ impl EventLoop {
                 break;
             }
             accepted += 1;
-            if is_shared && accepted.is_multiple_of(ACCEPTS_PER_LOOK) && self.is_above_its_share() {
+            if is_shared
+                && accepted.is_multiple_of(ACCEPTS_PER_LOOK)
+                && self.is_above_its_share(nth)
+            {
                 break;
             }
         }

@@ -7,20 +7,25 @@
 //! - **whoever has accepted goes to the end of the queue**, out of the epoll set and
 //!   into it again. Adding looks at the socket, so no wake-up is lost in between;
 //! - **who has more than the mean and some slack stands back**: it leaves the socket
-//!   to the others as long as one of them who listens has fewer than the mean.
+//!   to the others as long as one of them has fewer than the mean and listens, or was to
+//!   look by now whether it should.
 //!
 //! Leaving has the trap of `accept`: a wake-up that this worker has had, and nobody
-//! else, is gone with it. So while it stands back it looks every few milliseconds, takes
-//! what the others have left, and comes back as soon as its share has become right,
-//! nobody else listens, or so much was left that the others cannot keep up. A connect never waits for longer than such a
-//! pause, which is short while connections come and go, and doubles while they do not.
-//! A worker that is overdue does not count, so a stopped one stops nobody.
+//! else, is gone with it. And a worker that was woken may not run for a while, on a busy
+//! machine. So who stands back looks every few milliseconds, and comes back as soon as
+//! its share has become right or nobody else listens. Until then it takes what fills more
+//! than half of the queue, which must not overflow, and after some patience whatever
+//! waits. Half a queue is what evens out the shares of a worker that was late: it finds
+//! its part waiting. A worker that is overdue for a second does not count, so a stopped
+//! one stops nobody.
 
 use std::time::{Duration, Instant};
 
 use super::accept::Accepted;
 use super::event_loop::EventLoop;
+use super::settings::ACCEPTS_MAX;
 use crate::shm::{Accepting, Load};
+use crate::sys::socket::AcceptQueue;
 
 /// Accepts between two looks at the others.
 pub(super) const ACCEPTS_PER_LOOK: usize = 4;
@@ -32,8 +37,11 @@ const PAUSE_MAX: Duration = Duration::from_millis(80);
 /// it takes them at the least. Who came back late would find another one far ahead.
 const PAUSE_PER_CONNECTION: Duration = Duration::from_micros(25);
 
-/// Connects that the others have left waiting for a whole pause: so many, and they
-/// need help more than shares need to be even.
+/// How long the others may leave connects waiting, without a sign of work.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How many connects one look takes of those that the others leave waiting, where it is
+/// not known how full the queue is.
 const LEFT_OVER_MAX: usize = 16;
 
 /// A worker's time away from the shared sockets.
@@ -43,22 +51,58 @@ pub(super) struct StandingBack {
     pause: Duration,
     /// Connections of all workers at the last look.
     seen: u64,
+    /// What the others had when they were last seen to work, and when that was.
+    progress: (u64, Instant),
 }
 
-/// How long a worker stands back until its next look, after a pause in which the
-/// connections became as many as `load` says.
-fn next_pause(before: &StandingBack, load: &Load, own: u64) -> Duration {
-    if load.connections == before.seen {
-        return (before.pause * 2).min(PAUSE_MAX);
+impl StandingBack {
+    fn new(load: &Load, own: u64, now: Instant) -> Self {
+        let progress = (load.connections.saturating_sub(own), now);
+        Self { look_at: now + PAUSE_MIN, pause: PAUSE_MIN, seen: load.connections, progress }
     }
-    let ahead = (own * load.workers).saturating_sub(load.connections);
-    let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
-    PAUSE_PER_CONNECTION.saturating_mul(ahead).clamp(PAUSE_MIN, PAUSE_MAX)
+
+    /// At a look: whether the others have done nothing for longer than our patience,
+    /// while something waits for them.
+    fn is_tired_of_waiting(&mut self, load: &Load, own: u64, waiting: bool, now: Instant) -> bool {
+        let others = load.connections.saturating_sub(own);
+        if !waiting || others != self.progress.0 {
+            self.progress = (others, now);
+        }
+        now.duration_since(self.progress.1) >= PATIENCE
+    }
+
+    /// How long it stands back until its next look, after a pause in which the
+    /// connections became as many as `load` says.
+    fn next_pause(&self, load: &Load, own: u64, waiting: bool) -> Duration {
+        if waiting {
+            return PAUSE_MIN;
+        }
+        if load.connections == self.seen {
+            return (self.pause * 2).min(PAUSE_MAX);
+        }
+        let ahead = (own * load.workers).saturating_sub(load.connections);
+        let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
+        PAUSE_PER_CONNECTION.saturating_mul(ahead).clamp(PAUSE_MIN, PAUSE_MAX)
+    }
 }
 
 /// What a worker may have beyond the mean: at a few connections some, at many a part.
 fn slack(load: &Load) -> u64 {
     4 + load.mean() / 32
+}
+
+/// Whether a queue is so long that it may overflow before long.
+fn is_long(queue: AcceptQueue) -> bool {
+    queue.waiting > queue.max / 2
+}
+
+/// How many of those that wait a worker takes that stands back.
+fn left_over(queue: Option<AcceptQueue>, is_tired: bool) -> usize {
+    // A Unix socket does not tell: as if they had waited for long.
+    let Some(queue) = queue else { return LEFT_OVER_MAX };
+    let beyond_half = (queue.waiting as usize).saturating_sub(queue.max as usize / 2);
+    let waited = if is_tired { (queue.waiting as usize).min(LEFT_OVER_MAX) } else { 0 };
+    beyond_half.max(waited).min(ACCEPTS_MAX)
 }
 
 impl EventLoop {
@@ -67,15 +111,20 @@ impl EventLoop {
     }
 
     /// Whether others shall have the next connection.
-    pub(super) fn is_above_its_share(&self) -> bool {
-        let load = self.slot.load();
-        load.leaves_to_others(self.own_connections(), slack(&load))
+    pub(super) fn is_above_its_share(&self, nth: usize) -> bool {
+        self.shall_leave(nth, &self.slot.load())
+    }
+
+    /// Nobody leaves a queue that is more than half full.
+    fn shall_leave(&self, nth: usize, load: &Load) -> bool {
+        let keeps_up = || self.listeners.sockets[nth].queue().is_none_or(|queue| !is_long(queue));
+        load.leaves_to_others(self.own_connections(), slack(load)) && keeps_up()
     }
 
     /// At the end of a turn in which connections were accepted: makes place for others.
     pub(super) fn give_way(&mut self, nth: usize, now: Instant) {
         let load = self.slot.load();
-        if load.leaves_to_others(self.own_connections(), slack(&load)) {
+        if self.shall_leave(nth, &load) {
             self.stand_back(&load, now);
         } else if load.least_listening.is_some() {
             self.disarm_listener(nth);
@@ -90,44 +139,52 @@ impl EventLoop {
                 self.disarm_listener(nth);
             }
         }
-        let (look_at, seen) = (now + PAUSE_MIN, load.connections);
-        self.listeners.back = Some(StandingBack { look_at, pause: PAUSE_MIN, seen });
+        self.listeners.back = Some(StandingBack::new(load, self.own_connections(), now));
         self.slot.set_accepting(Accepting::StandsBack);
     }
 
     /// While it stands back, from time to time.
     pub(super) fn look_whether_to_come_back(&mut self, now: Instant) {
-        let Some(back) = self.listeners.back.filter(|back| back.look_at <= now) else { return };
+        let Some(mut back) = self.listeners.back.filter(|back| back.look_at <= now) else { return };
         let load = self.slot.load();
-        if !load.leaves_to_others(self.own_connections(), slack(&load) / 2) {
+        let own = self.own_connections();
+        if !load.leaves_to_others(own, slack(&load) / 2) {
             self.arm_or_wait(now);
             return;
         }
-        let mut is_long = false;
-        for nth in 0..self.listeners.sockets.len() {
-            is_long |= self.accept_left_over(nth, now);
+        let sockets = self.listeners.sockets.iter().enumerate();
+        let shared = sockets.filter(|(_, socket)| socket.options.shared);
+        let queues: Vec<_> = shared.map(|(nth, socket)| (nth, socket.queue())).collect();
+        let waiting = queues.iter().any(|(_, queue)| queue.is_some_and(|it| it.waiting > 0));
+        let is_tired = back.is_tired_of_waiting(&load, own, waiting, now);
+        let mut is_flooded = false;
+        for (nth, queue) in queues {
+            let take = left_over(queue, is_tired);
+            is_flooded |= take > 0 && self.accept_left_over(nth, take, now);
         }
-        if is_long && self.listeners.back.is_some() {
+        // Accepting may have ended for another reason.
+        let Some(standing) = &mut self.listeners.back else { return };
+        back.pause = back.next_pause(&load, own, waiting);
+        back.seen = load.connections;
+        back.look_at = now + back.pause;
+        *standing = back;
+        if is_flooded {
             self.arm_or_wait(now);
-        } else if let Some(standing) = &mut self.listeners.back {
-            let pause = next_pause(&back, &load, self.connections as u64);
-            *standing = StandingBack { look_at: now + pause, pause, seen: load.connections };
         }
     }
 
-    /// Takes what has waited for a whole pause. True if that was much.
-    fn accept_left_over(&mut self, nth: usize, now: Instant) -> bool {
-        let is_shared = self.listeners.sockets[nth].options.shared;
-        // A connection may have been the last there was room for.
-        let goes_on = |event_loop: &Self| is_shared && event_loop.listeners.back.is_some();
+    /// Takes so many of what waits for others. True if those were as many as are taken at
+    /// most: more than the others can keep up with.
+    fn accept_left_over(&mut self, nth: usize, take: usize, now: Instant) -> bool {
         let mut accepted = 0;
-        while accepted < LEFT_OVER_MAX
-            && goes_on(self)
+        // A connection may have been the last there was room for.
+        while accepted < take
+            && self.listeners.back.is_some()
             && self.accept_next(nth, now) == Accepted::One
         {
             accepted += 1;
         }
-        accepted == LEFT_OVER_MAX
+        accepted == ACCEPTS_MAX
     }
 }
 
@@ -135,20 +192,50 @@ impl EventLoop {
 mod tests {
     use super::*;
 
+    fn load(connections: u64) -> Load {
+        Load { workers: 4, connections, least_listening: Some(0) }
+    }
+
     #[test]
     fn pauses_are_short_while_connections_come_and_double_while_they_do_not() {
-        let load = |connections| Load { workers: 4, connections, least_listening: Some(0) };
-        let mut back = StandingBack { look_at: Instant::now(), pause: PAUSE_MIN, seen: 400 };
+        let mut back = StandingBack::new(&load(400), 200, Instant::now());
         let mut pauses = Vec::new();
         for _ in 0..7 {
-            back.pause = next_pause(&back, &load(400), 200);
+            back.pause = back.next_pause(&load(400), 200, false);
             pauses.push(back.pause.as_millis());
         }
         assert_eq!(pauses, [6, 12, 24, 48, 80, 80, 80]);
-        assert_eq!(next_pause(&back, &load(401), 200), Duration::from_micros(399 * 25));
-        assert_eq!(next_pause(&back, &load(790), 200), PAUSE_MIN);
-        assert_eq!(next_pause(&back, &load(900), 1_000_000), PAUSE_MAX);
-        assert_eq!(next_pause(&back, &load(0), 0), PAUSE_MIN);
+        let next_pause = |load, own| back.next_pause(&load, own, false);
+        assert_eq!(next_pause(load(401), 200), Duration::from_micros(399 * 25));
+        assert_eq!(next_pause(load(790), 200), PAUSE_MIN);
+        assert_eq!(next_pause(load(900), 1_000_000), PAUSE_MAX);
+        assert_eq!(next_pause(load(0), 0), PAUSE_MIN);
+        assert_eq!(back.next_pause(&load(400), 200, true), PAUSE_MIN, "somebody waits");
+    }
+
+    #[test]
+    fn patience_ends_when_others_do_nothing_about_what_waits() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut back = StandingBack::new(&load(400), 200, start);
+        let after = |ms| start + PATIENCE + Duration::from_millis(ms);
+        assert!(!back.is_tired_of_waiting(&load(400), 200, true, at(99)));
+        assert!(back.is_tired_of_waiting(&load(400), 200, true, after(0)));
+        assert!(back.is_tired_of_waiting(&load(416), 216, true, after(3)), "its own are no sign");
+        assert!(!back.is_tired_of_waiting(&load(417), 216, true, after(6)), "another one works");
+        assert!(!back.is_tired_of_waiting(&load(417), 216, true, after(105)));
+        assert!(!back.is_tired_of_waiting(&load(417), 216, false, after(107)), "nobody waits");
+        assert!(!back.is_tired_of_waiting(&load(417), 216, true, after(206)));
+        assert!(back.is_tired_of_waiting(&load(417), 216, true, after(207)));
+    }
+
+    #[test]
+    fn what_fills_half_of_the_queue_is_taken_at_once_and_the_rest_after_patience() {
+        let take = |waiting, is_tired| left_over(Some(AcceptQueue { waiting, max: 511 }), is_tired);
+        assert_eq!([0, 1, 255, 256, 300].map(|waiting| take(waiting, false)), [0, 0, 0, 1, 45]);
+        assert_eq!([0, 1, 255, 256, 300].map(|waiting| take(waiting, true)), [0, 1, 16, 16, 45]);
+        assert_eq!(take(511, false), ACCEPTS_MAX);
+        assert_eq!(left_over(None, false), LEFT_OVER_MAX);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use crate::handler::Peer;
 use crate::send::Socket;
-use crate::sys::socket;
+use crate::sys::socket::{self, AcceptQueue};
 use nix::sys::socket::{MsgFlags, send, sendmsg, setsockopt, sockopt};
 use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -28,6 +28,11 @@ impl Acceptor {
                 listener.accept().map(|(stream, _)| (Stream::Unix(stream), Peer::Unix))
             }
         }
+    }
+
+    /// How many connections wait to be accepted; a Unix socket does not tell.
+    pub(super) fn queue(&self) -> Option<AcceptQueue> {
+        AcceptQueue::of(self.as_fd()).ok()
     }
 }
 

@@ -32,7 +32,8 @@ pub struct Load {
     pub workers: u64,
     /// How many connections they have together.
     pub connections: u64,
-    /// The fewest of those among the others that listen.
+    /// The fewest of those among the others that listen, or should look by now whether
+    /// they do.
     pub least_listening: Option<u64>,
 }
 
@@ -82,7 +83,11 @@ impl Slot {
             let connections = u64::from(line.connections.load(Ordering::Relaxed));
             load.workers += 1;
             load.connections += connections;
-            if index != self.index() && accepting == Accepting::Listens as u32 {
+            // On a busy machine one that was to look may be late for longer than a burst
+            // of connects takes: without it, who comes first would take them all.
+            let is_late = wakes_by_ms < now_ms;
+            let hears = accepting == Accepting::Listens as u32 || is_late;
+            if index != self.index() && hears {
                 let least = load.least_listening.unwrap_or(u64::MAX).min(connections);
                 load.least_listening = Some(least);
             }
@@ -114,6 +119,10 @@ mod tests {
         back.set_accepting(Accepting::StandsBack);
         let all = Load { workers: 3, connections: 90, least_listening: Some(30) };
         assert_eq!(own.load(), all);
+        // Late.
+        back.heartbeat(monotonic_ms() - 10, monotonic_ms() - 1);
+        assert_eq!(own.load(), Load { least_listening: Some(10), ..all });
+        back.heartbeat(monotonic_ms(), monotonic_ms() + 1000);
         // Of another generation, full, draining, overdue, dead.
         serving(&zone, 1, 1000);
         serving(&zone, 2, 1000).set_accepting(Accepting::No);

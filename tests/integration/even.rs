@@ -73,8 +73,8 @@ fn a_worker_that_is_new_catches_up() {
     let _first = one_by_one(&server, CONNECTIONS / 2);
     let workers = server.worker_pids();
     kill(Pid::from_raw(workers[0]), Signal::SIGKILL).expect("our worker");
-    server.wait_workers(WORKERS, &workers[..1]);
     server.wait_status("/totals/connections_closed", |closed| closed > 0);
+    server.wait_serving(WORKERS);
     let left = CONNECTIONS / 2 - server.status_number("/totals/connections_closed");
     let _second = one_by_one(&server, CONNECTIONS - left);
     // While it is alone below the mean, it may get ahead by what comes in a pause.

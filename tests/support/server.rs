@@ -199,6 +199,16 @@ impl TestServer {
         self.worker_pids()
     }
 
+    /// Waits until so many workers serve, and no other is left.
+    #[track_caller]
+    pub(crate) fn wait_serving(&self, count: usize) {
+        wait_until("all workers serve", || {
+            let status = self.status_json();
+            let workers = status["workers"].as_array().expect("workers");
+            workers.len() == count && workers.iter().all(|worker| worker["state"] == "serving")
+        });
+    }
+
     /// Signals the master.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).expect("the master takes signals");
