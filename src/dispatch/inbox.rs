@@ -111,7 +111,7 @@ struct State {
     messages: usize,
     /// How many of them the running turn has and has not told of. If the inbox is closed
     /// under the turn they are its to account for.
-    in_turn: usize,
+    in_turn: u32,
     bytes: usize,
     paused: bool,
     /// The peer has sent its last: when all is handled the connection finishes.
@@ -123,7 +123,6 @@ struct State {
 /// See the module. One a connection.
 #[derive(Debug)]
 pub struct Inbox {
-    limits: InboxLimits,
     state: Mutex<State>,
 }
 
@@ -206,7 +205,7 @@ pub struct InboxView {
 impl Inbox {
     /// An empty one.
     #[must_use]
-    pub fn new(limits: InboxLimits) -> Self {
+    pub fn new() -> Self {
         let state = State {
             phase: Phase::Empty,
             items: VecDeque::new(),
@@ -217,12 +216,12 @@ impl Inbox {
             ended: false,
             closed: false,
         };
-        Self { limits, state: Mutex::new(state) }
+        Self { state: Mutex::new(state) }
     }
 
     /// Adds what was received; the event loop. If the worker's total has no room,
     /// reading pauses at once: it goes on as this inbox is worked off.
-    pub fn push(&self, item: Item, total: Room) -> Pushed {
+    pub fn push(&self, item: Item, total: Room, limits: &InboxLimits) -> Pushed {
         let mut state = self.state.lock();
         if state.closed {
             return Pushed::Closed;
@@ -230,8 +229,8 @@ impl Inbox {
         state.messages += item.messages();
         state.bytes += item.charged();
         state.items.push_back(item);
-        let pause = state.messages >= self.limits.messages_max
-            || state.bytes >= self.limits.bytes_max
+        let pause = state.messages >= limits.messages_max
+            || state.bytes >= limits.bytes_max
             || total == Room::Exhausted;
         if is_planted(Fault::PauseOutsideLock) {
             let queue = state.leave_empty();
@@ -284,7 +283,7 @@ impl Inbox {
     }
 
     /// Such a turn does not handle all of them: the rest is in the inbox from now on.
-    pub fn keep_rest(&self, rest: Item, total: Room) -> Pushed {
+    pub fn keep_rest(&self, rest: Item, total: Room, limits: &InboxLimits) -> Pushed {
         let mut state = self.state.lock();
         debug_assert_eq!(state.phase, Phase::Running);
         if state.closed {
@@ -293,27 +292,27 @@ impl Inbox {
         state.messages += rest.messages();
         state.bytes += rest.charged();
         state.items.push_front(rest);
-        state.paused |= state.messages >= self.limits.messages_max
-            || state.bytes >= self.limits.bytes_max
+        state.paused |= state.messages >= limits.messages_max
+            || state.bytes >= limits.bytes_max
             || total == Room::Exhausted;
         Pushed::Nothing
     }
 
     /// The running turn's next item. What it has handled is taken off first.
-    pub fn next(&self, done: Done) -> Next {
+    pub fn next(&self, done: Done, limits: &InboxLimits) -> Next {
         let mut state = self.state.lock();
-        let mut next = state.take_off(done, self.limits);
+        let mut next = state.take_off(done, limits);
         if !state.closed {
             next.item = state.items.pop_front();
-            state.in_turn = next.item.as_ref().map_or(0, Item::messages);
+            state.set_in_turn(next.item.as_ref().map_or(0, Item::messages));
         }
         next
     }
 
     /// The running turn gives back what it did not handle, to the front.
-    pub fn put_back(&self, done: Done, item: Item) -> Next {
+    pub fn put_back(&self, done: Done, item: Item, limits: &InboxLimits) -> Next {
         let mut state = self.state.lock();
-        let next = state.take_off(done, self.limits);
+        let next = state.take_off(done, limits);
         if !state.closed {
             state.items.push_front(item);
         }
@@ -321,8 +320,8 @@ impl Inbox {
     }
 
     /// The running turn asks for nothing more; takes off what it has handled.
-    pub fn done(&self, done: Done) -> Next {
-        self.state.lock().take_off(done, self.limits)
+    pub fn done(&self, done: Done, limits: &InboxLimits) -> Next {
+        self.state.lock().take_off(done, limits)
     }
 
     /// Running -> stalled: before the inbox is parked, or the resume could come
@@ -352,7 +351,7 @@ impl Inbox {
         if state.phase == Phase::Stalled {
             state.phase = Phase::Empty;
         }
-        let in_turn = if is_again { 0 } else { state.in_turn };
+        let in_turn = if is_again { 0 } else { state.in_turn as usize };
         Discarded {
             messages: std::mem::take(&mut state.messages) - in_turn,
             released: std::mem::take(&mut state.bytes),
@@ -397,9 +396,13 @@ impl State {
         }
     }
 
+    fn set_in_turn(&mut self, messages: usize) {
+        self.in_turn = u32::try_from(messages).expect("one read brings few");
+    }
+
     /// Takes off what the turn has handled; what it has beyond that is not its any more.
-    fn take_off(&mut self, done: Done, limits: InboxLimits) -> Next {
-        let unhandled = std::mem::take(&mut self.in_turn) - done.messages;
+    fn take_off(&mut self, done: Done, limits: &InboxLimits) -> Next {
+        let unhandled = std::mem::take(&mut self.in_turn) as usize - done.messages;
         if self.closed {
             // `close` has released all, the turn's part too.
             return Next { item: None, call: false, released: 0, lost: unhandled };

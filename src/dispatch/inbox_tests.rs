@@ -11,7 +11,7 @@ fn chunk(messages: usize, bytes: usize) -> Item {
 }
 
 fn push(inbox: &Inbox, item: Item) -> Pushed {
-    inbox.push(item, Room::Free)
+    inbox.push(item, Room::Free, &LIMITS)
 }
 
 fn notice() -> Item {
@@ -20,14 +20,14 @@ fn notice() -> Item {
 
 /// An inbox in the given phase, with nothing queued but in `Queued`.
 fn inbox_in(phase: Phase) -> Inbox {
-    let inbox = Inbox::new(LIMITS);
+    let inbox = Inbox::new();
     if phase != Phase::Empty {
         assert_eq!(push(&inbox, chunk(1, 8)), Pushed::Queue);
     }
     if matches!(phase, Phase::Running | Phase::Stalled) {
         assert!(inbox.begin());
-        assert!(inbox.next(Done::default()).item.is_some());
-        assert!(inbox.next(Done { messages: 1, bytes: 8 }).item.is_none());
+        assert!(inbox.next(Done::default(), &LIMITS).item.is_some());
+        assert!(inbox.next(Done { messages: 1, bytes: 8 }, &LIMITS).item.is_none());
     }
     if phase == Phase::Stalled {
         inbox.stall();
@@ -55,8 +55,8 @@ fn end_finishes_now_from_empty_and_else_with_the_last_turn() {
         assert_eq!(inbox.end(), expected, "{phase:?}");
         if phase == Phase::Queued {
             assert!(inbox.begin());
-            assert!(inbox.next(Done::default()).item.is_some());
-            assert!(inbox.next(Done { messages: 1, bytes: 8 }).item.is_none());
+            assert!(inbox.next(Done::default(), &LIMITS).item.is_some());
+            assert!(inbox.next(Done { messages: 1, bytes: 8 }, &LIMITS).item.is_none());
         }
         assert_eq!(inbox.leave(), Left::Finish, "{phase:?}");
     }
@@ -110,14 +110,14 @@ fn close_empties_every_phase_and_takes_no_more() {
 
 #[test]
 fn closing_under_a_turn_releases_once() {
-    let inbox = Inbox::new(LIMITS);
+    let inbox = Inbox::new();
     _ = push(&inbox, chunk(2, 16));
     assert!(inbox.begin());
-    let item = inbox.next(Done::default()).item.unwrap();
+    let item = inbox.next(Done::default(), &LIMITS).item.unwrap();
     assert_eq!(inbox.close().released, 16, "what the turn holds is released too");
-    let next = inbox.put_back(Done { messages: 1, bytes: 0 }, item);
+    let next = inbox.put_back(Done { messages: 1, bytes: 0 }, item, &LIMITS);
     assert_eq!((next.call, next.released), (false, 0));
-    assert!(inbox.next(Done::default()).item.is_none());
+    assert!(inbox.next(Done::default(), &LIMITS).item.is_none());
     assert_eq!(inbox.leave(), Left::Closed);
 }
 
@@ -126,29 +126,29 @@ fn closing_under_a_turn_releases_once() {
 fn each_message_of_a_closed_inbox_is_lost_once() {
     let handled = Done { messages: 1, bytes: 0 };
     let closed_under_a_turn = || {
-        let inbox = Inbox::new(LIMITS);
+        let inbox = Inbox::new();
         _ = push(&inbox, chunk(3, 24));
         _ = push(&inbox, chunk(1, 8));
         assert!(inbox.begin());
-        let item = inbox.next(Done::default()).item.unwrap();
+        let item = inbox.next(Done::default(), &LIMITS).item.unwrap();
         assert_eq!(inbox.close().messages, 1, "the turn tells of its own");
         assert_eq!(inbox.close().messages, 0, "closed again, under the same turn");
         (inbox, item)
     };
     let (inbox, item) = closed_under_a_turn();
-    assert_eq!(inbox.put_back(handled, item).lost, 2);
-    assert_eq!(inbox.next(Done::default()).lost, 0, "told once");
+    assert_eq!(inbox.put_back(handled, item, &LIMITS).lost, 2);
+    assert_eq!(inbox.next(Done::default(), &LIMITS).lost, 0, "told once");
     let (inbox, _) = closed_under_a_turn();
-    assert_eq!(inbox.done(handled).lost, 2);
+    assert_eq!(inbox.done(handled, &LIMITS).lost, 2);
     assert_eq!(inbox.close().messages, 0);
     let (inbox, _) = closed_under_a_turn();
-    assert_eq!(inbox.next(Done { messages: 3, bytes: 24 }).lost, 0);
+    assert_eq!(inbox.next(Done { messages: 3, bytes: 24 }, &LIMITS).lost, 0);
     // A turn that ends the connection itself tells of nothing: closing does.
-    let inbox = Inbox::new(LIMITS);
+    let inbox = Inbox::new();
     _ = push(&inbox, chunk(3, 24));
     assert!(inbox.begin());
-    _ = inbox.next(Done::default());
-    assert_eq!(inbox.done(handled).lost, 0);
+    _ = inbox.next(Done::default(), &LIMITS);
+    assert_eq!(inbox.done(handled, &LIMITS).lost, 0);
     assert_eq!(inbox.close().messages, 2);
 }
 
@@ -161,48 +161,48 @@ fn reading_pauses_at_either_limit_and_resumes_at_half_of_both() {
         (vec![(1, 100)], true),
         (vec![(100, 1000)], true),
     ] {
-        let inbox = Inbox::new(LIMITS);
+        let inbox = Inbox::new();
         for (messages, bytes) in &items {
             _ = push(&inbox, chunk(*messages, *bytes));
         }
         assert_eq!(inbox.view().paused, pauses, "{items:?}");
     }
-    let inbox = Inbox::new(LIMITS);
+    let inbox = Inbox::new();
     for _ in 0..4 {
         _ = push(&inbox, chunk(1, 10));
     }
     assert!(inbox.begin());
-    _ = inbox.next(Done::default());
-    assert!(!inbox.next(Done { messages: 1, bytes: 10 }).call, "three are left");
-    let next = inbox.next(Done { messages: 1, bytes: 10 });
+    _ = inbox.next(Done::default(), &LIMITS);
+    assert!(!inbox.next(Done { messages: 1, bytes: 10 }, &LIMITS).call, "three are left");
+    let next = inbox.next(Done { messages: 1, bytes: 10 }, &LIMITS);
     assert!(next.call && !inbox.view().paused, "two are left");
-    assert!(!inbox.next(Done { messages: 1, bytes: 10 }).call, "called once");
+    assert!(!inbox.next(Done { messages: 1, bytes: 10 }, &LIMITS).call, "called once");
 }
 
 #[test]
 fn without_room_in_the_total_reading_goes_on_as_the_inbox_is_worked_off() {
-    let inbox = Inbox::new(LIMITS);
-    _ = inbox.push(chunk(1, 8), Room::Exhausted);
+    let inbox = Inbox::new();
+    _ = inbox.push(chunk(1, 8), Room::Exhausted, &LIMITS);
     assert!(inbox.view().paused);
     assert!(inbox.begin());
-    _ = inbox.next(Done::default());
-    assert!(inbox.next(Done { messages: 1, bytes: 8 }).call);
+    _ = inbox.next(Done::default(), &LIMITS);
+    assert!(inbox.next(Done { messages: 1, bytes: 8 }, &LIMITS).call);
     assert!(!inbox.view().paused);
 }
 
 #[test]
 fn what_is_put_back_comes_first_again() {
-    let inbox = Inbox::new(LIMITS);
+    let inbox = Inbox::new();
     _ = push(&inbox, chunk(2, 16));
     _ = push(&inbox, notice());
     assert!(inbox.begin());
-    let item = inbox.next(Done::default()).item.unwrap();
-    let put_back = inbox.put_back(Done::default(), item);
+    let item = inbox.next(Done::default(), &LIMITS).item.unwrap();
+    let put_back = inbox.put_back(Done::default(), item, &LIMITS);
     assert_eq!(put_back.released, 0);
     assert_eq!(inbox.leave(), Left::Queue);
     assert!(inbox.begin());
-    assert!(matches!(inbox.next(Done::default()).item, Some(Item::Chunk { .. })));
-    let next = inbox.next(Done { messages: 2, bytes: 16 });
+    assert!(matches!(inbox.next(Done::default(), &LIMITS).item, Some(Item::Chunk { .. })));
+    let next = inbox.next(Done { messages: 2, bytes: 16 }, &LIMITS);
     assert!(matches!(next.item, Some(Item::Notice(_))));
     assert_eq!(next.released, 16);
 }

@@ -20,7 +20,7 @@ impl DispatchPath {
     /// `limits` for one connection, `total_bytes_max` for all.
     #[must_use]
     pub fn new(limits: InboxLimits, total_bytes_max: usize) -> Self {
-        Self { run_list: RunList::new(), total: Budget::new(total_bytes_max), limits }
+        Self { run_list: RunList::new(), total: Budget::new(total_bytes_max), limits: limits }
     }
 
     /// The connections with something to handle.
@@ -49,7 +49,7 @@ impl ReceiveHalf {
     /// Empty.
     #[must_use]
     pub fn new(info: ConnectionInfo, send: Arc<SendHalf>, path: Arc<DispatchPath>) -> Self {
-        Self { info, inbox: Inbox::new(path.limits), send, path }
+        Self { info, inbox: Inbox::new(), send, path }
     }
 
     /// Who the peer is.
@@ -76,7 +76,7 @@ impl ReceiveHalf {
     pub fn push(&self, item: Item) -> Pushed {
         let charged = item.charged();
         let total = self.path.total.charge(charged);
-        let pushed = self.inbox.push(item, total);
+        let pushed = self.inbox.push(item, total, &self.path.limits);
         if pushed == Pushed::Closed {
             self.path.total.release(charged);
         }
@@ -88,7 +88,7 @@ impl ReceiveHalf {
     pub(super) fn keep_rest(&self, rest: Item) -> usize {
         let (charged, messages) = (rest.charged(), rest.messages());
         let total = self.path.total.charge(charged);
-        if self.inbox.keep_rest(rest, total) == Pushed::Closed {
+        if self.inbox.keep_rest(rest, total, &self.path.limits) == Pushed::Closed {
             self.path.total.release(charged);
             return messages;
         }
@@ -120,15 +120,15 @@ impl ReceiveHalf {
     }
 
     pub(super) fn next(&self, done: Done, counters: &ThreadCounters) -> Option<Item> {
-        self.after(self.inbox.next(done), counters)
+        self.after(self.inbox.next(done, &self.path.limits), counters)
     }
 
     pub(super) fn put_back(&self, done: Done, item: Item, counters: &ThreadCounters) {
-        self.after(self.inbox.put_back(done, item), counters);
+        self.after(self.inbox.put_back(done, item, &self.path.limits), counters);
     }
 
     pub(super) fn done(&self, done: Done, counters: &ThreadCounters) {
-        self.after(self.inbox.done(done), counters);
+        self.after(self.inbox.done(done, &self.path.limits), counters);
     }
 
     fn after(&self, next: Next, counters: &ThreadCounters) -> Option<Item> {

@@ -6,7 +6,7 @@
 //!        \________________________\_____________abort____________________________/
 //! ```
 
-use super::connection::{BlockedClock, Connection, Deadline};
+use super::connection::{BlockedClock, Connection, Deadline, Ending, LingerClock};
 use super::event_loop::{Entry, EventLoop, Key, Shared};
 use super::interest::{Input, Phase};
 use super::receive::Read;
@@ -39,7 +39,7 @@ impl EventLoop {
             if connection.input == Input::Open {
                 connection.end_input(Input::Refused, &self.shared);
             }
-            connection.clocks.drain = None;
+            connection.clocks.ending = None;
             connection.phase = Phase::Finishing;
         }
         if connection.phase == Phase::Finishing && view.is_idle {
@@ -50,11 +50,13 @@ impl EventLoop {
                 return;
             }
             connection.phase = Phase::Lingering;
-            connection.clocks.lingers_until = now.checked_add(self.shared.settings.linger);
+            let until = now.checked_add(self.shared.settings.linger);
+            let ending = Ending::Linger(LingerClock { until, discarded_bytes: 0 });
+            connection.clocks.ending = Some(Box::new(ending));
         }
-        let before = connection.clocks.blocked.map(|clock| clock.began);
+        let before = connection.clocks.blocked.as_ref().map(|clock| clock.began);
         connection.note_blocked(&view, now);
-        let after = connection.clocks.blocked.map(|clock| clock.began);
+        let after = connection.clocks.blocked.as_ref().map(|clock| clock.began);
         if before != after {
             self.count_blocked(key, before, after, now);
         }
@@ -153,7 +155,7 @@ impl EventLoop {
         self.starved.remove(&key);
         self.shared.counters.add(Counter::ConnectionsClosed, 1);
         step("close: counted");
-        if let Some(clock) = connection.clocks.blocked {
+        if let Some(clock) = &connection.clocks.blocked {
             self.count_blocked(key, Some(clock.began), None, now);
         }
         drop(connection);
@@ -194,7 +196,7 @@ impl EventLoop {
             }
             Deadline::Idle if !view.is_idle || !connection.receive.view().is_empty => {
                 // We owe it something: not idle.
-                connection.clocks.received_at = now;
+                connection.clocks.received(now);
             }
             Deadline::Idle => {
                 shared.counters.add(Counter::ClosedIdle, 1);
@@ -216,10 +218,12 @@ impl EventLoop {
             Deadline::Drain => {
                 // What the kernel has comes before the goodbye.
                 let is_read = connection.read_all(&mut self.buffer, shared, now);
-                match &mut connection.clocks.drain {
-                    Some(clock) if !is_read && now < clock.by => clock.at = now + DRAIN_RETRY,
-                    clock => {
-                        *clock = None;
+                match connection.clocks.ending.as_deref_mut() {
+                    Some(Ending::Drain(clock)) if !is_read && now < clock.by => {
+                        clock.at = now + DRAIN_RETRY;
+                    }
+                    _ => {
+                        connection.clocks.ending = None;
                         connection.start_drain(self.drain_reason, shared, now);
                     }
                 }
@@ -227,7 +231,7 @@ impl EventLoop {
             // What is queued is flushed all the same; who is pushed to without a pause
             // must not hold up the end.
             Deadline::DrainQuiet if !connection.receive.view().is_empty => {
-                connection.clocks.received_at = now;
+                connection.clocks.received(now);
             }
             Deadline::DrainQuiet => {
                 // One last look, so that between it and SHUT_WR there is no
@@ -252,10 +256,13 @@ impl EventLoop {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         let is_over = match connection.transport.receive(&mut self.buffer) {
             Ok(0) => true,
-            Ok(received) => {
-                connection.clocks.lingered_bytes += received as u64;
-                connection.clocks.lingered_bytes >= LINGER_BYTES_MAX
-            }
+            Ok(received) => match connection.clocks.ending.as_deref_mut() {
+                Some(Ending::Linger(clock)) => {
+                    clock.discarded_bytes += received as u64;
+                    clock.discarded_bytes >= LINGER_BYTES_MAX
+                }
+                _ => true,
+            },
             Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
         };
         if is_over {
@@ -329,7 +336,8 @@ impl Connection {
             (clock @ None, Some(why)) => {
                 let acknowledged = self.transport.acknowledged(view.sent_bytes);
                 let retry_at = now + NO_BUFFERS_PAUSE;
-                *clock = Some(BlockedClock { began: now, since: now, why, acknowledged, retry_at });
+                let new = BlockedClock { began: now, since: now, why, acknowledged, retry_at };
+                *clock = Some(Box::new(new));
             }
         }
     }
@@ -357,7 +365,7 @@ impl Connection {
                 Goodbye::Reloading => "reloading, connect again now",
                 _ => "stopping",
             };
-            self.clocks.received_at = now;
+            self.clocks.received(now);
             self.say_goodbye(reason, text, Then::GoOn, shared);
         }
     }

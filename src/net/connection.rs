@@ -5,6 +5,7 @@
 //! set. An idle connection owns no buffer.
 
 use super::interest::{Input, Phase, State};
+use super::moment::Moment;
 use super::settings::{DRAIN_QUIET, Settings};
 use super::timers::Armed;
 use super::token_bucket::TokenBucket;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Connection {
     pub(super) transport: Arc<Transport>,
     pub(super) receive: Arc<ReceiveHalf>,
-    pub(super) connected_at: Instant,
+    pub(super) connected_at: Moment,
     pub(super) phase: Phase,
     pub(super) input: Input,
     pub(super) cutter: Cutter,
@@ -50,19 +51,23 @@ pub(super) struct Connection {
 /// they are shifted by that time when it goes on.
 #[derive(Debug)]
 pub(super) struct Clocks {
-    accepted_at: Instant,
-    /// Whether a whole frame has come: ends the handshake.
-    pub(super) has_frame: bool,
-    pub(super) received_at: Instant,
+    /// Until a whole frame has come.
+    handshake_began_at: Option<Moment>,
+    received_at: Moment,
     /// When the frame that is not complete began.
-    pub(super) frame_began_at: Option<Instant>,
-    paused_at: Option<Instant>,
-    pub(super) blocked: Option<BlockedClock>,
-    pub(super) lingers_until: Option<Instant>,
-    /// How much was discarded while lingering.
-    pub(super) lingered_bytes: u64,
+    frame_began_at: Option<Moment>,
+    paused_at: Option<Moment>,
+    pub(super) blocked: Option<Box<BlockedClock>>,
+    pub(super) ending: Option<Box<Ending>>,
+}
+
+/// What a connection that shall end waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ending {
     /// A drain that is to begin.
-    pub(super) drain: Option<DrainClock>,
+    Drain(DrainClock),
+    /// The peer's end, after ours.
+    Linger(LingerClock),
 }
 
 /// When a connection is told goodbye.
@@ -72,6 +77,13 @@ pub(super) struct DrainClock {
     /// Reading may be paused at that time; the goodbye, which stands behind what was
     /// received, waits for it until then.
     pub(super) by: Instant,
+}
+
+/// What is left of a connection that is over for us.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LingerClock {
+    pub(super) until: Option<Instant>,
+    pub(super) discarded_bytes: u64,
 }
 
 /// Since when a peer has taken nothing.
@@ -117,30 +129,48 @@ pub(super) enum Deadline {
 impl Clocks {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            accepted_at: now,
-            has_frame: false,
-            received_at: now,
+            handshake_began_at: Some(now.into()),
+            received_at: now.into(),
             frame_began_at: None,
             paused_at: None,
             blocked: None,
-            lingers_until: None,
-            lingered_bytes: 0,
-            drain: None,
+            ending: None,
         }
+    }
+
+    /// The peer has given a sign of life, or the clock of its silence starts anew.
+    pub(super) fn received(&mut self, now: Instant) {
+        self.received_at = now.into();
+    }
+
+    /// Whole frames have come, and what had begun is complete.
+    pub(super) fn frame_is_complete(&mut self) {
+        self.handshake_began_at = None;
+        self.frame_began_at = None;
+    }
+
+    /// A frame has begun, now or before.
+    pub(super) fn frame_has_begun(&mut self, now: Instant) {
+        self.frame_began_at.get_or_insert(now.into());
+    }
+
+    /// There will be no rest of the begun frame.
+    pub(super) fn no_frame(&mut self) {
+        self.frame_began_at = None;
     }
 
     /// Notes that reading is or is not paused now. True when a pause begins.
     pub(super) fn pause(&mut self, paused: bool, now: Instant) -> bool {
         match (self.paused_at, paused) {
             (None, true) => {
-                self.paused_at = Some(now);
+                self.paused_at = Some(now.into());
                 return true;
             }
             (Some(at), false) => {
-                let stood = now.saturating_duration_since(at);
+                let stood = now.saturating_duration_since(at.into());
                 // Never into the future: what was set during the pause stays.
-                let shift = |since: Instant| (since + stood).min(now);
-                self.accepted_at = shift(self.accepted_at);
+                let shift = |since: Moment| (Instant::from(since) + stood).min(now).into();
+                self.handshake_began_at = self.handshake_began_at.map(shift);
                 self.received_at = shift(self.received_at);
                 self.frame_began_at = self.frame_began_at.map(shift);
                 self.paused_at = None;
@@ -156,7 +186,7 @@ impl Connection {
         Self {
             transport,
             receive,
-            connected_at: now,
+            connected_at: now.into(),
             phase: Phase::Open,
             input: Input::Open,
             cutter: Cutter::default(),
@@ -206,11 +236,14 @@ impl Connection {
                 next = Some((at, what));
             }
         };
-        if let Some(at) = clocks.lingers_until {
-            at_latest(at, Some(Duration::ZERO), Deadline::Linger);
-        }
-        if let Some(clock) = &clocks.drain {
-            at_latest(clock.at, Some(Duration::ZERO), Deadline::Drain);
+        match clocks.ending.as_deref() {
+            Some(Ending::Drain(clock)) => {
+                at_latest(clock.at, Some(Duration::ZERO), Deadline::Drain);
+            }
+            Some(Ending::Linger(LingerClock { until: Some(at), .. })) => {
+                at_latest(*at, Some(Duration::ZERO), Deadline::Linger);
+            }
+            Some(Ending::Linger(LingerClock { until: None, .. })) | None => {}
         }
         if let Some(clock) = &clocks.blocked {
             at_latest(clock.since, Some(settings.outbox_age_max), Deadline::Blocked);
@@ -222,17 +255,50 @@ impl Connection {
             // The peer's clocks stand still.
             return next;
         }
-        if !clocks.has_frame {
-            at_latest(clocks.accepted_at, settings.handshake, Deadline::Handshake);
+        if let Some(began) = clocks.handshake_began_at {
+            at_latest(began.into(), settings.handshake, Deadline::Handshake);
         }
         if let Some(began) = clocks.frame_began_at {
-            at_latest(began, Some(settings.frame), Deadline::Frame);
+            at_latest(began.into(), Some(settings.frame), Deadline::Frame);
         }
         if self.phase == Phase::Draining {
-            at_latest(clocks.received_at, Some(DRAIN_QUIET), Deadline::DrainQuiet);
+            at_latest(clocks.received_at.into(), Some(DRAIN_QUIET), Deadline::DrainQuiet);
         } else {
-            at_latest(clocks.received_at, settings.idle, Deadline::Idle);
+            at_latest(clocks.received_at.into(), settings.idle, Deadline::Idle);
         }
         next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event_loop::{Entry, Key};
+    use super::*;
+    use crate::send::SendHalf;
+    use std::mem::size_of;
+
+    /// What malloc(3) of glibc takes for so many bytes.
+    fn allocated(bytes: usize) -> usize {
+        (bytes + size_of::<usize>()).next_multiple_of(16)
+    }
+
+    /// Shared: with two counts in front.
+    fn shared<T>() -> usize {
+        allocated(2 * size_of::<usize>() + size_of::<T>())
+    }
+
+    /// The sum is measured by `scripts/bench`; here it is seen which part has grown.
+    #[test]
+    fn an_idle_connection_takes_at_most_512_bytes() {
+        let in_table = size_of::<Entry>() + size_of::<u64>();
+        let in_timers = size_of::<(Moment, Key)>();
+        let parts = [
+            in_table,
+            in_timers,
+            shared::<Transport>(),
+            shared::<ReceiveHalf>(),
+            shared::<SendHalf>(),
+        ];
+        assert!(parts.iter().sum::<usize>() <= 512, "{parts:?}");
     }
 }

@@ -2,7 +2,7 @@
 //! other. [`EventLoop::turn`] is the only place where a worker's main thread sleeps.
 
 use super::accept::{Listeners, Refused};
-use super::connection::{Connection, DrainClock};
+use super::connection::{Connection, DrainClock, Ending};
 use super::interest::Phase;
 use super::listing::Listing;
 use super::receive::Read;
@@ -86,7 +86,6 @@ impl Shared {
 
 /// What stands in the table.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly every entry is a connection")]
 pub(super) enum Entry {
     Connection(Connection),
     /// Was told "busy".
@@ -250,9 +249,12 @@ impl EventLoop {
         let keys: Vec<Key> = self.table.keys().collect();
         let count = u32::try_from(keys.len().max(1)).unwrap_or(u32::MAX);
         for (nth, key) in (0_u32..).zip(keys) {
-            if let Some(Entry::Connection(connection)) = self.table.get_mut(key) {
+            if let Some(Entry::Connection(connection)) = self.table.get_mut(key)
+                && connection.phase != Phase::Lingering
+            {
                 let at = now + spread / count * nth;
-                connection.clocks.drain = Some(DrainClock { at, by: at + DRAIN_POSTPONED_MAX });
+                let clock = DrainClock { at, by: at + DRAIN_POSTPONED_MAX };
+                connection.clocks.ending = Some(Box::new(Ending::Drain(clock)));
                 self.look(key, now);
             }
         }

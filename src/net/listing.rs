@@ -70,7 +70,7 @@ impl EventLoop {
 
     fn describe(&self, key: Key, only_slow: bool, worker: u16, now: Instant, text: &mut String) {
         let Some(Entry::Connection(connection)) = self.table.get(key) else { return };
-        let blocked = connection.clocks.blocked.map(|clock| millis(now, clock.since));
+        let blocked = connection.clocks.blocked.as_ref().map(|clock| millis(now, clock.since));
         if only_slow && blocked.is_none() {
             return;
         }
@@ -92,7 +92,7 @@ impl EventLoop {
              \"queued_bytes\":{},\"blocked_ms\":{blocked}}}",
             info.id,
             info.peer,
-            millis(now, connection.connected_at),
+            millis(now, connection.connected_at.into()),
             connection.input_bytes,
             view.sent_bytes,
             view.queued_bytes,

@@ -14,6 +14,7 @@ mod connection;
 mod event_loop;
 mod interest;
 mod listing;
+mod moment;
 mod pressure;
 mod receive;
 mod settings;

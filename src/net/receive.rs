@@ -49,7 +49,7 @@ impl Connection {
         };
         shared.counters.add(Counter::BytesReceived, received as u64);
         self.input_bytes += received as u64;
-        self.clocks.received_at = now;
+        self.clocks.received(now);
         let received = &buffer[..received];
         let served_bytes = self.serve_directly(received, shared);
         if served_bytes == received.len() {
@@ -66,8 +66,7 @@ impl Connection {
                 // The rate limit has ended it.
                 return Read::GoOn;
             }
-            self.clocks.has_frame = true;
-            self.clocks.frame_began_at = None;
+            self.clocks.frame_is_complete();
             shared.counters.add(Counter::FramesReceived, chunk.frames as u64);
             if self.rates.is_some() {
                 self.admit(chunk, shared, now);
@@ -80,7 +79,7 @@ impl Connection {
             let text = format!("a frame has 8 to {max} bytes, this one claims {claimed}");
             self.refuse(ErrorNumber::BadLength, &text, shared);
         } else if self.input == Input::Open && self.cutter.is_inside_frame() {
-            self.clocks.frame_began_at.get_or_insert(now);
+            self.clocks.frame_has_begun(now);
         }
         self.settle_cutter(shared);
         Read::GoOn
@@ -101,7 +100,7 @@ impl Connection {
         if frames == 0 || !shared.serve_directly(&self.receive, &whole) {
             return 0;
         }
-        self.clocks.has_frame = true;
+        self.clocks.frame_is_complete();
         shared.counters.add(Counter::FramesReceived, frames as u64);
         whole_bytes
     }
@@ -122,7 +121,7 @@ impl Connection {
     pub(super) fn end_input(&mut self, input: Input, shared: &Shared) {
         self.input = input;
         self.cutter.clear();
-        self.clocks.frame_began_at = None;
+        self.clocks.no_frame();
         shared.dispatch.total().release(std::mem::take(&mut self.cutter_charged));
     }
 

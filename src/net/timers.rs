@@ -5,6 +5,7 @@
 //! asked for its real deadline, and an entry is armed for that. Only a deadline
 //! that comes *closer* arms a second entry, and the first is stale then.
 
+use super::moment::Moment;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
@@ -12,12 +13,12 @@ use std::time::Instant;
 /// See the module. `K` names a connection.
 #[derive(Debug)]
 pub(super) struct Timers<K: Ord> {
-    heap: BinaryHeap<Reverse<(Instant, K)>>,
+    heap: BinaryHeap<Reverse<(Moment, K)>>,
 }
 
 /// A connection's own part: when its armed entry fires.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Armed(Option<Instant>);
+pub(super) struct Armed(Option<Moment>);
 
 impl<K: Ord + Copy> Timers<K> {
     pub(super) fn new() -> Self {
@@ -26,6 +27,7 @@ impl<K: Ord + Copy> Timers<K> {
 
     /// Makes sure that an entry fires at `deadline` or before.
     pub(super) fn arm(&mut self, key: K, armed: &mut Armed, deadline: Instant) {
+        let deadline = Moment::from(deadline);
         if armed.0.is_none_or(|at| deadline < at) {
             armed.0 = Some(deadline);
             self.heap.push(Reverse((deadline, key)));
@@ -44,7 +46,7 @@ impl<K: Ord + Copy> Timers<K> {
 
     /// When the next entry fires.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse((at, _))| *at)
+        self.heap.peek().map(|Reverse((at, _))| Instant::from(*at))
     }
 
     /// Takes an entry that is due.
@@ -59,7 +61,7 @@ impl<K: Ord + Copy> Timers<K> {
 /// An entry that was due.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fired<K> {
-    at: Instant,
+    at: Moment,
     pub(super) key: K,
 }
 

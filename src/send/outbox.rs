@@ -19,7 +19,7 @@
 
 use super::budget::{Resume, Room};
 use super::flush::{Flushed, Socket};
-use super::writer::{ENTRY_COST, Entry, Writer};
+use super::writer::{ENTRY_COST, Entry, Resting, Writer};
 use crate::sync::Mutex;
 use crate::sync::fault::{Fault, is_planted};
 use std::collections::VecDeque;
@@ -36,10 +36,10 @@ pub enum Blocked {
 
 #[derive(Debug)]
 enum Seat {
-    Idle(Writer),
-    Ready(Writer),
+    Idle(Resting),
+    Ready(Resting),
     Sending,
-    Blocked(Writer, Blocked),
+    Blocked(Resting, Blocked),
     Closed,
 }
 
@@ -55,14 +55,14 @@ pub struct Marks {
 /// See the module. One a connection.
 #[derive(Debug)]
 pub struct Outbox {
-    marks: Marks,
+    marks: Arc<Marks>,
     state: Mutex<State>,
 }
 
 struct State {
     seat: Seat,
     /// Appended since the writer was last taken.
-    waiting: VecDeque<Entry>,
+    waiting: Vec<Entry>,
     /// The cost of `waiting` and of the writer's; what is in flight is settled
     /// when the writer returns.
     queued_bytes: usize,
@@ -80,8 +80,8 @@ struct State {
     /// Reading is to pause, by the marks. Set and cleared under the lock that
     /// guards the level, or a resume could fall between look and set.
     paused: bool,
-    /// The connection's stalled inbox, told at the low mark.
-    parked: Option<Arc<dyn Resume>>,
+    /// The connection's stalled inbox, told at the low mark. Few ever stall.
+    parked: Option<Box<Arc<dyn Resume>>>,
 }
 
 /// The connection takes no more messages.
@@ -169,11 +169,11 @@ pub struct View {
 impl Outbox {
     /// Empty and idle.
     #[must_use]
-    pub fn new(socket: Arc<dyn Socket>, marks: Marks) -> Self {
+    pub fn new(socket: Arc<dyn Socket>, marks: Arc<Marks>) -> Self {
         debug_assert!(marks.low <= marks.high);
         let state = State {
-            seat: Seat::Idle(Writer::new(socket)),
-            waiting: VecDeque::new(),
+            seat: Seat::Idle(Resting::new(socket)),
+            waiting: Vec::new(),
             queued_bytes: 0,
             sent_bytes: 0,
             finishing: false,
@@ -198,7 +198,7 @@ impl Outbox {
             return Err(Closed);
         }
         state.queued_bytes += entry.cost();
-        state.waiting.push_back(entry);
+        state.waiting.push(entry);
         let list = state.make_ready();
         let is_above_high = state.queued_bytes > self.marks.high;
         let call = (is_above_high || total == Room::Exhausted) && !state.paused;
@@ -224,7 +224,7 @@ impl Outbox {
             return Err(Refused::Full);
         }
         state.queued_bytes = queued_bytes;
-        state.waiting.push_back(entry);
+        state.waiting.push(entry);
         Ok(Appended { list: state.make_ready(), call: false, is_above_high: false })
     }
 
@@ -278,7 +278,7 @@ impl Outbox {
     pub fn settle_sent(&self, writer: Writer, sent: usize) -> Settled {
         let mut state = self.state.lock();
         state.sent_bytes += sent as u64;
-        state.settle(writer, &Flushed::All, self.marks)
+        state.settle(writer, &Flushed::All, &self.marks)
     }
 
     /// The same, of which the rest is queued: `cost` is not accounted for yet. Whether it
@@ -292,7 +292,7 @@ impl Outbox {
     ) -> (Settled, bool) {
         let mut state = self.state.lock();
         state.queued_bytes += cost;
-        let mut settled = state.settle(writer, flushed, self.marks);
+        let mut settled = state.settle(writer, flushed, &self.marks);
         let is_above_high = state.queued_bytes > self.marks.high;
         // Only if something is left: else nothing would ever end the pause.
         let pauses = settled.blocked && (is_above_high || total == Room::Exhausted);
@@ -307,13 +307,13 @@ impl Outbox {
             return None;
         }
         let mut writer = std::mem::replace(&mut state.seat, Seat::Sending).into_writer()?;
-        writer.load(&mut state.waiting);
+        writer.load(std::mem::take(&mut state.waiting));
         Some(writer)
     }
 
     /// The writer comes back, with how its flush ended.
     pub fn settle(&self, writer: Writer, flushed: &Flushed) -> Settled {
-        self.state.lock().settle(writer, flushed, self.marks)
+        self.state.lock().settle(writer, flushed, &self.marks)
     }
 
     /// Parks a stalled inbox until the queued bytes are at the low mark.
@@ -326,7 +326,7 @@ impl Outbox {
         if state.queued_bytes <= self.marks.low {
             return Parking::GoOn;
         }
-        state.parked = Some(inbox);
+        state.parked = Some(Box::new(inbox));
         Parking::Parked
     }
 
@@ -361,9 +361,9 @@ impl Outbox {
         };
         state.give_up(unsent, &mut settled);
         let waiting = std::mem::take(&mut state.waiting);
-        state.give_up(waiting, &mut settled);
+        state.give_up(waiting.into(), &mut settled);
         state.queued_bytes += last.cost();
-        state.waiting.push_back(last);
+        state.waiting.push(last);
         settled.list = state.make_ready();
         state.resume_below(self.marks.low, &mut settled);
         Some(settled)
@@ -377,8 +377,8 @@ impl Outbox {
         if matches!(state.seat, Seat::Sending) {
             return None;
         }
-        let writer = std::mem::replace(&mut state.seat, Seat::Closed).into_writer();
-        Some(state.close(writer))
+        let resting = std::mem::replace(&mut state.seat, Seat::Closed).into_resting();
+        Some(state.close(resting.map_or_else(VecDeque::new, Resting::into_unsent)))
     }
 
     /// What the event loop computes its interest from.
@@ -418,7 +418,7 @@ impl State {
     }
 
     /// The writer comes back.
-    fn settle(&mut self, mut writer: Writer, flushed: &Flushed, marks: Marks) -> Settled {
+    fn settle(&mut self, mut writer: Writer, flushed: &Flushed, marks: &Marks) -> Settled {
         debug_assert!(matches!(self.seat, Seat::Sending), "only the taker settles");
         let (sent, entries) = writer.take_sent();
         let released = sent + entries * ENTRY_COST;
@@ -428,7 +428,7 @@ impl State {
             self.aborted = true;
         }
         if self.aborted {
-            let mut settled = self.close(Some(writer));
+            let mut settled = self.close(writer.into_unsent());
             settled.released += released;
             settled.call = true;
             return settled;
@@ -442,15 +442,15 @@ impl State {
             // lock that `append` takes, or a message could be left behind.
             Flushed::All if self.waiting.is_empty() => {
                 settled.call = self.finishing;
-                Seat::Idle(writer)
+                Seat::Idle(writer.rest())
             }
             Flushed::All | Flushed::ShareUsed => {
                 let is_all = matches!(flushed, Flushed::All);
                 settled.list = is_all || !is_planted(Fault::ShareNotListed);
-                Seat::Ready(writer)
+                Seat::Ready(writer.rest())
             }
-            Flushed::SocketFull => Seat::Blocked(writer, Blocked::Socket),
-            Flushed::NoBuffers => Seat::Blocked(writer, Blocked::Buffers),
+            Flushed::SocketFull => Seat::Blocked(writer.rest(), Blocked::Socket),
+            Flushed::NoBuffers => Seat::Blocked(writer.rest(), Blocked::Buffers),
             Flushed::Broken(_) => unreachable!("sets aborted above"),
         };
         settled.blocked = matches!(self.seat, Seat::Blocked(..));
@@ -481,33 +481,36 @@ impl State {
     fn resume_below(&mut self, low: usize, settled: &mut Settled) {
         if self.queued_bytes <= low {
             settled.call |= std::mem::take(&mut self.paused);
-            settled.resume = self.parked.take();
+            settled.resume = self.parked.take().map(|inbox| *inbox);
         }
     }
 
-    fn close(&mut self, writer: Option<Writer>) -> Settled {
+    /// The writer's hold on the socket has ended, under this lock: the loop, which sees
+    /// this state by the same lock, then drops the last one.
+    fn close(&mut self, unsent: VecDeque<Entry>) -> Settled {
         self.seat = Seat::Closed;
         let waiting = std::mem::take(&mut self.waiting);
-        // The writer's hold on the socket ends here, under the lock: the loop,
-        // which sees this state by the same lock, then drops the last one.
-        let unsent = writer.map_or_else(VecDeque::new, Writer::into_unsent);
         Settled {
             lost_frames: unsent.iter().chain(&waiting).map(|entry| u64::from(entry.frames)).sum(),
             released: std::mem::take(&mut self.queued_bytes),
             // Taken, so that outbox and inbox do not hold each other for ever.
-            resume: self.parked.take(),
-            remains: [unsent, waiting],
+            resume: self.parked.take().map(|inbox| *inbox),
+            remains: [unsent, waiting.into()],
             ..Settled::default()
         }
     }
 }
 
 impl Seat {
-    fn into_writer(self) -> Option<Writer> {
+    fn into_resting(self) -> Option<Resting> {
         match self {
-            Self::Idle(writer) | Self::Ready(writer) | Self::Blocked(writer, _) => Some(writer),
+            Self::Idle(resting) | Self::Ready(resting) | Self::Blocked(resting, _) => Some(resting),
             Self::Sending | Self::Closed => None,
         }
+    }
+
+    fn into_writer(self) -> Option<Writer> {
+        self.into_resting().map(Resting::into_writer)
     }
 }
 

@@ -59,7 +59,7 @@ const STATES: [Is; 5] = [Is::Idle, Is::Ready, Is::Sending, Is::Blocked, Is::Clos
 
 /// An outbox in the given state; the writer, if the test has it.
 fn outbox_in(state: Is) -> (Outbox, Option<Writer>) {
-    let outbox = Outbox::new(Arc::new(Scripted::default()), MARKS);
+    let outbox = Outbox::new(Arc::new(Scripted::default()), Arc::new(MARKS));
     let mut writer = None;
     if state == Is::Closed {
         assert!(outbox.abort().is_some());
@@ -124,7 +124,7 @@ fn a_push_lists_exactly_from_idle_and_stops_at_the_high_mark() {
 #[test]
 fn a_cut_keeps_what_is_begun_and_says_one_thing_more() {
     for (state, begun) in [(Is::Idle, 0), (Is::Ready, 0), (Is::Blocked, 0), (Is::Blocked, 1)] {
-        let outbox = Outbox::new(Arc::new(Scripted::default()), MARKS);
+        let outbox = Outbox::new(Arc::new(Scripted::default()), Arc::new(MARKS));
         let counters = ThreadCounters::detached();
         if state != Is::Idle {
             _ = append(&outbox, b"ab").unwrap();
@@ -269,7 +269,7 @@ fn settle_over_every_end_of_a_flush() {
 #[test]
 fn reading_pauses_one_byte_above_the_high_mark_and_resumes_at_the_low_one() {
     let socket = Arc::new(Scripted::default());
-    let outbox = Outbox::new(socket.clone(), MARKS);
+    let outbox = Outbox::new(socket.clone(), Arc::new(MARKS));
     let counters = ThreadCounters::detached();
     _ = append(&outbox, &[1; 9]).unwrap();
     let at_max = append(&outbox, &[2; 1]).unwrap();
@@ -307,7 +307,7 @@ fn a_half_sent_message_is_continued_where_it_stopped_for_every_split() {
     for first in 1..6 {
         for second in 1..6 {
             let socket = Arc::new(Scripted::default());
-            let outbox = Outbox::new(socket.clone(), MARKS);
+            let outbox = Outbox::new(socket.clone(), Arc::new(MARKS));
             let counters = ThreadCounters::detached();
             socket.script.lock().extend([Ok(first), Err(libc::EAGAIN), Ok(second)]);
             _ = append(&outbox, b"one").unwrap();
@@ -339,7 +339,7 @@ fn a_half_sent_message_is_continued_where_it_stopped_for_every_split() {
 #[test]
 fn many_messages_go_in_one_call_and_a_fair_share_at_a_time() {
     let socket = Arc::new(Scripted::default());
-    let outbox = Outbox::new(socket.clone(), Marks { high: usize::MAX, low: 0 });
+    let outbox = Outbox::new(socket.clone(), Arc::new(Marks { high: usize::MAX, low: 0 }));
     let counters = ThreadCounters::detached();
     for _ in 0..=IO_SLICES_MAX {
         _ = append(&outbox, b"x").unwrap();
@@ -371,7 +371,7 @@ fn each_error_of_send_has_its_end() {
     for (step, expected) in cases {
         let socket = Arc::new(Scripted::default());
         socket.script.lock().push_back(step);
-        let outbox = Outbox::new(socket, MARKS);
+        let outbox = Outbox::new(socket, Arc::new(MARKS));
         _ = append(&outbox, b"ab").unwrap();
         let mut writer = outbox.take_ready().unwrap();
         let flushed = format!("{:?}", flush(&mut writer, &ThreadCounters::detached()));
@@ -389,8 +389,9 @@ fn a_connection_at_rest_owns_no_buffer() {
     let flushed = flush(&mut writer, &ThreadCounters::detached());
     _ = outbox.settle(writer, &flushed);
     let state = outbox.state.lock();
-    let Seat::Idle(writer) = &state.seat else { panic!("all is sent") };
-    assert_eq!((writer.capacity(), state.waiting.capacity()), (0, 0));
+    let Seat::Idle(resting) = &state.seat else { panic!("all is sent") };
+    assert!(resting.is_bare());
+    assert_eq!(state.waiting.capacity(), 0);
 }
 
 #[test]

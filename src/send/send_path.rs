@@ -37,6 +37,7 @@ pub struct SendPath {
     calls: CallList,
     total: Budget,
     limits: SendLimits,
+    marks: Arc<Marks>,
     too_slow: Entry,
     pushers: SharedCounters,
 }
@@ -53,7 +54,8 @@ impl SendPath {
         pushers: SharedCounters,
     ) -> Self {
         let total = Budget::new(limits.total_bytes_max);
-        Self { list, calls, total, limits, too_slow, pushers }
+        let marks = Arc::new(Marks { high: limits.bytes_max, low: limits.bytes_max / 2 });
+        Self { list, calls, total, limits, marks, too_slow, pushers }
     }
 
     /// The ready connections.
@@ -74,8 +76,8 @@ impl SendPath {
         &self.total
     }
 
-    pub(super) fn marks(&self) -> Marks {
-        Marks { high: self.limits.bytes_max, low: self.limits.bytes_max / 2 }
+    pub(super) fn marks(&self) -> Arc<Marks> {
+        Arc::clone(&self.marks)
     }
 
     pub(super) fn slow_reader(&self) -> SlowReader {

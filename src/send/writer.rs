@@ -37,18 +37,74 @@ impl Entry {
 #[derive(Debug)]
 pub struct Writer {
     socket: Arc<dyn Socket>,
-    unsent: VecDeque<Entry>,
-    /// How much of the first entry is gone already.
-    front_sent: usize,
+    flight: Flight,
     /// Bytes sent since the writer was taken; the outbox settles them.
     sent: usize,
     /// Entries sent to their end, likewise.
     done: usize,
 }
 
-impl Writer {
+/// What is to be sent before anything else.
+#[derive(Debug, Default)]
+struct Flight {
+    unsent: VecDeque<Entry>,
+    /// How much of the first entry is gone already.
+    front_sent: usize,
+}
+
+/// A writer that no thread has. Most have nothing in flight and take the place of a
+/// socket only: there is one for each idle connection.
+#[derive(Debug)]
+pub(super) struct Resting {
+    socket: Arc<dyn Socket>,
+    flight: Option<Box<Flight>>,
+}
+
+impl Flight {
+    /// Gives up all entries of which nothing is sent yet. The one that is half sent
+    /// stays: without its rest the peer could not tell where the next frame begins.
+    fn cut(&mut self) -> VecDeque<Entry> {
+        let begun = usize::from(self.front_sent > 0 && !is_planted(Fault::CutBegun));
+        self.front_sent *= begun;
+        self.unsent.split_off(begun)
+    }
+}
+
+impl Resting {
     pub(super) fn new(socket: Arc<dyn Socket>) -> Self {
-        Self { socket, unsent: VecDeque::new(), front_sent: 0, sent: 0, done: 0 }
+        Self { socket, flight: None }
+    }
+
+    /// For the thread that writes next.
+    pub(super) fn into_writer(self) -> Writer {
+        let flight = self.flight.map_or_else(Flight::default, |flight| *flight);
+        Writer { socket: self.socket, flight, sent: 0, done: 0 }
+    }
+
+    /// As [`Writer::cut`].
+    pub(super) fn cut(&mut self) -> VecDeque<Entry> {
+        self.flight.as_mut().map_or_else(VecDeque::new, |flight| flight.cut())
+    }
+
+    /// What will never be sent.
+    pub(super) fn into_unsent(self) -> VecDeque<Entry> {
+        self.flight.map_or_else(VecDeque::new, |flight| flight.unsent)
+    }
+
+    /// Whether it owns nothing but the socket.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn is_bare(&self) -> bool {
+        self.flight.is_none()
+    }
+}
+
+impl Writer {
+    /// Nobody writes for now; what was sent is settled.
+    pub(super) fn rest(self) -> Resting {
+        debug_assert_eq!((self.sent, self.done), (0, 0), "settled");
+        let is_bare = self.flight.unsent.is_empty();
+        let flight = (!is_bare).then(|| Box::new(self.flight));
+        Resting { socket: self.socket, flight }
     }
 
     pub(super) fn socket(&self) -> &dyn Socket {
@@ -56,7 +112,7 @@ impl Writer {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.unsent.is_empty()
+        self.flight.unsent.is_empty()
     }
 
     /// Points `slices` at the oldest unsent bytes, `bytes_max` at most. Returns
@@ -66,8 +122,8 @@ impl Writer {
         slices: &mut [IoSlice<'a>],
         bytes_max: usize,
     ) -> (usize, usize) {
-        let (mut used, mut bytes, mut skip) = (0, 0, self.front_sent);
-        for (slice, entry) in slices.iter_mut().zip(&self.unsent) {
+        let (mut used, mut bytes, mut skip) = (0, 0, self.flight.front_sent);
+        for (slice, entry) in slices.iter_mut().zip(&self.flight.unsent) {
             let left = &entry.bytes[skip..];
             let left = &left[..left.len().min(bytes_max - bytes)];
             if left.is_empty() {
@@ -84,39 +140,40 @@ impl Writer {
     /// Forgets `sent` bytes from the front; returns how many frames are whole now.
     pub(super) fn advance(&mut self, sent: usize) -> u64 {
         self.sent += sent;
-        self.front_sent += sent;
+        self.flight.front_sent += sent;
         let mut frames = 0;
-        while let Some(front) = self.unsent.front() {
-            if self.front_sent < front.bytes.len() {
+        while let Some(front) = self.flight.unsent.front() {
+            if self.flight.front_sent < front.bytes.len() {
                 break;
             }
-            self.front_sent -= front.bytes.len();
+            self.flight.front_sent -= front.bytes.len();
             frames += u64::from(front.frames);
             self.done += 1;
-            self.unsent.pop_front();
+            self.flight.unsent.pop_front();
         }
-        if self.unsent.is_empty() {
-            debug_assert_eq!(self.front_sent, 0, "no more was sent than was there");
-            // A connection at rest owns no buffer.
-            self.unsent = VecDeque::new();
+        if self.flight.unsent.is_empty() {
+            debug_assert_eq!(self.flight.front_sent, 0, "no more was sent than was there");
+            // Who sends from time to time shall not keep what a burst has needed.
+            self.flight.unsent = VecDeque::new();
         }
         frames
     }
 
     /// Takes a message in of which `sent` bytes are gone. Nothing must be in front of it.
     pub(super) fn begin(&mut self, entry: Entry, sent: usize) {
-        debug_assert!(self.unsent.is_empty() && sent < entry.bytes.len());
-        self.unsent.push_back(entry);
-        self.front_sent = sent;
+        debug_assert!(self.flight.unsent.is_empty() && sent < entry.bytes.len());
+        self.flight.unsent.push_back(entry);
+        self.flight.front_sent = sent;
         self.sent += sent;
     }
 
     /// Takes in what was queued since, behind what is left.
-    pub(super) fn load(&mut self, waiting: &mut VecDeque<Entry>) {
-        if self.unsent.is_empty() {
-            std::mem::swap(&mut self.unsent, waiting);
+    pub(super) fn load(&mut self, waiting: Vec<Entry>) {
+        if self.flight.unsent.is_empty() {
+            // Keeps the allocation.
+            self.flight.unsent = waiting.into();
         } else {
-            self.unsent.append(waiting);
+            self.flight.unsent.extend(waiting);
         }
     }
 
@@ -125,22 +182,13 @@ impl Writer {
         (std::mem::take(&mut self.sent), std::mem::take(&mut self.done))
     }
 
-    /// Gives up all entries of which nothing is sent yet. The one that is half sent
-    /// stays: without its rest the peer could not tell where the next frame begins.
+    /// Gives up all entries of which nothing is sent yet; the half-sent one stays.
     pub(super) fn cut(&mut self) -> VecDeque<Entry> {
-        let begun = usize::from(self.front_sent > 0 && !is_planted(Fault::CutBegun));
-        self.front_sent *= begun;
-        self.unsent.split_off(begun)
-    }
-
-    /// What the queue has allocated.
-    #[cfg(all(test, not(loom)))]
-    pub(super) fn capacity(&self) -> usize {
-        self.unsent.capacity()
+        self.flight.cut()
     }
 
     /// What will never be sent.
     pub(super) fn into_unsent(self) -> VecDeque<Entry> {
-        self.unsent
+        self.flight.unsent
     }
 }
