@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::commands::{ask, connect, first_listener};
-use super::{Failure, load, paths};
+use super::{Failure, locate, paths};
 use crate::cli::{self, BenchArgs, Common};
+use crate::config::Need;
 
 /// A client like `send`; what the control socket tells is an addition, and a server
 /// that can't be asked is measured all the same.
@@ -30,8 +31,8 @@ fn status(common: &Common) -> Option<Value> {
     if !file.exists() {
         return None;
     }
-    let config = load(common).ok()?.config;
-    ask(&mut connect(&config).ok()?, "status", &config.control_socket).ok()
+    let located = locate(common, Need::ControlSocket).ok()?;
+    ask(&mut connect(&located).ok()?, "status", &located.control_socket).ok()
 }
 
 /// Whether the server of this status listens at an address as it was typed.
