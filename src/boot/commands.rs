@@ -161,8 +161,8 @@ pub(super) fn logs(common: &Common, arguments: LogsArgs) -> Result<(), Failure> 
 pub(super) fn connections(common: &Common, arguments: ConnectionsArgs) -> Result<(), Failure> {
     let located = locate(common, Need::ControlSocket)?;
     let (answer, lines) = list(&located, arguments.slow)?;
-    if let Some(missing) = answer["missing_workers"].as_u64().filter(|missing| *missing > 0) {
-        super::complain(&format!("warning: {missing} workers gave no list"));
+    if let Some(missing) = answer["missing"].as_str() {
+        super::complain(&format!("warning: no list from {missing}"));
     }
     let text = if arguments.json { lines } else { cli::connections_table(&lines, arguments.slow) };
     cli::print(&text).map(drop).map_err(Failure::system("standard output"))
