@@ -426,6 +426,7 @@ impl Master<'_> {
     }
 
     fn terminate(&mut self, candidate: &Candidate) {
+        candidate.listeners.iter().for_each(Bound::give_up);
         for worker in &mut self.workers {
             if worker.generation == candidate.generation {
                 worker.cut();
