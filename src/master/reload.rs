@@ -487,6 +487,7 @@ impl Worker {
         self.ready_by = None;
         self.leaves_by = Some(until);
         self.tell(message);
+        self.slot.note_drain_order();
     }
 
     /// It goes now.
@@ -494,6 +495,7 @@ impl Worker {
         self.ready_by = None;
         self.is_cut = true;
         self.leaves_by = Some(Instant::now() + FAST_STOP_MAX);
+        self.slot.note_drain_order();
         self.signal(Signal::SIGTERM);
     }
 }
