@@ -2,6 +2,8 @@
 //! signals do meanwhile, drains that last.
 
 use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
     let tests: &[(&str, fn())] = &[
         ("a_worker_that_cannot_boot_keeps_the_old_generation", a_worker_that_cannot_boot),
         ("a_worker_that_is_not_ready_keeps_the_old_generation", a_worker_that_is_not_ready),
+        ("a_new_unix_socket_is_closed_at_once_when_the_reload_fails", a_new_unix_socket),
         ("a_stop_abandons_a_reload", a_stop_abandons_a_reload),
         ("hups_and_ttin_during_a_reload_come_afterwards", hups_and_ttin_come_afterwards),
         ("a_reload_is_refused_while_stopping", a_reload_is_refused_while_stopping),
@@ -117,6 +120,28 @@ fn a_worker_that_is_not_ready() {
     let output = site.run(&["reload"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_kept(&site, &server, &before, "was not ready within 200ms (worker_ready_timeout)");
+}
+
+fn a_new_unix_socket() {
+    let site = Site::new("");
+    let server = site.start();
+    let before = server.workers();
+    let unix = "[[listen]]\naddress = \"unix:new.sock\"";
+    play(&site, &format!("worker_ready_timeout = \"500ms\"\n{NEVER_READY}\n{unix}"));
+    let waiting = waiting_reload(&site, 2);
+    let mut client = UnixStream::connect(site.path("new.sock")).expect("it listens");
+    assert_eq!(client.read(&mut [0]).expect("closed"), 0);
+    // Its workers hear nothing, and are killed later.
+    assert!(!site.log("master.log").contains("killing"));
+    assert!(UnixStream::connect(site.path("new.sock")).is_err());
+    assert_eq!(waiting.wait_with_output().expect("reload").status.code(), Some(1));
+    assert_kept(&site, &server, &before, "was not ready within 500ms");
+    // Another reload may have it: one that stays is not given up with the next.
+    play(&site, &format!("{WELL}\n{unix}"));
+    assert_reloads(&site, 3);
+    play(&site, &format!("worker_ready_timeout = \"100ms\"\n{NEVER_READY}\n{unix}"));
+    assert_eq!(site.run(&["reload"]).status.code(), Some(1));
+    UnixStream::connect(site.path("new.sock")).expect("it listens on");
 }
 
 fn a_stop_abandons_a_reload() {

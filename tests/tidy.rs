@@ -444,6 +444,16 @@ fn every_counter_is_counted() {
     assert!(unused.is_empty(), "counters that nobody counts: {unused:?}");
 }
 
+#[test]
+fn the_readme_names_every_document() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).expect("the README");
+    for entry in fs::read_dir(root.join("docs")).expect("docs") {
+        let name = entry.expect("an entry").file_name().display().to_string();
+        assert!(readme.contains(&format!("](docs/{name})")), "README.md lacks docs/{name}");
+    }
+}
+
 // --- each rule bites ---
 
 #[test]

@@ -2,36 +2,52 @@
 //! counters, if the server that is measured is the one of the configuration.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use serde_json::Value;
 
 use super::commands::{ask, connect, first_listener};
-use super::{Failure, load, paths};
+use super::{Failure, paths};
 use crate::cli::{self, BenchArgs, Common};
+use crate::config::{self, Located, Need};
 
 /// A client like `send`; what the control socket tells is an addition, and a server
 /// that can't be asked is measured all the same.
 pub(super) fn bench(common: &Common, arguments: &BenchArgs) -> Result<u8, Failure> {
     let default_to = if arguments.address().is_some() { None } else { first_listener(common)? };
-    let first = status(common).filter(|status| {
-        let asked_for = arguments.address();
-        asked_for.is_none_or(|address| listens(status, address))
-    });
-    let pids = first.as_ref().map(workers).unwrap_or_default();
-    let is_known = first.is_some();
-    let mut counters = || is_known.then(|| totals(&status(common)?)).flatten();
+    let known = known(common, arguments.address());
+    let located = known.as_ref().ok().map(|(located, _)| located);
+    let mut counters = || totals(&status(located?).ok()?);
+    let pids = known.as_ref().map(|(_, status)| workers(status)).map_err(Clone::clone);
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
-    Ok(cli::bench(arguments, default_to, &pids, &mut counters, &mut out, &mut err))
+    Ok(cli::bench(arguments, default_to, pids, &mut counters, &mut out, &mut err))
 }
 
-/// `None` without a configuration, or without a server that answers.
-fn status(common: &Common) -> Option<Value> {
-    let (_, file) = paths(common).ok()?;
-    if !file.exists() {
-        return None;
+/// The server of the configuration, if it is the one that is measured; otherwise why its
+/// figures are left out.
+///
+/// The kernel is no help: what it says of the other end of a Unix socket is who called
+/// listen(2), and of a daemon that was a process that is gone.
+fn known(common: &Common, address: Option<&str>) -> Result<(Located, Value), String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string().replace('\n', "; ");
+    let (prefix, file) = paths(common).map_err(|error| text(&error))?;
+    let located = config::locate(&file, &prefix, &common.set, Need::ControlSocket)
+        .map_err(|error| text(&error))?;
+    let status = status(&located).map_err(|error| text(&error))?;
+    match address {
+        Some(address) if !listens(&status, address) => {
+            let listen = status["master"]["listen"].as_array().into_iter().flatten();
+            let listen: Vec<_> = listen.filter_map(Value::as_str).collect();
+            let file = file.display();
+            Err(format!("the server of {file} listens on {}, not on {address}", listen.join(" ")))
+        }
+        _ => Ok((located, status)),
     }
-    let config = load(common).ok()?.config;
-    ask(&mut connect(&config).ok()?, "status", &config.control_socket).ok()
+}
+
+fn status(located: &Located) -> Result<Value, Failure> {
+    ask(&mut connect(located)?, "status", &located.control_socket)
 }
 
 /// Whether the server of this status listens at an address as it was typed.
@@ -39,9 +55,20 @@ fn listens(status: &Value, address: &str) -> bool {
     let port = |text: &str| text.rsplit_once(':').map(|(_, port)| port.to_owned());
     status["master"]["listen"].as_array().into_iter().flatten().any(|listen| {
         let Some(listen) = listen.as_str() else { return false };
+        if let (Some(path), Some(typed)) =
+            (listen.strip_prefix("unix:"), address.strip_prefix("unix:"))
+        {
+            return is_same_file(Path::new(path), Path::new(typed));
+        }
         let is_everywhere = listen.starts_with("0.0.0.0:") || listen.starts_with("[::]:");
         listen == address || (is_everywhere && port(listen) == port(address))
     })
+}
+
+/// By whatever names: the master tells an absolute one, and people type another.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| path.metadata().map(|there| (there.dev(), there.ino()));
+    one == other || identity(one).is_ok_and(|one| identity(other).is_ok_and(|other| one == other))
 }
 
 /// The processes that messages cost something.

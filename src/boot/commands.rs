@@ -13,11 +13,11 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::identity::{self, Become};
-use super::{Failure, descriptors, load, paths, say};
+use super::{Failure, descriptors, load, locate, paths, say};
 use crate::cli::{
     self, Arguments, Common, ConnectionsArgs, LogsArgs, SendArgs, SignalName, StatusArgs, StopArgs,
 };
-use crate::config::{Address, Config, KEYS_NOT_BUILT};
+use crate::config::{Address, KEYS_NOT_BUILT, Located, Need};
 use crate::master::{PidFile, PidFileError};
 use crate::sys::process::WatchedProcess;
 use crate::sys::unix_socket;
@@ -73,13 +73,16 @@ pub(super) fn test(arguments: &Arguments) -> Result<(), Failure> {
 
 /// `-s`: a signal to whoever holds the pid file's lock.
 pub(super) fn signal(common: &Common, name: SignalName) -> Result<(), Failure> {
-    let config = load(common)?.config;
-    let pid = PidFile::holder(&config.pid_file)?;
+    // A wrong configuration is refused before anything is sent.
+    let located = match name {
+        SignalName::Reload => Located::from(&load(common)?.config),
+        _ => locate(common, Need::PidFile)?,
+    };
+    let pid = PidFile::holder(&located.pid_file)?;
     let signal = match name {
         SignalName::Stop => Signal::SIGTERM,
         SignalName::Quit => Signal::SIGQUIT,
         SignalName::Reopen => Signal::SIGUSR1,
-        // A wrong configuration was refused above: nothing is sent then.
         SignalName::Reload => Signal::SIGHUP,
     };
     kill(pid, signal).map_err(|errno| Failure::System {
@@ -108,8 +111,8 @@ pub(super) fn first_listener(common: &Common) -> Result<Option<Address>, Failure
     };
     if address.port() == 0 {
         // Only the running server knows which port that became.
-        let mut stream = connect(&config)?;
-        let status = ask(&mut stream, "status", &config.control_socket)?;
+        let located = Located::from(&config);
+        let status = ask(&mut connect(&located)?, "status", &located.control_socket)?;
         let listen = status["master"]["listen"][0].as_str().and_then(|text| text.parse().ok());
         address = listen.ok_or_else(|| Failure::Refused("the master does not listen".into()))?;
     }
@@ -124,10 +127,10 @@ pub(super) fn first_listener(common: &Common) -> Result<Option<Address>, Failure
 }
 
 pub(super) fn status(common: &Common, arguments: StatusArgs) -> Result<(), Failure> {
-    let config = load(common)?.config;
+    let located = locate(common, Need::ControlSocket)?;
     loop {
-        let mut stream = connect(&config)?;
-        let status = ask(&mut stream, "status", &config.control_socket)?;
+        let mut stream = connect(&located)?;
+        let status = ask(&mut stream, "status", &located.control_socket)?;
         let mut text = if arguments.json { format!("{status}\n") } else { cli::table(&status) };
         if arguments.watch && !arguments.json {
             text = cli::redrawn(&text);
@@ -143,31 +146,31 @@ pub(super) fn status(common: &Common, arguments: StatusArgs) -> Result<(), Failu
 
 /// A command whose answer is only whether it was done.
 pub(super) fn tell(common: &Common, request: &Value) -> Result<(), Failure> {
-    let config = load(common)?.config;
-    ask_for(&mut connect(&config)?, request, &config.control_socket).map(drop)
+    let located = locate(common, Need::ControlSocket)?;
+    ask_for(&mut connect(&located)?, request, &located.control_socket).map(drop)
 }
 
 /// The files are there whether a master runs or not.
 pub(super) fn logs(common: &Common, arguments: LogsArgs) -> Result<(), Failure> {
-    let directory = load(common)?.config.log.directory;
+    let directory = locate(common, Need::Logs)?.log_directory;
     let step = format!("logs in {}", directory.display());
     cli::logs(&directory, arguments).map_err(Failure::system(step))
 }
 
 /// The answer goes on behind its first line: a line a connection.
 pub(super) fn connections(common: &Common, arguments: ConnectionsArgs) -> Result<(), Failure> {
-    let config = load(common)?.config;
-    let (answer, lines) = list(&config, arguments.slow)?;
-    if let Some(missing) = answer["missing_workers"].as_u64().filter(|missing| *missing > 0) {
-        super::complain(&format!("warning: {missing} workers gave no list"));
+    let located = locate(common, Need::ControlSocket)?;
+    let (answer, lines) = list(&located, arguments.slow)?;
+    if let Some(missing) = answer["missing"].as_str() {
+        super::complain(&format!("warning: no list from {missing}"));
     }
     let text = if arguments.json { lines } else { cli::connections_table(&lines, arguments.slow) };
     cli::print(&text).map(drop).map_err(Failure::system("standard output"))
 }
 
 /// The master's answer, and the lines of all workers.
-pub(super) fn list(config: &Config, slow: bool) -> Result<(Value, String), Failure> {
-    let (mut stream, path) = (connect(config)?, &config.control_socket);
+pub(super) fn list(located: &Located, slow: bool) -> Result<(Value, String), Failure> {
+    let (mut stream, path) = (connect(located)?, &located.control_socket);
     let request = json!({ "command": "connections", "slow": slow });
     let step = || Failure::system(format!("control socket {}", path.display()));
     stream.write_all(format!("{request}\n").as_bytes()).map_err(step())?;
@@ -181,27 +184,27 @@ pub(super) fn list(config: &Config, slow: bool) -> Result<(Value, String), Failu
 }
 
 pub(super) fn stop(common: &Common, command: &str, arguments: StopArgs) -> Result<(), Failure> {
-    let config = load(common)?.config;
-    let path = &config.control_socket;
-    let mut stream = connect(&config)?;
+    let located = locate(common, Need::ControlSocket)?;
+    let path = &located.control_socket;
+    let mut stream = connect(&located)?;
     // Taken hold of before it is told to go: afterwards its number could already be
     // another process's.
-    let master = if arguments.wait { Some(watch(&stream, &config)?) } else { None };
+    let master = if arguments.wait { Some(watch(&stream, &located)?) } else { None };
     ask(&mut stream, command, path)?;
     match master {
         Some(Watched::Process(master)) => {
             master.wait().map_err(Failure::system("wait for the master"))
         }
-        Some(Watched::Lock) => wait_for_lock(&config),
+        Some(Watched::Lock) => wait_for_lock(&located),
         None => Ok(()),
     }
 }
 
 /// Waits for the outcome. A configuration that is wrong is not even brought up.
 pub(super) fn reload(common: &Common) -> Result<(), Failure> {
-    let config = load(common)?.config;
-    let path = &config.control_socket;
-    let mut stream = connect(&config)?;
+    let located = Located::from(&load(common)?.config);
+    let path = &located.control_socket;
+    let mut stream = connect(&located)?;
     // The master bounds it, by worker_ready_timeout; if it dies the connection ends.
     stream.set_read_timeout(None).map_err(Failure::system("control socket"))?;
     let outcome = ask(&mut stream, "reload", path)?;
@@ -209,10 +212,10 @@ pub(super) fn reload(common: &Common) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn connect(config: &Config) -> Result<UnixStream, Failure> {
-    let path = &config.control_socket;
+pub(super) fn connect(located: &Located) -> Result<UnixStream, Failure> {
+    let path = &located.control_socket;
     let stream = unix_socket::connect(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => nobody_answers(config),
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => nobody_answers(located),
         _ => Failure::System { step: format!("control socket {}", path.display()), cause: error },
     })?;
     stream
@@ -224,9 +227,9 @@ pub(super) fn connect(config: &Config) -> Result<UnixStream, Failure> {
 
 /// Why: there may be a master all the same, with the control socket that was configured
 /// when it started.
-fn nobody_answers(config: &Config) -> Failure {
-    let path = config.control_socket.display();
-    Failure::Refused(match PidFile::holder(&config.pid_file) {
+fn nobody_answers(located: &Located) -> Failure {
+    let path = located.control_socket.display();
+    Failure::Refused(match PidFile::holder(&located.pid_file) {
         Ok(pid) => format!(
             "nobody answers at {path}, but a master is running, pid {pid}: if control_socket was \
              changed since its start, give the old one with --set control_socket=PATH; the new \
@@ -249,8 +252,8 @@ enum Watched {
 }
 
 /// The process at the other end: the kernel says which.
-fn watch(stream: &UnixStream, config: &Config) -> Result<Watched, Failure> {
-    let step = || Failure::system(format!("master at {}", config.control_socket.display()));
+fn watch(stream: &UnixStream, located: &Located) -> Result<Watched, Failure> {
+    let step = || Failure::system(format!("master at {}", located.control_socket.display()));
     let peer =
         getsockopt(stream, sockopt::PeerCredentials).map_err(|errno| step()(errno.into()))?;
     if peer.pid() > 0 {
@@ -258,18 +261,18 @@ fn watch(stream: &UnixStream, config: &Config) -> Result<Watched, Failure> {
             .map(Watched::Process)
             .map_err(step());
     }
-    match PidFile::holder(&config.pid_file) {
+    match PidFile::holder(&located.pid_file) {
         Err(PidFileError::OtherNamespace(_)) => Ok(Watched::Lock),
         _ => Err(Failure::Refused(format!(
             "the master is in another pid namespace, and its pid file is not {}: its end can't \
              be waited for; nothing was asked of it",
-            config.pid_file.display()
+            located.pid_file.display()
         ))),
     }
 }
 
-fn wait_for_lock(config: &Config) -> Result<(), Failure> {
-    while !matches!(PidFile::holder(&config.pid_file), Err(PidFileError::NotRunning(_))) {
+fn wait_for_lock(located: &Located) -> Result<(), Failure> {
+    while !matches!(PidFile::holder(&located.pid_file), Err(PidFileError::NotRunning(_))) {
         sleep(LOCK_LOOK);
     }
     Ok(())

@@ -27,7 +27,7 @@ pub use crate::listen::Listener;
 pub use crate::master::Assignment;
 
 use crate::cli::{self, Arguments, Command, Common};
-use crate::config::{self, ConfigErrors, Loaded};
+use crate::config::{self, ConfigErrors, Loaded, Located, Need};
 use crate::handler::Handlers;
 use crate::master::PidFileError;
 use crate::sys::process::ExitReason;
@@ -195,6 +195,16 @@ fn paths(common: &Common) -> Result<(PathBuf, PathBuf), Failure> {
 fn load(common: &Common) -> Result<Loaded, Failure> {
     let (prefix, file) = paths(common)?;
     Ok(config::load(&file, &prefix, &common.set)?)
+}
+
+/// Where the running server is. What is wrong with its file is told, and no reason to fail.
+fn locate(common: &Common, need: Need) -> Result<Located, Failure> {
+    let (prefix, file) = paths(common)?;
+    let located = config::locate(&file, &prefix, &common.set, need)?;
+    if let Some(warning) = &located.warning {
+        complain(&format!("warning: {warning}"));
+    }
+    Ok(located)
 }
 
 /// Writes to standard output.

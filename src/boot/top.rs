@@ -13,9 +13,9 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
 use super::commands::{ask, connect, list};
-use super::{Failure, load};
+use super::{Failure, locate};
 use crate::cli::{Common, Sample, Top};
-use crate::config::Config;
+use crate::config::{Located, Need};
 use crate::sys::signals::Signals;
 
 /// How often the master is asked.
@@ -26,14 +26,14 @@ const TURN_TIME_MAX: Duration = Duration::from_millis(100);
 const STOPPING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
 
 pub(super) fn top(common: &Common) -> Result<(), Failure> {
-    let config = load(common)?.config;
+    let located = locate(common, Need::ControlSocket)?;
     if !io::stdout().is_terminal() {
         return Err(Failure::Refused(
             "top needs a terminal; `chappe status --watch` writes to anything".to_owned(),
         ));
     }
     let mut signals = Signals::new(&STOPPING).map_err(Failure::system("signal handlers"))?;
-    let samples = look(config).map_err(Failure::system("a thread"))?;
+    let samples = look(located).map_err(Failure::system("a thread"))?;
     // From here on a panic gives the screen back, too.
     let mut terminal = ratatui::try_init().map_err(Failure::system("terminal"))?;
     let result = show(&mut terminal, &samples, &mut signals);
@@ -73,20 +73,20 @@ fn is_end(event: &Event) -> bool {
 }
 
 /// Looks until nobody wants to see any more. The process does not wait for its end.
-fn look(config: Config) -> io::Result<Receiver<Result<Sample, String>>> {
+fn look(located: Located) -> io::Result<Receiver<Result<Sample, String>>> {
     let (seen, samples) = sync_channel(1);
     thread::Builder::new().name("look".to_owned()).spawn(move || {
-        while seen.send(sample(&config).map_err(|failure| failure.to_string())).is_ok() {
+        while seen.send(sample(&located).map_err(|failure| failure.to_string())).is_ok() {
             sleep(LOOK_EVERY);
         }
     })?;
     Ok(samples)
 }
 
-fn sample(config: &Config) -> Result<Sample, Failure> {
-    let status = ask(&mut connect(config)?, "status", &config.control_socket)?;
+fn sample(located: &Located) -> Result<Sample, Failure> {
+    let status = ask(&mut connect(located)?, "status", &located.control_socket)?;
     let at = Instant::now();
-    let slow = list(config, true).map(|(_, lines)| lines).map_err(|failure| failure.to_string());
+    let slow = list(located, true).map(|(_, lines)| lines).map_err(|failure| failure.to_string());
     Ok(Sample::new(at, status, slow.as_deref().map_err(Clone::clone)))
 }
 

@@ -27,6 +27,7 @@ pub(crate) use top::{Sample, Top};
 /// A pre-forked message server.
 #[derive(Debug, Parser)]
 #[command(name = "chappe", disable_version_flag = true, max_term_width = 100)]
+#[command(after_help = "Without a command, -t, -T, -s, -v and -V it starts the server.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -43,7 +44,7 @@ pub(crate) struct Arguments {
     #[arg(short = 'q')]
     pub(crate) quiet: bool,
 
-    /// Send a signal to the running master
+    /// Send a signal to the running master, and wait for nothing
     #[arg(short = 's', value_name = "SIGNAL")]
     pub(crate) signal: Option<SignalName>,
 
@@ -131,6 +132,7 @@ pub(crate) enum Command {
     Logs(LogsArgs),
     /// Change how much is logged, until the next start or change
     LogLevel {
+        /// The least important level that is written
         #[arg(value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
         level: String,
     },
@@ -145,19 +147,19 @@ pub(crate) enum Command {
     Top,
     /// Stop now: workers close their connections and go
     Stop(StopArgs),
-    /// Reload the configuration, and wait until the new workers serve or it has failed
+    /// Reload the configuration, and wait for the outcome
     Reload,
     /// Stop gracefully: workers answer what they have received first
     Quit(StopArgs),
 }
 
-/// What `status` takes.
+/// Show what runs: workers, semaphores, counters
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct StatusArgs {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
-    /// Show it anew every second, until interrupted
+    /// Show it anew every second, until interrupted or the master is gone
     #[arg(long)]
     pub(crate) watch: bool,
 }
@@ -182,6 +184,23 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    /// A comment on a type stands in for the text of a command that has none.
+    #[test]
+    fn each_command_and_each_argument_says_what_it_does() {
+        let mut command = Arguments::command();
+        command.build();
+        for command in std::iter::once(&command).chain(command.get_subcommands()) {
+            let name = command.get_name();
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            assert!(!about.is_empty() && !about.contains(['`', '.']), "{name}: {about}");
+            assert!(!about.starts_with("What "), "{name}: {about}");
+            for argument in command.get_arguments().filter(|_| name != "help") {
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(!help.is_empty(), "{name} {}", argument.get_id());
+            }
+        }
     }
 
     #[test]

@@ -39,10 +39,12 @@ pub(crate) fn table(status: &Value) -> String {
         let _ = writeln!(text, "worker {} died, replaced in {due} ms", plain(&vacancy["worker"]));
     }
     text.push('\n');
-    for group in ["semaphores", "totals"] {
-        for (name, value) in status[group].as_object().into_iter().flatten() {
-            let _ = writeln!(text, "{name:<24}{:>16}", plain(value));
-        }
+    let groups = ["semaphores", "totals"];
+    let rows: Vec<_> =
+        groups.iter().flat_map(|group| status[group].as_object().into_iter().flatten()).collect();
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in rows {
+        let _ = writeln!(text, "{name:<width$}{:>16}", plain(value));
     }
     text
 }
@@ -157,6 +159,16 @@ mod tests {
             text.lines()
                 .any(|line| line.starts_with("connection_permits") && line.ends_with(" 99"))
         );
+    }
+
+    #[test]
+    fn numbers_stand_in_one_column_however_long_a_name_is() {
+        let text = table(&json!({
+            "semaphores": { "worker_ready": 0 },
+            "totals": { "connections_refused_per_ip": 12, "frames_sent": 345_678_901_234_u64 },
+        }));
+        let rows: Vec<_> = text.lines().rev().take(3).collect();
+        assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{text}");
     }
 
     #[test]

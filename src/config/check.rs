@@ -43,6 +43,10 @@ pub(super) fn check(
             .collect();
     }
     resolve(&mut config, prefix);
+    // The other value of a pair may be in the part that could not be read.
+    if settings.is_partial {
+        return config;
+    }
     Relations {
         config: &config,
         settings: &settings,

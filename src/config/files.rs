@@ -38,22 +38,33 @@ struct Seen {
     shown: String,
 }
 
+/// What is done with a file that is not TOML.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// Nothing of it counts: what could be read of it would give mistakes that aren't there.
+    Refuse,
+    /// What the parser makes of it counts, without further mistakes.
+    Salvage,
+}
+
 /// Reads a file and what it includes into `settings`.
 pub(super) struct Reader<'a> {
     settings: &'a mut Settings,
     faults: &'a mut Notes,
+    broken: Broken,
     seen: Vec<Seen>,
     /// Indexes into `seen`: the files that are being read, from the main one down.
     chain: Vec<usize>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(settings: &'a mut Settings, faults: &'a mut Notes) -> Self {
-        Self { settings, faults, seen: Vec::new(), chain: Vec::new() }
+    pub(super) fn new(settings: &'a mut Settings, faults: &'a mut Notes, broken: Broken) -> Self {
+        Self { settings, faults, broken, seen: Vec::new(), chain: Vec::new() }
     }
 
-    /// Reads one file; `from` is the place of the `include` that names it.
-    pub(super) fn file(&mut self, path: &Path, from: Option<&Place>) {
+    /// Reads one file; `from` is the place of the `include` that names it. `false`: there
+    /// is no text.
+    pub(super) fn file(&mut self, path: &Path, from: Option<&Place>) -> bool {
         let shown = path.display().to_string();
         let unread = Rc::new(Origin { order: self.seen.len(), shown: shown.clone(), text: None });
         let own_place = Place::start_of(&unread);
@@ -61,16 +72,22 @@ impl<'a> Reader<'a> {
         let subject =
             if from.is_some() { format!("{} ", printable(&shown)) } else { String::new() };
         if !self.enter(path, &shown, from) {
-            return;
+            return false;
         }
-        match read(path) {
-            Ok(text) => {
-                let order = unread.order;
-                self.text(path, Rc::new(Origin { order, shown, text: Some(text) }));
-            }
-            Err(text) => self.faults.add(fault_place, format!("{subject}{text}")),
+        let (text, fault) = match read(path) {
+            Ok(bytes) => decoded(bytes, self.broken),
+            Err(fault) => (None, Some(fault)),
+        };
+        if let Some(fault) = fault {
+            self.lost(fault_place, format!("{subject}{fault}"));
+        }
+        let is_there = text.is_some();
+        if is_there {
+            let order = unread.order;
+            self.text(path, Rc::new(Origin { order, shown, text }));
         }
         self.chain.pop();
+        is_there
     }
 
     /// Notes that a file is being read; refuses cycles, repetitions and what is too much.
@@ -96,7 +113,7 @@ impl<'a> Reader<'a> {
             None => None,
         };
         if let (Some(text), Some(place)) = (refusal, from) {
-            self.faults.add(place, printable(&text));
+            self.lost(place, printable(&text));
             return false;
         }
         self.chain.push(self.seen.len());
@@ -107,14 +124,17 @@ impl<'a> Reader<'a> {
     fn text(&mut self, path: &Path, origin: Rc<Origin>) {
         let text = origin.text.as_deref().unwrap_or_default();
         let (root, errors) = DeTable::parse_recoverable(text);
-        if !errors.is_empty() {
-            // What could be read of a broken file would give mistakes that aren't there.
+        let is_broken = !errors.is_empty();
+        if is_broken {
             self.syntax(&origin, text, errors);
-            return;
+            if self.broken == Broken::Refuse {
+                return;
+            }
         }
+        let mut unsaid = Notes::default();
         let mut merge = Merge {
             settings: self.settings,
-            faults: self.faults,
+            faults: if is_broken { &mut unsaid } else { self.faults },
             origin: Rc::clone(&origin),
             twice: Twice::Refuse,
         };
@@ -132,7 +152,7 @@ impl<'a> Reader<'a> {
             let between = last.map(|last: usize| &text.as_bytes()[last..offset]);
             if between.is_none_or(|bytes| bytes.contains(&b'\n')) {
                 let place = Place { origin: Rc::clone(origin), offset };
-                self.faults.add(&place, format!("not TOML: {}", printable(error.message())));
+                self.lost(&place, format!("not TOML: {}", printable(error.message())));
             }
             last = Some(offset);
         }
@@ -144,7 +164,7 @@ impl<'a> Reader<'a> {
             format!("include is {}, must be an array of paths and globs", show_found(found))
         };
         let Tree::Array(patterns) = include.get_ref() else {
-            self.faults.add(&place_of(include.span().start), wrong(include.get_ref()));
+            self.lost(&place_of(include.span().start), wrong(include.get_ref()));
             return;
         };
         for pattern in patterns {
@@ -153,7 +173,7 @@ impl<'a> Reader<'a> {
                 Some(text) if !text.is_empty() && !text.contains('\0') => {
                     self.include(directory, &place, text);
                 }
-                _ => self.faults.add(&place, wrong(pattern.get_ref())),
+                _ => self.lost(&place, wrong(pattern.get_ref())),
             }
         }
     }
@@ -170,22 +190,30 @@ impl<'a> Reader<'a> {
             Ok(paths) => paths,
             Err(error) => {
                 let text = format!("include is {text:?}, which is not a glob: {}", error.msg);
-                self.faults.add(place, text);
+                self.lost(place, text);
                 return;
             }
         };
         // `glob` gives the paths of a directory in alphabetical order.
         for path in paths.take(FILES_MAX + 1) {
             match path {
-                Ok(path) => self.file(&path, Some(place)),
-                Err(error) => self.faults.add(place, printable(&error.to_string())),
+                Ok(path) => {
+                    self.file(&path, Some(place));
+                }
+                Err(error) => self.lost(place, printable(&error.to_string())),
             }
         }
     }
+
+    /// Notes a mistake that keeps something from being read.
+    fn lost(&mut self, place: &Place, text: String) {
+        self.settings.is_partial = true;
+        self.faults.add(place, text);
+    }
 }
 
-/// The text of a file, or a sentence about why there is none.
-fn read(path: &Path) -> Result<String, String> {
+/// The bytes of a file, or a sentence about why there are none.
+fn read(path: &Path) -> Result<Vec<u8>, String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
     let kind = fs::metadata(path).map_err(cannot)?.file_type();
     if kind.is_dir() {
@@ -201,14 +229,24 @@ fn read(path: &Path) -> Result<String, String> {
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err("is larger than 1MiB, the most a configuration file may have".into());
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count();
-        format!("is not UTF-8 in line {}", line + 1)
-    })?;
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+    Ok(bytes)
+}
+
+/// The text of these bytes, and what is wrong with them.
+fn decoded(bytes: Vec<u8>, broken: Broken) -> (Option<String>, Option<String>) {
+    let (text, fault) = match String::from_utf8(bytes) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+            let fault = Some(format!("is not UTF-8 in line {line}"));
+            if broken == Broken::Refuse {
+                return (None, fault);
+            }
+            (String::from_utf8_lossy(error.as_bytes()).into_owned(), fault)
+        }
+    };
+    (Some(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)), fault)
 }
 
 /// Checks what only the whole tells: a list of listeners that is there must hold some.

@@ -5,12 +5,14 @@
 //!
 //! The way of a value: `files` reads the text, `settings` merges it and knows the names,
 //! `overrides` puts the command line over it, `check` reads each value through the `schema` into
-//! the `model`. Each value keeps its `place`, so each message names one.
+//! the `model`. Each value keeps its `place`, so each message names one. `located` goes the same
+//! way, and forgives the files, for commands that only have to find a running server.
 
 mod changes;
 mod check;
 mod field;
 mod files;
+mod located;
 mod model;
 mod overrides;
 mod place;
@@ -23,6 +25,7 @@ mod tree;
 mod value;
 
 pub use changes::{Changes, match_listeners};
+pub use located::{Located, Need, locate};
 pub use model::{
     Accept, Address, Config, CpuAffinity, DESCRIPTORS_RESERVED, Frame, Inbox, Limits, Listen, Log,
     LogLevel, Metrics, Protocol, Send, SlowReader, Timeouts, User, WORKER_PROCESSES_MAX, Worker,
@@ -34,10 +37,10 @@ pub use schema::{KEYS_NOT_BUILT, VALUES_NOT_BUILT};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
-use std::path::{Component, Path, absolute};
+use std::path::{Component, Path, PathBuf, absolute};
 use std::rc::Rc;
 
-use files::Reader;
+use files::{Broken, Reader};
 use place::{Notes, Origin, Place};
 use settings::Settings;
 
@@ -94,21 +97,25 @@ pub fn load(path: &Path, prefix: &Path, overrides: &[String]) -> Result<Loaded, 
     let mut settings = Settings::default();
     let mut faults = Notes::default();
     let mut warnings = Notes::default();
-    Reader::new(&mut settings, &mut faults).file(path, None);
+    Reader::new(&mut settings, &mut faults, Broken::Refuse).file(path, None);
     overrides::apply(overrides, &mut settings, &mut faults);
     files::check_listeners(&settings, &mut faults);
 
-    // `absolute` refuses an empty path, which stands for the current directory.
-    let prefix = absolute(Path::new(&Component::CurDir).join(prefix)).unwrap_or_else(|error| {
-        let shown = format!("prefix {}", prefix.display());
-        let origin = Rc::new(Origin { order: 0, shown, text: None });
-        faults.add(&Place::start_of(&origin), format!("cannot be made absolute: {error}"));
-        prefix.to_owned()
-    });
+    let prefix = absolute_prefix(prefix, &mut faults);
     let place_of =
         |(name, setting): (&&'static str, &settings::Setting)| (*name, setting.place.to_string());
     let places = settings.keys.iter().map(place_of).collect();
     let config = check::check(settings, &prefix, &mut faults, &mut warnings);
     faults.into_result()?;
     Ok(Loaded { config, warnings: warnings.into_lines(), places })
+}
+
+fn absolute_prefix(prefix: &Path, faults: &mut Notes) -> PathBuf {
+    // `absolute` refuses an empty path, which stands for the current directory.
+    absolute(Path::new(&Component::CurDir).join(prefix)).unwrap_or_else(|error| {
+        let shown = format!("prefix {}", prefix.display());
+        let origin = Rc::new(Origin { order: 0, shown, text: None });
+        faults.add(&Place::start_of(&origin), format!("cannot be made absolute: {error}"));
+        prefix.to_owned()
+    })
 }

@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::place::{Notes, Origin, Place, printable};
 use super::schema::{APPLICATION, INCLUDE, LISTEN, SECTIONS};
-use super::settings::{self, Listener, Merge, Settings, Twice};
+use super::settings::{self, LISTENERS_MAX, Listener, Merge, Settings, Twice};
 use super::tree::{self, Tree};
 
 /// Most names in a dotted key; more can only be a mistake, and each is a table in a table.
@@ -18,7 +18,7 @@ const NAMES_MAX: usize = 16;
 pub(super) fn apply(overrides: &[String], settings: &mut Settings, faults: &mut Notes) {
     for (index, text) in overrides.iter().enumerate() {
         // Behind all files in the order of messages.
-        let order = usize::MAX - overrides.len() + index;
+        let order = Origin::OVERRIDES_FROM + index;
         let origin = Rc::new(Origin { order, shown: format!("--set {text}"), text: None });
         let mut merge = Merge { settings, faults, origin, twice: Twice::Replace };
         if let Err(text) = apply_one(text, &mut merge) {
@@ -88,6 +88,13 @@ fn listen(names: &[&str], value: Spanned<Tree>, merge: &mut Merge<'_>) -> Result
     // Without any [[listen]] there is one, with the defaults.
     if merge.settings.listeners.is_empty() && merge.settings.listen_place.is_none() {
         merge.settings.listeners.push(Listener::new());
+    }
+    if merge.settings.is_partial
+        && let Ok(index @ 0..LISTENERS_MAX) = names[0].parse()
+    {
+        // What it overrides may be in the part that could not be read.
+        let listeners = &mut merge.settings.listeners;
+        listeners.resize_with(listeners.len().max(index + 1), Listener::new);
     }
     let count = merge.settings.listeners.len();
     let (index, names) = match names[0].parse::<usize>() {

@@ -22,6 +22,15 @@ pub(super) struct Origin {
     pub(super) text: Option<String>,
 }
 
+impl Origin {
+    /// The order of the first override: behind all files.
+    pub(super) const OVERRIDES_FROM: usize = usize::MAX / 2;
+
+    pub(super) fn is_override(&self) -> bool {
+        self.order >= Self::OVERRIDES_FROM
+    }
+}
+
 /// A place in an origin: what every message begins with.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
@@ -72,6 +81,29 @@ pub(super) struct Notes {
 impl Notes {
     pub(super) fn add(&mut self, place: &Place, text: impl Into<String>) {
         self.notes.push(Note { place: place.clone(), text: text.into() });
+    }
+
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.notes.append(&mut other.notes);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.notes.is_empty()
+    }
+
+    /// Whether one is about exactly this place.
+    pub(super) fn has(&self, place: &Place) -> bool {
+        let is_there = |note: &Note| {
+            note.place.offset == place.offset && Rc::ptr_eq(&note.place.origin, &place.origin)
+        };
+        self.notes.iter().any(is_there)
+    }
+
+    /// What is wrong with files, and what is wrong with overrides.
+    pub(super) fn split(self) -> (Self, Self) {
+        let (overrides, files) =
+            self.notes.into_iter().partition(|note| note.place.origin.is_override());
+        (Self { notes: files }, Self { notes: overrides })
     }
 
     /// One line a note, in the order in which a reader meets the places.

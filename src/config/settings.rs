@@ -51,6 +51,8 @@ pub(super) struct Settings {
     pub(super) listen_place: Option<Place>,
     pub(super) application: Table,
     application_places: BTreeMap<Vec<String>, Place>,
+    /// A file could not be read as a whole, and what was written there may be missing.
+    pub(super) is_partial: bool,
 }
 
 /// Puts the tree of one origin into [`Settings`].

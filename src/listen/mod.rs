@@ -229,6 +229,17 @@ impl Bound {
             .map_err(|errno| failed(&self.options)(errno.into()))
     }
 
+    /// Closes a Unix socket that is new with this generation, which is given up: nobody
+    /// can connect any more, and whoever waits in its queue is closed now. The workers
+    /// that have it, too, may take a while to go.
+    pub(crate) fn give_up(&self) {
+        // What stays has the same file as in the generation that serves.
+        let is_new = self.file.as_ref().is_some_and(|file| Arc::strong_count(file) == 1);
+        for socket in self.sockets.iter().filter(|_| is_new) {
+            socket_file::refuse_all(socket);
+        }
+    }
+
     /// Whether each of so many workers has one socket, and none has two.
     pub(crate) fn is_even(&self, workers: u16) -> bool {
         self.is_shared() || self.sockets.len() == usize::from(workers)

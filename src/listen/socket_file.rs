@@ -2,10 +2,13 @@
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process;
+
+use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::sys::unix_socket;
 
@@ -61,6 +64,18 @@ impl Drop for SocketFile {
     }
 }
 
+/// Lets nobody in any more who is not yet, in no process that has the socket. An error
+/// means that there is nobody, or that the kernel closes them with the socket.
+pub(super) fn refuse_all(socket: &OwnedFd) {
+    let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+    if let Ok(socket) = socket.try_clone() {
+        let listener = UnixListener::from(socket);
+        while let Ok((waiting, _)) = listener.accept() {
+            drop(waiting);
+        }
+    }
+}
+
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|there| (there.dev(), there.ino()))
 }
@@ -83,7 +98,8 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
 
     #[test]
     fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
@@ -102,6 +118,22 @@ mod tests {
         UnixStream::connect(&path).unwrap();
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_that_is_given_up_closes_all_though_another_process_has_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        let (socket, _file) = SocketFile::bind(&path, 8).unwrap();
+        let _workers = socket.try_clone().unwrap();
+        let mut waiting: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        refuse_all(&socket);
+        for client in &mut waiting {
+            client.set_nonblocking(true).unwrap();
+            assert_eq!(client.read(&mut [0]).unwrap(), 0, "closed already");
+        }
+        let error = UnixStream::connect(&path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! its time; then the client that asked hears what came of it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,8 +24,33 @@ use crate::logging;
 /// its loop, and lists all it has in less than a second.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// How many workers are named one by one.
+const NAMED_MAX: usize = 8;
+
 /// How many lists are made at a time; each is as long as there are connections.
 const LISTS_MAX: usize = 4;
+
+/// A worker as it is named to whoever asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Asked {
+    number: u16,
+    pid: Pid,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker {} (pid {})", self.number, self.pid)
+    }
+}
+
+/// Some of them; the rest, if they are many, is counted.
+fn names(asked: &[Asked]) -> String {
+    let mut names: Vec<_> = asked.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    if asked.len() > NAMED_MAX {
+        names.push(format!("and {} more", asked.len() - NAMED_MAX));
+    }
+    names.join(", ")
+}
 
 /// What is asked for, with what is known of it so far.
 #[derive(Debug)]
@@ -32,7 +58,7 @@ enum Kind {
     /// Log files swapped. Those that can't be opened were found before.
     Reopen { failed: Vec<String> },
     /// Lists of connections.
-    List { files: VecDeque<File>, missing: usize },
+    List { files: VecDeque<File>, missing: Vec<Asked> },
     /// A connection closed.
     Kick { id: u64, done: bool },
 }
@@ -42,14 +68,20 @@ enum Kind {
 pub(super) struct Order {
     /// The workers' answers name it, and the client waits for it.
     ticket: u64,
-    waits_for: Vec<Pid>,
-    /// How many should have been asked and could not.
-    untold: usize,
+    waits_for: Vec<Asked>,
+    /// Those that should have been asked and could not.
+    untold: Vec<Asked>,
     deadline: Instant,
     kind: Kind,
 }
 
 impl Order {
+    /// Who that is, if it is waited for; it is no longer.
+    fn heard(&mut self, from: Pid) -> Option<Asked> {
+        let place = self.waits_for.iter().position(|asked| asked.pid == from)?;
+        Some(self.waits_for.remove(place))
+    }
+
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
@@ -68,11 +100,12 @@ impl Master<'_> {
     /// Has each living worker told by `tell`, and waits for those that it reached.
     fn order(&mut self, ticket: u64, kind: Kind, mut tell: impl FnMut(&mut Worker) -> Told) {
         let deadline = Instant::now() + ANSWER_TIME_MAX;
-        let mut order = Order { ticket, waits_for: Vec::new(), untold: 0, deadline, kind };
+        let mut order = Order { ticket, waits_for: Vec::new(), untold: Vec::new(), deadline, kind };
         for worker in &mut self.workers {
+            let asked = Asked { number: worker.number, pid: worker.pid };
             match tell(worker) {
-                Told::Yes => order.waits_for.push(worker.pid),
-                Told::No => order.untold += 1,
+                Told::Yes => order.waits_for.push(asked),
+                Told::No => order.untold.push(asked),
                 Told::NotMeant => {}
             }
         }
@@ -106,7 +139,7 @@ impl Master<'_> {
         }
         let message = if slow { Message::ListSlowConnections } else { Message::ListConnections };
         let ticket = self.next_ticket();
-        let kind = Kind::List { files: VecDeque::new(), missing: 0 };
+        let kind = Kind::List { files: VecDeque::new(), missing: Vec::new() };
         self.order(ticket, kind, |worker| worker.ask(message, ticket));
         Answer::Later(ticket)
     }
@@ -149,14 +182,14 @@ impl Master<'_> {
                 Kind::List { .. } => !is_kick && order.ticket == value,
                 Kind::Reopen { .. } => false,
             };
-            matches_kind && order.waits_for.contains(&from)
+            matches_kind && order.waits_for.iter().any(|asked| asked.pid == from)
         };
         // An answer that nobody waits for any more is none.
         let Some(order) = self.orders.iter_mut().find(is_meant) else { return };
-        order.waits_for.retain(|pid| *pid != from);
+        let Some(asked) = order.heard(from) else { return };
         match (&mut order.kind, message, file) {
             (Kind::List { files, .. }, Message::Done, Some(file)) => files.push_back(file.into()),
-            (Kind::List { missing, .. }, _, _) => *missing += 1,
+            (Kind::List { missing, .. }, _, _) => missing.push(asked),
             (Kind::Kick { done, .. }, Message::Kicked, _) => *done = true,
             (Kind::Kick { .. } | Kind::Reopen { .. }, _, _) => {}
         }
@@ -166,11 +199,12 @@ impl Master<'_> {
     /// answered, too.
     fn note_log_answer(&mut self, from: Pid, ticket: u64, is_done: bool) {
         for order in self.orders.iter_mut().filter(|order| order.ticket <= ticket) {
-            let Kind::Reopen { failed } = &mut order.kind else { continue };
-            let before = order.waits_for.len();
-            order.waits_for.retain(|pid| *pid != from);
-            if !is_done && order.waits_for.len() < before {
-                failed.push(format!("worker pid {from}: keeps its old log"));
+            if !order.is_reopen() {
+                continue;
+            }
+            let Some(asked) = order.heard(from) else { continue };
+            if !is_done && let Kind::Reopen { failed } = &mut order.kind {
+                failed.push(format!("{asked} keeps its old log"));
             }
         }
     }
@@ -180,8 +214,8 @@ impl Master<'_> {
         let workers = &self.workers;
         for order in &mut self.orders {
             // A worker that is gone answers nothing, and has nothing.
-            order.waits_for.retain(|pid| {
-                workers.iter().any(|worker| worker.pid == *pid && worker.channel.is_some())
+            order.waits_for.retain(|asked| {
+                workers.iter().any(|worker| worker.pid == asked.pid && worker.channel.is_some())
             });
             if matches!(order.kind, Kind::Kick { done: true, .. }) {
                 order.waits_for.clear();
@@ -190,11 +224,12 @@ impl Master<'_> {
         let is_over = |order: &mut Order| order.waits_for.is_empty() || order.deadline <= now;
         let over: Vec<Order> = self.orders.extract_if(.., is_over).collect();
         for order in over {
-            let late = order.waits_for.len();
-            if late > 0 {
-                log::warn!("workers gave no answer in time workers={late}");
+            let Order { mut waits_for, untold, kind, .. } = order;
+            if !waits_for.is_empty() {
+                log::warn!("no answer in time from {}", names(&waits_for));
             }
-            let (reply, files) = outcome(order.kind, late + order.untold);
+            waits_for.extend(untold);
+            let (reply, files) = outcome(kind, waits_for);
             // Perhaps nobody waits for it.
             if let Some(control) = &mut self.control {
                 control.resolve_with(order.ticket, &reply, files);
@@ -203,20 +238,27 @@ impl Master<'_> {
     }
 }
 
-/// What the one who asked hears.
-fn outcome(kind: Kind, late: usize) -> (Value, VecDeque<File>) {
+/// What the one who asked hears. `silent` are those that have not answered.
+fn outcome(kind: Kind, mut silent: Vec<Asked>) -> (Value, VecDeque<File>) {
     let reply = match kind {
         Kind::List { files, missing } => {
-            return (json!({ "ok": true, "missing_workers": missing + late }), files);
+            silent.extend(missing);
+            silent.sort_by_key(|asked| asked.number);
+            let mut reply = json!({ "ok": true, "missing_workers": silent.len() });
+            if !silent.is_empty() {
+                reply["missing"] = names(&silent).into();
+            }
+            return (reply, files);
         }
         Kind::Kick { done: true, .. } => status::accepted(),
-        Kind::Kick { id, .. } if late > 0 => {
-            json!({ "error": format!("{late} workers did not say if they have connection {id}") })
+        Kind::Kick { id, .. } if !silent.is_empty() => {
+            let error = format!("no answer whether connection {id} is there: {}", names(&silent));
+            json!({ "error": error })
         }
         Kind::Kick { id, .. } => json!({ "error": format!("there is no connection {id}") }),
         Kind::Reopen { mut failed } => {
-            if late > 0 {
-                failed.push(format!("{late} workers did not answer in time"));
+            if !silent.is_empty() {
+                failed.push(format!("no answer in time from {}", names(&silent)));
             }
             match failed.as_slice() {
                 [] => status::accepted(),
@@ -227,4 +269,40 @@ fn outcome(kind: Kind, late: usize) -> (Value, VecDeque<File>) {
         }
     };
     (reply, VecDeque::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(count: u16) -> Vec<Asked> {
+        let asked = |number: u16| Asked { number, pid: Pid::from_raw(100 + i32::from(number)) };
+        (0..count).map(asked).collect()
+    }
+
+    #[test]
+    fn who_did_not_answer_is_named() {
+        let error = |kind, silent| outcome(kind, silent).0["error"].as_str().unwrap().to_owned();
+        assert_eq!(
+            error(Kind::Kick { id: 7, done: false }, asked(2)),
+            "no answer whether connection 7 is there: worker 0 (pid 100), worker 1 (pid 101)"
+        );
+        assert_eq!(
+            error(Kind::Reopen { failed: vec!["a".into()] }, asked(1)),
+            "not all logs were reopened: a; no answer in time from worker 0 (pid 100)"
+        );
+        let list = Kind::List { files: VecDeque::new(), missing: asked(1) };
+        let reply = outcome(list, Vec::new()).0;
+        assert_eq!(
+            reply,
+            json!({ "ok": true, "missing_workers": 1, "missing": "worker 0 (pid 100)" })
+        );
+        assert!(names(&asked(1024)).ends_with("worker 7 (pid 107), and 1016 more"));
+    }
+
+    #[test]
+    fn when_all_have_answered_nobody_is_named() {
+        let list = Kind::List { files: VecDeque::new(), missing: Vec::new() };
+        assert_eq!(outcome(list, Vec::new()).0, json!({ "ok": true, "missing_workers": 0 }));
+    }
 }

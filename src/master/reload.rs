@@ -426,6 +426,7 @@ impl Master<'_> {
     }
 
     fn terminate(&mut self, candidate: &Candidate) {
+        candidate.listeners.iter().for_each(Bound::give_up);
         for worker in &mut self.workers {
             if worker.generation == candidate.generation {
                 worker.cut();
@@ -486,6 +487,7 @@ impl Worker {
         self.ready_by = None;
         self.leaves_by = Some(until);
         self.tell(message);
+        self.slot.note_drain_order();
     }
 
     /// It goes now.
@@ -493,6 +495,7 @@ impl Worker {
         self.ready_by = None;
         self.is_cut = true;
         self.leaves_by = Some(Instant::now() + FAST_STOP_MAX);
+        self.slot.note_drain_order();
         self.signal(Signal::SIGTERM);
     }
 }

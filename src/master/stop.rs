@@ -72,6 +72,7 @@ impl Master<'_> {
         self.begin_stop(Stop::Graceful { deadline });
         for worker in &mut self.workers {
             worker.tell(Message::Drain);
+            worker.slot.note_drain_order();
         }
     }
 

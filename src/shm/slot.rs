@@ -1,7 +1,8 @@
 //! A worker's place in the zone: who it is, how far it is, what it counts.
 //!
 //! The worker's threads write what is theirs; the master reads. The state is the
-//! truth about a worker's readiness, and `worker_ready` only the bell.
+//! truth about a worker's readiness, and `worker_ready` only the bell. Of one that
+//! serves the master writes it, too, when it tells it to drain.
 
 use std::fmt;
 use std::io;
@@ -29,7 +30,7 @@ pub enum SlotState {
     Ready = 2,
     /// The worker accepts.
     Serving = 3,
-    /// The worker accepts no more and finishes what it has.
+    /// The worker accepts no more and finishes what it has, or has been told to.
     Draining = 4,
 }
 
@@ -216,6 +217,18 @@ impl Slot {
     /// The worker accepts no more.
     pub fn mark_draining(&self) {
         self.set_state(SlotState::Draining);
+    }
+
+    /// The worker has been told to accept no more, and may not have heard it yet: to
+    /// everybody else it drains from now on. Master only.
+    ///
+    /// One that serves writes nothing but the same any more, so no order of the two
+    /// writes loses anything. Any other state is left to the worker, whose death is
+    /// judged by it.
+    pub fn note_drain_order(&self) {
+        if self.state() == SlotState::Serving {
+            self.set_state(SlotState::Draining);
+        }
     }
 
     pub(super) fn set_state(&self, state: SlotState) {

@@ -9,9 +9,13 @@ use nix::sys::signal::Signal;
 use crate::support::server::{command, finish};
 use crate::support::{TestServer, fresh_dir};
 
-/// Every call that reads the configuration.
+/// What a wrong file keeps from being done.
 const CALLS: [&[&str]; 7] =
-    [&[], &["--foreground"], &["-t"], &["-t", "-q"], &["-T"], &["-s", "stop"], &["status"]];
+    [&[], &["--foreground"], &["-t"], &["-t", "-q"], &["-T"], &["-s", "reload"], &["reload"]];
+
+/// What has to reach a running server whatever its file has become.
+const REACHING: [&[&str]; 6] =
+    [&["-s", "stop"], &["-s", "quit"], &["-s", "reopen"], &["status"], &["stop"], &["logs"]];
 
 /// Each call fails with exit code 2, says all of this, and leaves nothing behind.
 #[track_caller]
@@ -24,6 +28,16 @@ fn assert_refused(dir: &Path, expected: &[&str]) {
         }
         assert!(call.stderr.lines().all(|line| line.starts_with("chappe: ")), "{call:?}");
         assert!(call.stderr.len() < 20_000, "{arguments:?}: {} bytes", call.stderr.len());
+        assert!(!dir.join("run").exists() && !dir.join("logs").exists(), "{arguments:?}");
+    }
+    for arguments in REACHING {
+        let call = finish(command(dir).args(arguments));
+        // Without any text it is the call that is wrong; otherwise nobody is found.
+        let is_text = expected.iter().any(|text| text.contains(": ") || text.contains("UTF-8"));
+        let code = if is_text { 1 } else { 2 };
+        assert_eq!(call.code, Some(code), "{arguments:?}: {call:?}");
+        assert!(call.stderr.contains(expected[0]), "{arguments:?}: {call:?}");
+        assert!(call.stderr.lines().count() <= 2, "{arguments:?}: {call:?}");
         assert!(!dir.join("run").exists() && !dir.join("logs").exists(), "{arguments:?}");
     }
 }
@@ -64,7 +78,7 @@ fn a_pipe_is_not_waited_for() {
 fn text_that_is_not_utf_8() {
     let dir = fresh_dir("config_not_utf_8");
     fs::write(dir.join("chappe.toml"), b"daemon = false\npid_file = \"\xff\xfe\"\n").unwrap();
-    assert_refused(&dir, &["chappe.toml", "is not UTF-8 in line 2"]);
+    assert_refused(&dir, &["is not UTF-8 in line 2", "chappe.toml"]);
 }
 
 #[test]
@@ -108,9 +122,9 @@ fn several_mistakes_are_told_together() {
 fn an_override_is_refused_like_a_file() {
     let dir = fresh_dir("config_override");
     fs::write(dir.join("chappe.toml"), "").unwrap();
-    for arguments in CALLS {
+    for arguments in CALLS.iter().chain(&REACHING) {
         let call =
-            finish(command(&dir).args(arguments).args(["--set", "worker.handler_threads=x"]));
+            finish(command(&dir).args(*arguments).args(["--set", "worker.handler_threads=x"]));
         assert_eq!(call.code, Some(2), "{call:?}");
         assert!(call.stderr.contains("--set worker.handler_threads=x: "), "{call:?}");
     }
@@ -128,4 +142,79 @@ fn a_running_server_does_not_mind() {
     assert_eq!(server.worker_pids(), workers);
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit().code(), Some(0));
+}
+
+/// Files that no reload would take, and what is said of them. `{}` is what the server
+/// was started with, or begins with it.
+const BROKEN: [(&str, &str); 5] = [
+    ("wrong_key = 1\n{}", "wrong_key is unknown"),
+    ("max_connections = 0\n{}", "max_connections is 0"),
+    ("{}\n[worker\nhandler_threads = 2\n", "not TOML"),
+    ("worker_processes = = 3\n{}", "not TOML"),
+    ("include = [\"gone.toml\"]\n{}", "gone.toml cannot be read"),
+];
+
+#[test]
+fn a_running_server_is_reached_whatever_its_file_has_become() {
+    // None of these is where the defaults are.
+    let paths = "control_socket = \"c.sock\"\npid_file = \"p.pid\"\n";
+    let toml = format!("{paths}[log]\ndirectory = \"elsewhere\"\n");
+    let server = TestServer::start("config_broken_running", &toml);
+    let file = server.dir.join("chappe.toml");
+    let good = fs::read_to_string(&file).unwrap();
+    let reaching: [(&[&str], i32, &str); 8] = [
+        (&["status"], 0, "master pid"),
+        (&["logs", "-n", "1000"], 0, "worker serves"),
+        (&["connections"], 0, "peer"),
+        (&["log-level", "debug"], 0, ""),
+        (&["kick", "999"], 1, ""),
+        (&["reopen", "--wait"], 0, ""),
+        (&["-s", "reopen"], 0, ""),
+        // It has come so far that it misses its terminal.
+        (&["top"], 1, ""),
+    ];
+    for (text, fault) in BROKEN {
+        fs::write(&file, text.replace("{}", &good)).unwrap();
+        for (arguments, code, shown) in reaching {
+            let call = server.command(arguments);
+            assert_eq!(call.code, Some(code), "{text}: {arguments:?}: {call:?}");
+            assert!(call.stdout.contains(shown), "{text}: {arguments:?}: {call:?}");
+            let warnings = call.stderr.lines().filter(|line| line.contains("warning: "));
+            assert_eq!(warnings.filter(|line| line.contains(fault)).count(), 1, "{call:?}");
+        }
+        for arguments in [&["reload"][..], &["-s", "reload"]] {
+            assert_eq!(server.command(arguments).code, Some(2), "{text}: {arguments:?}");
+        }
+    }
+    assert_eq!(server.status_number("/reload/count"), 0, "none has been tried");
+}
+
+#[test]
+fn a_running_server_is_stopped_whatever_its_file_has_become() {
+    let stops: [&[&str]; 4] =
+        [&["stop", "--wait"], &["quit", "--wait"], &["-s", "stop"], &["-s", "quit"]];
+    for ((text, _), arguments) in BROKEN.iter().zip(stops) {
+        let name = format!("config_broken_{}", arguments.concat());
+        let toml = "control_socket = \"c.sock\"\npid_file = \"p.pid\"\n";
+        let mut server = TestServer::start(&name, toml);
+        let file = server.dir.join("chappe.toml");
+        let good = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("{}", &good)).unwrap();
+        let call = server.command(arguments);
+        assert_eq!(call.code, Some(0), "{text}: {arguments:?}: {call:?}");
+        assert_eq!(server.wait_exit().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_server_whose_file_is_gone_is_reached_by_naming_its_socket() {
+    let server = TestServer::start("config_gone", "");
+    fs::remove_file(server.dir.join("chappe.toml")).unwrap();
+    // What lies at the default's place may be another server than the one that is meant.
+    let refused = server.command(&["stop"]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("--set control_socket=PATH"), "{refused:?}");
+    let found = server.command(&["status", "--set", "control_socket=run/chappe.sock"]);
+    assert_eq!(found.code, Some(0), "{found:?}");
+    assert!(found.stderr.contains("No such file"), "{found:?}");
 }

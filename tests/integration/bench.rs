@@ -73,6 +73,40 @@ fn the_report_for_people_names_what_the_json_names() {
 }
 
 #[test]
+fn the_server_of_a_unix_socket_is_known_by_whatever_name() {
+    let toml = "[[listen]]\naddress = \"127.0.0.1:0\"\n[[listen]]\naddress = \"unix:b.sock\"\n";
+    let server = TestServer::start("bench_unix", toml);
+    let absolute = format!("unix:{}", server.dir.join("b.sock").display());
+    for to in ["unix:b.sock", "unix:./run/../b.sock", &absolute] {
+        let mut bench = command(&server.dir);
+        let bench = bench.current_dir(&server.dir).args(SHORT).args(["--to", to]);
+        let report = clean(&finish(bench));
+        assert_eq!(report["server"]["pids"].as_array().map(Vec::len), Some(2), "{to}");
+        assert_eq!(report["server_missing"], Value::Null);
+        assert!(report["counters"].is_object(), "{report:#}");
+    }
+}
+
+#[test]
+fn a_server_that_is_not_known_is_told_why() {
+    let server = TestServer::start("bench_known", "");
+    let other = TestServer::start("bench_unknown", "");
+    let to = other.address.to_string();
+    let line = ["bench", "--warmup", "0s", "--duration", "100ms", "--to", &to];
+    let why = format!("listens on {}, not on {to}", server.address);
+    let run = server.command(&line);
+    assert!(run.stdout.contains("server    left out: the server of "), "{run:?}");
+    assert!(run.stdout.contains(&why), "{run:?}");
+    let report = clean(&server.command(&[&line[..], &["--json"]].concat()));
+    assert!(report["server_missing"].as_str().is_some_and(|text| text.ends_with(&why)));
+    assert_eq!(report["server"], Value::Null);
+    let nowhere = fresh_dir("bench_nowhere");
+    let run = finish(command(&nowhere).args(line));
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stdout.contains("No such file"), "{run:?}");
+}
+
+#[test]
 fn an_open_loop_sends_what_is_due_and_no_more() {
     let server = TestServer::start("bench_open", "");
     let run = server.command(&[&SHORT[..], &["--connections", "3", "--rate", "1000"]].concat());

@@ -126,9 +126,17 @@ fn a_worker_that_gives_no_list_is_told_of() {
     let stopped = Pid::from_raw(server.worker_pids()[0]);
     kill(stopped, Signal::SIGSTOP).unwrap();
     let list = server.command(&["connections"]);
+    let kick = server.command(&["kick", "999"]);
+    let reopen = server.command(&["reopen", "--wait"]);
     kill(stopped, Signal::SIGCONT).unwrap();
     assert_eq!(list.code, Some(0), "{list:?}");
-    assert!(list.stderr.contains("1 workers gave no list"), "{list:?}");
+    let warning = format!("warning: no list from worker 0 (pid {stopped})\n");
+    assert!(list.stderr.ends_with(&warning), "{list:?}");
+    for (call, says) in [(kick, "whether connection 999 is there: "), (reopen, "in time from ")] {
+        assert_eq!(call.code, Some(1), "{call:?}");
+        let named = format!("{says}worker 0 (pid {stopped})\n");
+        assert!(call.stderr.ends_with(&named), "{call:?}");
+    }
     // A late answer disturbs nobody.
     let mut client = server.connect();
     client.call(CODE_PING, b"").unwrap();

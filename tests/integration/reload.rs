@@ -6,7 +6,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 
 use chappe::client::{CODE_ECHO, CODE_PING, Client, Goodbye};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::support::server::{PROGRAM, configuration, finish};
 use crate::support::{DEADLINE, Finished, TestServer, drain, wait_until};
@@ -356,4 +357,30 @@ fn a_changed_control_socket_is_reported_at_the_old_one() {
     let outcome = server.command(&["reload", "--set", "control_socket=run/chappe.sock"]);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert!(outcome.stdout.contains("needs a restart: control_socket"), "{outcome:?}");
+}
+
+#[test]
+fn who_is_told_to_drain_is_shown_to_drain_whether_it_has_heard_it_or_not() {
+    let server = TestServer::start("reload_unheard", "");
+    let old = server.worker_pids();
+    let states = |of_old: bool| {
+        let status = server.status_json();
+        let workers = status["workers"].as_array().expect("workers").clone();
+        let is_meant = |pid: &serde_json::Value| {
+            old.iter().any(|old| pid.as_i64() == Some((*old).into())) == of_old
+        };
+        let workers = workers.iter().filter(|worker| is_meant(&worker["pid"]));
+        workers.map(|worker| worker["state"].as_str().expect("a state").to_owned()).collect()
+    };
+    let signal = |signal| old.iter().for_each(|pid| kill(Pid::from_raw(*pid), signal).unwrap());
+    // As busy as can be: they hear nothing.
+    signal(Signal::SIGSTOP);
+    reload(&server);
+    let shown: Vec<String> = states(true);
+    signal(Signal::SIGCONT);
+    assert_eq!(shown, ["draining", "draining"]);
+    // The new ones are told before; whoever is told on time serves.
+    wait_until("the new workers serve", || states(false) == ["serving", "serving"]);
+    wait_drained(&server);
+    assert_eq!(server.status_number("/totals/workers_died"), 0);
 }

@@ -149,16 +149,21 @@ impl BenchArgs {
 }
 
 /// Runs the command; the exit code is 0 or 1. `known_pids` and `counters` are the
-/// server's, if it is one that can be asked.
+/// server's, if it is one that can be asked; otherwise why not.
 pub(crate) fn run(
     args: &BenchArgs,
     default_to: Option<Address>,
-    known_pids: &[i32],
+    known_pids: Result<Vec<i32>, String>,
     counters: &mut Counters<'_>,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> u8 {
-    let plan = args.plan(default_to.as_ref(), known_pids);
+    let (known_pids, unknown) = match known_pids {
+        Ok(pids) => (pids, None),
+        // Whoever names the processes needs nobody to tell them.
+        Err(why) => (Vec::new(), Some(why).filter(|_| args.server_pid.is_empty())),
+    };
+    let plan = args.plan(default_to.as_ref(), &known_pids);
     let mut screen = Screen { bar: bar(), counters };
     let result = load::run(&plan, &mut screen);
     screen.bar.finish_and_clear();
@@ -170,9 +175,9 @@ pub(crate) fn run(
         }
     };
     let text = if args.json {
-        format!("{}\n", report::json(&plan, &report))
+        format!("{}\n", report::json(&plan, &report, unknown.as_deref()))
     } else {
-        report::text(&plan, &report)
+        report::text(&plan, &report, unknown.as_deref())
     };
     let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     for complaint in report::complaints(&plan, &report) {

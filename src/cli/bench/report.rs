@@ -10,10 +10,13 @@ use crate::client::load::{Plan, Report};
 /// Counters of the server that tell what a message cost on the send path.
 const PER_THOUSAND: [&str; 4] = ["semaphore_posts", "send_calls", "partial_sends", "sends_blocked"];
 
+/// Why the server's figures are missing although its processes are known.
+const UNREADABLE: &str = "its processes can't be read, or are gone";
+
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99_9", 0.999)];
 
-/// One object.
-pub(super) fn json(plan: &Plan, report: &Report) -> Value {
+/// One object. `unknown` is why the server's processes are.
+pub(super) fn json(plan: &Plan, report: &Report, unknown: Option<&str>) -> Value {
     let faults: Map<String, Value> = report
         .faults
         .iter()
@@ -66,12 +69,13 @@ pub(super) fn json(plan: &Plan, report: &Report) -> Value {
             "anonymous_bytes_before": report.memory.map(|(before, _)| before),
             "anonymous_bytes_most": report.memory.map(|(_, most)| most),
         })),
+        "server_missing": report.server.is_none().then_some(unknown.unwrap_or(UNREADABLE)),
         "counters": counters(report),
     })
 }
 
 /// Some lines.
-pub(super) fn text(plan: &Plan, report: &Report) -> String {
+pub(super) fn text(plan: &Plan, report: &Report, unknown: Option<&str>) -> String {
     let mut text = String::new();
     let mode = match plan.rate {
         Some(rate) => format!("open loop, {rate} requests/s"),
@@ -101,7 +105,7 @@ pub(super) fn text(plan: &Plan, report: &Report) -> String {
         line(&mut text, "latency", &times.join("  "));
     }
     sides(&mut text, plan, report);
-    costs(&mut text, plan, report);
+    costs(&mut text, plan, report, unknown);
     if report.faults.is_empty() {
         line(&mut text, "errors", "none");
     }
@@ -173,7 +177,7 @@ fn sides(text: &mut String, plan: &Plan, report: &Report) {
 }
 
 /// What it cost, on both sides.
-fn costs(text: &mut String, plan: &Plan, report: &Report) {
+fn costs(text: &mut String, plan: &Plan, report: &Report, unknown: Option<&str>) {
     let share = |cpu_ns: u64| cpu_ns as f64 / 1e7 / report.looked_seconds;
     if let Some(used) = report.client {
         let late = match plan.rate {
@@ -201,8 +205,8 @@ fn costs(text: &mut String, plan: &Plan, report: &Report) {
             Err(why) => format!("system calls not counted ({why})"),
         };
         line(text, "", &value);
-    } else if plan.counts_system_calls || !plan.server_pids.is_empty() {
-        line(text, "server", "its processes are not known, or can't be read");
+    } else {
+        line(text, "server", &format!("left out: {}", unknown.unwrap_or(UNREADABLE)));
     }
     if let Some((before, most)) = report.memory {
         let value = format!("{} before, {} at the most", bytes(before), bytes(most));

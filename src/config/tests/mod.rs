@@ -4,6 +4,7 @@ mod changes;
 mod includes;
 mod junk;
 mod keys;
+mod located;
 mod manual;
 mod messages;
 mod overrides;
