@@ -11,6 +11,11 @@ const zlib = require('node:zlib')
 
 const HEADER_BYTES = 8
 
+if (!zlib.crc32) {
+  console.error(`the zlib of Node ${process.version} has no crc32`)
+  process.exit(1)
+}
+
 function serve(socket) {
   let partial = null
   socket.setNoDelay(true)

@@ -1,6 +1,6 @@
 """Programs under test: started each in a directory of its own, asked by `chappe bench`."""
 
-import json, os, pathlib, re, subprocess, tempfile, time
+import atexit, json, os, pathlib, re, subprocess, tempfile, time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILT = ROOT / "target/release"
@@ -27,6 +27,8 @@ class Server:
                 self.settings += ["--set", setting]
             command += ["--foreground", *self.site, *self.settings]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # A run that fails leaves no server behind.
+        atexit.register(self.process.terminate)
         ready = self.process.stdout.readline().split()
         if ready[:1] != ["ready"]:
             raise Failed(f"{name} does not start: {self.process.communicate()[1]}")
@@ -77,6 +79,7 @@ class Server:
     def stop(self):
         self.process.terminate()
         self.process.communicate()
+        atexit.unregister(self.process.terminate)
         self.dir.cleanup()
 
 
