@@ -1,18 +1,21 @@
 //! The load generator: against the real server, and against servers of this file that
 //! answer wrongly, late, or not at all.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chappe::client::{CODE_ECHO, CODE_ERROR, CODE_PING, Client, Frame};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::pty::{Winsize, openpty};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::server::{PROGRAM, command, finish};
-use crate::support::{Finished, TestServer, fresh_dir};
+use crate::support::{Finished, TestServer, fresh_dir, wait_until};
 
 /// A run that is over soon, as JSON.
 const SHORT: [&str; 6] = ["bench", "--json", "--warmup", "100ms", "--duration", "500ms"];
@@ -84,6 +87,39 @@ fn the_server_of_a_unix_socket_is_known_by_whatever_name() {
         assert_eq!(report["server"]["pids"].as_array().map(Vec::len), Some(2), "{to}");
         assert_eq!(report["server_missing"], Value::Null);
         assert!(report["counters"].is_object(), "{report:#}");
+    }
+}
+
+#[test]
+fn a_terminal_gets_a_bar_and_the_report_stays_clean() {
+    let server = TestServer::start("bench_bar", "");
+    let size = Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = openpty(&size, None).expect("a pseudo terminal");
+    fcntl(&pty.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("flags");
+    let mut child = Command::new(PROGRAM)
+        .args(SHORT)
+        .args(["--connections", "2", "--to", &server.address.to_string()])
+        .current_dir(&server.dir)
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(pty.slave)
+        .spawn()
+        .expect("it starts");
+    let mut terminal = File::from(pty.master);
+    let (mut seen, mut part) = (String::new(), [0; 4096]);
+    wait_until("the run is over", || {
+        while let Ok(bytes @ 1..) = terminal.read(&mut part) {
+            seen.push_str(&String::from_utf8_lossy(&part[..bytes]));
+        }
+        child.try_wait().expect("our own child").is_some()
+    });
+    let output = child.wait_with_output().expect("it has ended");
+    assert!(output.status.success(), "{seen}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one object, no bar");
+    assert_eq!(report["complete"], true);
+    for word in ["warming up", "measuring", "%"] {
+        assert!(seen.contains(word), "{word} in {seen:?}");
     }
 }
 

@@ -1,0 +1,3 @@
+module chappe.example/peer
+
+go 1.19

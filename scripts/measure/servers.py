@@ -1,0 +1,131 @@
+"""Programs under test: started each in a directory of its own, asked by `chappe bench`."""
+
+import atexit, json, os, pathlib, re, subprocess, tempfile, time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILT = ROOT / "target/release"
+CHAPPE = BUILT / "chappe"
+FRAME_BYTES = 65535
+
+
+class Failed(SystemExit):
+    """A run that is not clean ends everything: its figures would be of something else."""
+
+
+class Server:
+    """A program that prints `ready ADDRESS`; its work is done in `pids`."""
+
+    def __init__(self, name, *command, settings=None, prefix=()):
+        self.name, self.dir = name, tempfile.TemporaryDirectory()
+        command = [*prefix, *map(str, command)]
+        if settings is not None:
+            toml = "[log]\nlevel = \"warn\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n"
+            pathlib.Path(self.dir.name, "chappe.toml").write_text(toml)
+            self.site = ["-p", self.dir.name, "-c", self.dir.name + "/chappe.toml"]
+            self.settings = []
+            for setting in ("worker_processes=1", *settings):
+                self.settings += ["--set", setting]
+            command += ["--foreground", *self.site, *self.settings]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # A run that fails leaves no server behind.
+        atexit.register(self.process.terminate)
+        ready = self.process.stdout.readline().split()
+        if ready[:1] != ["ready"]:
+            raise Failed(f"{name} does not start: {self.process.communicate()[1]}")
+        self.address = ready[1]
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        self.pids = [int(pid) for pid in children.split()] or [self.process.pid]
+
+    def command(self, *flags, seconds, warmup="200ms"):
+        """The command line of a run; the server's settings do not matter to it."""
+        command = [CHAPPE, "bench", "--json", "--to", self.address, "--warmup", warmup,
+                   "--duration", f"{int(seconds * 1000)}ms"]
+        for pid in self.pids:
+            command += ["--server-pid", pid]
+        return [str(word) for word in (*command, *flags)]
+
+    def bench(self, *flags, seconds, **more):
+        command = self.command(*flags, seconds=seconds, **more)
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            raise Failed(f"{self.name}: {' '.join(command)}\n{run.stdout}{run.stderr}")
+        return json.loads(run.stdout)
+
+    def anonymous(self):
+        """Bytes of the first of its processes that are in no file."""
+        text = pathlib.Path(f"/proc/{self.pids[0]}/status").read_text()
+        return int(re.search(r"RssAnon:\s*(\d+)", text)[1]) * 1024
+
+    def status(self):
+        status = subprocess.run([CHAPPE, "status", "--json", *self.site], capture_output=True, text=True)
+        if status.returncode:
+            raise Failed(f"{self.name}: {status.stderr}")
+        return json.loads(status.stdout)
+
+    def connections(self):
+        return [worker["connections"] for worker in self.status()["workers"]]
+
+    def wait_connections(self, is_enough):
+        """The connections of each worker as soon as `is_enough` of their sum."""
+        deadline = time.monotonic() + 20
+        while True:
+            connections = self.connections()
+            if is_enough(sum(connections)):
+                return connections
+            if time.monotonic() > deadline:
+                raise Failed(f"{self.name}: {connections} connections after 20 seconds")
+            time.sleep(0.02)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.communicate()
+        atexit.unregister(self.process.terminate)
+        self.dir.cleanup()
+
+
+def limit():
+    return Server("limit", BUILT / "examples/limit")
+
+
+def chappe(name="chappe", *settings):
+    """As it comes, with one worker, unless `settings` say otherwise."""
+    return Server(name, CHAPPE, settings=settings)
+
+
+def three_threads():
+    return chappe("three threads", "worker.fuse=false")
+
+
+def classic():
+    # With more than one handler thread it answers out of order.
+    return Server("classic", BUILT / "examples/classic", "1")
+
+
+def burn(name, *settings):
+    """With handlers that compute and block: benches/burn.rs."""
+    return Server(name, BUILT / "examples/burn", settings=settings)
+
+
+def peers():
+    """Those whose tools are here, and why the others are not."""
+    there, left_out = [], []
+    tokio = ROOT / "target/peers/release/peers"
+    if tokio.exists():
+        for way, told in (("loop", "tokio, by hand"), ("codec", "tokio-util codec")):
+            for threads in (1, 2):
+                name = f"{told}, {threads} thread{'s' if threads > 1 else ''}"
+                there.append(Server(name, tokio, way, threads))
+    else:
+        left_out.append("tokio (benches/peers is not built)")
+    go = ROOT / "target/peers/go"
+    if go.exists():
+        there.append(Server("Go, a goroutine a connection", go))
+    else:
+        left_out.append("Go (not built: no `go` here)")
+    try:
+        there.append(Server("Node", "node", ROOT / "benches/peers/node.js"))
+    except FileNotFoundError:
+        left_out.append("Node (no `node` here)")
+    except Failed:
+        left_out.append("Node (its zlib has no crc32)")
+    return there, left_out
