@@ -202,10 +202,9 @@ pub struct InboxView {
     pub bytes: usize,
 }
 
-impl Inbox {
+impl Default for Inbox {
     /// An empty one.
-    #[must_use]
-    pub fn new() -> Self {
+    fn default() -> Self {
         let state = State {
             phase: Phase::Empty,
             items: VecDeque::new(),
@@ -218,7 +217,9 @@ impl Inbox {
         };
         Self { state: Mutex::new(state) }
     }
+}
 
+impl Inbox {
     /// Adds what was received; the event loop. If the worker's total has no room,
     /// reading pauses at once: it goes on as this inbox is worked off.
     pub fn push(&self, item: Item, total: Room, limits: &InboxLimits) -> Pushed {

@@ -20,7 +20,7 @@ fn notice() -> Item {
 
 /// An inbox in the given phase, with nothing queued but in `Queued`.
 fn inbox_in(phase: Phase) -> Inbox {
-    let inbox = Inbox::new();
+    let inbox = Inbox::default();
     if phase != Phase::Empty {
         assert_eq!(push(&inbox, chunk(1, 8)), Pushed::Queue);
     }
@@ -110,7 +110,7 @@ fn close_empties_every_phase_and_takes_no_more() {
 
 #[test]
 fn closing_under_a_turn_releases_once() {
-    let inbox = Inbox::new();
+    let inbox = Inbox::default();
     _ = push(&inbox, chunk(2, 16));
     assert!(inbox.begin());
     let item = inbox.next(Done::default(), &LIMITS).item.unwrap();
@@ -126,7 +126,7 @@ fn closing_under_a_turn_releases_once() {
 fn each_message_of_a_closed_inbox_is_lost_once() {
     let handled = Done { messages: 1, bytes: 0 };
     let closed_under_a_turn = || {
-        let inbox = Inbox::new();
+        let inbox = Inbox::default();
         _ = push(&inbox, chunk(3, 24));
         _ = push(&inbox, chunk(1, 8));
         assert!(inbox.begin());
@@ -144,7 +144,7 @@ fn each_message_of_a_closed_inbox_is_lost_once() {
     let (inbox, _) = closed_under_a_turn();
     assert_eq!(inbox.next(Done { messages: 3, bytes: 24 }, &LIMITS).lost, 0);
     // A turn that ends the connection itself tells of nothing: closing does.
-    let inbox = Inbox::new();
+    let inbox = Inbox::default();
     _ = push(&inbox, chunk(3, 24));
     assert!(inbox.begin());
     _ = inbox.next(Done::default(), &LIMITS);
@@ -161,13 +161,13 @@ fn reading_pauses_at_either_limit_and_resumes_at_half_of_both() {
         (vec![(1, 100)], true),
         (vec![(100, 1000)], true),
     ] {
-        let inbox = Inbox::new();
+        let inbox = Inbox::default();
         for (messages, bytes) in &items {
             _ = push(&inbox, chunk(*messages, *bytes));
         }
         assert_eq!(inbox.view().paused, pauses, "{items:?}");
     }
-    let inbox = Inbox::new();
+    let inbox = Inbox::default();
     for _ in 0..4 {
         _ = push(&inbox, chunk(1, 10));
     }
@@ -181,7 +181,7 @@ fn reading_pauses_at_either_limit_and_resumes_at_half_of_both() {
 
 #[test]
 fn without_room_in_the_total_reading_goes_on_as_the_inbox_is_worked_off() {
-    let inbox = Inbox::new();
+    let inbox = Inbox::default();
     _ = inbox.push(chunk(1, 8), Room::Exhausted, &LIMITS);
     assert!(inbox.view().paused);
     assert!(inbox.begin());
@@ -192,7 +192,7 @@ fn without_room_in_the_total_reading_goes_on_as_the_inbox_is_worked_off() {
 
 #[test]
 fn what_is_put_back_comes_first_again() {
-    let inbox = Inbox::new();
+    let inbox = Inbox::default();
     _ = push(&inbox, chunk(2, 16));
     _ = push(&inbox, notice());
     assert!(inbox.begin());

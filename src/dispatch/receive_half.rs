@@ -20,7 +20,7 @@ impl DispatchPath {
     /// `limits` for one connection, `total_bytes_max` for all.
     #[must_use]
     pub fn new(limits: InboxLimits, total_bytes_max: usize) -> Self {
-        Self { run_list: RunList::new(), total: Budget::new(total_bytes_max), limits: limits }
+        Self { run_list: RunList::new(), total: Budget::new(total_bytes_max), limits }
     }
 
     /// The connections with something to handle.
@@ -49,7 +49,7 @@ impl ReceiveHalf {
     /// Empty.
     #[must_use]
     pub fn new(info: ConnectionInfo, send: Arc<SendHalf>, path: Arc<DispatchPath>) -> Self {
-        Self { info, inbox: Inbox::new(), send, path }
+        Self { info, inbox: Inbox::default(), send, path }
     }
 
     /// Who the peer is.
