@@ -42,7 +42,7 @@ const CLIENTS: u64 = 48;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Kills of a run without arguments.
-const FEW_KILLS: u64 = 30;
+const FEW_KILLS: u64 = 20;
 
 struct Options {
     /// `None`: only what `kills` says.
