@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::identity::{self, Become};
-use super::{Failure, descriptors, load, locate, paths, say};
+use super::{Failure, descriptors, load, locate, locate_quietly, paths, say, warn_of};
 use crate::cli::{
     self, Arguments, Common, ConnectionsArgs, LogsArgs, SendArgs, SignalName, StatusArgs, StopArgs,
 };
@@ -76,9 +76,17 @@ pub(super) fn signal(common: &Common, name: SignalName) -> Result<(), Failure> {
     // A wrong configuration is refused before anything is sent.
     let located = match name {
         SignalName::Reload => Located::from(&load(common)?.config),
-        _ => locate(common, Need::PidFile)?,
+        _ => locate_quietly(common, Need::PidFile)?,
     };
-    let pid = PidFile::holder(&located.pid_file)?;
+    let pid = match PidFile::holder(&located.pid_file) {
+        // Nobody to signal there: what is wrong with the file is the answer.
+        Err(error) if located.warning.is_some() => {
+            load(common)?;
+            return Err(error.into());
+        }
+        holder => holder?,
+    };
+    warn_of(&located);
     let signal = match name {
         SignalName::Stop => Signal::SIGTERM,
         SignalName::Quit => Signal::SIGQUIT,

@@ -199,12 +199,20 @@ fn load(common: &Common) -> Result<Loaded, Failure> {
 
 /// Where the running server is. What is wrong with its file is told, and no reason to fail.
 fn locate(common: &Common, need: Need) -> Result<Located, Failure> {
+    let located = locate_quietly(common, need)?;
+    warn_of(&located);
+    Ok(located)
+}
+
+fn locate_quietly(common: &Common, need: Need) -> Result<Located, Failure> {
     let (prefix, file) = paths(common)?;
-    let located = config::locate(&file, &prefix, &common.set, need)?;
+    Ok(config::locate(&file, &prefix, &common.set, need)?)
+}
+
+fn warn_of(located: &Located) {
     if let Some(warning) = &located.warning {
         complain(&format!("warning: {warning}"));
     }
-    Ok(located)
 }
 
 /// Writes to standard output.

@@ -5,12 +5,18 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use super::{Master, Vacancy};
-use crate::shm::{Counter, CounterValues, HANDLER_BOUNDS_US, HandlerTimes, SlotReport};
+use crate::shm::{
+    Counter, CounterValues, HANDLER_BOUNDS_US, HandlerTimes, PermitBooks, SlotReport,
+};
 use crate::sys::{clock, limits};
 
 /// Not shown for a worker, which never has any.
 const COUNTED_BY_MASTER: &[Counter] =
     &[Counter::WorkersDied, Counter::WorkersStuck, Counter::DrainsCut];
+
+/// How often the permits are looked at for one status: a worker moves one in less than a
+/// microsecond, unless it is interrupted right then.
+const PERMIT_LOOKS_MAX: usize = 16;
 
 /// The answer to a command that has no more to say.
 pub(super) fn accepted() -> Value {
@@ -42,9 +48,19 @@ impl Master<'_> {
                 "worker_ready": self.zone.worker_ready().value().ok(),
                 "connection_permits": self.zone.connection_permits().value().ok(),
             },
+            "permits": self.permits(),
             // The master writes them itself, so they are never in the middle of a change.
             "totals": self.zone.totals().as_ref().map(|totals| counters(totals, &[])),
         })
+    }
+
+    /// Where the connection permits are at one moment, `None` if workers were moving some
+    /// each time that it was looked.
+    fn permits(&self) -> Option<Value> {
+        let look = || self.zone.permit_books().ok().flatten();
+        let books = (0..PERMIT_LOOKS_MAX).find_map(|_| look())?;
+        let PermitBooks { limit, debt, free, held } = books;
+        Some(json!({ "limit": limit, "debt": debt, "free": free, "held": held }))
     }
 
     /// What a worker may have, after all.

@@ -222,3 +222,74 @@ impl Line {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::mem::offset_of;
+    use std::ops::Range;
+
+    const CACHE_LINE: usize = 64;
+
+    /// Who writes which bytes of the zone, of the slots `slots`; of a slot that is
+    /// everybody who ever writes there while its worker runs.
+    fn written(slots: &[usize]) -> Vec<(String, Range<usize>)> {
+        let mut all = Vec::new();
+        let mut add = |who: String, at: usize, bytes: usize| all.push((who, at..at + bytes));
+        for (who, at, bytes) in [
+            ("whoever is ready", offset_of!(Layout, worker_ready), size_of::<Bell>()),
+            ("event loops: permits", offset_of!(Layout, permit_pool), size_of::<PermitPool>()),
+            ("event loops: ids", offset_of!(Layout, connection_ids), size_of::<ConnectionIds>()),
+            ("master", offset_of!(Layout, totals), size_of::<Totals>()),
+            ("master", offset_of!(Layout, history), size_of::<HistoryLine>()),
+            ("master", offset_of!(Layout, live), size_of::<[AtomicU64; SLOTS / 64]>()),
+            ("states", offset_of!(Layout, states), size_of::<[AtomicU32; SLOTS]>()),
+        ] {
+            add(who.to_owned(), at, bytes);
+        }
+        for &slot in slots {
+            let base = offset_of!(Layout, slots) + slot * size_of::<SlotLayout>();
+            let at = |offset| base + offset;
+            add("master".to_owned(), at(offset_of!(SlotLayout, identity)), size_of::<Identity>());
+            let event_loop = at(offset_of!(SlotLayout, event_loop));
+            add(format!("event loop {slot}"), event_loop, size_of::<EventLoopLine>());
+            add(format!("who posts {slot}"), at(offset_of!(SlotLayout, send)), size_of::<Bell>());
+            for nth in 0..LINES {
+                let line = at(offset_of!(SlotLayout, lines)) + nth * size_of::<Line>();
+                add(format!("counters {nth} of {slot}"), line, size_of::<Line>());
+            }
+            for nth in 0..HANDLER_THREADS_MAX {
+                let times =
+                    at(offset_of!(SlotLayout, handler_times)) + nth * size_of::<TurnTimes>();
+                add(format!("times {nth} of {slot}"), times, size_of::<TurnTimes>());
+            }
+            let peers = offset_of!(Layout, peers) + slot * size_of::<PeerTable>();
+            add(format!("addresses of {slot}"), peers, size_of::<PeerTable>());
+        }
+        all
+    }
+
+    /// The first cache line that two of them write.
+    fn shared_line(written: &[(String, Range<usize>)]) -> Option<(&str, &str)> {
+        let mut owners: BTreeMap<usize, &str> = BTreeMap::new();
+        for (who, bytes) in written {
+            for line in bytes.start / CACHE_LINE..bytes.end.div_ceil(CACHE_LINE) {
+                match owners.insert(line, who) {
+                    Some(other) if other != who => return Some((other, who)),
+                    _ => {}
+                }
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn no_two_writers_share_a_cache_line() {
+        // The mapping begins at a page, so these offsets tell all.
+        assert_eq!(align_of::<Layout>() % CACHE_LINE, 0);
+        assert_eq!(shared_line(&written(&[0, 1, 2, SLOTS - 1])), None);
+        let planted = [("one".to_owned(), 0..72), ("two".to_owned(), 72..80)];
+        assert_eq!(shared_line(&planted), Some(("one", "two")));
+    }
+}

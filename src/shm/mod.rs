@@ -28,6 +28,6 @@ pub use history::History;
 pub use layout::{HANDLER_THREADS_MAX, SLOTS};
 pub use load::{Accepting, Load};
 pub use peers::{Admission, Peers};
-pub use permits::Permits;
+pub use permits::{PermitBooks, Permits};
 pub use slot::{Gauges, Slot, SlotReport, SlotState, ThreadRole};
 pub use zone::Zone;

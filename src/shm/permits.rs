@@ -21,6 +21,27 @@ use super::zone::Zone;
 use crate::sys::crash::step;
 use crate::sys::{Semaphore, Shared};
 
+/// Where all permits are, at a moment at which no live worker was moving one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PermitBooks {
+    /// How many connections all workers may have together.
+    pub limit: u64,
+    /// Lent permits that are to vanish when they come back.
+    pub debt: u64,
+    /// What the semaphore has.
+    pub free: u64,
+    /// What the workers hold that are not freed.
+    pub held: u64,
+}
+
+impl PermitBooks {
+    /// What is in no account: dead workers held it.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        (self.limit + self.debt).saturating_sub(self.free + self.held)
+    }
+}
+
 /// A worker's access to the permits; its event loop has the only one.
 #[derive(Debug)]
 pub struct Permits {
@@ -74,7 +95,7 @@ impl Permits {
         self.own.sequence.store(sequence.wrapping_add(1), Ordering::Relaxed);
         step("permits: inside");
         // Whoever sees what follows sees the odd number too: pairs with the
-        // acquire fence in `quiet_sum`.
+        // acquire fence in `permit_books`.
         fence(Ordering::Release);
     }
 
@@ -120,8 +141,8 @@ impl Zone {
     /// # Errors
     /// Of the semaphore, which can't fail in a correct program.
     pub fn settle(&self) -> io::Result<Option<u32>> {
-        let Some((owed, accounted)) = self.quiet_sum()? else { return Ok(None) };
-        let lost = u32::try_from(owed.saturating_sub(accounted)).unwrap_or(u32::MAX);
+        let Some(books) = self.permit_books()? else { return Ok(None) };
+        let lost = u32::try_from(books.missing()).unwrap_or(u32::MAX);
         for _ in 0..lost {
             step("settle: before a permit");
             if !pay_debt(&self.layout().permit_pool.debt) {
@@ -132,9 +153,12 @@ impl Zone {
         Ok(Some(lost))
     }
 
-    /// `limit + debt` and `value + Σ held(live)`, if no live worker was inside its
-    /// bracket from the first to the last of these reads.
-    fn quiet_sum(&self) -> io::Result<Option<(u64, u64)>> {
+    /// Where the permits are, if no live worker was inside its bracket from the first to
+    /// the last of these reads. Anybody may look.
+    ///
+    /// # Errors
+    /// Of the semaphore, which can't fail in a correct program.
+    pub fn permit_books(&self) -> io::Result<Option<PermitBooks>> {
         let pool = &self.layout().permit_pool;
         let live: Vec<(&EventLoopLine, u64)> = self
             .live_slots()
@@ -145,16 +169,18 @@ impl Zone {
         if live.iter().any(|(_, sequence)| sequence % 2 == 1) {
             return Ok(None);
         }
-        let mut accounted = u64::from(self.connection_permits().value()?);
-        accounted += live.iter().map(|(line, _)| line.held.load(Ordering::Relaxed)).sum::<u64>();
-        let owed = u64::from(pool.limit.load(Ordering::Relaxed))
-            + u64::from(pool.debt.load(Ordering::Relaxed));
+        let books = PermitBooks {
+            limit: u64::from(pool.limit.load(Ordering::Relaxed)),
+            debt: u64::from(pool.debt.load(Ordering::Relaxed)),
+            free: u64::from(self.connection_permits().value()?),
+            held: live.iter().map(|(line, _)| line.held.load(Ordering::Relaxed)).sum(),
+        };
         // If one of the reads above saw a later operation of a live worker, this
         // fence makes its odd number visible to the reads below.
         fence(Ordering::Acquire);
         let unchanged =
             live.iter().all(|(line, sequence)| line.sequence.load(Ordering::Relaxed) == *sequence);
-        Ok(unchanged.then_some((owed, accounted)))
+        Ok(unchanged.then_some(books))
     }
 
     /// Changes how many connections all workers may have together. Upwards it holds
@@ -251,8 +277,8 @@ mod tests {
 
     /// `limit + debt` is what the semaphore has and what the living hold.
     fn assert_sum(zone: &Zone, context: &str) {
-        let (owed, accounted) = zone.quiet_sum().unwrap().expect("quiet");
-        assert_eq!(owed, accounted, "{context}");
+        let books = zone.permit_books().unwrap().expect("quiet");
+        assert_eq!(books.limit + books.debt, books.free + books.held, "{context}: {books:?}");
     }
 
     const OPERATIONS: [Operation; 2] = [Operation::Take, Operation::GiveBack];

@@ -1,7 +1,7 @@
 //! What `chappe status` tells, and what it tells it about.
 
 use crate::support::{TestServer, proc, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The keys that are there for good, as JSON pointers.
 const KEYS: &[&str] = &[
@@ -27,6 +27,10 @@ const KEYS: &[&str] = &[
     "/workers/0/counters/frames_received",
     "/semaphores/worker_ready",
     "/semaphores/connection_permits",
+    "/permits/limit",
+    "/permits/debt",
+    "/permits/free",
+    "/permits/held",
     "/totals/connections_accepted",
     "/totals/connections_refused",
     "/totals/frames_received",
@@ -79,6 +83,8 @@ fn status_counts_what_happens() {
     let status = server.status_json();
     assert_eq!(server.connections(), 5);
     assert_eq!(status["semaphores"]["connection_permits"], 495);
+    let permits = json!({ "limit": 500, "debt": 0, "free": 495, "held": 5 });
+    assert_eq!(status["permits"], permits, "nobody takes or gives one back now");
     let totals = &status["totals"];
     assert_eq!(totals["connections_accepted"], 5);
     assert_eq!(totals["frames_received"], 10);

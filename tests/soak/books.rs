@@ -26,14 +26,19 @@ struct Held {
 }
 
 fn held(pid: i32) -> Held {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = anonymous.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     Held {
         descriptors: descriptors(pid),
         threads: proc::threads(pid).len(),
-        bytes: kib.unwrap_or(0) * 1024,
+        bytes: memory(pid, "RssAnon:"),
     }
+}
+
+/// A line of `/proc/PID/status`, in bytes; 0 if the process is gone.
+pub(crate) fn memory(pid: i32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kib = line.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
 }
 
 /// Without listeners and logs: the master keeps a log for each worker number there was,
@@ -77,7 +82,7 @@ impl Books {
         deeds: &Deeds,
     ) -> Vec<String> {
         let mut wrong = Vec::new();
-        let is_at_rest = wait_for(|| is_at_rest(&status(server)).then_some(()));
+        let is_at_rest = wait_for(|| is_at_rest(&status(server), PERMITS).then_some(()));
         let status = status(server);
         if is_at_rest.is_none() {
             wrong.push(format!("connections or permits do not come back: {status:#}"));
@@ -91,7 +96,8 @@ impl Books {
         wrong
     }
 
-    fn check_processes(&mut self, server: &TestServer, wrong: &mut Vec<String>) {
+    /// Descriptors, threads and memory are as at the start.
+    pub(crate) fn check_processes(&mut self, server: &TestServer, wrong: &mut Vec<String>) {
         let processes = server.worker_pids().into_iter().map(|pid| (pid, self.worker));
         let processes: Vec<_> = processes.chain([(server.pid(), self.master)]).collect();
         for (pid, before) in processes {
@@ -123,9 +129,10 @@ impl Books {
     }
 }
 
-fn is_at_rest(status: &Value) -> bool {
+/// Nobody is connected, all permits are back, and each place is filled.
+pub(crate) fn is_at_rest(status: &Value, permits: u64) -> bool {
     let workers = status["workers"].as_array().expect("workers");
-    status["semaphores"]["connection_permits"] == PERMITS
+    status["semaphores"]["connection_permits"] == permits
         && workers.iter().all(|worker| worker["connections"] == 0)
         && status["vacancies"].as_array().is_some_and(Vec::is_empty)
 }
@@ -202,7 +209,7 @@ impl Round<'_> {
 }
 
 /// No error and no panic in any log, and nothing on standard error that is not a log.
-fn check_logs(server: &TestServer, wrong: &mut Vec<String>) {
+pub(crate) fn check_logs(server: &TestServer, wrong: &mut Vec<String>) {
     let logs = fs::read_dir(server.dir.join("logs")).into_iter().flatten().flatten();
     let names = logs.map(|entry| format!("logs/{}", entry.file_name().to_string_lossy()));
     for name in names.chain(["stderr.txt".to_owned()]) {

@@ -6,6 +6,9 @@
 //! and counted. Calm rounds, in which no worker comes or goes and the counters must add
 //! up exactly, take turns with stormy ones.
 //!
+//! With `--kills N` workers are killed one after the other instead, and what they share is
+//! checked after each.
+//!
 //! `scripts/soak` runs it on a release build. Without arguments it is short, so that the
 //! normal tests keep it alive.
 
@@ -14,10 +17,12 @@
 mod support;
 
 mod books;
+mod kills;
 mod operator;
 mod peer;
 mod plan;
 mod random;
+mod residents;
 mod world;
 
 use std::process::ExitCode;
@@ -36,10 +41,16 @@ const CLIENTS: u64 = 48;
 /// `worker_shutdown_timeout`: longer than any honest client takes.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Kills of a run without arguments.
+const FEW_KILLS: u64 = 20;
+
 struct Options {
-    duration: Duration,
+    /// `None`: only what `kills` says.
+    duration: Option<Duration>,
     seed: u64,
     kill: bool,
+    /// Kills with a check after each; 0: none.
+    kills: u64,
 }
 
 fn main() -> ExitCode {
@@ -50,9 +61,15 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let Options { duration, seed, kill } = &options;
-    println!("soak: {duration:?}, seed {seed}, kill {kill}");
-    let wrong = soak(&options);
+    let seed = options.seed;
+    let mut wrong = Vec::new();
+    if let Some(duration) = options.duration {
+        println!("soak: {duration:?}, seed {seed}, kill {}", options.kill);
+        wrong = soak(&options, duration);
+    }
+    if options.kills > 0 && wrong.is_empty() {
+        wrong = kills::run(options.kills, seed);
+    }
     for line in &wrong {
         println!("soak: {line}");
     }
@@ -64,8 +81,7 @@ fn main() -> ExitCode {
 /// Arguments of the test harness that it does not know are not its business.
 fn options() -> Result<Options, String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut options =
-        Options { duration: Duration::from_secs(6), seed: now.as_secs(), kill: false };
+    let mut options = Options { duration: None, seed: now.as_secs(), kill: false, kills: 0 };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number = || {
@@ -73,11 +89,16 @@ fn options() -> Result<Options, String> {
             value.ok_or_else(|| format!("{argument} takes a number"))
         };
         match argument.as_str() {
-            "--seconds" => options.duration = Duration::from_secs(number()?),
+            "--seconds" => options.duration = Some(Duration::from_secs(number()?)),
             "--seed" => options.seed = number()?,
             "--kill" => options.kill = true,
+            "--kills" => options.kills = number()?,
             _ => {}
         }
+    }
+    if options.duration.is_none() && options.kills == 0 {
+        options.duration = Some(Duration::from_secs(6));
+        options.kills = FEW_KILLS;
     }
     Ok(options)
 }
@@ -109,7 +130,7 @@ fn configuration(random: &mut Random) -> String {
     )
 }
 
-fn soak(options: &Options) -> Vec<String> {
+fn soak(options: &Options, duration: Duration) -> Vec<String> {
     let mut random = Random::new(options.seed, 0);
     let toml = configuration(&mut random);
     // Two soaks at a time, of different seeds, have directories of their own.
@@ -119,12 +140,12 @@ fn soak(options: &Options) -> Vec<String> {
     let mut books = Books::open(&server);
     let mut operator = Operator::new(&server, &world, random);
     let (mut all, mut deeds) = (Seen::default(), Deeds::default());
-    let rounds = if options.duration < Duration::from_secs(30) { 2 } else { 6 };
+    let rounds = if duration < Duration::from_secs(30) { 2 } else { 6 };
     let mut wrong = Vec::new();
     for round in 0..rounds {
         let storm = Weather::Storm { kill: options.kill };
         let weather = if round % 2 == 0 { Weather::Calm } else { storm };
-        let until = Instant::now() + options.duration / rounds;
+        let until = Instant::now() + duration / rounds;
         let (seen, done) = play(options, round, &mut operator, weather, until);
         wrong = world.failures();
         if wrong.is_empty() {
@@ -138,19 +159,23 @@ fn soak(options: &Options) -> Vec<String> {
         }
     }
     report(&all, &deeds, &books);
+    leave(server, wrong.is_empty());
+    wrong
+}
+
+/// Ends the server. Each seed has a directory: of those that found nothing nothing is kept.
+fn leave(server: TestServer, is_well: bool) {
     let dir = server.dir.clone();
     drop(server);
-    if wrong.is_empty() {
-        // Each seed has a directory: of those that found nothing nothing is kept.
+    if is_well {
         std::fs::remove_dir_all(dir).expect("the test's own directory");
     } else {
         println!("logs are in {}", dir.join("logs").display());
     }
-    wrong
 }
 
 /// However the operator ends, the clients do too.
-struct End<'a>(&'a World);
+pub(crate) struct End<'a>(&'a World);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {

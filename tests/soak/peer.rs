@@ -14,7 +14,7 @@ use chappe::frame::{
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
 
 use crate::plan::{Plan, Reading};
@@ -114,6 +114,11 @@ impl<'a> Peer<'a> {
         if let Some(bytes) = plan.buffer {
             setsockopt(&socket, sockopt::RcvBuf, &bytes).map_err(failed)?;
             setsockopt(&socket, sockopt::SndBuf, &bytes).map_err(failed)?;
+        }
+        if let Some(source) = plan.source {
+            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true).map_err(failed)?;
+            let source = SockaddrStorage::from(SocketAddr::from((source, 0)));
+            bind(socket.as_raw_fd(), &source).map_err(failed)?;
         }
         let (began, kills) = (Instant::now(), world.kills());
         connect(socket.as_raw_fd(), &SockaddrStorage::from(world.address)).map_err(failed)?;

@@ -1,5 +1,6 @@
 //! What a client is going to do: drawn by lot, kind by kind.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::random::Random;
@@ -57,6 +58,8 @@ pub(crate) enum Reading {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) kind: Kind,
+    /// The address it comes from, if it is not to be the kernel's choice.
+    pub(crate) source: Option<IpAddr>,
     pub(crate) frames: u32,
     /// The longest body.
     pub(crate) body_bytes: usize,
@@ -83,6 +86,7 @@ impl Plan {
         let kind = random.of(&Kind::ALL);
         let mut plan = Self {
             kind,
+            source: None,
             frames: 0,
             body_bytes: 0,
             write_bytes: 64 * 1024,

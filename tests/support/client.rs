@@ -51,6 +51,8 @@ pub(crate) fn connect_from(source: IpAddr, address: SocketAddr) -> Client {
 pub(crate) fn try_connect_from(source: IpAddr, address: SocketAddr) -> nix::Result<Client> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // The port is chosen at the connect: one that is still in TIME_WAIT may be it.
+    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
     let source = SocketAddr::from((source, 0));
     bind(socket.as_raw_fd(), &SockaddrStorage::from(source))?;
     connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
