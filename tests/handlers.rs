@@ -62,6 +62,7 @@ fn main() -> ExitCode {
         ("a_quick_handler_that_is_not_is_demoted", a_quick_handler_that_is_not_is_demoted),
         ("quick_handlers_run_on_the_loop_if_fused", quick_handlers_run_on_the_loop_if_fused),
         ("a_blocked_handler_holds_back_nobody", a_blocked_handler_holds_back_nobody),
+        ("helpers_come_when_the_first_thread_blocks", helpers_come_when_the_first_thread_blocks),
         ("messages_of_a_connection_wait_their_turn", messages_of_a_connection_wait_their_turn),
         ("quit_waits_for_a_handler_and_no_longer_than_told", quit_waits_for_a_handler),
         ("term_does_not_wait_for_a_handler", term_does_not_wait_for_a_handler),
@@ -252,6 +253,19 @@ fn a_blocked_handler_holds_back_nobody() {
     let status = server.status_json();
     let rows = status["workers"][0]["handler_times"].as_array().expect("rows");
     assert_eq!((rows.len(), &rows[7]["up_to_us"]), (8, &serde_json::Value::Null));
+}
+
+/// Nobody wakes a helper for one short message; that nothing gets on wakes it.
+fn helpers_come_when_the_first_thread_blocks() {
+    let settings = "handler_threads = 2\nfuse = false\nthread_placement = \"home\"\n";
+    let server = start("helpers", &format!("worker_processes = 1\n[worker]\n{settings}"));
+    let (mut client, mut other) = (server.connect(), server.connect());
+    let file = block(&server, &mut client, 1);
+    for _ in 0..100 {
+        assert_eq!(other.call(CODE_PING, b"").expect("served").code, CODE_PING);
+    }
+    std::fs::write(file, "").expect("the file");
+    assert_eq!(client.receive().expect("a reply").code, BLOCK);
 }
 
 fn messages_of_a_connection_wait_their_turn() {

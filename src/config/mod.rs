@@ -28,8 +28,8 @@ pub use changes::{Changes, match_listeners};
 pub use located::{Located, Need, locate};
 pub use model::{
     Accept, Address, Config, CpuAffinity, DESCRIPTORS_RESERVED, Frame, Inbox, Limits, Listen, Log,
-    LogLevel, Metrics, Protocol, Send, SlowReader, Timeouts, User, WORKER_PROCESSES_MAX, Worker,
-    WorkerProcesses,
+    LogLevel, Metrics, Protocol, Send, SlowReader, ThreadPlacement, Timeouts, User,
+    WORKER_PROCESSES_MAX, Worker, WorkerProcesses,
 };
 
 pub use schema::{KEYS_NOT_BUILT, VALUES_NOT_BUILT};

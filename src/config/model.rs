@@ -312,11 +312,30 @@ pub struct Worker {
     pub handler_threads: u16,
     /// Whether the event loop runs quick handlers itself.
     pub fuse: bool,
+    /// On which CPUs the threads run.
+    pub thread_placement: ThreadPlacement,
+    /// Whether the threads are of `SCHED_BATCH`.
+    pub sched_batch: bool,
+}
+
+/// On which CPUs the threads of a worker run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThreadPlacement {
+    /// The kernel places them.
+    Free,
+    /// Event loop, send thread and the first handler thread share a CPU; the others help.
+    Home,
 }
 
 impl Default for Worker {
     fn default() -> Self {
-        Self { max_connections: 65_536, handler_threads: 2, fuse: true }
+        Self {
+            max_connections: 65_536,
+            handler_threads: 2,
+            fuse: true,
+            thread_placement: ThreadPlacement::Free,
+            sched_batch: false,
+        }
     }
 }
 

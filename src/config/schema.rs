@@ -214,6 +214,19 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "the event loop runs quick handlers itself, and writes their replies",
     ),
     Key::new(
+        "worker.thread_placement",
+        Field::Choice(|c: &mut Config| &mut c.worker.thread_placement),
+        "\"free\"",
+        "home: event loop, send thread and the first handler thread share a CPU, the other \
+         handler threads are woken when these cannot keep up",
+    ),
+    Key::new(
+        "worker.sched_batch",
+        Field::Flag(|c: &mut Config| &mut c.worker.sched_batch),
+        "false",
+        "threads are of SCHED_BATCH: one that is woken does not interrupt the one that woke it",
+    ),
+    Key::new(
         "frame.max_bytes",
         Field::Size(
             Number::Usize(|c: &mut Config| &mut c.frame.max_bytes),

@@ -26,11 +26,14 @@ impl HandlerThread {
 
     /// Runs turns until the run list is stopped. The clock is in microseconds.
     pub fn run(&self, serve: &dyn Serve, now_us: impl Fn() -> u64) {
-        while let Some(connection) = self.path.run_list().pop() {
+        let mut last_us = None;
+        while let Some(connection) = self.path.run_list().pop(self.number, last_us) {
             let begun_us = now_us();
             self.slot.handler_started(self.number, begun_us / 1000);
             run_turn(&connection, serve, &self.counters);
-            self.slot.handler_finished(self.number, now_us().saturating_sub(begun_us));
+            let taken_us = now_us().saturating_sub(begun_us);
+            self.slot.handler_finished(self.number, taken_us);
+            last_us = Some(taken_us);
         }
     }
 }

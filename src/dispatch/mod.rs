@@ -19,7 +19,7 @@ pub use inbox::{
     Then,
 };
 pub use receive_half::{DispatchPath, ReceiveHalf};
-pub use run_list::RunList;
+pub use run_list::{RunList, Wake};
 pub use turn::{
     Cut, OnLoop, QUICK_TIME_MAX, TURN_BYTES_MAX, TURN_MESSAGES_MAX, TURN_TIME_MAX, run_turn,
     run_turn_directly, run_turn_on_loop,

@@ -2,7 +2,7 @@
 //! threads share it: its inbox, its names, and the way to the run list.
 
 use super::inbox::{Done, Inbox, InboxLimits, InboxView, Item, Left, Next, Pushed};
-use super::run_list::RunList;
+use super::run_list::{By, RunList, Wake};
 use crate::handler::ConnectionInfo;
 use crate::send::{Budget, Resume, SendHalf};
 use crate::shm::{Counter, ThreadCounters};
@@ -19,8 +19,8 @@ pub struct DispatchPath {
 impl DispatchPath {
     /// `limits` for one connection, `total_bytes_max` for all.
     #[must_use]
-    pub fn new(limits: InboxLimits, total_bytes_max: usize) -> Self {
-        Self { run_list: RunList::new(), total: Budget::new(total_bytes_max), limits }
+    pub fn new(limits: InboxLimits, total_bytes_max: usize, wake: Wake) -> Self {
+        Self { run_list: RunList::new(wake), total: Budget::new(total_bytes_max), limits }
     }
 
     /// The connections with something to handle.
@@ -95,9 +95,9 @@ impl ReceiveHalf {
         0
     }
 
-    /// Leaves the turn to the handler threads.
+    /// Leaves the turn to the handler threads; the event loop.
     pub fn list(self: &Arc<Self>) {
-        self.path.run_list.push(Arc::clone(self));
+        self.path.run_list.push(Arc::clone(self), By::Loop);
     }
 
     /// No more will be received; the event loop.
@@ -144,7 +144,7 @@ impl ReceiveHalf {
 
     pub(super) fn act(self: &Arc<Self>, left: Left) {
         match left {
-            Left::Queue => self.list(),
+            Left::Queue => self.path.run_list.push(Arc::clone(self), By::Other),
             Left::Finish => self.send.finish(),
             Left::Idle | Left::Closed => {}
         }

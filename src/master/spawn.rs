@@ -158,14 +158,10 @@ impl Master<'_> {
             // What is too much was told by the master, and is no error here.
             log::warn!("worker_rlimit_nofile cannot be set: {error}");
         }
-        if self.config.worker_cpu_affinity == CpuAffinity::Auto {
-            let bound = limits::allowed_cpus().and_then(|cpus| {
-                let nth = usize::from(number).checked_rem(cpus.len()).unwrap_or(0);
-                limits::bind_to_cpu(*cpus.get(nth).ok_or(io::ErrorKind::NotFound)?)
-            });
-            if let Err(error) = bound {
-                log::warn!("worker_cpu_affinity has no effect: {error}");
-            }
+        if self.config.worker_cpu_affinity == CpuAffinity::Auto
+            && let Err(error) = limits::cpu_of(number).and_then(limits::bind_to_cpu)
+        {
+            log::warn!("worker_cpu_affinity has no effect: {error}");
         }
         if let Some(identity) = &self.identity {
             let named = |error| io::Error::other(format!("cannot become the user: {error}"));

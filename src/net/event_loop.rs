@@ -7,7 +7,8 @@ use super::interest::Phase;
 use super::listing::Listing;
 use super::receive::Read;
 use super::settings::{
-    DRAIN_POSTPONED_MAX, EVENTS_MAX, HANDLER_LONG_MS, READ_BYTES_MAX, Settings, TICK, TIMERS_SLACK,
+    DRAIN_POSTPONED_MAX, EVENTS_MAX, HANDLER_LONG_MS, LOOK_PAUSE, READ_BYTES_MAX, Settings, TICK,
+    TIMERS_SLACK,
 };
 use super::timers::Timers;
 use super::transport::{Acceptor, SocketOptions, Transport};
@@ -170,6 +171,8 @@ pub struct EventLoop {
     pub(super) lists: VecDeque<(u64, io::Result<File>)>,
     pub(super) warnings: Warnings,
     next_tick: Instant,
+    /// When to look whether work gets on, if any waits and somebody has to.
+    look_at: Option<Instant>,
 }
 
 impl EventLoop {
@@ -220,6 +223,7 @@ impl EventLoop {
             lists: VecDeque::new(),
             warnings: Warnings::new(),
             next_tick: Instant::now() + TICK,
+            look_at: None,
         })
     }
 
@@ -330,6 +334,7 @@ impl EventLoop {
             }
         }
         self.look_whether_to_come_back(now);
+        self.look_after_work(now);
         self.go_on_listing(now);
         if now >= self.next_tick {
             self.next_tick = now + TICK;
@@ -338,13 +343,21 @@ impl EventLoop {
         Ok(())
     }
 
+    /// With helpers that nobody wakes for little work: sees that work gets on.
+    fn look_after_work(&mut self, now: Instant) {
+        let run_list = self.shared.dispatch.run_list();
+        if run_list.wants_looks() && self.look_at.is_none_or(|at| at <= now) {
+            self.look_at = run_list.look().then(|| now + LOOK_PAUSE);
+        }
+    }
+
     /// In milliseconds.
     fn timeout(&self, until: Option<Instant>) -> u16 {
         if !self.listings.is_empty() {
             return 0;
         }
         let back = self.listeners.back.map(|back| back.look_at);
-        let next = [self.timers.next(), until, back].into_iter().flatten().min();
+        let next = [self.timers.next(), until, back, self.look_at].into_iter().flatten().min();
         let next = next.map_or(self.next_tick, |next| next.min(self.next_tick));
         let left = next.saturating_duration_since(Instant::now());
         // Rounded up, or the loop would spin through the last millisecond.

@@ -44,6 +44,9 @@ pub(super) const ACCEPTS_MAX: usize = 64;
 pub(super) const HANDLER_LONG_MS: u64 = 1000;
 /// So much must have been queued before the allocator is asked to give memory back.
 pub(super) const GIVE_BACK_MIN: usize = 32 * 1024 * 1024;
+/// Work that nobody has begun for so long wakes another handler thread, where these are
+/// woken for a reason only.
+pub(super) const LOOK_PAUSE: Duration = Duration::from_millis(1);
 /// The pulse of everything that is not urgent.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 

@@ -71,6 +71,29 @@ pub fn bind_to_cpu(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
+/// The CPU of the worker of this number: N modulo the CPUs that this process may use.
+///
+/// # Errors
+/// As [`allowed_cpus`].
+pub fn cpu_of(number: u16) -> io::Result<usize> {
+    let cpus = allowed_cpus()?;
+    let nth = usize::from(number).checked_rem(cpus.len()).unwrap_or(0);
+    Ok(*cpus.get(nth).ok_or(io::ErrorKind::NotFound)?)
+}
+
+/// Makes this thread, and those that it starts later, one of `SCHED_BATCH`, sched(7):
+/// where it is woken, it does not interrupt what runs.
+///
+/// # Errors
+/// Those of sched_setscheduler(2).
+pub fn schedule_as_batch() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: sched_setscheduler reads one sched_param at the pointer, which is to a live
+    // local; 0 is the calling thread.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +107,18 @@ mod tests {
             bind_to_cpu(last).unwrap();
             assert_eq!(allowed_cpus().unwrap(), [last]);
             assert!(bind_to_cpu(usize::MAX).is_err());
+            assert_eq!(cpu_of(7).unwrap(), last);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_thread_can_be_scheduled_as_batch() {
+        std::thread::spawn(|| {
+            schedule_as_batch().unwrap();
+            // SAFETY: sched_getscheduler takes no pointer; 0 is the calling thread.
+            assert_eq!(unsafe { libc::sched_getscheduler(0) }, libc::SCHED_BATCH);
         })
         .join()
         .unwrap();

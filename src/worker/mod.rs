@@ -8,6 +8,7 @@
 //! broken.
 
 mod orders;
+mod placement;
 mod signals;
 mod threads;
 
@@ -25,6 +26,7 @@ use crate::sys;
 use crate::sys::limits;
 use crate::sys::process::ExitReason;
 use crate::sys::signals::{self as sys_signals, Signals};
+use placement::{Place, Placement};
 use signals::{Asked, asked_by};
 use std::io;
 use std::os::fd::AsFd;
@@ -116,7 +118,9 @@ impl Worker {
             messages_max: config.inbox.max_messages,
             bytes_max: config.inbox.max_bytes,
         };
-        let dispatch = Arc::new(DispatchPath::new(limits, config.inbox.total_max_bytes));
+        let placement = Placement::new(&config, number);
+        let dispatch =
+            Arc::new(DispatchPath::new(limits, config.inbox.total_max_bytes, placement.wake()));
         let list = SendList::new(slot.send_semaphore().into());
         let send = Arc::new(SendPath::new(
             list,
@@ -145,7 +149,9 @@ impl Worker {
         event_loop.watch(signals.as_fd(), SIGNALS)?;
         event_loop.watch(channel.as_fd(), CHANNEL)?;
         let count = config.worker.handler_threads;
-        let threads = Threads::start(count, &application, &dispatch, &send, &slot)?;
+        let threads = Threads::start(count, &application, &dispatch, &send, &slot, placement)?;
+        // After the others, which would inherit it.
+        placement.settle(Place::Home);
         sys_signals::unblock()?;
         slot.mark_ready()?;
         channel.send(Message::Ready)?;

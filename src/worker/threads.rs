@@ -1,5 +1,6 @@
 //! The threads of a worker beside its event loop.
 
+use super::placement::{Place, Placement};
 use crate::dispatch::{DispatchPath, HandlerThread};
 use crate::handler::Application;
 use crate::send::{SendPath, send_thread};
@@ -26,17 +27,26 @@ impl Threads {
         dispatch: &Arc<DispatchPath>,
         send: &Arc<SendPath>,
         slot: &Slot,
+        placement: Placement,
     ) -> io::Result<Self> {
         let mut joins = Vec::new();
         for number in 0..handlers {
             let thread = HandlerThread::new(number, Arc::clone(dispatch), slot.clone());
             let application = Arc::clone(application);
-            let body = move || thread.run(&*application, monotonic_us);
+            let place = if number == 0 { Place::Home } else { Place::Anywhere };
+            let body = move || {
+                placement.settle(place);
+                thread.run(&*application, monotonic_us);
+            };
             joins.push(spawn(format!("handler-{number}"), body)?);
         }
         let counters = slot.counters(ThreadRole::SendThread);
         let path = Arc::clone(send);
-        joins.push(spawn("sender".to_owned(), move || send_thread::run(&path, &counters))?);
+        let body = move || {
+            placement.settle(Place::Home);
+            send_thread::run(&path, &counters);
+        };
+        joins.push(spawn("sender".to_owned(), body)?);
         Ok(Self { joins, dispatch: Arc::clone(dispatch), send: Arc::clone(send) })
     }
 

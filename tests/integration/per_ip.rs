@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::server::configuration;
-use crate::support::{DEADLINE, TestServer, connect_from, drain, receive_error};
+use crate::support::{DEADLINE, TestServer, connect_from, drain, receive_error, wait_for};
 
 fn loopback(last: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))
@@ -115,7 +115,13 @@ fn a_reload_changes_it_and_the_old_workers_connections_count() {
             fs::write(server.dir.join("chappe.toml"), text).expect("the configuration");
             let reload = server.command(&["reload"]);
             assert_eq!(reload.code, Some(0), "{reload:?}");
-            let _fourth = served(&server, 1);
+            // An old worker may take connects until it hears that it shall drain.
+            let fourth = wait_for(|| {
+                let mut client = connect_from(loopback(1), server.address);
+                let reply = client.call(CODE_PING, b"").ok()?;
+                (reply.code == CODE_PING).then_some(client)
+            });
+            assert!(fourth.is_some(), "one more than the old limit");
             refused(connect_from(loopback(1), server.address));
         }));
         is_over.store(true, Ordering::Relaxed);

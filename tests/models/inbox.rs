@@ -2,7 +2,7 @@
 
 use super::*;
 use bytes::Bytes;
-use chappe::dispatch::{DispatchPath, InboxLimits, Item, Pushed, ReceiveHalf, run_turn};
+use chappe::dispatch::{DispatchPath, InboxLimits, Item, Pushed, ReceiveHalf, Wake, run_turn};
 use chappe::frame::Chunk;
 use chappe::handler::{ConnectionInfo, Messages, Origin, Peer, Replies, Serve, Served};
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub(super) fn receive_half(
     messages_max: usize,
 ) -> (Arc<ReceiveHalf>, Arc<DispatchPath>) {
     let limits = InboxLimits { messages_max, bytes_max: 1_000 };
-    let path = Arc::new(DispatchPath::new(limits, 1_000));
+    let path = Arc::new(DispatchPath::new(limits, 1_000, Wake::Any));
     let info = ConnectionInfo { id: 1, peer: Peer::Unix };
     let half = ReceiveHalf::new(info, Arc::clone(send), Arc::clone(&path));
     (Arc::new(half), path)
@@ -62,7 +62,7 @@ pub(super) fn handler_thread(
     let path = Arc::clone(path);
     loom::thread::spawn(move || {
         let counters = ThreadCounters::detached();
-        while let Some(connection) = path.run_list().pop() {
+        while let Some(connection) = path.run_list().pop(0, None) {
             run_turn(&connection, &serve, &counters);
         }
     })

@@ -51,9 +51,16 @@ pub(crate) fn fresh_dir(test: &str) -> PathBuf {
 }
 
 /// If this variable is set, every message goes through all three threads: the same
-/// tests then show the same of the long way.
+/// tests then show the same of the long way, with helpers that are woken for a reason only.
 const IS_UNFUSED: &str = "CHAPPE_TEST_UNFUSED";
-const UNFUSED: [&str; 2] = ["--set", "worker.fuse=false"];
+const UNFUSED: [&str; 6] = [
+    "--set",
+    "worker.fuse=false",
+    "--set",
+    "worker.thread_placement=home",
+    "--set",
+    "worker.sched_batch=true",
+];
 
 /// The configuration of a test: two workers that log much, on a port that the
 /// kernel picks, unless `toml` says otherwise.

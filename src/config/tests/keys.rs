@@ -101,6 +101,12 @@ const CASES: &[Case] = &[
     Case("worker.handler_threads", &[("1", "1"), ("128", "128")], &["0", "129", "65538", "'2'"]),
     Case("worker.fuse", &[("true", "true"), ("false", "false")], &["1", "'on'"]),
     Case(
+        "worker.thread_placement",
+        &[("'free'", "\"free\""), ("'home'", "\"home\"")],
+        &["true", "'off'"],
+    ),
+    Case("worker.sched_batch", &[("true", "true"), ("false", "false")], &["1", "'on'"]),
+    Case(
         "frame.max_bytes",
         &[("8", "8"), ("65535", "65535"), ("'32KiB'", "\"32KiB\"")],
         &["7", "65536", "'64KiB'", "0", "-8"],
