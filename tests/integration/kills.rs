@@ -159,7 +159,7 @@ fn nothing_is_left_of_a_master_killed_in_a_storm() {
 
 #[test]
 fn a_worker_that_makes_no_progress_is_told_of_and_replaced() {
-    let toml = "worker_stuck_timeout = \"300ms\"\n";
+    let toml = "worker_stuck_timeout = \"1s\"\n";
     let server = TestServer::start("stuck", toml);
     let workers = server.worker_pids();
     let stuck = Pid::from_raw(workers[1]);
