@@ -127,15 +127,16 @@ fn a_new_unix_socket() {
     let server = site.start();
     let before = server.workers();
     let unix = "[[listen]]\naddress = \"unix:new.sock\"";
-    play(&site, &format!("worker_ready_timeout = \"500ms\"\n{NEVER_READY}\n{unix}"));
+    play(&site, &format!("worker_ready_timeout = \"3s\"\n{NEVER_READY}\n{unix}"));
     let waiting = waiting_reload(&site, 2);
     let mut client = UnixStream::connect(site.path("new.sock")).expect("it listens");
+    client.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
     assert_eq!(client.read(&mut [0]).expect("closed"), 0);
     // Its workers hear nothing, and are killed later.
     assert!(!site.log("master.log").contains("killing"));
     assert!(UnixStream::connect(site.path("new.sock")).is_err());
     assert_eq!(waiting.wait_with_output().expect("reload").status.code(), Some(1));
-    assert_kept(&site, &server, &before, "was not ready within 500ms");
+    assert_kept(&site, &server, &before, "was not ready within 3s");
     // Another reload may have it: one that stays is not given up with the next.
     play(&site, &format!("{WELL}\n{unix}"));
     assert_reloads(&site, 3);

@@ -70,7 +70,8 @@ impl Located {
 /// As [`load`](super::load), but a wrong file is no failure, as long as there is one.
 ///
 /// A file that is not there, or has no text, is one: it tells of a wrong directory or a slip in
-/// the file's name, and the defaults could name another server. `need` may then be overridden.
+/// the file's name, and the defaults could name another server. Nor is there a guess where a
+/// broken file names the key and its value cannot be had. `need` may then be overridden.
 ///
 /// # Errors
 /// All mistakes of the overrides; or what is wrong with the file, if nothing can be had of it.
@@ -108,7 +109,8 @@ pub fn locate(
         unread.append(faults);
     }
     let Some(fault) = unread.into_lines().into_iter().next() else { return Ok(located) };
-    if !is_there && !is_overridden {
+    let is_lost = written.is_none() && is_partial && mentions(path, key);
+    if (!is_there || is_lost) && !is_overridden {
         let hint = format!("{fault}; a server can be found by --set {key}=PATH all the same");
         return Err(ConfigErrors::one(hint));
     }
@@ -119,4 +121,12 @@ pub fn locate(
     };
     located.warning = Some(format!("{fault}; {made_of_it}"));
     Ok(located)
+}
+
+/// Whether the file names the key, in whatever table, outside of comments.
+fn mentions(path: &Path, key: &str) -> bool {
+    let name = key.rsplit('.').next().unwrap_or(key);
+    let text = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    text.lines().any(|line| line.split('#').next().is_some_and(|code| code.contains(name)))
 }

@@ -7,7 +7,7 @@
 //! - **whoever has accepted goes to the end of the queue**, out of the epoll set and
 //!   into it again. Adding looks at the socket, so no wake-up is lost in between;
 //! - **who has more than the mean and some slack stands back**: it leaves the socket
-//!   to the others as long as one of them has fewer than the mean and listens, or was to
+//!   to the others as long as one of them has no more than the mean and listens, or was to
 //!   look by now whether it should.
 //!
 //! Leaving has the trap of `accept`: a wake-up that this worker has had, and nobody
@@ -15,7 +15,7 @@
 //! machine. So who stands back looks every few milliseconds, and comes back as soon as
 //! its share has become right or nobody else listens. Until then it takes what fills more
 //! than half of the queue, which must not overflow, and after some patience whatever
-//! waits. Half a queue is what evens out the shares of a worker that was late: it finds
+//! waits; of a Unix socket, which does not tell how much that is, some at each look. Half a queue is what evens out the shares of a worker that was late: it finds
 //! its part waiting. A worker that is overdue for a second does not count, so a stopped
 //! one stops nobody.
 
@@ -65,9 +65,11 @@ impl StandingBack {
     /// while something waits for them.
     fn is_tired_of_waiting(&mut self, load: &Load, own: u64, waiting: bool, now: Instant) -> bool {
         let others = load.connections.saturating_sub(own);
-        if !waiting || others != self.progress.0 {
+        if !waiting || others > self.progress.0 {
             self.progress = (others, now);
         }
+        // What others have closed is no sign that they accept.
+        self.progress.0 = others;
         now.duration_since(self.progress.1) >= PATIENCE
     }
 
@@ -160,7 +162,9 @@ impl EventLoop {
         let mut is_flooded = false;
         for (nth, queue) in queues {
             let take = left_over(queue, is_tired);
-            is_flooded |= take > 0 && self.accept_left_over(nth, take, now);
+            let taken = self.accept_left_over(nth, take, now);
+            // As many as one look takes at most: more than the others can keep up with.
+            is_flooded |= taken == if queue.is_some() { ACCEPTS_MAX } else { LEFT_OVER_MAX };
         }
         // Accepting may have ended for another reason.
         let Some(standing) = &mut self.listeners.back else { return };
@@ -173,9 +177,8 @@ impl EventLoop {
         }
     }
 
-    /// Takes so many of what waits for others. True if those were as many as are taken at
-    /// most: more than the others can keep up with.
-    fn accept_left_over(&mut self, nth: usize, take: usize, now: Instant) -> bool {
+    /// Takes so many of what waits for others, if there are as many; how many it took.
+    fn accept_left_over(&mut self, nth: usize, take: usize, now: Instant) -> usize {
         let mut accepted = 0;
         // A connection may have been the last there was room for.
         while accepted < take
@@ -184,7 +187,7 @@ impl EventLoop {
         {
             accepted += 1;
         }
-        accepted == ACCEPTS_MAX
+        accepted
     }
 }
 
@@ -222,7 +225,8 @@ mod tests {
         assert!(!back.is_tired_of_waiting(&load(400), 200, true, at(99)));
         assert!(back.is_tired_of_waiting(&load(400), 200, true, after(0)));
         assert!(back.is_tired_of_waiting(&load(416), 216, true, after(3)), "its own are no sign");
-        assert!(!back.is_tired_of_waiting(&load(417), 216, true, after(6)), "another one works");
+        assert!(back.is_tired_of_waiting(&load(406), 216, true, after(4)), "nor is a close");
+        assert!(!back.is_tired_of_waiting(&load(407), 216, true, after(6)), "another one works");
         assert!(!back.is_tired_of_waiting(&load(417), 216, true, after(105)));
         assert!(!back.is_tired_of_waiting(&load(417), 216, false, after(107)), "nobody waits");
         assert!(!back.is_tired_of_waiting(&load(417), 216, true, after(206)));

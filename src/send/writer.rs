@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
 
-/// What an entry takes beside its bytes: its place in the queue (a deque grows by
+/// What an entry takes beside its bytes: its place in the queue (which grows by
 /// doubling) and the heads of the allocations behind it. Counted as queued bytes,
 /// or a peer that is owed many small replies would cost twenty times its limit.
 pub const ENTRY_COST: usize = 128;

@@ -39,12 +39,12 @@ pub struct Load {
 
 impl Load {
     /// Whether a worker with `own` connections has more than the mean and `slack`, and
-    /// there is one with fewer than the mean who hears of new ones.
+    /// there is one with no more than the mean who hears of new ones.
     #[must_use]
     pub fn leaves_to_others(&self, own: u64, slack: u64) -> bool {
-        let has_fewer = |least: u64| least * self.workers <= self.connections;
+        let is_next = |least: u64| least * self.workers <= self.connections;
         own * self.workers > self.connections + slack * self.workers
-            && self.least_listening.is_some_and(has_fewer)
+            && self.least_listening.is_some_and(is_next)
     }
 
     /// The mean, rounded down.
@@ -140,7 +140,7 @@ mod tests {
         assert!(load(Some(90)).leaves_to_others(111, 10));
         assert!(!load(Some(90)).leaves_to_others(110, 10), "within the slack");
         assert!(load(Some(100)).leaves_to_others(111, 10));
-        assert!(!load(Some(101)).leaves_to_others(111, 10), "nobody has fewer than the mean");
+        assert!(!load(Some(101)).leaves_to_others(111, 10), "the others have more than the mean");
         assert!(!load(None).leaves_to_others(400, 10), "nobody listens");
         assert!(!Load::default().leaves_to_others(0, 0));
         assert_eq!((load(None).mean(), Load::default().mean()), (100, 0));

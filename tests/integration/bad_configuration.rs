@@ -195,8 +195,8 @@ fn a_running_server_is_reached_whatever_its_file_has_become() {
 fn a_running_server_is_stopped_whatever_its_file_has_become() {
     let stops: [&[&str]; 4] =
         [&["stop", "--wait"], &["quit", "--wait"], &["-s", "stop"], &["-s", "quit"]];
-    for ((text, _), arguments) in BROKEN.iter().zip(stops) {
-        let name = format!("config_broken_{}", arguments.concat());
+    for ((text, _), arguments) in BROKEN.iter().zip(stops.iter().cycle()) {
+        let name = format!("config_broken_{}_{}", arguments.concat(), text.len());
         let toml = "control_socket = \"c.sock\"\npid_file = \"p.pid\"\n";
         let mut server = TestServer::start(&name, toml);
         let file = server.dir.join("chappe.toml");

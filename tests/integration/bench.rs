@@ -114,6 +114,9 @@ fn a_terminal_gets_a_bar_and_the_report_stays_clean() {
         }
         child.try_wait().expect("our own child").is_some()
     });
+    while let Ok(bytes @ 1..) = terminal.read(&mut part) {
+        seen.push_str(&String::from_utf8_lossy(&part[..bytes]));
+    }
     let output = child.wait_with_output().expect("it has ended");
     assert!(output.status.success(), "{seen}");
     let report: Value = serde_json::from_slice(&output.stdout).expect("one object, no bar");

@@ -55,6 +55,17 @@ fn mistakes_elsewhere_are_one_warning() {
     assert_eq!(socket(&files, &[]), ("/prefix/run/chappe.sock".into(), expected.into()));
 }
 
+/// The default could be another server's.
+#[test]
+fn a_value_that_is_lost_is_not_guessed() {
+    let files = Files::new(&[("chappe.toml", "x = [[[[\ncontrol_socket = 'c.sock'\n")]);
+    let refused = find(&files, &[], Need::ControlSocket).unwrap_err().to_string();
+    assert!(refused.contains("not TOML"), "{refused}");
+    assert!(refused.ends_with("by --set control_socket=PATH all the same"), "{refused}");
+    let (found, _) = socket(&files, &["control_socket=d.sock"]);
+    assert_eq!(found, "/prefix/d.sock");
+}
+
 #[test]
 fn a_value_that_is_not_known_for_sure_is_named() {
     let taken = |path: &str| format!("; control_socket is taken to be /prefix/{path}");
@@ -64,7 +75,7 @@ fn a_value_that_is_not_known_for_sure_is_named() {
         ("= 5\ncontrol_socket = 'c.sock'\n", "c.sock"),
         ("control_socket = 'c.sock'\nworker_processes =\n[log\n", "c.sock"),
         ("control_socket = 'c.sock\n", "c.sock"),
-        ("x = [[[[\ncontrol_socket = 'c.sock'\n", "run/chappe.sock"),
+        ("x = [[[[\n# control_socket = 'c.sock'\n", "run/chappe.sock"),
     ] {
         let files = Files::new(&[("chappe.toml", text)]);
         let (found, warning) = socket(&files, &[]);
