@@ -8,9 +8,10 @@ import beside, documents, parts, tuning
 PARTS = {
     "compare": parts.compare, "calls": parts.calls, "peers": parts.peers, "memory": parts.memory,
     "flood": beside.flood, "generator": beside.generator,
-    "workers": tuning.workers, "accept": tuning.accept, "threads": tuning.threads, "bodies": tuning.bodies,
+    "workers": tuning.workers, "accept": tuning.accept, "threads": tuning.threads,
+    "placement": tuning.placement, "bodies": tuning.bodies,
 }
-GROUPS = {"tuning": ["workers", "accept", "threads", "bodies"]}
+GROUPS = {"tuning": ["workers", "accept", "threads", "placement", "bodies"]}
 
 
 def arguments():

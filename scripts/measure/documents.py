@@ -25,14 +25,23 @@ def table(head, rows):
     return [f"| {lines[0]} |", f"|{lines[1]}|"] + ["| " + " | ".join(row) + " |" for row in rows]
 
 
+# How often and how long the parts run that do not go by the arguments alone.
+OWN_REPETITIONS = {
+    "calls": lambda given: f"one run of {given.seconds} s at each point",
+    "memory": lambda given: "one run of 3 s in use and one of 1 s before and after it",
+    "flood": lambda given: f"{given.repetitions} repetitions of {max(given.seconds, 1.0)} s",
+}
+
+
 class Part:
     """What one part has measured: tables by document and block, and values of goals."""
 
     def __init__(self, name, arguments):
         self.name, self.tables, self.goals = name, {}, {}
+        alike = lambda given: f"{given.repetitions} repetitions of {given.seconds} s"
         self.conditions = {
             "machine": f"{os.cpu_count()} CPUs, Linux {os.uname().release}",
-            "repetitions": f"{arguments.repetitions} repetitions of {arguments.seconds} s",
+            "repetitions": OWN_REPETITIONS.get(name, alike)(arguments),
             "date": time.strftime("%Y-%m-%d"), "load": f"{os.getloadavg()[0]:.1f}",
         }
 

@@ -109,7 +109,8 @@ pub fn locate(
         unread.append(faults);
     }
     let Some(fault) = unread.into_lines().into_iter().next() else { return Ok(located) };
-    let is_lost = written.is_none() && is_partial && mentions(path, key);
+    // Only a file that was read can be read again: a pipe would be waited for.
+    let is_lost = is_there && written.is_none() && is_partial && mentions(path, key);
     if (!is_there || is_lost) && !is_overridden {
         let hint = format!("{fault}; a server can be found by --set {key}=PATH all the same");
         return Err(ConfigErrors::one(hint));
