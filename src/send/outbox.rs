@@ -275,10 +275,16 @@ impl Outbox {
     }
 
     /// The writer comes back with a message that was in no outbox, and was sent whole.
-    pub fn settle_sent(&self, writer: Writer, sent: usize) -> Settled {
+    /// `None`: nothing has happened meanwhile, and nothing is to be done.
+    #[must_use]
+    pub fn settle_sent(&self, writer: Writer, sent: usize) -> Option<Settled> {
         let mut state = self.state.lock();
         state.sent_bytes += sent as u64;
-        state.settle(writer, &Flushed::All, &self.marks)
+        if state.is_quiet() {
+            state.seat = Seat::Idle(writer.rest());
+            return None;
+        }
+        Some(state.settle(writer, &Flushed::All, &self.marks))
     }
 
     /// The same, of which the rest is queued: `cost` is not accounted for yet. Whether it
@@ -457,6 +463,13 @@ impl State {
         settled.call |= settled.blocked;
         self.resume_below(marks.low, &mut settled);
         settled
+    }
+
+    /// Nothing is queued, nobody waits, and the end has not begun.
+    fn is_quiet(&self) -> bool {
+        self.waiting.is_empty()
+            && self.parked.is_none()
+            && !(self.finishing || self.aborted || self.cut_at_return || self.paused)
     }
 
     fn is_open(&self) -> Result<(), Refused> {

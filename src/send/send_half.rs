@@ -113,8 +113,9 @@ impl SendHalf {
         {
             counters.add(Counter::BytesSent, sent as u64);
             counters.add(Counter::FramesSent, u64::from(frames));
-            let settled = self.outbox.settle_sent(writer, sent);
-            self.carry_out(settled, counters);
+            if let Some(settled) = self.outbox.settle_sent(writer, sent) {
+                self.carry_out(settled, counters);
+            }
             return Some(Level::Below);
         }
         let entry = Entry { bytes: Bytes::copy_from_slice(bytes), frames };
