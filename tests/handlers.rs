@@ -34,6 +34,25 @@ const QUIET: u16 = 20;
 /// Says that it is quick, and takes as many milliseconds as the body's one byte says.
 const BOASTS: u16 = 21;
 
+/// Says that it is quick, and computes for 300 microseconds.
+const COMPUTES: u16 = 22;
+
+struct Computes;
+
+impl Handler for Computes {
+    fn handle(&self, _: &Request<'_>, replies: &mut Replies) -> Outcome {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_micros(300) {
+            std::hint::spin_loop();
+        }
+        replies.send(COMPUTES, b"")
+    }
+
+    fn is_quick(&self) -> bool {
+        true
+    }
+}
+
 struct Boasts;
 
 impl Handler for Boasts {
@@ -60,6 +79,7 @@ fn main() -> ExitCode {
         ("a_panic_costs_its_connection_only", a_panic_costs_its_connection_only),
         ("a_storm_of_panics_is_told_with_a_count", a_storm_of_panics_is_told_with_a_count),
         ("a_quick_handler_that_is_not_is_demoted", a_quick_handler_that_is_not_is_demoted),
+        ("a_quick_handler_that_takes_a_little_too_long", a_little_too_long_is_found_too),
         ("quick_handlers_run_on_the_loop_if_fused", quick_handlers_run_on_the_loop_if_fused),
         ("a_blocked_handler_holds_back_nobody", a_blocked_handler_holds_back_nobody),
         ("helpers_come_when_the_first_thread_blocks", helpers_come_when_the_first_thread_blocks),
@@ -103,6 +123,7 @@ fn server() -> ExitCode {
             replies.send(BLOCK, b"")
         })
         .on(BOASTS, Boasts)
+        .on(COMPUTES, Computes)
         .on(QUIET, |_: &Request<'_>, _: &mut Replies| -> Outcome {
             std::thread::park_timeout(Duration::from_millis(2));
             Ok(())
@@ -214,6 +235,21 @@ fn a_quick_handler_that_is_not_is_demoted() {
     }
     assert_eq!(client.receive().expect("a reply").code, BOASTS);
     assert_eq!(server.status_number("/totals/handlers_demoted"), 1);
+}
+
+/// Far below what ends a turn, and each call for itself holds up nobody much.
+fn a_little_too_long_is_found_too() {
+    let server = start("computes", "worker_processes = 1\n[worker]\nfuse = true\n");
+    let mut client = server.connect();
+    // 50 ms are less than two hundred calls of 300 us.
+    wait_until("it is demoted", || {
+        for code in [CODE_PING, COMPUTES, CODE_ECHO].repeat(50) {
+            assert_eq!(client.call(code, b"").expect("a reply").code, code);
+        }
+        server.status_number("/totals/handlers_demoted") == 1
+    });
+    let log = server.read("logs/worker-0.log");
+    assert!(log.contains(&format!("code={COMPUTES} ")), "not the others': {log}");
 }
 
 /// The semaphore tells: a reply that the loop has written by itself cost no post.

@@ -11,6 +11,7 @@ mod handler_thread;
 mod inbox;
 mod receive_half;
 mod run_list;
+mod stopwatch;
 mod turn;
 
 pub use handler_thread::HandlerThread;
@@ -21,6 +22,6 @@ pub use inbox::{
 pub use receive_half::{DispatchPath, ReceiveHalf};
 pub use run_list::{RunList, Wake};
 pub use turn::{
-    Cut, OnLoop, QUICK_TIME_MAX, TURN_BYTES_MAX, TURN_MESSAGES_MAX, TURN_TIME_MAX, run_turn,
+    Cut, OnLoop, TURN_BYTES_MAX, TURN_MESSAGES_MAX, TURN_TIME_MAX, run_turn,
     run_turn_directly, run_turn_on_loop,
 };

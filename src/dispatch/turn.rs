@@ -10,8 +10,11 @@
 
 use super::inbox::{Done, ITEM_COST, Item, Then};
 use super::receive_half::ReceiveHalf;
+use super::stopwatch::Stopwatch;
 use crate::frame::Chunk;
-use crate::handler::{Messages, Origin, Replies, Serve, Served, SharedChunk};
+use crate::handler::{
+    Messages, Origin, Pace, QUICK_TIME_MAX, Replies, Serve, Served, SharedChunk,
+};
 use crate::send::{Entry, Level, Parking, Resume, Room};
 use crate::shm::{Counter, ThreadCounters};
 use crate::sync::fault::{Fault, is_planted};
@@ -26,10 +29,9 @@ pub const TURN_BYTES_MAX: usize = 64 * 1024;
 /// Time, likewise; looked at between messages.
 pub const TURN_TIME_MAX: Duration = Duration::from_millis(1);
 
-/// A quick handler that takes longer is none.
-pub const QUICK_TIME_MAX: Duration = Duration::from_millis(1);
-/// After a turn of the loop that took too long, so many messages are timed one by one.
-const SUSPECTS: u32 = 256;
+/// A turn of the loop that takes longer for each of its messages, and longer than
+/// [`QUICK_TIME_MAX`], makes their handlers doubted.
+const MESSAGE_TIME_MAX: Duration = Duration::from_micros(20);
 
 /// How many quick messages pass between two looks at the clock.
 const MESSAGES_PER_CLOCK: usize = 16;
@@ -61,7 +63,7 @@ pub fn run_turn(connection: &Arc<ReceiveHalf>, serve: &dyn Serve, counters: &Thr
     }
     let share = Share::new(TURN_MESSAGES_MAX);
     let replies = Replies::of_turn();
-    let mut turn = Turn { connection, serve, counters, replies, share, on_loop: None };
+    let mut turn = Turn { connection, serve, counters, replies, share, is_on_loop: false };
     let end = turn.handle_items();
     let end = turn.hand_over().unwrap_or(End::Closed).or_worse(end);
     turn.leave(end);
@@ -73,7 +75,6 @@ pub fn run_turn_on_loop(
     connection: &Arc<ReceiveHalf>,
     serve: &dyn Serve,
     counters: &ThreadCounters,
-    on_loop: &mut OnLoop,
 ) {
     if !connection.inbox().begin() {
         return;
@@ -81,12 +82,9 @@ pub fn run_turn_on_loop(
     // One read is the bound, and the time: a hand-over in the middle of what one read
     // has brought would cost more than the rest of it.
     let share = Share::new(usize::MAX);
-    let began = share.began;
     let replies = Replies::of_turn();
-    let on_loop = Some(&mut on_loop.suspicion);
-    let mut turn = Turn { connection, serve, counters, replies, share, on_loop };
+    let mut turn = Turn { connection, serve, counters, replies, share, is_on_loop: true };
     let end = turn.handle_items();
-    turn.suspect(began);
     let end = turn.hand_over().unwrap_or(End::Closed).or_worse(end);
     turn.leave(end);
 }
@@ -105,18 +103,15 @@ pub fn run_turn_directly(
     counters: &ThreadCounters,
     on_loop: &mut OnLoop,
 ) -> bool {
-    let is_quick = serve.is_quick(read.bytes);
-    if !is_quick || connection.send().is_total_exhausted() || !connection.inbox().begin_direct() {
+    let is_slow = serve.pace(read.bytes) == Pace::Slow;
+    if is_slow || connection.send().is_total_exhausted() || !connection.inbox().begin_direct() {
         return false;
     }
     let share = Share::new(usize::MAX);
-    let began = share.began;
     let replies = std::mem::take(&mut on_loop.replies);
-    let suspicion = Some(&mut on_loop.suspicion);
-    let mut turn = Turn { connection, serve, counters, replies, share, on_loop: suspicion };
+    let mut turn = Turn { connection, serve, counters, replies, share, is_on_loop: true };
     let (mut messages, mut left) = (Messages { bytes: read.bytes, chunk: None }, read.frames);
     let end = turn.handle_messages(&mut messages, &mut left).unwrap_or(End::Over);
-    turn.suspect(began);
     let end = turn.write_through().unwrap_or(End::Closed).or_worse(end);
     if left > 0 {
         let bytes = Bytes::copy_from_slice(messages.bytes);
@@ -143,7 +138,6 @@ pub struct Cut<'a> {
 /// What the event loop keeps between the turns that it runs.
 #[derive(Debug)]
 pub struct OnLoop {
-    suspicion: Suspicion,
     /// Empty; its buffer is used again.
     replies: Replies,
 }
@@ -152,7 +146,7 @@ impl OnLoop {
     /// For one loop.
     #[must_use]
     pub fn new() -> Self {
-        Self { suspicion: Suspicion::default(), replies: Replies::of_turn() }
+        Self { replies: Replies::of_turn() }
     }
 }
 
@@ -162,21 +156,6 @@ impl Default for OnLoop {
     }
 }
 
-/// What the event loop remembers of quick handlers that are not quick.
-#[derive(Debug, Default)]
-struct Suspicion {
-    /// So many messages are still to be timed one by one.
-    left: u32,
-    /// Messages of the running turn, and the head of the last of them.
-    messages: usize,
-    head: [u8; HEAD_BYTES],
-    /// Some of them were timed: they have been blamed already.
-    timed: bool,
-}
-
-/// What of a message is kept to tell whose it was.
-const HEAD_BYTES: usize = 8;
-
 struct Turn<'a> {
     connection: &'a Arc<ReceiveHalf>,
     serve: &'a dyn Serve,
@@ -184,7 +163,7 @@ struct Turn<'a> {
     replies: Replies,
     share: Share,
     /// Run by the event loop.
-    on_loop: Option<&'a mut Suspicion>,
+    is_on_loop: bool,
 }
 
 impl Turn<'_> {
@@ -240,15 +219,31 @@ impl Turn<'_> {
 
     /// `Some` if the turn has to end; then `frames` of the messages are not handled.
     fn handle_messages(&mut self, messages: &mut Messages<'_>, frames: &mut usize) -> Option<End> {
+        let (all, count) = (messages.bytes, *frames);
+        let end = self.handle_each(messages, frames);
+        if self.is_on_loop && !cfg!(loom) {
+            let (now, handled) = (Instant::now(), count - *frames);
+            self.share.see(now);
+            let quick_time = MESSAGE_TIME_MAX * u32::try_from(handled).unwrap_or(u32::MAX);
+            if now - self.share.began > quick_time.max(QUICK_TIME_MAX) {
+                self.serve.doubt(&all[..all.len() - messages.bytes.len()]);
+            }
+        }
+        end
+    }
+
+    fn handle_each(&mut self, messages: &mut Messages<'_>, frames: &mut usize) -> Option<End> {
+        let mut handled = 0_usize;
         while *frames > 0 {
             if self.share.is_used(self.replies.bytes()) {
                 return Some(End::Over);
             }
-            let is_quick = self.serve.is_quick(messages.bytes);
-            if !is_quick && self.on_loop.is_some() {
+            let pace = self.serve.pace(messages.bytes);
+            let is_slow = pace == Pace::Slow;
+            if is_slow && self.is_on_loop {
                 return Some(End::Over);
             }
-            if !is_quick && !self.replies.is_empty() {
+            if is_slow && !self.replies.is_empty() {
                 // A handler that blocks must not hold back what is answered.
                 match self.hand_over() {
                     None => return Some(End::Closed),
@@ -256,20 +251,19 @@ impl Turn<'_> {
                     Some(end) => return Some(end),
                 }
             }
-            let before = messages.bytes.len();
-            let timed = self.note_message(messages.bytes);
+            let before = messages.bytes;
+            let watch = (self.is_on_loop && pace == Pace::Doubted).then(Stopwatch::start);
             let origin = Origin { info: self.connection.info(), send: self.connection.send() };
             let served = self.serve.serve(origin, messages, &mut self.replies);
             *frames -= 1;
-            if self.on_loop.as_ref().is_some_and(|loop_| loop_.messages.is_power_of_two()) {
-                // One that is not quick shall not be followed by fifteen of its kind.
-                self.share.look_at_clock();
+            handled += 1;
+            if let Some(watch) = watch {
+                let is_demoted = self.serve.took(before, watch.stop());
+                self.counters.add(Counter::HandlersDemoted, u64::from(is_demoted));
             }
-            if let Some(began) = timed {
-                self.blame(began.elapsed());
-            }
-            self.share.use_up(1, before - messages.bytes.len());
-            if !is_quick {
+            self.share.use_up(1, before.len() - messages.bytes.len());
+            // One on the loop that is not quick shall not be followed by fifteen of its kind.
+            if is_slow || self.is_on_loop && *frames > 0 && handled.is_power_of_two() {
                 self.share.look_at_clock();
             }
             if self.count(served) {
@@ -277,47 +271,6 @@ impl Turn<'_> {
             }
         }
         None
-    }
-
-    /// On the loop: remembers whose message is handled now, and when it began if that
-    /// is in doubt.
-    fn note_message(&mut self, message: &[u8]) -> Option<Instant> {
-        let suspicion = self.on_loop.as_mut()?;
-        suspicion.messages += 1;
-        if let Some(head) = message.first_chunk::<HEAD_BYTES>() {
-            suspicion.head = *head;
-        }
-        (suspicion.left > 0).then(|| {
-            suspicion.left -= 1;
-            suspicion.timed = true;
-            Instant::now()
-        })
-    }
-
-    fn blame(&self, took: Duration) {
-        if let Some(suspicion) = &self.on_loop
-            && took > QUICK_TIME_MAX
-        {
-            let is_demoted = self.serve.was_slow(&suspicion.head, took);
-            self.counters.add(Counter::HandlersDemoted, u64::from(is_demoted));
-        }
-    }
-
-    /// On the loop, after its messages: one that took too long is told of; if it could
-    /// be any of several, the next ones are timed.
-    fn suspect(&mut self, began: Instant) {
-        let took = if cfg!(loom) { Duration::ZERO } else { began.elapsed() };
-        let Some(suspicion) = self.on_loop.as_mut() else { return };
-        let messages = std::mem::take(&mut suspicion.messages);
-        let was_timed = std::mem::take(&mut suspicion.timed);
-        if took <= QUICK_TIME_MAX || was_timed {
-            return;
-        }
-        if messages == 1 {
-            self.blame(took);
-        } else {
-            suspicion.left = SUSPECTS;
-        }
     }
 
     /// Counts what became of a message; whether the connection has to end.
@@ -341,7 +294,7 @@ impl Turn<'_> {
         }
         let (bytes, frames) = self.replies.take();
         let (send, entry) = (self.connection.send(), Entry { bytes, frames });
-        let level = if self.on_loop.is_some() {
+        let level = if self.is_on_loop {
             send.append_and_flush(entry, self.counters).ok()?
         } else {
             send.append(entry, self.counters).ok()?
@@ -446,7 +399,13 @@ impl Share {
 
     fn look_at_clock(&mut self) {
         // A model has no time: each of its runs must be repeatable.
-        self.is_late = !cfg!(loom) && Instant::now() >= self.until;
+        if !cfg!(loom) {
+            self.see(Instant::now());
+        }
+    }
+
+    fn see(&mut self, now: Instant) {
+        self.is_late = now >= self.until;
     }
 
     fn is_used(&self, reply_bytes: usize) -> bool {

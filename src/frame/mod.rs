@@ -67,9 +67,7 @@ impl Header {
     /// # Errors
     /// [`BodyTooLong`] beyond [`BODY_BYTES_MAX`].
     pub fn for_body(code: Code, body: &[u8]) -> Result<Self, BodyTooLong> {
-        let length =
-            u16::try_from(HEADER_BYTES + body.len()).map_err(|_| BodyTooLong(body.len()))?;
-        Ok(Self { length, code, crc32: checksum(body) })
+        Ok(Self { length: frame_length(body)?, code, crc32: checksum(body) })
     }
 
     /// Reads a header; `None` while fewer than eight bytes are there.
@@ -104,6 +102,10 @@ impl Header {
 #[error("a body of {0} bytes does not fit a frame, the most is {BODY_BYTES_MAX}")]
 pub struct BodyTooLong(pub usize);
 
+fn frame_length(body: &[u8]) -> Result<u16, BodyTooLong> {
+    u16::try_from(HEADER_BYTES + body.len()).map_err(|_| BodyTooLong(body.len()))
+}
+
 /// CRC-32 of a body; 0 for an empty one, which is also what the polynomial gives.
 #[must_use]
 pub fn checksum(body: &[u8]) -> u32 {
@@ -115,7 +117,20 @@ pub fn checksum(body: &[u8]) -> u32 {
 /// # Errors
 /// [`BodyTooLong`]; `out` is then as it was.
 pub fn append_frame(out: &mut BytesMut, code: Code, body: &[u8]) -> Result<(), BodyTooLong> {
-    let header = Header::for_body(code, body)?;
+    append_checked(out, code, body, checksum(body))
+}
+
+/// The same, of a body whose checksum is known.
+///
+/// # Errors
+/// As [`append_frame`].
+pub(crate) fn append_checked(
+    out: &mut BytesMut,
+    code: Code,
+    body: &[u8],
+    crc32: u32,
+) -> Result<(), BodyTooLong> {
+    let header = Header { length: frame_length(body)?, code, crc32 };
     out.reserve(HEADER_BYTES + body.len());
     out.put_slice(&header.to_bytes());
     out.put_slice(body);

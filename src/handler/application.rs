@@ -2,7 +2,7 @@
 //! looked up, handled, answered, or refused with the reason.
 
 use super::own_turn::OwnTurn;
-use super::quick::Quickness;
+use super::quick::{Pace, Quickness};
 use super::stock::{Echo, Ping, Time, Who};
 use super::{ConnectionInfo, Handler, Replies, Request};
 use crate::frame::{
@@ -60,14 +60,18 @@ pub struct SharedChunk<'a> {
 /// What a turn does with the next message of a connection. A turn knows chunks
 /// of messages and no protocol; this is where a protocol is.
 pub trait Serve: Send + Sync {
-    /// Whether the handler of the first of these messages is quick.
-    fn is_quick(&self, messages: &[u8]) -> bool;
+    /// How the handler of the first of these messages is taken.
+    fn pace(&self, messages: &[u8]) -> Pace;
 
-    /// Tells of a handler that is said to be quick and took so long. `message` is how
-    /// the message begins.
+    /// These messages, whole and end to end, took long for their number: the quick
+    /// handlers among theirs are doubted.
+    fn doubt(&self, messages: &[u8]);
+
+    /// What the call for the first of these messages took; asked for while its handler
+    /// is doubted.
     ///
     /// True if it is not taken for quick any more from now on.
-    fn was_slow(&self, message: &[u8], took: Duration) -> bool;
+    fn took(&self, messages: &[u8], time: Duration) -> bool;
 
     /// Takes off the first message and handles it.
     fn serve(
@@ -172,23 +176,35 @@ impl Application {
         let at = self.handlers.binary_search_by_key(&code, |registered| registered.code).ok()?;
         Some(&self.handlers[at])
     }
+
+    fn get_for(&self, messages: &[u8]) -> Option<&Registered> {
+        self.get(Header::read(messages)?.code)
+    }
 }
 
 impl Serve for Application {
-    fn is_quick(&self, messages: &[u8]) -> bool {
-        let registered = Header::read(messages).and_then(|header| self.get(header.code));
-        registered.is_none_or(|registered| registered.quickness.is_quick())
+    fn pace(&self, messages: &[u8]) -> Pace {
+        // To say that a code has no handler is quick.
+        self.get_for(messages).map_or(Pace::Quick, |registered| registered.quickness.pace())
     }
 
-    fn was_slow(&self, message: &[u8], took: Duration) -> bool {
-        let registered = Header::read(message).and_then(|header| self.get(header.code));
-        let Some(Registered { code, quickness, .. }) = registered else { return false };
-        let is_demoted = quickness.was_slow(took, Instant::now());
+    fn doubt(&self, mut messages: &[u8]) {
+        while let Some((header, _)) = first_frame(messages) {
+            if let Some(registered) = self.get(header.code) {
+                registered.quickness.doubt();
+            }
+            messages = &messages[usize::from(header.length)..];
+        }
+    }
+
+    fn took(&self, messages: &[u8], time: Duration) -> bool {
+        let Some(Registered { code, quickness, .. }) = self.get_for(messages) else { return false };
+        let is_demoted = quickness.took(time, Instant::now());
         if is_demoted {
             log::warn!(
                 "the handler of a code says that it is quick and is not, its messages go to \
                  the handler threads from now on code={code} took_us={}",
-                took.as_micros()
+                time.as_micros()
             );
         }
         is_demoted
@@ -220,7 +236,9 @@ impl Serve for Application {
         // ours are the replies, and these are rewound.
         let outcome = {
             let _turn = OwnTurn::begin(id);
+            replies.set_request(Some((body, header.crc32)));
             let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&request, replies)));
+            replies.set_request(None);
             replies.take_pushes();
             outcome
         };

@@ -16,6 +16,7 @@ pub use application::{
     Application, Handlers, Messages, Origin, Serve, Served, SharedChunk, WorkerInfo,
 };
 pub use handle::{Handle, Message, SendError};
+pub use quick::{Pace, QUICK_TIME_MAX};
 pub use replies::Replies;
 
 use crate::frame::{BodyTooLong, Code};
@@ -159,8 +160,9 @@ pub trait Handler: Send + Sync {
     ///
     /// Quick handlers run on the event loop itself (`worker.fuse`), and the replies of
     /// neighbouring messages leave together. While one runs its worker serves nobody
-    /// else: one that takes 50 ms in ten seconds from the others is demoted, with a
-    /// warning in the log, and run by the handler threads like any other.
+    /// else: one that takes 50 ms in ten seconds from the others, in calls of more than
+    /// [`QUICK_TIME_MAX`], is demoted, with a warning in the log, and run by the handler
+    /// threads like any other.
     fn is_quick(&self) -> bool {
         false
     }

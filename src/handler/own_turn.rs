@@ -52,7 +52,13 @@ pub(super) fn push(bytes: Bytes, cost: usize) {
     PUSHED.with_borrow_mut(|pushed| pushed.push(bytes));
 }
 
+/// Whether anything was kept.
+pub(super) fn has_pushed() -> bool {
+    HAS_PUSHED.get()
+}
+
 /// Takes what was kept, oldest first.
 pub(super) fn take() -> Vec<Bytes> {
-    if HAS_PUSHED.replace(false) { PUSHED.take() } else { Vec::new() }
+    HAS_PUSHED.set(false);
+    PUSHED.take()
 }

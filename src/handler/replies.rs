@@ -2,7 +2,7 @@
 //! leave in one piece.
 
 use super::{Outcome, own_turn};
-use crate::frame::{Code, ErrorNumber, append_frame, error_frame};
+use crate::frame::{Code, ErrorNumber, append_checked, checksum, error_frame};
 use bytes::{Bytes, BytesMut};
 
 /// How much larger than twice its content a queued buffer may be.
@@ -21,6 +21,24 @@ pub struct Replies {
     joins_pushes: bool,
     /// What was pushed since the mark. A rewind leaves it: it was accepted.
     pushed: Vec<Bytes>,
+    /// The request that is being answered.
+    request: Option<Checked>,
+}
+
+/// A body whose checksum was found to be right, by its place: valid as long as it is
+/// borrowed.
+#[derive(Clone, Copy, Debug)]
+struct Checked {
+    address: usize,
+    length: usize,
+    crc32: u32,
+}
+
+impl Checked {
+    /// Whether it is this very body, and not one like it.
+    fn is(&self, body: &[u8]) -> bool {
+        (self.address, self.length) == (body.as_ptr().addr(), body.len())
+    }
 }
 
 /// A place to come back to: [`Replies::rewind`].
@@ -42,9 +60,21 @@ impl Replies {
     /// A body beyond [`crate::frame::BODY_BYTES_MAX`]; nothing was appended.
     pub fn send(&mut self, code: Code, body: &[u8]) -> Outcome {
         self.take_pushes();
-        append_frame(&mut self.encoded, code, body)?;
+        let known = self.request.filter(|request| request.is(body));
+        let crc32 = known.map_or_else(|| checksum(body), |request| request.crc32);
+        append_checked(&mut self.encoded, code, body, crc32)?;
         self.frames += 1;
         Ok(())
+    }
+
+    /// While a handler runs: the body of its request, and its checksum, which a reply of
+    /// the same body has too. `None` after it: then the place may come to hold another.
+    pub(crate) fn set_request(&mut self, checked: Option<(&[u8], u32)>) {
+        self.request = checked.map(|(body, crc32)| Checked {
+            address: body.as_ptr().addr(),
+            length: body.len(),
+            crc32,
+        });
     }
 
     /// Appends an error frame.
@@ -85,7 +115,7 @@ impl Replies {
 
     /// Takes in what was pushed since the last reply.
     pub(crate) fn take_pushes(&mut self) {
-        if self.joins_pushes {
+        if self.joins_pushes && own_turn::has_pushed() {
             for bytes in own_turn::take() {
                 self.append(&bytes, 1);
                 self.pushed.push(bytes);
@@ -122,7 +152,7 @@ impl Replies {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{BODY_BYTES_MAX, encode};
+    use crate::frame::{BODY_BYTES_MAX, encode, split_first};
 
     #[test]
     fn replies_are_frames_end_to_end_and_leave_once() {
@@ -144,6 +174,26 @@ mod tests {
         replies.send(16, b"few").unwrap();
         let (bytes, _) = replies.take();
         assert!(bytes.try_into_mut().unwrap().capacity() < 1000);
+    }
+
+    #[test]
+    fn the_checksum_of_a_request_is_not_computed_again_for_the_same_body() {
+        let mut body = *b"body";
+        let mut replies = Replies::default();
+        // A wrong one shows where it is used.
+        replies.set_request(Some((&body, 7)));
+        for answer in [&body[..], &body[..3], &body.clone()] {
+            replies.send(16, answer).unwrap();
+        }
+        replies.set_request(None);
+        body[0] += 1;
+        replies.send(16, &body).unwrap();
+        let (mut encoded, _) = replies.take();
+        let right = std::iter::from_fn(|| split_first(&mut encoded))
+            .map(|(header, body)| (header.crc32, header.verify(&body)));
+        let right: Vec<_> = right.collect();
+        assert_eq!(right[0], (7, false), "the request's own");
+        assert!(right[1..].iter().all(|(_, right)| *right), "{right:?}");
     }
 
     #[test]

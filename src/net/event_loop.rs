@@ -69,8 +69,7 @@ impl Shared {
     /// or on a handler thread.
     pub(super) fn start_turn(&self, receive: &Arc<ReceiveHalf>) {
         if self.settings.fuse {
-            let mut on_loop = self.on_loop.borrow_mut();
-            run_turn_on_loop(receive, &*self.serve, &self.counters, &mut on_loop);
+            run_turn_on_loop(receive, &*self.serve, &self.counters);
         } else {
             receive.list();
         }
@@ -162,6 +161,8 @@ pub struct EventLoop {
     pub(super) reliefs: u32,
     /// The handler that has been running longest is known to the log.
     told_of_long_handler: bool,
+    /// What epoll_wait brings.
+    events: Box<[EpollEvent; EVENTS_MAX]>,
     /// One for all connections: what is read leaves it at once.
     pub(super) buffer: Box<[u8]>,
     pub(super) drain_reason: Goodbye,
@@ -216,6 +217,7 @@ impl EventLoop {
             queued_peak: 0,
             reliefs: 0,
             told_of_long_handler: false,
+            events: Box::new([EpollEvent::empty(); EVENTS_MAX]),
             buffer: vec![0; READ_BYTES_MAX].into_boxed_slice(),
             drain_reason: Goodbye::Stopping,
             called: Vec::new(),
@@ -301,17 +303,17 @@ impl EventLoop {
     /// Those of epoll_wait(2) other than EINTR.
     pub fn turn(&mut self, until: Option<Instant>, woken: &mut Vec<Watched>) -> io::Result<()> {
         woken.clear();
-        let mut events = [EpollEvent::empty(); EVENTS_MAX];
         let timeout = self.timeout(until);
         let now_ms = sys::clock::monotonic_ms();
         self.slot.heartbeat(now_ms, now_ms + u64::from(timeout));
-        let count = match self.epoll.0.wait(&mut events, timeout) {
+        let count = match self.epoll.0.wait(&mut *self.events, timeout) {
             Ok(count) => count,
             Err(nix::errno::Errno::EINTR) => 0,
             Err(errno) => return Err(errno.into()),
         };
         let now = Instant::now();
-        for event in &events[..count] {
+        for nth in 0..count {
+            let event = self.events[nth];
             let (flags, data) = (event.events(), event.data());
             if data == BELL {
                 self.answer_calls(now);

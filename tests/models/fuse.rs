@@ -37,7 +37,7 @@ fn answers_while_others_push(directly: bool) {
         assert!(run_turn_directly(&receive, &read, &serve, &counters, &mut on_loop));
     } else {
         assert_eq!(receive.push(message(b"a")), Pushed::Queue);
-        run_turn_on_loop(&receive, &serve, &counters, &mut on_loop);
+        run_turn_on_loop(&receive, &serve, &counters);
     }
     receive.end();
     loop_until_finished(&half, &path);

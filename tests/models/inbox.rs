@@ -4,7 +4,7 @@ use super::*;
 use bytes::Bytes;
 use chappe::dispatch::{DispatchPath, InboxLimits, Item, Pushed, ReceiveHalf, Wake, run_turn};
 use chappe::frame::Chunk;
-use chappe::handler::{ConnectionInfo, Messages, Origin, Peer, Replies, Serve, Served};
+use chappe::handler::{ConnectionInfo, Messages, Origin, Pace, Peer, Replies, Serve, Served};
 use std::time::Duration;
 
 /// Answers each one-byte message with itself, or with nothing.
@@ -14,8 +14,8 @@ pub(super) struct Answer {
 }
 
 impl Serve for Answer {
-    fn is_quick(&self, _: &[u8]) -> bool {
-        true
+    fn pace(&self, _: &[u8]) -> Pace {
+        Pace::Quick
     }
 
     fn serve(&self, _: Origin<'_>, messages: &mut Messages<'_>, replies: &mut Replies) -> Served {
@@ -28,7 +28,11 @@ impl Serve for Answer {
         Served::Answered
     }
 
-    fn was_slow(&self, _: &[u8], _: Duration) -> bool {
+    fn doubt(&self, _: &[u8]) {
+        unreachable!("a model has no time")
+    }
+
+    fn took(&self, _: &[u8], _: Duration) -> bool {
         unreachable!("a model has no time")
     }
 }
