@@ -62,7 +62,7 @@ pub fn run_turn(connection: &Arc<ReceiveHalf>, serve: &dyn Serve, counters: &Thr
         return;
     }
     let share = Share::new(TURN_MESSAGES_MAX);
-    let replies = Replies::of_turn();
+    let replies = &mut Replies::of_turn();
     let mut turn = Turn { connection, serve, counters, replies, share, is_on_loop: false };
     let end = turn.handle_items();
     let end = turn.hand_over().unwrap_or(End::Closed).or_worse(end);
@@ -82,7 +82,7 @@ pub fn run_turn_on_loop(
     // One read is the bound, and the time: a hand-over in the middle of what one read
     // has brought would cost more than the rest of it.
     let share = Share::new(usize::MAX);
-    let replies = Replies::of_turn();
+    let replies = &mut Replies::of_turn();
     let mut turn = Turn { connection, serve, counters, replies, share, is_on_loop: true };
     let end = turn.handle_items();
     let end = turn.hand_over().unwrap_or(End::Closed).or_worse(end);
@@ -108,7 +108,7 @@ pub fn run_turn_directly(
         return false;
     }
     let share = Share::new(usize::MAX);
-    let replies = std::mem::take(&mut on_loop.replies);
+    let replies = &mut on_loop.replies;
     let mut turn = Turn { connection, serve, counters, replies, share, is_on_loop: true };
     let (mut messages, mut left) = (Messages { bytes: read.bytes, chunk: None }, read.frames);
     let end = turn.handle_messages(&mut messages, &mut left).unwrap_or(End::Over);
@@ -121,7 +121,6 @@ pub fn run_turn_directly(
         let lost = if is_kept { connection.keep_rest(rest) } else { left };
         counters.add(Counter::MessagesExpired, lost as u64);
     }
-    on_loop.replies = std::mem::replace(&mut turn.replies, Replies::of_turn());
     turn.leave(end);
     true
 }
@@ -160,7 +159,7 @@ struct Turn<'a> {
     connection: &'a Arc<ReceiveHalf>,
     serve: &'a dyn Serve,
     counters: &'a ThreadCounters,
-    replies: Replies,
+    replies: &'a mut Replies,
     share: Share,
     /// Run by the event loop.
     is_on_loop: bool,
@@ -254,7 +253,7 @@ impl Turn<'_> {
             let before = messages.bytes;
             let watch = (self.is_on_loop && pace == Pace::Doubted).then(Stopwatch::start);
             let origin = Origin { info: self.connection.info(), send: self.connection.send() };
-            let served = self.serve.serve(origin, messages, &mut self.replies);
+            let served = self.serve.serve(origin, messages, self.replies);
             *frames -= 1;
             handled += 1;
             if let Some(watch) = watch {
