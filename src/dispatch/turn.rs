@@ -36,6 +36,9 @@ const MESSAGE_TIME_MAX: Duration = Duration::from_micros(20);
 /// How many quick messages pass between two looks at the clock.
 const MESSAGES_PER_CLOCK: usize = 16;
 
+/// The share of a turn that is not bounded in messages.
+const ANY_MESSAGES: usize = usize::MAX / MESSAGES_PER_CLOCK * MESSAGES_PER_CLOCK;
+
 /// Why a turn ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
@@ -81,7 +84,7 @@ pub fn run_turn_on_loop(
     }
     // One read is the bound, and the time: a hand-over in the middle of what one read
     // has brought would cost more than the rest of it.
-    let share = Share::new(usize::MAX);
+    let share = Share::new(ANY_MESSAGES);
     let replies = &mut Replies::of_turn();
     let mut turn = Turn { connection, serve, counters, replies, share, is_on_loop: true };
     let end = turn.handle_items();
@@ -103,11 +106,11 @@ pub fn run_turn_directly(
     counters: &ThreadCounters,
     on_loop: &mut OnLoop,
 ) -> bool {
-    let is_slow = serve.pace(read.bytes) == Pace::Slow;
+    let is_slow = serve.find(read.bytes).pace == Pace::Slow;
     if is_slow || connection.send().is_total_exhausted() || !connection.inbox().begin_direct() {
         return false;
     }
-    let share = Share::new(usize::MAX);
+    let share = Share::new(ANY_MESSAGES);
     let replies = &mut on_loop.replies;
     let mut turn = Turn { connection, serve, counters, replies, share, is_on_loop: true };
     let (mut messages, mut left) = (Messages { bytes: read.bytes, chunk: None }, read.frames);
@@ -237,8 +240,8 @@ impl Turn<'_> {
             if self.share.is_used(self.replies.bytes()) {
                 return Some(End::Over);
             }
-            let pace = self.serve.pace(messages.bytes);
-            let is_slow = pace == Pace::Slow;
+            let found = self.serve.find(messages.bytes);
+            let is_slow = found.pace == Pace::Slow;
             if is_slow && self.is_on_loop {
                 return Some(End::Over);
             }
@@ -250,19 +253,20 @@ impl Turn<'_> {
                     Some(end) => return Some(end),
                 }
             }
-            let before = messages.bytes;
-            let watch = (self.is_on_loop && pace == Pace::Doubted).then(Stopwatch::start);
+            let before = messages.bytes.len();
+            let is_timed = self.is_on_loop && found.pace == Pace::Doubted;
+            let watch = is_timed.then(Stopwatch::start);
             let origin = Origin { info: self.connection.info(), send: self.connection.send() };
-            let served = self.serve.serve(origin, messages, self.replies);
+            let served = self.serve.serve(found, origin, messages, self.replies);
             *frames -= 1;
             handled += 1;
             if let Some(watch) = watch {
-                let is_demoted = self.serve.took(before, watch.stop());
+                let is_demoted = self.serve.took(found, watch.stop());
                 self.counters.add(Counter::HandlersDemoted, u64::from(is_demoted));
             }
-            self.share.use_up(1, before.len() - messages.bytes.len());
+            self.share.use_up(1, before - messages.bytes.len());
             // One on the loop that is not quick shall not be followed by fifteen of its kind.
-            if is_slow || self.is_on_loop && *frames > 0 && handled.is_power_of_two() {
+            if is_slow || self.is_on_loop && *frames > 0 && matches!(handled, 1 | 4) {
                 self.share.look_at_clock();
             }
             if self.count(served) {

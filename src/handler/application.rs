@@ -60,26 +60,35 @@ pub struct SharedChunk<'a> {
 /// What a turn does with the next message of a connection. A turn knows chunks
 /// of messages and no protocol; this is where a protocol is.
 pub trait Serve: Send + Sync {
-    /// How the handler of the first of these messages is taken.
-    fn pace(&self, messages: &[u8]) -> Pace;
+    /// Who handles the first of these messages.
+    fn find(&self, messages: &[u8]) -> Found;
 
     /// These messages, whole and end to end, took long for their number: the quick
     /// handlers among theirs are doubted.
     fn doubt(&self, messages: &[u8]);
 
-    /// What the call for the first of these messages took; asked for while its handler
-    /// is doubted.
+    /// What a call of this handler took; told while it is doubted.
     ///
     /// True if it is not taken for quick any more from now on.
-    fn took(&self, messages: &[u8], time: Duration) -> bool;
+    fn took(&self, found: Found, time: Duration) -> bool;
 
-    /// Takes off the first message and handles it.
+    /// Takes off the first message and handles it. `found` is who was found for it.
     fn serve(
         &self,
+        found: Found,
         origin: Origin<'_>,
         messages: &mut Messages<'_>,
         replies: &mut Replies,
     ) -> Served;
+}
+
+/// Who handles a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Where it may run.
+    pub pace: Pace,
+    /// Its place among the handlers of [`Serve`]; `None` if there is none.
+    pub place: Option<usize>,
 }
 
 /// What became of a message.
@@ -172,33 +181,31 @@ impl Application {
         Self { handlers, panics: Mutex::new(Throttle::new(PANICS_TOLD)) }
     }
 
-    fn get(&self, code: Code) -> Option<&Registered> {
-        let at = self.handlers.binary_search_by_key(&code, |registered| registered.code).ok()?;
-        Some(&self.handlers[at])
-    }
-
-    fn get_for(&self, messages: &[u8]) -> Option<&Registered> {
-        self.get(Header::read(messages)?.code)
+    fn place_of(&self, code: Code) -> Option<usize> {
+        self.handlers.binary_search_by_key(&code, |registered| registered.code).ok()
     }
 }
 
 impl Serve for Application {
-    fn pace(&self, messages: &[u8]) -> Pace {
+    fn find(&self, messages: &[u8]) -> Found {
+        let place = Header::read(messages).and_then(|header| self.place_of(header.code));
         // To say that a code has no handler is quick.
-        self.get_for(messages).map_or(Pace::Quick, |registered| registered.quickness.pace())
+        let pace = place.map_or(Pace::Quick, |place| self.handlers[place].quickness.pace());
+        Found { pace, place }
     }
 
     fn doubt(&self, mut messages: &[u8]) {
         while let Some((header, _)) = first_frame(messages) {
-            if let Some(registered) = self.get(header.code) {
-                registered.quickness.doubt();
+            if let Some(place) = self.place_of(header.code) {
+                self.handlers[place].quickness.doubt();
             }
             messages = &messages[usize::from(header.length)..];
         }
     }
 
-    fn took(&self, messages: &[u8], time: Duration) -> bool {
-        let Some(Registered { code, quickness, .. }) = self.get_for(messages) else { return false };
+    fn took(&self, found: Found, time: Duration) -> bool {
+        let Some(place) = found.place else { return false };
+        let Registered { code, quickness, .. } = &self.handlers[place];
         let is_demoted = quickness.took(time, Instant::now());
         if is_demoted {
             log::warn!(
@@ -212,6 +219,7 @@ impl Serve for Application {
 
     fn serve(
         &self,
+        found: Found,
         origin: Origin<'_>,
         messages: &mut Messages<'_>,
         replies: &mut Replies,
@@ -224,11 +232,12 @@ impl Serve for Application {
             replies.send_error(ErrorNumber::BadChecksum, code, &text);
             return Served::BadChecksum;
         }
-        let Some(Registered { handler, .. }) = self.get(code) else {
+        let Some(place) = found.place else {
             let text = format!("no handler for code {code}");
             replies.send_error(ErrorNumber::UnknownCode, code, &text);
             return Served::UnknownCode;
         };
+        let Registered { handler, .. } = &self.handlers[place];
         let request = Request::new(code, body, messages.chunk, origin);
         let id = origin.info.id;
         let mark = replies.mark();
@@ -316,7 +325,9 @@ pub(super) mod tests {
         let peer = peer(9);
         let mut replies = Replies::of_turn();
         let mut messages = Messages { bytes: chunk, chunk: None };
-        let served = application().serve(peer.origin(), &mut messages, &mut replies);
+        let application = application();
+        let found = application.find(chunk);
+        let served = application.serve(found, peer.origin(), &mut messages, &mut replies);
         assert!(messages.bytes.is_empty(), "it was one message");
         let (mut encoded, frames) = replies.take();
         let mut sent = vec![];

@@ -13,7 +13,7 @@ mod replies;
 mod stock;
 
 pub use application::{
-    Application, Handlers, Messages, Origin, Serve, Served, SharedChunk, WorkerInfo,
+    Application, Found, Handlers, Messages, Origin, Serve, Served, SharedChunk, WorkerInfo,
 };
 pub use handle::{Handle, Message, SendError};
 pub use quick::{Pace, QUICK_TIME_MAX};

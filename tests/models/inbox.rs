@@ -4,7 +4,7 @@ use super::*;
 use bytes::Bytes;
 use chappe::dispatch::{DispatchPath, InboxLimits, Item, Pushed, ReceiveHalf, Wake, run_turn};
 use chappe::frame::Chunk;
-use chappe::handler::{ConnectionInfo, Messages, Origin, Pace, Peer, Replies, Serve, Served};
+use chappe::handler::{ConnectionInfo, Found, Messages, Origin, Pace, Peer, Replies, Serve, Served};
 use std::time::Duration;
 
 /// Answers each one-byte message with itself, or with nothing.
@@ -14,11 +14,17 @@ pub(super) struct Answer {
 }
 
 impl Serve for Answer {
-    fn pace(&self, _: &[u8]) -> Pace {
-        Pace::Quick
+    fn find(&self, _: &[u8]) -> Found {
+        Found { pace: Pace::Quick, place: None }
     }
 
-    fn serve(&self, _: Origin<'_>, messages: &mut Messages<'_>, replies: &mut Replies) -> Served {
+    fn serve(
+        &self,
+        _: Found,
+        _: Origin<'_>,
+        messages: &mut Messages<'_>,
+        replies: &mut Replies,
+    ) -> Served {
         let (message, rest) = messages.bytes.split_first().expect("a message");
         messages.bytes = rest;
         self.handled.lock().push(*message);
@@ -32,7 +38,7 @@ impl Serve for Answer {
         unreachable!("a model has no time")
     }
 
-    fn took(&self, _: &[u8], _: Duration) -> bool {
+    fn took(&self, _: Found, _: Duration) -> bool {
         unreachable!("a model has no time")
     }
 }
