@@ -1,9 +1,10 @@
 """What scripts/gate does after the build; see there."""
 
-import argparse, contextlib, pathlib, re, shutil, signal, socket, struct, subprocess, sys, tempfile, zlib
+import argparse, contextlib, re, shutil, signal, subprocess, sys, tempfile
 
 import servers
 from documents import table
+from instructions import of_a_message
 from parts import load
 
 # Figure, point, the most it may be fused and through three threads. Switches and system
@@ -24,10 +25,10 @@ BOUNDS = [
     # 0.126 and 0.21 to 0.23, 0.30 under strace. Each reply sent by itself: 1 and more. One
     # more call for each turn: 0.19.
     ("system calls", "c50p16", .17, .38),
-    # 5712 and 9865, within 1 in 1000: each bound is about an eighth above.
-    ("instructions", "p1", 6400, 11000),
-    # 1074 to 1101 and 1432.
-    ("instructions", "p16", 1220, 1610),
+    # 2314 and 6958, within 1 in 100: each bound is about an eighth above.
+    ("instructions", "p1", 2600, 7800),
+    # 673 to 679 and 1090.
+    ("instructions", "p16", 760, 1230),
 ]
 # Under strace it was 4.1 to 5.1: each call is slowed, the threads meet less well, and what a
 # further call would add cannot be told from that.
@@ -35,9 +36,8 @@ NOT_BY_STRACE = ("three threads", "c50", "system calls")
 LOADS = {"c1": load(1), "c50": load(50), "c50p16": load(50, 16)}
 MODES = {"fused": (), "three threads": ("worker.fuse=false",)}
 SECONDS = 0.3
-# Noise only ever adds, so the least of several runs is taken: of these at least, and more
-# while the two least differ.
-RUNS, RUNS_MAX, AGREE = 3, 8, 0.01
+# Noise only ever adds, so the least of several runs is taken.
+RUNS, AGREE = 3, 0.01
 MESSAGES = {"p1": 1600, "p16": 12800}
 
 
@@ -135,56 +135,12 @@ def counted(settings, system_calls):
 
 # --- instructions, of a server under valgrind ---
 
-def exchange(address, messages, together):
-    """Echoes that many messages on one connection, so many at a time, and checks them."""
-    body = bytes(range(64))
-    batch = (struct.pack(">HHI", 8 + len(body), 1, zlib.crc32(body)) + body) * together
-    host, port = address.rsplit(":", 1)
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(messages // together):
-            connection.sendall(batch)
-            replies = b""
-            while len(replies) < len(batch):
-                received = connection.recv(len(batch))
-                if not received:
-                    raise servers.Failed("the server has closed the connection")
-                replies += received
-            if replies != batch:
-                raise servers.Failed("a reply is not what was sent")
-
-
-def instructions_of(settings, messages, together):
-    """Of a whole life of a worker that answers so many messages."""
-    with tempfile.TemporaryDirectory() as folder:
-        # The worker may be another user.
-        pathlib.Path(folder).chmod(0o777)
-        valgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={folder}/%p"]
-        server = servers.Server("gate", servers.CHAPPE, settings=settings, prefix=valgrind)
-        exchange(server.address, messages, together)
-        [worker] = server.pids
-        server.stop()
-        text = pathlib.Path(folder, str(worker)).read_text()
-        return int(re.search(r"^(?:summary|totals): (\d+)", text, re.M)[1])
-
-
-def least_instructions(*what):
-    totals = []
-    while len(totals) < RUNS_MAX:
-        totals.append(instructions_of(*what))
-        two = sorted(totals)[:2]
-        if len(two) == 2 and two[1] - two[0] <= AGREE * two[0]:
-            break
-    return min(totals)
-
-
 def instructions(settings):
-    """For each message: what twice as many cost more, so start and end do not count."""
     least = {}
     for point, messages in MESSAGES.items():
         together = int(point[1:])
-        once, twice = (least_instructions(settings, times * messages, together) for times in (1, 2))
-        least["instructions", point] = (twice - once) / messages
+        found = of_a_message(servers.CHAPPE, settings, messages, together, AGREE)
+        least["instructions", point] = found
     return least
 
 

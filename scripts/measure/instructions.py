@@ -1,0 +1,62 @@
+"""Instructions that a worker executes in user space, all of its threads: the real server under
+valgrind, which counts them, so other load changes nothing."""
+
+import pathlib, re, socket, struct, tempfile, zlib
+
+import servers
+
+BODY = bytes(range(64))
+ECHO = struct.pack(">HHI", 8 + len(BODY), 1, zlib.crc32(BODY)) + BODY
+# A process that has to wait for its CPU takes detours, since its turns are bounded in time and its
+# clocks tick: that only ever adds, so the least of some runs is taken, until the two least agree.
+RUNS_MAX = 8
+
+
+def exchange(address, messages, together):
+    """Echoes that many messages on one connection, so many in one read, and checks them."""
+    batch = ECHO * together
+    host, port = address.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(messages // together):
+            connection.sendall(batch)
+            replies = b""
+            while len(replies) < len(batch):
+                received = connection.recv(len(batch))
+                if not received:
+                    raise servers.Failed("the server has closed the connection")
+                replies += received
+            if replies != batch:
+                raise servers.Failed("a reply is not what was sent")
+
+
+def of_a_life(program, settings, messages, together):
+    """Of a whole life of a worker that answers so many messages, and how many it has counted."""
+    with tempfile.TemporaryDirectory() as folder:
+        # The worker may be another user.
+        pathlib.Path(folder).chmod(0o777)
+        valgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={folder}/%p"]
+        server = servers.Server("under valgrind", program, settings=settings, prefix=valgrind)
+        exchange(server.address, messages, together)
+        counted = server.status()["totals"]["frames_received"]
+        [worker] = server.pids
+        server.stop()
+        text = pathlib.Path(folder, str(worker)).read_text()
+        return int(re.search(r"^(?:summary|totals): (\d+)", text, re.M)[1]), counted
+
+
+def of_a_message(program, settings, messages, together, agree, counts=True):
+    """What twice as many messages cost more, so start and end do not count."""
+    least = []
+    for times in (1, 2):
+        totals = []
+        while len(totals) < RUNS_MAX:
+            total, counted = of_a_life(program, settings, times * messages, together)
+            if counted != (times * messages if counts else 0):
+                raise servers.Failed(f"{counted} of {times * messages} messages were counted")
+            totals = sorted([*totals, total])
+            if len(totals) > 1 and totals[1] - totals[0] <= agree * totals[0]:
+                break
+        least.append(totals[0])
+    once, twice = least
+    return (twice - once) / messages
