@@ -10,6 +10,7 @@
 use std::io::{self, IoSlice};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use chappe::client::{
@@ -229,8 +230,9 @@ fn a_half_sent_reply_goes_on_where_it_stopped() {
 
 /// The classic event loop posted before it took the flag back: the send thread woke, saw
 /// the flag, went to sleep, and the next message lay there until somebody sent another.
-/// The model of the outbox is the proof (planted fault `PostBeforeUnblock`); here nothing
-/// further is ever sent, so a reply that was left behind stays away.
+/// The model of the outbox is the proof (planted fault `PostBeforeUnblock`), and the next
+/// test its one order; here nothing further is ever sent, so a reply that was left behind
+/// stays away.
 #[test]
 fn the_last_reply_after_a_full_socket_needs_no_further_traffic() {
     const SMALL_ONES: usize = 300;
@@ -257,20 +259,84 @@ fn the_last_reply_after_a_full_socket_needs_no_further_traffic() {
     assert!(server.status_number("/totals/sends_blocked") >= 10, "no socket was full");
 }
 
-/// A socket in whose send the kernel stays as long as the test wants.
+/// A socket in whose send the kernel stays until the test says how many bytes it takes.
 #[derive(Debug)]
 struct SlowSocket {
     entered: mpsc::Sender<()>,
-    go_on: Mutex<mpsc::Receiver<()>>,
+    taken: Mutex<mpsc::Receiver<usize>>,
 }
 
 impl Socket for SlowSocket {
     fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.entered.send(()).expect("the test waits");
         // An error means that the test has failed and gone.
-        let _ = self.go_on.lock().expect("no panic under it").recv();
-        Ok(slices.iter().map(|slice| slice.len()).sum())
+        let taken = self.taken.lock().expect("no panic under it").recv().unwrap_or(usize::MAX);
+        Ok(taken.min(slices.iter().map(|slice| slice.len()).sum()))
     }
+}
+
+fn a_message() -> Entry {
+    Entry { bytes: bytes::Bytes::from_static(b"message"), frames: 1 }
+}
+
+/// A send path without a server around it, and its send thread.
+fn send_path() -> (Arc<SendPath>, JoinHandle<()>) {
+    let semaphore = Semaphore::from(chappe::sys::Semaphore::new(0).unwrap());
+    let limits = SendLimits {
+        bytes_max: 1 << 20,
+        total_bytes_max: 1 << 20,
+        slow_reader: SlowReader::DropNewest,
+    };
+    let (list, pushers) = (SendList::new(semaphore), SharedCounters::detached());
+    let calls = CallList::new().unwrap();
+    let path = Arc::new(SendPath::new(list, calls, limits, a_message(), pushers));
+    let thread = {
+        let path = Arc::clone(&path);
+        std::thread::spawn(move || send_thread::run(&path, &ThreadCounters::detached()))
+    };
+    (path, thread)
+}
+
+/// A connection with such a socket, and what tells the socket to go on.
+fn slow_half(
+    token: u64,
+    path: &Arc<SendPath>,
+    entered: &mpsc::Sender<()>,
+) -> (Arc<SendHalf>, mpsc::Sender<usize>) {
+    let (permission, taken) = mpsc::channel();
+    let socket = SlowSocket { entered: entered.clone(), taken: Mutex::new(taken) };
+    (Arc::new(SendHalf::new(token, token, Arc::new(socket), Arc::clone(path))), permission)
+}
+
+/// The moment in which the classic order loses: a message is queued while the event loop
+/// is still inside the send that empties the socket's backlog.
+#[test]
+fn what_is_queued_while_the_loop_writes_is_posted_when_it_is_done() {
+    let (path, thread) = send_path();
+    let (entered, is_in_send) = mpsc::channel();
+    let (half, permission) = slow_half(1, &path, &entered);
+    half.append(a_message(), &ThreadCounters::detached()).unwrap();
+    is_in_send.recv_timeout(DEADLINE).expect("the send thread sends");
+    permission.send(3).unwrap();
+    wait_until("the socket is full", || half.view().blocked.is_some());
+    let event_loop = {
+        let half = Arc::clone(&half);
+        std::thread::spawn(move || half.flush_blocked(&ThreadCounters::detached()))
+    };
+    is_in_send.recv_timeout(DEADLINE).expect("the event loop sends the rest");
+    // The list is worked off in order: with this one, whatever was posted too early is gone.
+    let (other, other_permission) = slow_half(2, &path, &entered);
+    other.append(a_message(), &ThreadCounters::detached()).unwrap();
+    other_permission.send(usize::MAX).unwrap();
+    is_in_send.recv_timeout(DEADLINE).expect("the send thread sends the other");
+    half.append(a_message(), &ThreadCounters::detached()).unwrap();
+    permission.send(usize::MAX).unwrap();
+    event_loop.join().unwrap();
+    let is_sent = is_in_send.recv_timeout(DEADLINE);
+    permission.send(usize::MAX).unwrap();
+    path.list().stop();
+    thread.join().unwrap();
+    is_sent.expect("the send thread sends the second");
 }
 
 /// The classic send thread held the lock of its list over every send: all handlers that
@@ -278,43 +344,25 @@ impl Socket for SlowSocket {
 /// test brings a socket of its own.
 #[test]
 fn replies_are_queued_while_a_socket_is_written() {
-    let semaphore = Semaphore::from(chappe::sys::Semaphore::new(0).unwrap());
-    let calls = CallList::new().unwrap();
-    let entry = || Entry { bytes: bytes::Bytes::from_static(b"message"), frames: 1 };
-    let limits = SendLimits {
-        bytes_max: 1 << 20,
-        total_bytes_max: 1 << 20,
-        slow_reader: SlowReader::DropNewest,
-    };
-    let (list, pushers) = (SendList::new(semaphore), SharedCounters::detached());
-    let path = Arc::new(SendPath::new(list, calls, limits, entry(), pushers));
+    let (path, thread) = send_path();
     let (entered, is_in_send) = mpsc::channel();
-    let (permission, go_on) = mpsc::channel();
-    let (other_permission, other_go_on) = mpsc::channel();
-    let half = |token, go_on| {
-        let socket = SlowSocket { entered: entered.clone(), go_on: Mutex::new(go_on) };
-        Arc::new(SendHalf::new(token, token, Arc::new(socket), Arc::clone(&path)))
-    };
-    let (slow, other) = (half(1, go_on), half(2, other_go_on));
-    let thread = {
-        let path = Arc::clone(&path);
-        std::thread::spawn(move || send_thread::run(&path, &ThreadCounters::detached()))
-    };
-    slow.append(entry(), &ThreadCounters::detached()).unwrap();
+    let (slow, permission) = slow_half(1, &path, &entered);
+    let (other, other_permission) = slow_half(2, &path, &entered);
+    slow.append(a_message(), &ThreadCounters::detached()).unwrap();
     is_in_send.recv_timeout(DEADLINE).expect("the send thread sends");
     let (queued, is_queued) = mpsc::channel();
     std::thread::spawn(move || {
         for half in [slow, other] {
-            half.append(entry(), &ThreadCounters::detached()).unwrap();
+            half.append(a_message(), &ThreadCounters::detached()).unwrap();
         }
         let _ = queued.send(());
     });
     let outcome = is_queued.recv_timeout(Duration::from_secs(5));
     // Twice, and once for the other: whatever happened, the threads come to an end.
     for _ in 0..2 {
-        let _ = permission.send(());
+        let _ = permission.send(usize::MAX);
     }
-    let _ = other_permission.send(());
+    let _ = other_permission.send(usize::MAX);
     outcome.expect("nobody waits for a send");
     for _ in 0..2 {
         is_in_send.recv_timeout(DEADLINE).expect("both are sent");
