@@ -22,6 +22,6 @@ pub use inbox::{
 pub use receive_half::{DispatchPath, ReceiveHalf};
 pub use run_list::{RunList, Wake};
 pub use turn::{
-    Cut, OnLoop, TURN_BYTES_MAX, TURN_MESSAGES_MAX, TURN_TIME_MAX, run_turn,
-    run_turn_directly, run_turn_on_loop,
+    Cut, OnLoop, TURN_BYTES_MAX, TURN_MESSAGES_MAX, TURN_TIME_MAX, run_turn, run_turn_directly,
+    run_turn_on_loop,
 };

@@ -12,9 +12,7 @@ use super::inbox::{Done, ITEM_COST, Item, Then};
 use super::receive_half::ReceiveHalf;
 use super::stopwatch::Stopwatch;
 use crate::frame::Chunk;
-use crate::handler::{
-    Messages, Origin, Pace, QUICK_TIME_MAX, Replies, Serve, Served, SharedChunk,
-};
+use crate::handler::{Messages, Origin, Pace, QUICK_TIME_MAX, Replies, Serve, Served, SharedChunk};
 use crate::send::{Entry, Level, Parking, Resume, Room};
 use crate::shm::{Counter, ThreadCounters};
 use crate::sync::fault::{Fault, is_planted};

@@ -281,14 +281,14 @@ fn a_message() -> Entry {
 
 /// A send path without a server around it, and its send thread.
 fn send_path() -> (Arc<SendPath>, JoinHandle<()>) {
-    let semaphore = Semaphore::from(chappe::sys::Semaphore::new(0).unwrap());
+    let semaphore = Semaphore::from(chappe::sys::Semaphore::new(0).expect("a semaphore"));
     let limits = SendLimits {
         bytes_max: 1 << 20,
         total_bytes_max: 1 << 20,
         slow_reader: SlowReader::DropNewest,
     };
     let (list, pushers) = (SendList::new(semaphore), SharedCounters::detached());
-    let calls = CallList::new().unwrap();
+    let calls = CallList::new().expect("an eventfd");
     let path = Arc::new(SendPath::new(list, calls, limits, a_message(), pushers));
     let thread = {
         let path = Arc::clone(&path);
