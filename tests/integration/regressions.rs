@@ -434,7 +434,6 @@ fn room_and_fin_in_one_event_tear_no_frame() {
 #[test]
 fn a_failed_send_ends_the_connection_and_its_messages_are_counted() {
     const ROUNDS: u64 = 20;
-    const REPLIES: u64 = 3;
     let server = TestServer::start("regression_failed_send", SMALL);
     let workers = server.worker_pids();
     for stream in 0..ROUNDS {
@@ -447,7 +446,10 @@ fn a_failed_send_ends_the_connection_and_its_messages_are_counted() {
     let totals = server.status_json()["totals"].clone();
     let lost = ["messages_expired", "messages_dropped", "frames_sent"];
     let lost: u64 = lost.iter().map(|name| totals[name].as_u64().unwrap()).sum();
-    assert_eq!(lost, ROUNDS * REPLIES, "{totals:#}");
+    // A reset may come before the last of them is read.
+    let received = totals["frames_received"].as_u64().unwrap();
+    assert_eq!(lost, received, "{totals:#}");
+    assert!(received >= ROUNDS, "{totals:#}");
     assert_eq!(server.worker_pids(), workers);
 }
 
