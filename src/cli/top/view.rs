@@ -14,9 +14,9 @@ use crate::cli::status::duration;
 /// How many slow connections are shown.
 const SLOW_ROWS: u16 = 8;
 
-/// A counter with its total and its rate.
+/// A counter, by the longest name that one has, with its total and its rate.
 const TOTAL_COLUMNS: [Constraint; 3] =
-    [Constraint::Length(22), Constraint::Length(8), Constraint::Length(8)];
+    [Constraint::Length(26), Constraint::Length(6), Constraint::Length(6)];
 const TOTAL_WIDTH: u16 = 40;
 
 impl Top {
@@ -179,6 +179,7 @@ fn short(number: u64) -> String {
 mod tests {
     use super::*;
     use crate::cli::top::Sample;
+    use crate::shm::Counter;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use serde_json::json;
@@ -259,6 +260,18 @@ mod tests {
         assert_eq!(words("frames_received"), "frames_received 3000 1000");
         assert_eq!(words("[::1]:9"), "17 1 [::1]:9 open 917k 21s");
         assert!(!lines.iter().any(|line| line.contains("workers_died")), "it is 0");
+    }
+
+    #[test]
+    fn every_counter_is_shown_by_its_whole_name() {
+        let mut status = status(1);
+        status["totals"] = Counter::ALL.iter().map(|counter| (counter.name(), 1)).collect();
+        let mut top = Top::default();
+        top.hear(Ok(Sample::new(Instant::now(), status, Ok(SLOW))));
+        let screen = drawn(&top, 80, 60).join("\n");
+        for counter in Counter::ALL {
+            assert!(screen.contains(&format!("{} ", counter.name())), "{counter:?}: {screen}");
+        }
     }
 
     #[test]
