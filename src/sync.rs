@@ -266,6 +266,9 @@ pub mod fault {
         /// A push looks whether the connection still takes messages, and queues
         /// under another lock.
         PushAfterLook,
+        /// A message that went out whole is settled without looking what was queued
+        /// meanwhile.
+        SettleWithoutLook,
     }
 
     /// Never, outside of the models.

@@ -280,7 +280,8 @@ impl Outbox {
     pub fn settle_sent(&self, writer: Writer, sent: usize) -> Option<Settled> {
         let mut state = self.state.lock();
         state.sent_bytes += sent as u64;
-        if state.is_quiet() {
+        debug_assert!(matches!(state.seat, Seat::Sending), "only the taker settles");
+        if state.is_quiet() || is_planted(Fault::SettleWithoutLook) {
             state.seat = Seat::Idle(writer.rest());
             return None;
         }

@@ -394,6 +394,48 @@ fn a_connection_at_rest_owns_no_buffer() {
     assert_eq!(state.waiting.capacity(), 0);
 }
 
+/// While a thread has the writer for a message that is in no outbox.
+#[test]
+fn what_happens_meanwhile_is_settled_as_after_any_other_write() {
+    type Event = fn(&Outbox);
+    let meanwhile: [(Event, bool, bool, Is); 8] = [
+        (|_| (), false, false, Is::Idle),
+        (|outbox| _ = append(outbox, b"a"), true, false, Is::Ready),
+        (|outbox| _ = outbox.append(entry(b"a"), Room::Exhausted), true, true, Is::Ready),
+        (|outbox| _ = outbox.push(entry(b"a")), true, false, Is::Ready),
+        (|outbox| _ = outbox.finish(), false, true, Is::Idle),
+        (|outbox| _ = outbox.cut(entry(b"!")), true, false, Is::Ready),
+        (|outbox| _ = outbox.abort(), false, true, Is::Closed),
+        (
+            |outbox| {
+                _ = append(outbox, &[7; 10]);
+                assert_eq!(outbox.park(Arc::new(Parked)), Parking::Parked);
+            },
+            true,
+            false,
+            Is::Ready,
+        ),
+    ];
+    for (nth, (event, list, call, after)) in meanwhile.into_iter().enumerate() {
+        let of = |settled: Option<Settled>, outbox: &Outbox| {
+            let settled = settled.unwrap_or_default();
+            (settled.list, settled.call, state_of(outbox))
+        };
+        let (sent, usual) = (outbox_in(Is::Idle).0, outbox_in(Is::Idle).0);
+        let writers = [&sent, &usual].map(|outbox| outbox.take_idle().expect("idle"));
+        event(&sent);
+        event(&usual);
+        let [of_sent, of_usual] = writers;
+        let settled = sent.settle_sent(of_sent, 5);
+        assert_eq!(settled.is_none(), nth == 0, "event {nth}: something is to be done");
+        assert_eq!(of(settled, &sent), (list, call, after), "event {nth}");
+        let settled = usual.settle(of_usual, &Flushed::All);
+        assert_eq!(of(Some(settled), &usual), (list, call, after), "event {nth}");
+        assert_eq!(sent.view().sent_bytes, 5);
+        assert_eq!(sent.view().queued_bytes, usual.view().queued_bytes, "event {nth}");
+    }
+}
+
 #[test]
 fn a_message_in_no_outbox_is_queued_from_where_the_socket_stopped() {
     let whole = b"written through";

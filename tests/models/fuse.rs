@@ -10,19 +10,25 @@ use chappe::dispatch::{Cut, OnLoop, Pushed, run_turn_directly, run_turn_on_loop}
 /// never in two hands.
 #[test]
 fn the_loop_answers_while_others_push() {
-    check(|| answers_while_others_push(false));
+    check(|| answers_while_others_push(false, First::OneByte));
 }
 
 /// The same without inbox and outbox, out of the loop's buffer, if the push leaves it
 /// the chance.
 #[test]
 fn the_loop_answers_directly_while_others_push() {
-    check(|| answers_while_others_push(true));
+    check(|| answers_while_others_push(true, First::OneByte));
 }
 
-fn answers_while_others_push(directly: bool) {
+/// And if the socket takes all at once: what was pushed meanwhile is not left behind.
+#[test]
+fn the_loop_answers_directly_and_whole_while_others_push() {
+    check(|| answers_while_others_push(true, First::All));
+}
+
+fn answers_while_others_push(directly: bool, first: First) {
     let path = send_path(1000);
-    let socket = TightSocket::new();
+    let socket = TightSocket::that(first);
     let half = send_half(&socket, &path);
     let (receive, dispatch) = receive_half(&half, 100);
     let serve = Answer { handled: Arc::new(Mutex::new(Vec::new())), replies: true };

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 const VARIABLE: &str = "CHAPPE_PLANTED_FAULT";
 
 /// Each fault and the model that finds it.
-const FOUND_BY: [(Fault, &str); 13] = [
+const FOUND_BY: [(Fault, &str); 14] = [
     (Fault::PostBeforeState, "models::outbox::each_message_is_sent_once_and_in_order"),
     (Fault::PostBeforeUnblock, "models::outbox::each_message_is_sent_once_and_in_order"),
     (Fault::PostTooMany, "models::outbox::each_message_is_sent_once_and_in_order"),
@@ -21,6 +21,10 @@ const FOUND_BY: [(Fault, &str); 13] = [
     (Fault::WaitOutsideLock, "models::budget::who_waits_for_room_is_told"),
     (Fault::PauseOutsideLock, "models::inbox::a_paused_connection_is_read_again_and_finishes"),
     (Fault::EndWithoutLook, "models::inbox::a_paused_connection_is_read_again_and_finishes"),
+    (
+        Fault::SettleWithoutLook,
+        "models::fuse::the_loop_answers_directly_and_whole_while_others_push",
+    ),
     (Fault::StallAfterPark, "models::stall::a_stalled_turn_goes_on_when_the_outbox_has_drained"),
 ];
 
