@@ -179,7 +179,6 @@ fn short(number: u64) -> String {
 mod tests {
     use super::*;
     use crate::cli::top::Sample;
-    use crate::shm::Counter;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use serde_json::json;
@@ -263,15 +262,15 @@ mod tests {
     }
 
     #[test]
-    fn every_counter_is_shown_by_its_whole_name() {
+    fn a_counter_is_shown_by_its_whole_name() {
+        const LONGEST: &str = "connections_refused_per_ip";
         let mut status = status(1);
-        status["totals"] = Counter::ALL.iter().map(|counter| (counter.name(), 1)).collect();
+        status["totals"] = json!({ LONGEST: 12_345_678, "workers_died": 1 });
         let mut top = Top::default();
         top.hear(Ok(Sample::new(Instant::now(), status, Ok(SLOW))));
-        let screen = drawn(&top, 80, 60).join("\n");
-        for counter in Counter::ALL {
-            assert!(screen.contains(&format!("{} ", counter.name())), "{counter:?}: {screen}");
-        }
+        let lines = drawn(&top, 80, 24);
+        let line = format!("{LONGEST} 12.3M");
+        assert!(lines.iter().any(|shown| shown.starts_with(&line)), "{lines:#?}");
     }
 
     #[test]
