@@ -21,7 +21,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("cli", &["client", "config"]),
     ("send", &["frame", "shm", "sync", "sys"]),
     ("handler", &["frame", "send", "throttle"]),
-    ("dispatch", &["frame", "handler", "send", "shm", "sync"]),
+    ("dispatch", &["frame", "handler", "send", "shm", "sync", "sys"]),
     (
         "net",
         &[

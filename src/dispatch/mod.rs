@@ -11,7 +11,6 @@ mod handler_thread;
 mod inbox;
 mod receive_half;
 mod run_list;
-mod stopwatch;
 mod turn;
 
 pub use handler_thread::HandlerThread;

@@ -10,12 +10,12 @@
 
 use super::inbox::{Done, ITEM_COST, Item, Then};
 use super::receive_half::ReceiveHalf;
-use super::stopwatch::Stopwatch;
 use crate::frame::Chunk;
 use crate::handler::{Messages, Origin, Pace, QUICK_TIME_MAX, Replies, Serve, Served, SharedChunk};
 use crate::send::{Entry, Level, Parking, Resume, Room};
 use crate::shm::{Counter, ThreadCounters};
 use crate::sync::fault::{Fault, is_planted};
+use crate::sys::Stopwatch;
 use bytes::{Buf, Bytes};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ pub const TURN_BYTES_MAX: usize = 64 * 1024;
 pub const TURN_TIME_MAX: Duration = Duration::from_millis(1);
 
 /// A turn of the loop that takes longer for each of its messages, and longer than
-/// [`QUICK_TIME_MAX`], makes their handlers doubted.
+/// [`QUICK_TIME_MAX`], casts doubt on their handlers.
 const MESSAGE_TIME_MAX: Duration = Duration::from_micros(20);
 
 /// How many quick messages pass between two looks at the clock.
@@ -219,13 +219,12 @@ impl Turn<'_> {
 
     /// `Some` if the turn has to end; then `frames` of the messages are not handled.
     fn handle_messages(&mut self, messages: &mut Messages<'_>, frames: &mut usize) -> Option<End> {
-        let (all, count) = (messages.bytes, *frames);
+        let all = messages.bytes;
         let end = self.handle_each(messages, frames);
         if self.is_on_loop && !cfg!(loom) {
-            let (now, handled) = (Instant::now(), count - *frames);
+            let now = Instant::now();
             self.share.see(now);
-            let quick_time = MESSAGE_TIME_MAX * u32::try_from(handled).unwrap_or(u32::MAX);
-            if now - self.share.began > quick_time.max(QUICK_TIME_MAX) {
+            if now - self.share.began > self.share.quick_time() {
                 self.serve.doubt(&all[..all.len() - messages.bytes.len()]);
             }
         }
@@ -263,8 +262,8 @@ impl Turn<'_> {
                 self.counters.add(Counter::HandlersDemoted, u64::from(is_demoted));
             }
             self.share.use_up(1, before - messages.bytes.len());
-            // One on the loop that is not quick shall not be followed by fifteen of its kind.
-            if is_slow || self.is_on_loop && *frames > 0 && matches!(handled, 1 | 4) {
+            // On the loop soon after the start too: the first tell whether they are quick.
+            if is_slow || is_timed || self.is_on_loop && *frames > 0 && matches!(handled, 1 | 4) {
                 self.share.look_at_clock();
             }
             if self.count(served) {
@@ -377,6 +376,7 @@ impl End {
 /// What is left of a turn.
 struct Share {
     began: Instant,
+    handled: u32,
     messages: usize,
     bytes: usize,
     until: Instant,
@@ -387,15 +387,22 @@ impl Share {
     fn new(messages: usize) -> Self {
         let began = Instant::now();
         let until = began + TURN_TIME_MAX;
-        Self { began, messages, bytes: TURN_BYTES_MAX, until, is_late: false }
+        Self { began, handled: 0, messages, bytes: TURN_BYTES_MAX, until, is_late: false }
     }
 
     fn use_up(&mut self, messages: usize, bytes: usize) {
+        self.handled += u32::try_from(messages).unwrap_or(0);
         self.messages = self.messages.saturating_sub(messages);
         self.bytes = self.bytes.saturating_sub(bytes);
         if self.messages.is_multiple_of(MESSAGES_PER_CLOCK) {
             self.look_at_clock();
         }
+    }
+
+    /// How long quick messages take, so many as were handled, at the most. A turn is
+    /// told to end before that bound.
+    fn quick_time(&self) -> Duration {
+        (MESSAGE_TIME_MAX * self.handled).clamp(QUICK_TIME_MAX, 2 * TURN_TIME_MAX)
     }
 
     fn look_at_clock(&mut self) {

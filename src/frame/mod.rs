@@ -117,10 +117,10 @@ pub fn checksum(body: &[u8]) -> u32 {
 /// # Errors
 /// [`BodyTooLong`]; `out` is then as it was.
 pub fn append_frame(out: &mut BytesMut, code: Code, body: &[u8]) -> Result<(), BodyTooLong> {
-    append_checked(out, code, body, checksum(body))
+    append_checked(out, code, body, None)
 }
 
-/// The same, of a body whose checksum is known.
+/// The same, of a body whose checksum may be known.
 ///
 /// # Errors
 /// As [`append_frame`].
@@ -128,9 +128,11 @@ pub(crate) fn append_checked(
     out: &mut BytesMut,
     code: Code,
     body: &[u8],
-    crc32: u32,
+    known: Option<u32>,
 ) -> Result<(), BodyTooLong> {
-    let header = Header { length: frame_length(body)?, code, crc32 };
+    let length = frame_length(body)?;
+    let crc32 = known.unwrap_or_else(|| checksum(body));
+    let header = Header { length, code, crc32 };
     out.reserve(HEADER_BYTES + body.len());
     out.put_slice(&header.to_bytes());
     out.put_slice(body);

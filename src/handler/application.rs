@@ -14,6 +14,7 @@ use crate::throttle::Throttle;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -195,11 +196,14 @@ impl Serve for Application {
     }
 
     fn doubt(&self, mut messages: &[u8]) {
+        let mut places = BTreeSet::new();
         while let Some((header, _)) = first_frame(messages) {
-            if let Some(place) = self.place_of(header.code) {
-                self.handlers[place].quickness.doubt();
-            }
+            places.extend(self.place_of(header.code));
             messages = &messages[usize::from(header.length)..];
+        }
+        let now = Instant::now();
+        for place in places {
+            self.handlers[place].quickness.doubt(now);
         }
     }
 

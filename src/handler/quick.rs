@@ -4,10 +4,8 @@
 //! other connection is served. One that is found to take longer, again and again or
 //! for long, is run by the handler threads from then on, until the next reload.
 //!
-//! To time each call would cost more than many a handler does. The loop looks at the
-//! clock once a turn; when the messages of a turn took long, their handlers are
-//! *doubted*, and only then are calls timed, so that what is counted is the handler's
-//! own doing and not that of a machine which gave the CPU to somebody else.
+//! To time each call would cost as much as many a handler. So only when a turn of the
+//! loop took long are the handlers of its messages *doubted*, and their next calls timed.
 
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -21,11 +19,14 @@ pub const QUICK_TIME_MAX: Duration = Duration::from_micros(200);
 const STOLEN_MAX: Duration = Duration::from_millis(50);
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// So many calls of a doubted handler have to be quick, one after the other, until it
-/// is trusted again.
+/// So many calls are timed at the first doubt in [`WINDOW`], and twice as many at each
+/// further one: who is slow in one call of many is met by one of them.
 const DOUBTED_CALLS: u32 = 64;
+/// And no more than that in [`WINDOW`]: on a machine that is short of CPUs any turn may
+/// seem long. It is a hundredth of the time, at a microsecond a call.
+const DOUBTED_CALLS_MAX: u32 = 100_000;
 
-/// How a handler is taken.
+/// Where a handler may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// It may run on the event loop.
@@ -42,13 +43,33 @@ pub(super) struct Quickness {
     is_quick: AtomicBool,
     /// How many calls are still to be timed.
     doubted_calls: AtomicU32,
-    stolen: Mutex<Stolen>,
+    record: Mutex<Record>,
 }
 
-#[derive(Debug)]
-struct Stolen {
+/// What has been held against it since a window began.
+#[derive(Debug, Default)]
+struct Record {
     since: Option<Instant>,
-    time: Duration,
+    stolen: Duration,
+    doubts: u32,
+    doubted_calls: u32,
+}
+
+impl Record {
+    fn begin_window(&mut self, now: Instant) {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) > WINDOW) {
+            *self = Self { since: Some(now), ..Self::default() };
+        }
+    }
+
+    /// How many calls are to be timed.
+    fn doubt(&mut self) -> u32 {
+        let calls = DOUBTED_CALLS.saturating_mul(1 << self.doubts.min(16));
+        let calls = calls.min(DOUBTED_CALLS_MAX - self.doubted_calls);
+        self.doubts += 1;
+        self.doubted_calls += calls;
+        calls
+    }
 }
 
 // The atomics order nothing, and a call more or less on the loop, or timed, does not
@@ -56,9 +77,8 @@ struct Stolen {
 impl Quickness {
     /// As the handler says.
     pub(super) fn new(is_quick: bool) -> Self {
-        let stolen = Mutex::new(Stolen { since: None, time: Duration::ZERO });
         let (is_quick, doubted_calls) = (AtomicBool::new(is_quick), AtomicU32::new(0));
-        Self { is_quick, doubted_calls, stolen }
+        Self { is_quick, doubted_calls, record: Mutex::default() }
     }
 
     pub(super) fn pace(&self) -> Pace {
@@ -72,8 +92,11 @@ impl Quickness {
     }
 
     /// A turn with messages of this handler took long.
-    pub(super) fn doubt(&self) {
-        self.doubted_calls.store(DOUBTED_CALLS, Ordering::Relaxed);
+    pub(super) fn doubt(&self, now: Instant) {
+        let mut record = self.record.lock();
+        record.begin_window(now);
+        let calls = record.doubt();
+        self.doubted_calls.fetch_max(calls, Ordering::Relaxed);
     }
 
     /// Notes what a call took. True if that was the one too many.
@@ -83,13 +106,10 @@ impl Quickness {
             self.doubted_calls.store(left, Ordering::Relaxed);
             return false;
         }
-        self.doubt();
-        let mut stolen = self.stolen.lock();
-        if stolen.since.is_none_or(|since| now.saturating_duration_since(since) > WINDOW) {
-            *stolen = Stolen { since: Some(now), time: Duration::ZERO };
-        }
-        stolen.time += time;
-        stolen.time > STOLEN_MAX && self.is_quick.swap(false, Ordering::Relaxed)
+        let mut record = self.record.lock();
+        record.begin_window(now);
+        record.stolen += time;
+        record.stolen > STOLEN_MAX && self.is_quick.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -103,7 +123,7 @@ mod tests {
     fn too_much_in_a_window_is_the_end_and_is_told_once() {
         let (quickness, now) = (Quickness::new(true), Instant::now());
         for _ in 0..25 {
-            assert!(!quickness.took(2 * MS, now) && quickness.pace() == Pace::Doubted);
+            assert!(!quickness.took(2 * MS, now) && quickness.pace() == Pace::Quick);
         }
         assert!(quickness.took(2 * MS, now) && quickness.pace() == Pace::Slow);
         assert!(!quickness.took(2 * MS, now), "told already");
@@ -130,20 +150,51 @@ mod tests {
         assert_ne!(quickness.pace(), Pace::Slow);
     }
 
-    #[test]
-    fn doubt_ends_with_so_many_quick_calls_in_a_row() {
+    /// Whether it is demoted by so many calls in one window, of which every `slow_each`th
+    /// takes 40 ms, and a turn with it seems long.
+    fn is_found(slow_each: u32, calls: u32) -> bool {
         let (quickness, now) = (Quickness::new(true), Instant::now());
-        assert_eq!(quickness.pace(), Pace::Quick);
-        quickness.doubt();
-        for calls in [DOUBTED_CALLS - 1, DOUBTED_CALLS] {
-            for _ in 0..calls {
-                assert_eq!(quickness.pace(), Pace::Doubted);
-                quickness.took(QUICK_TIME_MAX, now);
+        (0..calls).any(|nth| {
+            let (is_slow, pace) = (nth % slow_each == 0, quickness.pace());
+            let took = if is_slow { 40 * MS } else { Duration::ZERO };
+            let is_demoted = pace == Pace::Doubted && quickness.took(took, now);
+            if is_slow {
+                quickness.doubt(now);
             }
-            if calls < DOUBTED_CALLS {
-                quickness.took(QUICK_TIME_MAX + MS, now);
+            is_demoted
+        })
+    }
+
+    #[test]
+    fn one_slow_call_of_many_is_met() {
+        assert!(is_found(1, 3), "two that were timed are enough");
+        assert!(is_found(100, 1000));
+        assert!(is_found(2000, 100_000));
+        assert!(!is_found(100_000, 1_000_000), "as rare as that it is not looked for");
+    }
+
+    #[test]
+    fn doubts_double_within_a_window_and_have_a_bound() {
+        let (quickness, start) = (Quickness::new(true), Instant::now());
+        let timed_until_trusted = |at| {
+            let mut calls = 0;
+            while quickness.pace() == Pace::Doubted {
+                quickness.took(QUICK_TIME_MAX, at);
+                calls += 1;
             }
+            calls
+        };
+        let mut all = 0;
+        for doubts in 0..20 {
+            quickness.doubt(start);
+            let timed = timed_until_trusted(start);
+            let left = DOUBTED_CALLS_MAX - all;
+            assert_eq!(timed, (DOUBTED_CALLS << doubts).min(left), "doubt {doubts}");
+            all += timed;
         }
-        assert_eq!(quickness.pace(), Pace::Quick);
+        assert_eq!(all, DOUBTED_CALLS_MAX);
+        let later = start + WINDOW + MS;
+        quickness.doubt(later);
+        assert_eq!(timed_until_trusted(later), DOUBTED_CALLS, "another window");
     }
 }

@@ -2,7 +2,7 @@
 //! leave in one piece.
 
 use super::{Outcome, own_turn};
-use crate::frame::{Code, ErrorNumber, append_checked, checksum, error_frame};
+use crate::frame::{Code, ErrorNumber, append_checked, error_frame};
 use bytes::{Bytes, BytesMut};
 
 /// How much larger than twice its content a queued buffer may be.
@@ -12,7 +12,7 @@ const WASTE_BYTES_MAX: usize = 256;
 const KEPT_BYTES_MAX: usize = 256 * 1024;
 
 /// Collects what a handler answers. Nothing leaves before the handler returns.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Replies {
     encoded: BytesMut,
     frames: u32,
@@ -48,10 +48,13 @@ pub(crate) struct Mark {
     frames: u32,
 }
 
+// Not `Default`: a handler that put others in the place of its own would take along what
+// is known of a request that is gone.
 impl Replies {
     /// Empty, for a turn: with the pushes of its handlers to their own connection.
     pub(crate) fn of_turn() -> Self {
-        Self { joins_pushes: true, ..Self::default() }
+        let encoded = BytesMut::new();
+        Self { encoded, frames: 0, joins_pushes: true, pushed: Vec::new(), request: None }
     }
 
     /// Appends a frame for the peer. May be called any number of times.
@@ -61,8 +64,7 @@ impl Replies {
     pub fn send(&mut self, code: Code, body: &[u8]) -> Outcome {
         self.take_pushes();
         let known = self.request.filter(|request| request.is(body));
-        let crc32 = known.map_or_else(|| checksum(body), |request| request.crc32);
-        append_checked(&mut self.encoded, code, body, crc32)?;
+        append_checked(&mut self.encoded, code, body, known.map(|request| request.crc32))?;
         self.frames += 1;
         Ok(())
     }
@@ -156,7 +158,7 @@ mod tests {
 
     #[test]
     fn replies_are_frames_end_to_end_and_leave_once() {
-        let mut replies = Replies::default();
+        let mut replies = Replies::of_turn();
         replies.send(16, b"one").unwrap();
         replies.send(17, b"").unwrap();
         let expected = [encode(16, b"one").unwrap(), encode(17, b"").unwrap()].concat();
@@ -167,7 +169,7 @@ mod tests {
 
     #[test]
     fn what_was_rewound_is_not_queued_with_the_rest() {
-        let mut replies = Replies::default();
+        let mut replies = Replies::of_turn();
         let mark = replies.mark();
         replies.send(16, &[0; 60_000]).unwrap();
         replies.rewind(mark);
@@ -179,7 +181,7 @@ mod tests {
     #[test]
     fn the_checksum_of_a_request_is_not_computed_again_for_the_same_body() {
         let mut body = *b"body";
-        let mut replies = Replies::default();
+        let mut replies = Replies::of_turn();
         // A wrong one shows where it is used.
         replies.set_request(Some((&body, 7)));
         for answer in [&body[..], &body[..3], &body.clone()] {
@@ -198,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_rewind_takes_back_bytes_and_count() {
-        let mut replies = Replies::default();
+        let mut replies = Replies::of_turn();
         replies.send(16, b"stays").unwrap();
         let mark = replies.mark();
         replies.send(16, b"goes").unwrap();

@@ -19,10 +19,12 @@ mod shared_mapping;
 pub mod signals;
 pub mod socket;
 pub mod stderr;
+mod stopwatch;
 mod title;
 pub mod unix_socket;
 
 pub use semaphore::{Semaphore, SemaphorePlace};
 pub(crate) use shared_mapping::shared_layout;
 pub use shared_mapping::{Shared, SharedLayout, SharedMapping};
+pub use stopwatch::Stopwatch;
 pub use title::{prepare_title, set_title};
