@@ -139,8 +139,7 @@ def instructions(settings):
     least = {}
     for point, messages in MESSAGES.items():
         together = int(point[1:])
-        found = of_a_message(servers.CHAPPE, settings, messages, together, AGREE)
-        least["instructions", point] = found
+        least["instructions", point] = of_a_message(servers.CHAPPE, settings, messages, together, AGREE)
     return least
 
 

@@ -16,7 +16,7 @@ class Server:
     """A program that prints `ready ADDRESS`; its work is done in `pids`."""
 
     def __init__(self, name, *command, settings=None, prefix=()):
-        self.name, self.dir = name, tempfile.TemporaryDirectory()
+        self.name, self.program, self.dir = name, command[0], tempfile.TemporaryDirectory()
         command = [*prefix, *map(str, command)]
         if settings is not None:
             toml = "[log]\nlevel = \"warn\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n"
@@ -57,7 +57,7 @@ class Server:
         return int(re.search(r"RssAnon:\s*(\d+)", text)[1]) * 1024
 
     def status(self):
-        status = subprocess.run([CHAPPE, "status", "--json", *self.site], capture_output=True, text=True)
+        status = subprocess.run([self.program, "status", "--json", *self.site], capture_output=True, text=True)
         if status.returncode:
             raise Failed(f"{self.name}: {status.stderr}")
         return json.loads(status.stdout)
