@@ -224,7 +224,7 @@ impl EventLoop {
                     }
                     _ => {
                         connection.clocks.ending = None;
-                        connection.start_drain(self.drain_reason, shared, now);
+                        connection.start_drain(self.drain_reason, shared);
                     }
                 }
             }
@@ -355,7 +355,7 @@ impl Connection {
     }
 
     /// Goodbye, behind what was received so far; then it goes on until quiet.
-    pub(super) fn start_drain(&mut self, reason: Goodbye, shared: &Shared, now: Instant) {
+    pub(super) fn start_drain(&mut self, reason: Goodbye, shared: &Shared) {
         if self.phase != Phase::Open {
             return;
         }
@@ -365,7 +365,8 @@ impl Connection {
                 Goodbye::Reloading => "reloading, connect again now",
                 _ => "stopping",
             };
-            self.clocks.received(now);
+            // Not the turn's time: what was read behind that was received later.
+            self.clocks.received(Instant::now());
             self.say_goodbye(reason, text, Then::GoOn, shared);
         }
     }

@@ -49,7 +49,10 @@ impl Connection {
         };
         shared.counters.add(Counter::BytesReceived, received as u64);
         self.input_bytes += received as u64;
-        self.clocks.received(now);
+        // The turn may have begun long before: what came since must not shorten the time in
+        // which a draining connection has to be quiet.
+        let is_draining = self.phase == Phase::Draining;
+        self.clocks.received(if is_draining { Instant::now() } else { now });
         let received = &buffer[..received];
         let served_bytes = self.serve_directly(received, shared);
         if served_bytes == received.len() {
