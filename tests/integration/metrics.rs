@@ -153,8 +153,15 @@ fn bad_requests_are_told_so() {
 fn connections_beyond_the_most_wait_and_silent_ones_are_ended() {
     let server = TestServer::start("metrics_connections", ON);
     let (address, pid) = metrics(&server);
-    let idle = proc::open_descriptors(pid).len();
-    let open = || proc::open_descriptors(pid).len() - idle;
+    let descriptors = || proc::open_descriptors(pid).len();
+    let at_rest = || {
+        let before = descriptors();
+        samples(address);
+        (descriptors() == before).then_some(before)
+    };
+    // A process that has just begun still has some that it is about to close.
+    let idle = wait_for(at_rest).expect("no more and no fewer when it has answered");
+    let open = || descriptors() - idle;
     let mut silent: Vec<_> = (0..CONNECTIONS_MAX).map(|_| connect(address)).collect();
     wait_until("all are taken", || open() == CONNECTIONS_MAX);
     let mut one_more = connect(address);
