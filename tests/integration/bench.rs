@@ -131,7 +131,7 @@ fn a_server_that_is_not_known_is_told_why() {
     let server = TestServer::start("bench_known", "");
     let other = TestServer::start("bench_unknown", "");
     let to = other.address.to_string();
-    let line = ["bench", "--warmup", "0s", "--duration", "100ms", "--to", &to];
+    let line = ["bench", "--warmup", "0s", "--duration", "1s", "--to", &to];
     let why = format!("listens on {}, not on {to}", server.address);
     let run = server.command(&line);
     assert!(run.stdout.contains("server    left out: the server of "), "{run:?}");

@@ -175,10 +175,10 @@ impl Site {
     }
 
     pub(crate) fn assert_nothing_left(&self) {
-        assert!(!self.path("run/chappe.pid").exists());
-        assert!(!self.path("run/chappe.sock").exists());
         let marker = self.directory.path().to_string_lossy().into_owned();
         wait_until("nothing is left running", || processes_of(&marker).is_empty());
+        assert!(!self.path("run/chappe.pid").exists());
+        assert!(!self.path("run/chappe.sock").exists());
     }
 }
 
