@@ -123,7 +123,10 @@ fn without_root_a_written_user_is_ignored_with_a_warning() {
     let dir = tempfile::tempdir().expect("a directory");
     // Where everybody may run it.
     let program = dir.path().join("chappe");
-    fs::copy(PROGRAM, &program).expect("copied");
+    // Not by this process: a child that another test forks meanwhile would have the copy
+    // open for writing, and what is so cannot be executed (ETXTBSY).
+    let copied = Command::new("cp").arg(PROGRAM).arg(&program).status();
+    assert!(copied.expect("cp").success());
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(dir.path(), mode).expect("our directory");
     let check = |user: &str| {

@@ -84,16 +84,25 @@ pub(crate) fn resident_bytes(pid: i32) -> u64 {
 
 /// The inodes of listening TCP sockets, as they stand in `socket:[…]`.
 pub(crate) fn listening_inodes() -> Vec<String> {
-    const LISTEN: &str = "0A";
+    tcp_inodes(|_, state| state == LISTEN)
+}
+
+/// A TCP socket's state in `/proc/net/tcp`.
+pub(crate) const LISTEN: &str = "0A";
+
+/// The inodes of TCP sockets of a local address and a state, both as they stand in
+/// `/proc/net/tcp`.
+pub(crate) fn tcp_inodes(is_wanted: impl Fn(&str, &str) -> bool) -> Vec<String> {
     ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|path| fs::read_to_string(path).ok())
         .flat_map(|table| {
             let inode = |line: &str| {
                 let fields: Vec<&str> = line.split_whitespace().collect();
-                (fields.get(3) == Some(&LISTEN)).then(|| fields[9].to_owned())
+                let (local, state) = (fields.get(1)?, fields.get(3)?);
+                is_wanted(local, state).then(|| fields[9].to_owned())
             };
-            table.lines().filter_map(inode).collect::<Vec<_>>()
+            table.lines().skip(1).filter_map(inode).collect::<Vec<_>>()
         })
         .collect()
 }
