@@ -28,6 +28,7 @@ def table(head, rows):
 # How often and how long the parts run that do not go by the arguments alone.
 OWN_REPETITIONS = {
     "calls": lambda given: f"one run of {given.seconds} s at each point",
+    "where": lambda given: f"one run of 4 s at each point, {given.repetitions} of {given.seconds} s with handlers that compute",
     "memory": lambda given: "one run of 3 s in use and one of 1 s before and after it",
     "flood": lambda given: f"{given.repetitions} repetitions of {max(given.seconds, 1.0)} s",
 }

@@ -8,7 +8,7 @@ from parts import POINTS, at_points, figures, interleaved, load, ratios, stop
 
 DOCUMENT = "TUNING.md"
 # benches/burn.rs.
-BURN, SLEEP = 16, 17
+BURN, SLEEP, BURN_US = 16, 17, 50
 
 
 def cells(runs, key, to, names):
