@@ -2,8 +2,9 @@
 //! a thread, never a queue.
 //!
 //! A handler runs on one of its worker's handler threads, or on its event loop if it is
-//! quick. One connection is on at most one of them at a time, so its messages are handled and answered in
-//! order; different connections run in parallel, so a handler must be `Sync`.
+//! quick. One connection is on at most one of them at a time, so its messages are
+//! handled and answered in order; different connections run in parallel, so a handler
+//! must be `Sync`.
 
 mod application;
 mod handle;
