@@ -18,7 +18,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("shm", &["sys"]),
     ("channel", &["sys"]),
     ("client", &["frame", "sys"]),
-    ("cli", &["client", "config"]),
+    // With the load generator of `bench`, which speaks the wire format itself.
+    ("cli", &["client", "config", "frame", "sys"]),
     ("send", &["frame", "shm", "sync", "sys"]),
     ("handler", &["frame", "send", "throttle"]),
     ("dispatch", &["frame", "handler", "send", "shm", "sync", "sys"]),

@@ -7,12 +7,10 @@
 //! writes much before it reads can deadlock against any server that pushes
 //! back: it stops reading us, because we don't read it.
 //!
-//! It never retries, never reconnects and starts no thread. The load generator of
-//! `chappe bench` is beside it, in `load`: one thread over many connections.
+//! It never retries, never reconnects and starts no thread.
 
 mod connection;
 mod error;
-pub(crate) mod load;
 mod received;
 
 pub use connection::{Client, Receiver, Sender};

@@ -1,8 +1,9 @@
 //! `chappe bench`: the load generator's command line, its progress bar, its report.
 //!
-//! Runs on the command's one thread; the load itself is `client::load`. Standard
+//! Runs on the command's one thread; the load itself is in [`load`]. Standard
 //! output gets the report and nothing else; the bar goes to a terminal only.
 
+mod load;
 mod report;
 
 use std::collections::BTreeMap;
@@ -13,9 +14,9 @@ use clap::builder::RangedU64ValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::send::{DEFAULT_TO, chain, parse_timeout};
-use crate::client::load::{self, Expect, Paced, Plan, Step, Watch};
 use crate::client::{BODY_BYTES_MAX, CODE_ECHO, CODE_PING, Code};
 use crate::config::Address;
+use load::{Expect, Paced, Plan, Step, Watch};
 
 /// Requests under way on a connection when they fall due by the clock.
 const OPEN_PIPELINE: u32 = 1024;

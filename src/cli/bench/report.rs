@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::client::load::{Plan, Report};
+use super::load::{Plan, Report};
 
 /// Counters of the server that tell what a message cost on the send path.
 const PER_THOUSAND: [&str; 4] = ["semaphore_posts", "send_calls", "partial_sends", "sends_blocked"];
