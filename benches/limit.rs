@@ -6,7 +6,7 @@
 //! `limit [ADDRESS]`, 127.0.0.1:0 without; prints `ready ADDRESS`, runs until killed.
 
 use bytes::BytesMut;
-use chappe::frame::{HEADER_BYTES, Header, append_frame};
+use chappe_wire::{HEADER_BYTES, Header, append_frame};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};

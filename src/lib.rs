@@ -18,8 +18,8 @@
 //! (wires the data path); `shm` is the memory that both sides share. Imports point
 //! down these paths only; `tests/tidy.rs` holds the table.
 //!
-//! Public and documented are [`Server`], [`client`], [`config`], [`frame`] and
-//! [`handler`]; the other modules are public for the models and tests only.
+//! Public and documented are [`Server`], [`client`], [`config`], [`handler`] and
+//! [`wire`]; the other modules are public for the models and tests only.
 
 #[cfg(not(loom))]
 #[doc(hidden)]
@@ -36,7 +36,6 @@ pub mod client;
 pub mod config;
 #[doc(hidden)]
 pub mod dispatch;
-pub mod frame;
 pub mod handler;
 #[cfg(not(loom))]
 #[doc(hidden)]
@@ -72,6 +71,7 @@ pub mod throttle;
 #[doc(hidden)]
 pub mod worker;
 
+pub use chappe_wire as wire;
 pub use handler::{
     ConnectionInfo, Handle, Handler, HandlerError, Message, Outcome, Peer, Replies, Request,
     SendError,

@@ -1,8 +1,8 @@
 //! The crate's front door: an application's handlers behind the whole server.
 
 use crate::boot;
-use crate::frame::Code;
 use crate::handler::{Handler, Handlers};
+use chappe_wire::Code;
 use std::process::ExitCode;
 use std::sync::Arc;
 

@@ -15,8 +15,8 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use chappe::client::{Client, ClientError, Frame};
-use chappe::frame::{CODE_ECHO, CODE_PING, ErrorNumber, append_frame};
 use chappe::{Handler, HandlerError, Outcome, Replies, Request, Server};
+use chappe_wire::{CODE_ECHO, CODE_PING, ErrorNumber, append_frame};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;

@@ -5,11 +5,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which modules of the crate a module may name. Arrows point down the data
-/// path; the master knows nothing of it. A module without a row fails.
+/// Which modules a module may name. Arrows point down the data path; the master knows
+/// nothing of it. A module without a row fails. The other crates stand here as well,
+/// without their `chappe_`: each is one module, whatever is in it.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("sys", &[]),
-    ("frame", &[]),
+    ("wire", &[]),
     ("config", &[]),
     ("sync", &["sys"]),
     ("throttle", &[]),
@@ -17,31 +18,31 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("listen", &["config", "sys"]),
     ("shm", &["sys"]),
     ("channel", &["sys"]),
-    ("client", &["frame", "sys"]),
+    ("client", &["wire", "sys"]),
     // With the load generator of `bench`, which speaks the wire format itself.
-    ("cli", &["client", "config", "frame", "sys"]),
-    ("send", &["frame", "shm", "sync", "sys"]),
-    ("handler", &["frame", "send", "throttle"]),
-    ("dispatch", &["frame", "handler", "send", "shm", "sync", "sys"]),
+    ("cli", &["client", "config", "wire", "sys"]),
+    ("send", &["wire", "shm", "sync", "sys"]),
+    ("handler", &["wire", "send", "throttle"]),
+    ("dispatch", &["wire", "handler", "send", "shm", "sync", "sys"]),
     (
         "net",
         &[
-            "config", "dispatch", "frame", "handler", "listen", "send", "shm", "sync", "sys",
+            "config", "dispatch", "wire", "handler", "listen", "send", "shm", "sync", "sys",
             "throttle",
         ],
     ),
     (
         "worker",
         &[
-            "channel", "config", "dispatch", "frame", "handler", "listen", "logging", "net",
-            "send", "shm", "sync", "sys",
+            "channel", "config", "dispatch", "wire", "handler", "listen", "logging", "net", "send",
+            "shm", "sync", "sys",
         ],
     ),
     ("metrics", &["channel", "shm", "sys"]),
     ("master", &["channel", "config", "listen", "logging", "metrics", "shm", "sys", "throttle"]),
     // The crate's front door: it joins the application's handlers, the workers
     // that run them, and `boot`.
-    ("server", &["boot", "frame", "handler"]),
+    ("server", &["boot", "wire", "handler"]),
     ("boot", EVERYTHING),
     ("lib", EVERYTHING),
     ("main", EVERYTHING),
@@ -149,9 +150,12 @@ fn line_of(code: &str, at: usize) -> usize {
     code[..at].bytes().filter(|b| *b == b'\n').count() + 1
 }
 
+fn is_name(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
 /// Where `word` stands as a word of its own.
 fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
-    let is_name = |c: char| c.is_alphanumeric() || c == '_';
     code.match_indices(word).map(|(at, _)| at).filter(move |at| {
         !code[..*at].ends_with(is_name) && !code[at + word.len()..].starts_with(is_name)
     })
@@ -162,7 +166,7 @@ fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
 /// The first names behind a path prefix: one, or the many of a tree in braces.
 fn first_names(after: &str) -> Vec<&str> {
     fn name(text: &str) -> &str {
-        text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("")
+        text.split(|c| !is_name(c)).next().unwrap_or("")
     }
     let Some(tree) = after.strip_prefix('{') else { return vec![name(after)] };
     let (mut names, mut depth, mut start) = (Vec::new(), 0_usize, 0);
@@ -184,11 +188,11 @@ fn first_names(after: &str) -> Vec<&str> {
     names
 }
 
-/// Which modules of the crate the code of `module` names and may not.
-/// `depth` is how many `super` lead from the file to the root of the crate.
+/// Which modules the code of `module` names and may not. `depth` is how many `super`
+/// lead from the file to the root of the package, 0 for one of the other crates.
 fn forbidden_imports(module: &str, depth: usize, code: &str) -> Vec<String> {
     let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == module) else {
-        return vec![format!("1: the module `{module}` has no row in the table")];
+        return vec![format!("1: `{module}` has no row in the table")];
     };
     let mut found = Vec::new();
     let mut check = |at: usize, named: &str, must_be_row: bool| {
@@ -201,6 +205,14 @@ fn forbidden_imports(module: &str, depth: usize, code: &str) -> Vec<String> {
             found.push(format!("{}: `{module}` may not name `{named}`", line_of(code, at)));
         }
     };
+    for (at, _) in code.match_indices("chappe_") {
+        if !code[..at].ends_with(is_name) {
+            check(at, first_names(&code[at + "chappe_".len()..])[0], true);
+        }
+    }
+    if depth == 0 {
+        return found;
+    }
     for at in words(code, "crate") {
         let after = &code[at + "crate".len()..];
         // `pub(crate)` and `$crate` in a macro are no paths to a module.
@@ -347,9 +359,18 @@ struct Source {
     code: String,
 }
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The folders of the crates, as the workspace lists them: `crates/wire` and so on.
+fn members(manifest: &str) -> Vec<&str> {
+    let list = manifest.split_once("members = [").map_or("", |(_, list)| list);
+    list[..list.find(']').unwrap_or(0)].split('"').skip(1).step_by(2).collect()
+}
+
 fn sources(folders: &[&str]) -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut waiting: Vec<PathBuf> = folders.iter().map(|folder| root.join(folder)).collect();
+    let mut waiting: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
     let mut sources = Vec::new();
     while let Some(path) = waiting.pop() {
         if path.is_dir() {
@@ -357,7 +378,7 @@ fn sources(folders: &[&str]) -> Vec<Source> {
             waiting.extend(entries.map(|entry| entry.expect("an entry").path()));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let code = blanked(&fs::read_to_string(&path).expect("a source file"));
-            let below = path.strip_prefix(root).expect("it is below");
+            let below = path.strip_prefix(root()).expect("it is below");
             sources.push(Source { path: below.display().to_string(), code });
         }
     }
@@ -367,11 +388,22 @@ fn sources(folders: &[&str]) -> Vec<Source> {
 
 const ALL: &[&str] = &["src", "tests", "benches", "examples"];
 
-/// Those of `ALL` that are there.
+/// Those of `ALL` that are there, and the crates.
 fn all_sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let there: Vec<&str> = ALL.iter().copied().filter(|name| root.join(name).is_dir()).collect();
-    sources(&there)
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("the manifest");
+    let members = members(&manifest);
+    assert!(!members.is_empty(), "the crates were not found");
+    let all = ALL.iter().copied().filter(|name| root().join(name).is_dir());
+    sources(&all.chain(members).collect::<Vec<_>>())
+}
+
+/// Those that end up in a library or a program.
+fn library_sources() -> Vec<Source> {
+    all_sources().into_iter().filter(|source| is_of_library(&source.path)).collect()
+}
+
+fn is_of_library(path: &str) -> bool {
+    path.starts_with("src/") || (path.starts_with("crates/") && path.contains("/src/"))
 }
 
 #[track_caller]
@@ -385,7 +417,10 @@ fn assert_tidy(sources: &[Source], rule: impl Fn(&Source) -> Vec<String>) {
 
 /// `src/send/outbox.rs` → `send`, two levels below the root.
 fn module_of(path: &str) -> (&str, usize) {
-    let below = path.strip_prefix("src/").expect("a file of src");
+    let (member, below) = path.split_once("src/").expect("a file of src");
+    if let Some(member) = member.strip_prefix("crates/") {
+        return (member.trim_end_matches('/'), 0);
+    }
     let below = below.strip_suffix(".rs").expect("Rust");
     let levels = below.strip_suffix("/mod").unwrap_or(below).split('/').count();
     (below.split('/').next().expect("one at least"), levels)
@@ -393,7 +428,7 @@ fn module_of(path: &str) -> (&str, usize) {
 
 #[test]
 fn modules_import_what_the_table_allows() {
-    assert_tidy(&sources(&["src"]), |source| {
+    assert_tidy(&library_sources(), |source| {
         let (module, depth) = module_of(&source.path);
         forbidden_imports(module, depth, &source.code)
     });
@@ -426,8 +461,8 @@ fn tests_wait_for_events_and_do_not_sleep() {
     let is_test = |source: &Source| !source.path.starts_with("benches/");
     let tests: Vec<Source> = all_sources().into_iter().filter(is_test).collect();
     assert_tidy(&tests, |source| {
-        let code =
-            if source.path.starts_with("src/") { test_part(&source.code) } else { &source.code };
+        let code = &source.code;
+        let code = if is_of_library(&source.path) { test_part(code) } else { code };
         let found = sleeps(code);
         if source.path == SLEEPER && found.len() == 1 { Vec::new() } else { found }
     });
@@ -435,9 +470,8 @@ fn tests_wait_for_events_and_do_not_sleep() {
 
 #[test]
 fn every_counter_is_counted() {
-    let sources = sources(&["src"]);
     let (shm, outside): (Vec<_>, Vec<_>) =
-        sources.into_iter().partition(|source| source.path.starts_with("src/shm/"));
+        library_sources().into_iter().partition(|source| source.path.starts_with("src/shm/"));
     let counters: Vec<String> = shm.iter().flat_map(|source| counters(&source.code)).collect();
     assert!(!counters.is_empty(), "the list of counters was not found");
     let outside: Vec<String> = outside.into_iter().map(|source| source.code).collect();
@@ -447,9 +481,8 @@ fn every_counter_is_counted() {
 
 #[test]
 fn the_readme_names_every_document() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = fs::read_to_string(root.join("README.md")).expect("the README");
-    for entry in fs::read_dir(root.join("docs")).expect("docs") {
+    let readme = fs::read_to_string(root().join("README.md")).expect("the README");
+    for entry in fs::read_dir(root().join("docs")).expect("docs") {
         let name = entry.expect("an entry").file_name().display().to_string();
         assert!(readme.contains(&format!("](docs/{name})")), "README.md lacks docs/{name}");
     }
@@ -478,6 +511,8 @@ fn a_planted_import_is_found() {
         "let x = crate::worker::run();",
         "use super::worker;",
         "use crate::Server;",
+        "use chappe_wire::Header;",
+        "let x = chappe_newcomer::f();",
     ] {
         let found = forbidden_imports("master", 1, code);
         assert_eq!(found.len(), 1, "{code}: {found:?}");
@@ -492,14 +527,31 @@ fn a_planted_import_is_found() {
         "use crate::{config::{worker, Listen}, shm}; use super::policy; pub(crate) fn f() {}";
     assert_eq!(forbidden_imports("master", 2, fine), [""; 0]);
     assert_eq!(forbidden_imports("boot", 1, "use crate::{worker, master};"), [""; 0]);
+    assert_eq!(forbidden_imports("wire", 0, "use chappe_client::Client;").len(), 1);
+    assert_eq!(forbidden_imports("wire", 0, "use crate::cut; use chappe_wire::x;"), [""; 0]);
+    assert_eq!(forbidden_imports("send", 1, "use chappe_wire::Chunk;"), [""; 0]);
 }
 
 #[test]
 fn a_module_is_its_first_folder_and_knows_its_depth() {
-    assert_eq!(module_of("src/boot.rs"), ("boot", 1));
-    assert_eq!(module_of("src/send/mod.rs"), ("send", 1));
-    assert_eq!(module_of("src/send/outbox.rs"), ("send", 2));
-    assert_eq!(module_of("src/net/clock/mod.rs"), ("net", 2));
+    for (path, module, depth) in [
+        ("src/boot.rs", "boot", 1),
+        ("src/send/mod.rs", "send", 1),
+        ("src/send/outbox.rs", "send", 2),
+        ("src/net/clock/mod.rs", "net", 2),
+        ("crates/wire/src/cut.rs", "wire", 0),
+    ] {
+        assert_eq!(module_of(path), (module, depth), "{path}");
+    }
+}
+
+#[test]
+fn the_crates_are_those_of_the_workspace() {
+    let manifest = "[workspace]\nmembers = [\n    \"crates/a\",\n    \"crates/b\",\n]\n[\"c\"]";
+    assert_eq!(members(manifest), ["crates/a", "crates/b"]);
+    assert_eq!(members("[package]"), [""; 0]);
+    assert!(is_of_library("crates/a/src/lib.rs") && is_of_library("src/main.rs"));
+    assert!(!is_of_library("crates/a/tests/b.rs") && !is_of_library("tests/src/b.rs"));
 }
 
 #[test]

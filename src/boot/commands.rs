@@ -39,7 +39,7 @@ pub(super) fn version(with_build: bool) -> Result<(), Failure> {
         say(concat!("target: ", env!("CHAPPE_TARGET")))?;
         say(concat!("compiler: ", env!("CHAPPE_RUSTC")))?;
         say(concat!("needs: rust ", env!("CARGO_PKG_RUST_VERSION"), " or later to build"))?;
-        say(&format!("largest frame: {} bytes", crate::frame::FRAME_BYTES_MAX))?;
+        say(&format!("largest frame: {} bytes", chappe_wire::FRAME_BYTES_MAX))?;
     }
     Ok(())
 }

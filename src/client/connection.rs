@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use chappe_wire::{Code, FRAME_BYTES_MAX, HEADER_BYTES, Header, append_frame, checksum};
 
 use super::error::ClientError;
 use super::received::Frame;
-use crate::frame::{Code, FRAME_BYTES_MAX, HEADER_BYTES, Header, append_frame, checksum};
 use crate::sys::unix_socket;
 
 /// What one read(2) asks for: room for the largest frame, or for many small ones.
@@ -392,7 +392,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::frame::{BODY_BYTES_MAX, BodyTooLong, encode};
+    use chappe_wire::{BODY_BYTES_MAX, BodyTooLong, encode};
 
     /// A client, and the server's end of its socket.
     fn pair(timeout: Duration) -> (Client, UnixStream) {

@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::frame::{BODY_BYTES_MAX, BodyTooLong, Code};
+use chappe_wire::{BODY_BYTES_MAX, BodyTooLong, Code};
 
 /// Why a call of [`Client`](super::Client) gave no result.
 ///

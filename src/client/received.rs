@@ -4,8 +4,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-
-use crate::frame::{CODE_ERROR, CODE_GOODBYE, Code, ErrorNumber, Goodbye, NO_CODE, parse_notice};
+use chappe_wire::{CODE_ERROR, CODE_GOODBYE, Code, ErrorNumber, Goodbye, NO_CODE, parse_notice};
 
 /// One received frame whose checksum was right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +122,7 @@ impl fmt::Display for ServerGoodbye {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{error_frame, goodbye_frame, split_first};
+    use chappe_wire::{error_frame, goodbye_frame, split_first};
 
     fn received(mut encoded: Bytes) -> Frame {
         let (header, body) = split_first(&mut encoded).unwrap();

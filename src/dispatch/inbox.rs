@@ -13,11 +13,11 @@
 //! two locks a handler thread could drain the inbox between the loop's look and
 //! the loop's flag, and nobody would ever read that connection again.
 
-use crate::frame::Chunk;
 use crate::send::Room;
 use crate::sync::Mutex;
 use crate::sync::fault::{Fault, is_planted};
 use bytes::Bytes;
+use chappe_wire::Chunk;
 use std::collections::VecDeque;
 
 /// What an item takes beside its bytes: its place in the queue and the head of its

@@ -10,13 +10,13 @@
 
 use super::inbox::{Done, ITEM_COST, Item, Then};
 use super::receive_half::ReceiveHalf;
-use crate::frame::Chunk;
 use crate::handler::{Messages, Origin, Pace, QUICK_TIME_MAX, Replies, Serve, Served, SharedChunk};
 use crate::send::{Entry, Level, Parking, Resume, Room};
 use crate::shm::{Counter, ThreadCounters};
 use crate::sync::fault::{Fault, is_planted};
 use crate::sys::Stopwatch;
 use bytes::{Buf, Bytes};
+use chappe_wire::Chunk;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -5,13 +5,13 @@ use super::own_turn::OwnTurn;
 use super::quick::{Pace, Quickness};
 use super::stock::{Echo, Ping, Time, Who};
 use super::{ConnectionInfo, Handler, Replies, Request};
-use crate::frame::{
-    CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO, Code,
-    ErrorNumber, Header, first_frame,
-};
 use crate::send::SendHalf;
 use crate::throttle::Throttle;
 use bytes::Bytes;
+use chappe_wire::{
+    CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO, Code,
+    ErrorNumber, Header, first_frame,
+};
 use parking_lot::Mutex;
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -284,9 +284,9 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 #[cfg(all(test, not(loom)))]
 pub(super) mod tests {
     use super::*;
-    use crate::frame::{CODE_ERROR, encode, parse_notice, split_first};
     use crate::handler::{HandlerError, Outcome, Peer};
     use crate::send::sink;
+    use chappe_wire::{CODE_ERROR, encode, parse_notice, split_first};
 
     fn application() -> Application {
         let mut handlers = Handlers::default();

@@ -6,9 +6,9 @@
 //! table and the descriptor are used again. No call here blocks.
 
 use super::own_turn;
-use crate::frame::{BodyTooLong, Code, encode};
 use crate::send::{Entry, Refused, SendHalf};
 use bytes::Bytes;
+use chappe_wire::{BodyTooLong, Code, encode};
 use std::sync::{Arc, Weak};
 
 /// A way to send to one connection. Cheap to clone, to keep and to give to other
@@ -51,7 +51,7 @@ pub enum SendError {
 
 impl Message {
     /// # Errors
-    /// A body beyond [`crate::frame::BODY_BYTES_MAX`].
+    /// A body beyond [`crate::wire::BODY_BYTES_MAX`].
     pub fn new(code: Code, body: &[u8]) -> Result<Self, BodyTooLong> {
         encode(code, body).map(Self)
     }
@@ -122,8 +122,8 @@ mod tests {
     use super::super::own_turn::OwnTurn;
     use super::super::{Outcome, Replies};
     use super::*;
-    use crate::frame::{BODY_BYTES_MAX, split_first};
     use crate::send::{ENTRY_COST, sink};
+    use chappe_wire::{BODY_BYTES_MAX, split_first};
 
     fn bodies(replies: &mut Replies) -> Vec<Vec<u8>> {
         let (mut encoded, _) = replies.take();

@@ -20,8 +20,8 @@ pub use handle::{Handle, Message, SendError};
 pub use quick::{Pace, QUICK_TIME_MAX};
 pub use replies::Replies;
 
-use crate::frame::{BodyTooLong, Code};
 use bytes::Bytes;
+use chappe_wire::{BodyTooLong, Code};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 

@@ -2,8 +2,8 @@
 //! leave in one piece.
 
 use super::{Outcome, own_turn};
-use crate::frame::{Code, ErrorNumber, append_checked, error_frame};
 use bytes::{Bytes, BytesMut};
+use chappe_wire::{Code, ErrorNumber, append_checked, error_frame};
 
 /// How much larger than twice its content a queued buffer may be.
 const WASTE_BYTES_MAX: usize = 256;
@@ -60,7 +60,7 @@ impl Replies {
     /// Appends a frame for the peer. May be called any number of times.
     ///
     /// # Errors
-    /// A body beyond [`crate::frame::BODY_BYTES_MAX`]; nothing was appended.
+    /// A body beyond [`crate::wire::BODY_BYTES_MAX`]; nothing was appended.
     pub fn send(&mut self, code: Code, body: &[u8]) -> Outcome {
         self.take_pushes();
         let known = self.request.filter(|request| request.is(body));
@@ -154,7 +154,7 @@ impl Replies {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{BODY_BYTES_MAX, encode, split_first};
+    use chappe_wire::{BODY_BYTES_MAX, encode, split_first};
 
     #[test]
     fn replies_are_frames_end_to_end_and_leave_once() {

@@ -1,7 +1,7 @@
 //! The handlers of the stock server: codes 0 to 3. All of them are quick.
 
 use super::{Handler, Outcome, Replies, Request, WorkerInfo};
-use crate::frame::{CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO};
+use chappe_wire::{CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Answers with an empty frame of the same code, whatever the body.

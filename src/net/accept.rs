@@ -13,12 +13,12 @@ use super::settings::{ACCEPTS_MAX, LAST_ACCEPTS_MAX, LINGER_BYTES_MAX, REFUSED_L
 use super::timers::Armed;
 use super::transport::{Acceptor, SocketOptions, Stream, Transport};
 use crate::dispatch::ReceiveHalf;
-use crate::frame::{ErrorNumber, error_frame};
 use crate::handler::{ConnectionInfo, Peer};
 use crate::send::{SendHalf, Socket};
 use crate::shm::{Accepting, Admission, Counter};
 use crate::sys::crash::step;
 use crate::sys::socket::AcceptQueue;
+use chappe_wire::{ErrorNumber, error_frame};
 use nix::sys::epoll::EpollFlags;
 use slotmap::Key as _;
 use std::io::{self, IoSlice};

@@ -12,11 +12,11 @@ use super::interest::{Input, Phase};
 use super::receive::Read;
 use super::settings::{DRAIN_READS_MAX, DRAIN_RETRY, LINGER_BYTES_MAX, NO_BUFFERS_PAUSE};
 use crate::dispatch::Then;
-use crate::frame::{ErrorNumber, Goodbye};
 use crate::send::View;
 use crate::shm::Counter;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::crash::step;
+use chappe_wire::{ErrorNumber, Goodbye};
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -15,12 +15,12 @@ use super::transport::{Acceptor, SocketOptions, Transport};
 use crate::dispatch::{
     Cut, DispatchPath, OnLoop, ReceiveHalf, run_turn_directly, run_turn_on_loop,
 };
-use crate::frame::Goodbye;
 use crate::handler::Serve;
 use crate::send::SendPath;
 use crate::shm::{Counter, Peers, Permits, Slot, ThreadCounters};
 use crate::sys;
 use crate::throttle::Throttle;
+use chappe_wire::Goodbye;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use slotmap::{Key as _, KeyData, SlotMap, new_key_type};
 use std::cell::RefCell;

@@ -5,9 +5,9 @@ use super::connection::Connection;
 use super::event_loop::{Entry, EventLoop, Key};
 use super::interest::Phase;
 use super::settings::{GIVE_BACK_MIN, READ_BYTES_MAX, SCARCE_READ_BYTES, STARVED_MAX};
-use crate::frame::ErrorNumber;
 use crate::send::Room;
 use crate::sys;
+use chappe_wire::ErrorNumber;
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -7,10 +7,10 @@ use super::interest::{Input, Phase};
 use super::settings::{Settings, TOO_FAST_MAX, TOO_FAST_QUIET};
 use super::token_bucket::TokenBucket;
 use crate::dispatch::{self, Item, Notice, Pushed, Then};
-use crate::frame::{Chunk, Cut, ErrorNumber, Goodbye, Header, cut, error_frame, goodbye_frame};
 use crate::send::Room;
 use crate::shm::Counter;
 use bytes::{Buf, Bytes, BytesMut};
+use chappe_wire::{Chunk, Cut, ErrorNumber, Goodbye, Header, cut, error_frame, goodbye_frame};
 use std::io::ErrorKind;
 use std::time::Instant;
 

@@ -2,7 +2,7 @@
 //! plays a batch of connections and returns how many it made.
 
 use chappe::client::{CODE_ECHO, CODE_PING, CODE_WHO, Client, ClientError, ErrorNumber};
-use chappe::frame::{Header, encode};
+use chappe_wire::{Header, encode};
 
 use super::stage::{Close, Site, Stage};
 use super::support::{drain, receive_error};

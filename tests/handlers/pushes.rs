@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use chappe::client::{Client, ClientError, Frame};
-use chappe::frame::{CODE_PING, ErrorNumber, Goodbye};
 use chappe::{Handle, HandlerError, Message, Outcome, Replies, Request, SendError, Server};
+use chappe_wire::{CODE_PING, ErrorNumber, Goodbye};
 use nix::sys::signal::Signal;
 
 use super::{start, support};

@@ -4,7 +4,7 @@
 use chappe::client::{
     BODY_BYTES_MAX, CODE_ECHO, CODE_PING, Client, ClientError, ErrorNumber, Goodbye,
 };
-use chappe::frame::{Header, encode};
+use chappe_wire::{Header, encode};
 
 use std::time::{Duration, Instant};
 

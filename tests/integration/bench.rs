@@ -376,7 +376,7 @@ fn each_wrong_reply_is_seen() {
             _ => send(frames, CODE_ECHO, &frame.body),
         }),
         ("bad_checksum", |frames, frame, number| {
-            let mut encoded = chappe::frame::encode(CODE_ECHO, &frame.body).unwrap().to_vec();
+            let mut encoded = chappe_wire::encode(CODE_ECHO, &frame.body).unwrap().to_vec();
             encoded[4] ^= u8::from(number == 7);
             frames.send_bytes(&encoded).is_ok()
         }),

@@ -10,7 +10,7 @@ fn all_pings_are_answered_after_the_peers_fin() {
     // More than once: what is read together with the FIN differs from run to run.
     for _ in 0..50 {
         let mut client = server.connect();
-        let pings = chappe::frame::encode(CODE_PING, b"").unwrap().repeat(50);
+        let pings = chappe_wire::encode(CODE_PING, b"").unwrap().repeat(50);
         client.send_bytes(&pings).unwrap();
         client.shutdown_write().unwrap();
         let (replies, end) = drain(&mut client);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use chappe::client::{
     BODY_BYTES_MAX, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO, ErrorNumber, Frame,
 };
-use chappe::frame::encode;
+use chappe_wire::encode;
 
 use crate::support::{Numbered, TestServer, receive_error};
 

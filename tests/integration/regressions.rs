@@ -16,12 +16,12 @@ use std::time::Duration;
 use chappe::client::{
     BODY_BYTES_MAX, CODE_ECHO, CODE_PING, Client, ClientError, ErrorNumber, Sender,
 };
-use chappe::frame::{Header, encode};
 use chappe::send::{
     CallList, Entry, SendHalf, SendLimits, SendList, SendPath, SlowReader, Socket, send_thread,
 };
 use chappe::shm::{SharedCounters, ThreadCounters};
 use chappe::sync::Semaphore;
+use chappe_wire::{Header, encode};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -83,7 +83,7 @@ fn what_was_sent_in_front_of_a_close_is_received() {
     const PEERS: u64 = 50;
     const PINGS: u32 = 200;
     let server = TestServer::start("unix_close", LISTEN);
-    let pings = chappe::frame::encode(CODE_PING, b"").unwrap().repeat(PINGS.try_into().unwrap());
+    let pings = chappe_wire::encode(CODE_PING, b"").unwrap().repeat(PINGS.try_into().unwrap());
     for _ in 0..PEERS {
         // Unlike TCP a Unix socket tells of the close before it tells of the bytes.
         connect(&path(&server)).send_bytes(&pings).unwrap();
@@ -166,7 +166,7 @@ fn a_half_close_is_answered_to_its_end() {
     let server = TestServer::start("unix_half_close", LISTEN);
     for _ in 0..20 {
         let mut client = connect(&path(&server));
-        let pings = chappe::frame::encode(CODE_PING, b"").unwrap().repeat(50);
+        let pings = chappe_wire::encode(CODE_PING, b"").unwrap().repeat(50);
         client.send_bytes(&pings).unwrap();
         client.shutdown_write().unwrap();
         let (replies, end) = drain(&mut client);

@@ -3,10 +3,10 @@
 use super::*;
 use bytes::Bytes;
 use chappe::dispatch::{DispatchPath, InboxLimits, Item, Pushed, ReceiveHalf, Wake, run_turn};
-use chappe::frame::Chunk;
 use chappe::handler::{
     ConnectionInfo, Found, Messages, Origin, Pace, Peer, Replies, Serve, Served,
 };
+use chappe_wire::Chunk;
 use std::time::Duration;
 
 /// Answers each one-byte message with itself, or with nothing.

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use chappe::frame::{
+use chappe_wire::{
     CODE_ECHO, CODE_ERROR, CODE_GOODBYE, CODE_PING, CODE_TIME, CODE_WHO, ErrorNumber, HEADER_BYTES,
     Header, append_frame, encode, parse_notice,
 };

@@ -3,8 +3,9 @@
 //! both. So a reply that belongs to another message, or of which a part does, is
 //! seen by comparing bytes. Pure.
 
+use chappe_wire::{HEADER_BYTES, Header, checksum};
+
 use crate::client::{BodyTooLong, Code};
-use crate::frame::{HEADER_BYTES, Header, checksum};
 
 /// Message number (u64), then connection number (u32), little-endian: of a body that
 /// is too short for both, the bytes that change most come first.

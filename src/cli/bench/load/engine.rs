@@ -4,6 +4,7 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use chappe_wire::FRAME_BYTES_MAX;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::time::TimeSpec;
@@ -14,7 +15,6 @@ use super::plan::LoadError;
 use super::schedule::{Schedule, Turn};
 use super::sides::{Idle, PacedReader, SlowReader};
 use super::tally::Tally;
-use crate::frame::FRAME_BYTES_MAX;
 
 /// What one read(2) asks for.
 const READ_BYTES: usize = 128 * 1024;

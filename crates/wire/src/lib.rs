@@ -124,7 +124,7 @@ pub fn append_frame(out: &mut BytesMut, code: Code, body: &[u8]) -> Result<(), B
 ///
 /// # Errors
 /// As [`append_frame`].
-pub(crate) fn append_checked(
+pub fn append_checked(
     out: &mut BytesMut,
     code: Code,
     body: &[u8],
