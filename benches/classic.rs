@@ -8,7 +8,7 @@
 //! `ready ADDRESS`, runs until killed.
 
 use bytes::BytesMut;
-use chappe::sys::Semaphore;
+use chappe_sys::Semaphore;
 use chappe_wire::{HEADER_BYTES, Header, append_frame};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use parking_lot::{Condvar, Mutex};

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use chappe::shm::{Slot, Zone};
-use chappe::sys::process::{self, ExitReason};
-use chappe::sys::{Semaphore, SemaphorePlace, SharedMapping};
+use chappe_sys::process::{self, ExitReason};
+use chappe_sys::{Semaphore, SemaphorePlace, SharedMapping};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, alarm, gettid};

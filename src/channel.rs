@@ -8,9 +8,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use chappe_sys::unix_socket;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-
-use crate::sys::unix_socket;
 
 /// A message and its number.
 const PARCEL_BYTES: usize = 1 + size_of::<u64>();

@@ -59,12 +59,6 @@ mod server;
 pub mod shm;
 #[doc(hidden)]
 pub mod sync;
-#[expect(
-    unsafe_code,
-    reason = "the one place that talks to the operating system without a safe crate in between"
-)]
-#[doc(hidden)]
-pub mod sys;
 #[doc(hidden)]
 pub mod throttle;
 #[cfg(not(loom))]

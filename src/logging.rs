@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
+use chappe_sys::stderr::Stderr;
 use log::{LevelFilter, Record};
 use log4rs::append::Append;
 use log4rs::config::{Appender, Config, Root};
@@ -29,7 +30,6 @@ use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 
 use crate::config::LogLevel;
-use crate::sys::stderr::Stderr;
 use crate::throttle::Throttle;
 
 /// Which process logs.

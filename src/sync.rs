@@ -53,10 +53,10 @@ mod native {
     /// A `sem_t`. Its operations fail only on a semaphore that is none
     /// (sem_wait(3), sem_post(3): EINVAL, EOVERFLOW), which is our own fault.
     #[derive(Debug)]
-    pub struct Semaphore(crate::sys::Semaphore);
+    pub struct Semaphore(chappe_sys::Semaphore);
 
-    impl From<crate::sys::Semaphore> for Semaphore {
-        fn from(semaphore: crate::sys::Semaphore) -> Self {
+    impl From<chappe_sys::Semaphore> for Semaphore {
+        fn from(semaphore: chappe_sys::Semaphore) -> Self {
             Self(semaphore)
         }
     }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use chappe::client::{CODE_PING, Client, ErrorNumber};
 use chappe::shm::{Admission, Counter, Peers, Permits, Slot, ThreadCounters, ThreadRole, Zone};
-use chappe::sys::crash;
-use chappe::sys::process::{self, ExitReason};
+use chappe_sys::crash;
+use chappe_sys::process::{self, ExitReason};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use chappe::shm::{Counter, SlotState, ThreadRole, Zone};
-use chappe::sys::process::{self, ExitReason};
+use chappe_sys::process::{self, ExitReason};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 fn main() {
-    chappe::sys::prepare_title().expect("one thread");
+    chappe_sys::prepare_title().expect("one thread");
     let tests: &[(&str, fn())] = &[
         ("exit_reasons_arrive_as_exit_codes", exit_reasons_arrive_as_exit_codes),
         ("a_panic_is_an_exit_code", a_panic_is_an_exit_code),
@@ -175,7 +175,7 @@ fn the_title_is_what_ps_shows() {
     let slot = zone.claim(7, 1).expect("semaphore").expect("slot");
     let path = std::env::var("PATH");
     let pid = process::fork_worker(|_| {
-        chappe::sys::set_title("chappe: worker process 7");
+        chappe_sys::set_title("chappe: worker process 7");
         let told = slot.mark_ready().is_ok() && std::env::var("PATH") == path;
         succeed(slot.send_semaphore().wait().map(|()| told))
     })

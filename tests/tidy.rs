@@ -290,7 +290,7 @@ fn closing_brace(code: &str, open: usize) -> usize {
 fn unsafe_code(code: &str) -> Vec<String> {
     // The attribute's `unsafe_code` is another word.
     words(code, "unsafe")
-        .map(|at| format!("{}: unsafe outside of src/sys", line_of(code, at)))
+        .map(|at| format!("{}: unsafe outside of crates/sys", line_of(code, at)))
         .collect()
 }
 
@@ -444,7 +444,7 @@ fn files_and_functions_are_short() {
 #[test]
 fn unsafe_code_is_in_sys_alone() {
     assert_tidy(&all_sources(), |source| {
-        if source.path.starts_with("src/sys/") { Vec::new() } else { unsafe_code(&source.code) }
+        if source.path.starts_with("crates/sys/") { Vec::new() } else { unsafe_code(&source.code) }
     });
 }
 
@@ -572,7 +572,7 @@ fn a_planted_length_is_found() {
 fn planted_words_are_found() {
     assert_eq!(
         unsafe_code("#![deny(unsafe_code)]\nunsafe { f() }"),
-        ["2: unsafe outside of src/sys"]
+        ["2: unsafe outside of crates/sys"]
     );
     assert_eq!(bare_attributes("#[allow(dead_code)] #![allow(x)] #[ignore]").len(), 3);
     let fine = "#[allow(x, reason = )] #[ignore = ] #[expect(x, reason = )]";

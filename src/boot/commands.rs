@@ -7,6 +7,8 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
+use chappe_sys::process::WatchedProcess;
+use chappe_sys::unix_socket;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
@@ -19,8 +21,6 @@ use crate::cli::{
 };
 use crate::config::{Address, KEYS_NOT_BUILT, Located, Need};
 use crate::master::{PidFile, PidFileError};
-use crate::sys::process::WatchedProcess;
-use crate::sys::unix_socket;
 
 /// How long the master may take to answer; it answers between two wake-ups.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);

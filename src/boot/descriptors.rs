@@ -1,7 +1,8 @@
 //! How many descriptors a worker may have, and whether that is enough.
 
+use chappe_sys::limits;
+
 use crate::config::{Config, DESCRIPTORS_RESERVED};
-use crate::sys::limits;
 
 /// Below this a limit is low whatever the configuration says: it is the soft limit
 /// that systems give to anybody.

@@ -1,8 +1,9 @@
 //! Whom the workers become: `user`, looked up before anything is forked.
 
+use chappe_sys::privileges::{self, Identity};
+
 use super::Failure;
 use crate::config::Loaded;
-use crate::sys::privileges::{self, Identity};
 
 /// What comes of `user`.
 #[derive(Debug)]

@@ -72,7 +72,7 @@ pub(super) fn daemonize() -> Result<Side, Failure> {
         Outcome::Child(Ok(_)) => Ok(Side::Daemon(Report { pipe: write.into() })),
         Outcome::Child(Err(error)) => {
             Report { pipe: write.into() }.failed(&error.to_string());
-            crate::sys::process::exit_now(crate::sys::process::ExitReason::Failed)
+            chappe_sys::process::exit_now(chappe_sys::process::ExitReason::Failed)
         }
     }
 }

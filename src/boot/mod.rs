@@ -17,6 +17,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use chappe_sys::process::ExitReason;
 use clap::Parser;
 use clap::error::ErrorKind;
 use serde_json::json;
@@ -30,7 +31,6 @@ use crate::cli::{self, Arguments, Command, Common};
 use crate::config::{self, ConfigErrors, Loaded, Located, Need};
 use crate::handler::Handlers;
 use crate::master::PidFileError;
-use crate::sys::process::ExitReason;
 use crate::worker;
 
 // All workers of a reload's new generation and of three draining ones have slots.

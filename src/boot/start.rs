@@ -9,6 +9,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use chappe_sys::activation;
+use chappe_sys::notify::Notifier;
+use chappe_sys::privileges::Identity;
+use chappe_sys::process::{self, ExitReason};
+use chappe_sys::stderr::Stderr;
+
 use super::descriptors;
 use super::identity::{self, Become};
 use super::launcher::{self, Report, Side};
@@ -19,11 +25,6 @@ use crate::config::{self, Address, Config, ConfigErrors, Loaded};
 use crate::listen::{Bound, Passed};
 use crate::logging::{self, Copies, Role};
 use crate::master::{self, Assignment, ControlSocket, PidFile, PidFileError, Setup, Site};
-use crate::sys::activation;
-use crate::sys::notify::Notifier;
-use crate::sys::privileges::Identity;
-use crate::sys::process::{self, ExitReason};
-use crate::sys::stderr::Stderr;
 
 /// What is open before the process leaves the terminal.
 struct Prepared {
@@ -43,7 +44,7 @@ pub(super) fn start(
     arguments: &Arguments,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
 ) -> Result<(), Failure> {
-    crate::sys::signals::ignore_file_size_signal().map_err(Failure::system("SIGXFSZ"))?;
+    chappe_sys::signals::ignore_file_size_signal().map_err(Failure::system("SIGXFSZ"))?;
     let prepared = prepare(arguments)?;
     if prepared.copies != Copies::None {
         return become_master(prepared, run_worker, |addresses, _config| {
@@ -207,10 +208,10 @@ fn become_master(
             log::warn!("{warning}");
         }
         // Titles are a comfort: a server without them is a server.
-        if let Err(error) = crate::sys::prepare_title() {
+        if let Err(error) = chappe_sys::prepare_title() {
             log::warn!("process titles are not available: {error}");
         }
-        crate::sys::set_title("chappe: master process");
+        chappe_sys::set_title("chappe: master process");
         let path = &config.control_socket;
         let control = ControlSocket::bind(path)
             .map_err(Failure::system(format!("control socket {}", path.display())))?;

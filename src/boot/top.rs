@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use chappe_sys::signals::Signals;
 use nix::sys::signal::Signal;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
@@ -16,7 +17,6 @@ use super::commands::{ask, connect, list};
 use super::{Failure, locate};
 use crate::cli::{Common, Sample, Top};
 use crate::config::{Located, Need};
-use crate::sys::signals::Signals;
 
 /// How often the master is asked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use chappe_sys::unix_socket;
 use chappe_wire::{Code, FRAME_BYTES_MAX, HEADER_BYTES, Header, append_frame, checksum};
 
 use super::error::ClientError;
 use super::received::Frame;
-use crate::sys::unix_socket;
 
 /// What one read(2) asks for: room for the largest frame, or for many small ones.
 const READ_BYTES: usize = 64 * 1024;

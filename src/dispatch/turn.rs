@@ -14,8 +14,8 @@ use crate::handler::{Messages, Origin, Pace, QUICK_TIME_MAX, Replies, Serve, Ser
 use crate::send::{Entry, Level, Parking, Resume, Room};
 use crate::shm::{Counter, ThreadCounters};
 use crate::sync::fault::{Fault, is_planted};
-use crate::sys::Stopwatch;
 use bytes::{Buf, Bytes};
+use chappe_sys::Stopwatch;
 use chappe_wire::Chunk;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

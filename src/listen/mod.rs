@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use chappe_sys::activation;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
     sockopt,
@@ -17,7 +18,6 @@ use nix::sys::socket::{
 use thiserror::Error;
 
 use crate::config::{self, Address};
-use crate::sys::activation;
 use socket_file::SocketFile;
 
 /// Why an address can't be listened on.

@@ -8,9 +8,8 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process;
 
+use chappe_sys::unix_socket;
 use nix::sys::socket::{Shutdown, shutdown};
-
-use crate::sys::unix_socket;
 
 /// A socket file that this program has made. Dropped in the process that owns it,
 /// it is removed, if the path still leads to it; a forked process drops it without

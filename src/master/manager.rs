@@ -3,9 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use chappe_sys::clock;
+use chappe_sys::notify::Notifier;
+
 use crate::config::Address;
-use crate::sys::clock;
-use crate::sys::notify::Notifier;
 
 /// What it gets beside the deadline of a stop, for the master to clean up.
 const STOP_SLACK: Duration = Duration::from_secs(5);

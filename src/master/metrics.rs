@@ -10,6 +10,8 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use chappe_sys::process::{self, ExitReason, Forked};
+use chappe_sys::{privileges, signals};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -23,8 +25,6 @@ use crate::listen::{Bound, ListenError};
 use crate::logging::{self, Copies};
 use crate::metrics::{self, Facts};
 use crate::shm;
-use crate::sys::process::{self, ExitReason, Forked};
-use crate::sys::{self, privileges, signals};
 
 /// The process that runs.
 #[derive(Debug)]
@@ -211,7 +211,7 @@ impl Master<'_> {
         if self.copies == Copies::None {
             process::redirect_stderr_to_null()?;
         }
-        sys::set_title("chappe: metrics process");
+        chappe_sys::set_title("chappe: metrics process");
         if let Some(identity) = &self.identity {
             identity.assume(forked)?;
         }

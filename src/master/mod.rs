@@ -33,6 +33,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chappe_sys::notify::Notifier;
+use chappe_sys::privileges::Identity;
+use chappe_sys::process::ExitReason;
+use chappe_sys::signals::Signals;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use thiserror::Error;
@@ -47,10 +51,6 @@ use crate::config::{Address, Config, ConfigErrors, Loaded, LogLevel};
 use crate::listen::{Bound, Listener};
 use crate::logging::{self, Copies};
 use crate::shm::{Counter, Slot, SlotState, Zone};
-use crate::sys::notify::Notifier;
-use crate::sys::privileges::Identity;
-use crate::sys::process::ExitReason;
-use crate::sys::signals::Signals;
 use crate::throttle::Throttle;
 use manager::Manager;
 use owed::Owed;
@@ -257,7 +257,7 @@ pub(crate) fn run(
 ) -> Result<(), StartError> {
     let step = |step| move |cause| StartError::System { step, cause };
     let zone = Zone::create(setup.config.max_connections).map_err(step("shared memory"))?;
-    let signals = Signals::new(&crate::sys::signals::USED).map_err(step("signal handlers"))?;
+    let signals = Signals::new(&chappe_sys::signals::USED).map_err(step("signal handlers"))?;
     let workers = setup.config.effective_worker_processes();
     let mut master = Master {
         site,

@@ -11,14 +11,15 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use chappe_sys::process::{self, ExitReason, Forked};
+use chappe_sys::{limits, privileges, signals};
+
 use super::owed::Owed;
 use super::{Assignment, Master, Worker};
 use crate::channel::{Channel, WorkerEnd};
 use crate::config::CpuAffinity;
 use crate::logging::{self, Copies, Role};
 use crate::shm::Slot;
-use crate::sys::process::{self, ExitReason, Forked};
-use crate::sys::{self, limits, privileges, signals};
 
 impl Master<'_> {
     pub(super) fn spawn(&mut self, number: u16) -> io::Result<()> {
@@ -133,7 +134,7 @@ impl Master<'_> {
             // whoever reads the launcher's stderr to its end would wait as long.
             process::redirect_stderr_to_null()?;
         }
-        sys::set_title(&format!("chappe: worker process {number}"));
+        chappe_sys::set_title(&format!("chappe: worker process {number}"));
         self.confine(forked, number)?;
 
         let assignment = Assignment {

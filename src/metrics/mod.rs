@@ -16,14 +16,14 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chappe_sys::process::ExitReason;
+use chappe_sys::signals::{Signals, USED, unblock};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use crate::channel::{Received, WorkerEnd};
 use crate::shm::Zone;
-use crate::sys::process::ExitReason;
-use crate::sys::signals::{Signals, USED, unblock};
 use http::Answer;
 use peer::Peer;
 pub(crate) use text::Facts;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use chappe_sys::clock;
+
 use crate::shm::{Counter, HANDLER_BOUNDS_US, SlotReport, SlotState, Zone};
-use crate::sys::clock;
 
 /// What the zone does not tell.
 #[derive(Clone, Copy, Debug)]

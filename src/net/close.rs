@@ -14,8 +14,8 @@ use super::settings::{DRAIN_READS_MAX, DRAIN_RETRY, LINGER_BYTES_MAX, NO_BUFFERS
 use crate::dispatch::Then;
 use crate::send::View;
 use crate::shm::Counter;
-use crate::sys::clock::monotonic_ms;
-use crate::sys::crash::step;
+use chappe_sys::clock::monotonic_ms;
+use chappe_sys::crash::step;
 use chappe_wire::{ErrorNumber, Goodbye};
 use std::sync::Arc;
 use std::time::Instant;

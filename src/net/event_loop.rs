@@ -18,7 +18,6 @@ use crate::dispatch::{
 use crate::handler::Serve;
 use crate::send::SendPath;
 use crate::shm::{Counter, Peers, Permits, Slot, ThreadCounters};
-use crate::sys;
 use crate::throttle::Throttle;
 use chappe_wire::Goodbye;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -304,7 +303,7 @@ impl EventLoop {
     pub fn turn(&mut self, until: Option<Instant>, woken: &mut Vec<Watched>) -> io::Result<()> {
         woken.clear();
         let timeout = self.timeout(until);
-        let now_ms = sys::clock::monotonic_ms();
+        let now_ms = chappe_sys::clock::monotonic_ms();
         self.slot.heartbeat(now_ms, now_ms + u64::from(timeout));
         let count = match self.epoll.0.wait(&mut *self.events, timeout) {
             Ok(count) => count,

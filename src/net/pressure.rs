@@ -6,7 +6,6 @@ use super::event_loop::{Entry, EventLoop, Key};
 use super::interest::Phase;
 use super::settings::{GIVE_BACK_MIN, READ_BYTES_MAX, SCARCE_READ_BYTES, STARVED_MAX};
 use crate::send::Room;
-use crate::sys;
 use chappe_wire::ErrorNumber;
 use std::sync::Arc;
 use std::time::Instant;
@@ -132,7 +131,7 @@ impl EventLoop {
         self.queued_peak = self.queued_peak.max(peaks.iter().sum());
         if self.queued_peak >= GIVE_BACK_MIN && queued <= self.queued_peak / 8 {
             self.queued_peak = queued;
-            sys::memory::give_back();
+            chappe_sys::memory::give_back();
         }
     }
 }

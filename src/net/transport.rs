@@ -3,7 +3,7 @@
 
 use crate::handler::Peer;
 use crate::send::Socket;
-use crate::sys::socket::{self, AcceptQueue};
+use chappe_sys::socket::{self, AcceptQueue};
 use nix::sys::socket::{MsgFlags, send, sendmsg, setsockopt, sockopt};
 use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};

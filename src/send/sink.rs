@@ -2,7 +2,7 @@
 
 use super::{CallList, Entry, SendHalf, SendLimits, SendList, SendPath, SlowReader, Socket};
 use crate::shm::{SharedCounters, ThreadCounters};
-use crate::sys::Semaphore;
+use chappe_sys::Semaphore;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 

@@ -7,8 +7,9 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
 
+use chappe_sys::Shared;
+
 use super::layout::{COUNTERS_MAX, Line};
-use crate::sys::Shared;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {

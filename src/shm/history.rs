@@ -5,9 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use chappe_sys::process::Forked;
+
 use super::slot::{Slot, SlotReport, SlotState};
 use super::zone::Zone;
-use crate::sys::process::Forked;
 
 /// The master's own part of the zone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

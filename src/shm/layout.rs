@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use crate::sys::{SemaphorePlace, shared_layout};
+use chappe_sys::{SemaphorePlace, shared_layout};
 
 /// Worker slots in a zone.
 pub const SLOTS: usize = 4096;

@@ -6,8 +6,9 @@
 
 use std::sync::atomic::Ordering;
 
+use chappe_sys::clock::monotonic_ms;
+
 use super::slot::{Slot, SlotState};
-use crate::sys::clock::monotonic_ms;
 
 /// A worker that is overdue for so long is left out: it may be stopped or stuck, and
 /// nobody shall leave connections to it.

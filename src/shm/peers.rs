@@ -39,9 +39,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use chappe_sys::crash::step;
+
 use super::layout::{PEER_PLACES, PEER_WAYS, PeerTable};
 use super::zone::Zone;
-use crate::sys::crash::step;
 
 const SETS: u64 = (PEER_PLACES / PEER_WAYS) as u64;
 /// The bits of a place that hold the number of connections.

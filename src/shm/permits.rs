@@ -16,10 +16,11 @@
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
+use chappe_sys::crash::step;
+use chappe_sys::{Semaphore, Shared};
+
 use super::layout::{EventLoopLine, PermitPool};
 use super::zone::Zone;
-use crate::sys::crash::step;
-use crate::sys::{Semaphore, Shared};
 
 /// Where all permits are, at a moment at which no live worker was moving one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,14 +9,15 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use chappe_sys::crash::step;
+use chappe_sys::{Semaphore, clock};
+
 use super::counter::{CounterValues, SharedCounters, ThreadCounters};
 use super::handler_times::HandlerTimes;
 use super::layout::{HANDLER_THREADS_MAX, LINES, SlotLayout};
 use super::peers::Peers;
 use super::permits::Permits;
 use super::zone::Zone;
-use crate::sys::crash::step;
-use crate::sys::{Semaphore, clock};
 
 /// How far the worker in a slot is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

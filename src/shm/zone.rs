@@ -7,11 +7,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
+use chappe_sys::crash::step;
+use chappe_sys::{Semaphore, SharedMapping, clock};
+
 use super::counter::{Counter, CounterValues};
 use super::layout::{Layout, MAGIC, SLOTS, SlotLayout, VERSION};
 use super::slot::{Slot, SlotState};
-use crate::sys::crash::step;
-use crate::sys::{Semaphore, SharedMapping, clock};
 
 /// How often a reader of the totals tries before it gives up: the master holds the
 /// sequence odd for microseconds, or for ever if it was killed right then.

@@ -21,10 +21,9 @@ use crate::logging;
 use crate::net::{Acceptor, EventLoop, Settings, SocketOptions, Watched};
 use crate::send::{CallList, Entry, SendLimits, SendList, SendPath, SlowReader};
 use crate::shm::{Counter, Slot};
-use crate::sys;
-use crate::sys::limits;
-use crate::sys::process::ExitReason;
-use crate::sys::signals::{self as sys_signals, Signals};
+use chappe_sys::limits;
+use chappe_sys::process::ExitReason;
+use chappe_sys::signals::{self as sys_signals, Signals};
 use chappe_wire::{Goodbye, goodbye_frame};
 use placement::{Place, Placement};
 use signals::{Asked, asked_by};
@@ -64,7 +63,7 @@ pub(crate) struct Start {
 
 /// Runs a worker to its end.
 pub(crate) fn run(start: Start) -> ExitReason {
-    sys::crash::begin_worker();
+    chappe_sys::crash::begin_worker();
     let number = start.number;
     let mut worker = match Worker::boot(start) {
         Ok(worker) => worker,
@@ -282,7 +281,7 @@ impl Worker {
         log::info!("worker drains, asked by {by} connections={}", self.event_loop.connections());
         self.stage = Stage::Draining(Instant::now() + self.shutdown_timeout);
         self.slot.mark_draining();
-        sys::set_title(&format!("chappe: worker process {} (draining)", self.number));
+        chappe_sys::set_title(&format!("chappe: worker process {} (draining)", self.number));
         let spread = if reason == Goodbye::Reloading { self.drain_spread } else { Duration::ZERO };
         self.event_loop.start_drain(reason, spread);
     }

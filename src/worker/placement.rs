@@ -4,9 +4,10 @@
 //! *home*, event loop, send thread and the first handler thread share the worker's CPU and
 //! take turns on it; the other handler threads may run anywhere.
 
+use chappe_sys::limits;
+
 use crate::config::{Config, ThreadPlacement};
 use crate::dispatch::Wake;
-use crate::sys::limits;
 
 /// What [`ThreadPlacement`] and `sched_batch` mean for this worker.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,6 @@
 //! What signals ask of a worker that gets them directly.
 
-use crate::sys::signals::USED;
+use chappe_sys::signals::USED;
 use nix::sys::signal::Signal;
 
 /// A worker takes all signals that the program uses but SIGCHLD: the default of

@@ -5,7 +5,7 @@ use crate::dispatch::{DispatchPath, HandlerThread};
 use crate::handler::Application;
 use crate::send::{SendPath, send_thread};
 use crate::shm::{Slot, ThreadRole};
-use crate::sys::clock::monotonic_us;
+use chappe_sys::clock::monotonic_us;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

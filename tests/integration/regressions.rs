@@ -281,7 +281,7 @@ fn a_message() -> Entry {
 
 /// A send path without a server around it, and its send thread.
 fn send_path() -> (Arc<SendPath>, JoinHandle<()>) {
-    let semaphore = Semaphore::from(chappe::sys::Semaphore::new(0).expect("a semaphore"));
+    let semaphore = Semaphore::from(chappe_sys::Semaphore::new(0).expect("a semaphore"));
     let limits = SendLimits {
         bytes_max: 1 << 20,
         total_bytes_max: 1 << 20,

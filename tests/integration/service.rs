@@ -9,9 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use chappe::client::{CODE_ECHO, Client};
+use chappe_sys::clock::monotonic_us;
 use nix::sys::signal::Signal;
-
-use chappe::sys::clock::monotonic_us;
 
 use crate::support::server::{PROGRAM, configuration, finish};
 use crate::support::{DEADLINE, TestServer, fresh_dir};

@@ -11,8 +11,8 @@ use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::thread;
 
 use chappe::boot::{self, Assignment, Message, Parcel, ReceivedParcel};
-use chappe::sys::process::ExitReason;
-use chappe::sys::signals::{self, Signals};
+use chappe_sys::process::ExitReason;
+use chappe_sys::signals::{self, Signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;

@@ -18,6 +18,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use chappe_sys::unix_socket;
 use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
@@ -27,7 +28,6 @@ use serde_json::{Value, json};
 use client::{Client, ClientState};
 
 use crate::config::LogLevel;
-use crate::sys::unix_socket;
 use crate::throttle::Throttle;
 
 const CLIENTS_MAX: usize = 16;

@@ -1,10 +1,14 @@
-//! Every line of the crate that talks to the operating system without a safe
-//! crate in between, behind safe names.
+//! Every line of Chappe that talks to the operating system without a safe crate in
+//! between, behind safe names.
 //!
 //! It is called from every thread of every process. Nothing here decides
 //! anything: no policy, no logging, no configuration. Each `unsafe` block names
-//! the contract of what it calls and who keeps it, so that the rest of the crate
-//! needs none.
+//! the contract of what it calls and who keeps it, so that the other crates need none.
+
+#![expect(
+    unsafe_code,
+    reason = "the one crate that talks to the operating system without a safe one in between"
+)]
 
 pub mod activation;
 pub mod clock;
@@ -24,7 +28,6 @@ mod title;
 pub mod unix_socket;
 
 pub use semaphore::{Semaphore, SemaphorePlace};
-pub(crate) use shared_mapping::shared_layout;
 pub use shared_mapping::{Shared, SharedLayout, SharedMapping};
 pub use stopwatch::Stopwatch;
 pub use title::{prepare_title, set_title};

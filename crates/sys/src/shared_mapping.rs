@@ -39,6 +39,7 @@ unsafe impl<T: SharedLayout, const N: usize> SharedLayout for [T; N] {}
 
 /// Defines a `#[repr(C)]` struct that may lie in a [`SharedMapping`]. Each field's
 /// type must be a [`SharedLayout`] itself, or the crate does not compile.
+#[macro_export]
 macro_rules! shared_layout {
     ($(#[$meta:meta])* $vis:vis struct $name:ident {
         $($(#[$field_meta:meta])* $field_vis:vis $field:ident: $type:ty,)*
@@ -48,17 +49,16 @@ macro_rules! shared_layout {
         $vis struct $name { $($(#[$field_meta])* $field_vis $field: $type,)* }
 
         const _: () = {
-            const fn is_shared_layout<T: $crate::sys::SharedLayout>() {}
+            const fn is_shared_layout<T: $crate::SharedLayout>() {}
             $(is_shared_layout::<$type>();)*
         };
 
         #[allow(unsafe_code, reason = "each field's type is checked two lines above")]
         // SAFETY: every field is a `SharedLayout`, so zero bytes are valid for the
         // whole and no field is plain memory; padding is never read.
-        unsafe impl $crate::sys::SharedLayout for $name {}
+        unsafe impl $crate::SharedLayout for $name {}
     };
 }
-pub(crate) use shared_layout;
 
 /// One `T` in memory shared with every process forked after `create`.
 pub struct SharedMapping<T> {
