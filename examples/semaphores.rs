@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use chappe::shm::{Slot, Zone};
+use chappe_shm::{Slot, Zone};
 use chappe_sys::process::{self, ExitReason};
 use chappe_sys::{Semaphore, SemaphorePlace, SharedMapping};
 use nix::sys::signal::{Signal, kill};

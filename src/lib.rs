@@ -56,8 +56,6 @@ pub mod send;
 #[cfg(not(loom))]
 mod server;
 #[doc(hidden)]
-pub mod shm;
-#[doc(hidden)]
 pub mod sync;
 #[doc(hidden)]
 pub mod throttle;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chappe::client::{CODE_PING, Client, ErrorNumber};
-use chappe::shm::{Admission, Counter, Peers, Permits, Slot, ThreadCounters, ThreadRole, Zone};
+use chappe_shm::{Admission, Counter, Peers, Permits, Slot, ThreadCounters, ThreadRole, Zone};
 use chappe_sys::crash;
 use chappe_sys::process::{self, ExitReason};
 use nix::sys::signal::{Signal, kill};

@@ -471,7 +471,7 @@ fn tests_wait_for_events_and_do_not_sleep() {
 #[test]
 fn every_counter_is_counted() {
     let (shm, outside): (Vec<_>, Vec<_>) =
-        library_sources().into_iter().partition(|source| source.path.starts_with("src/shm/"));
+        library_sources().into_iter().partition(|source| source.path.starts_with("crates/shm/"));
     let counters: Vec<String> = shm.iter().flat_map(|source| counters(&source.code)).collect();
     assert!(!counters.is_empty(), "the list of counters was not found");
     let outside: Vec<String> = outside.into_iter().map(|source| source.code).collect();

@@ -34,7 +34,7 @@ use crate::master::PidFileError;
 use crate::worker;
 
 // All workers of a reload's new generation and of three draining ones have slots.
-const _: () = assert!(4 * config::WORKER_PROCESSES_MAX as usize <= crate::shm::SLOTS);
+const _: () = assert!(4 * config::WORKER_PROCESSES_MAX as usize <= chappe_shm::SLOTS);
 
 /// Done.
 const DONE: u8 = 0;

@@ -4,7 +4,7 @@
 use super::receive_half::DispatchPath;
 use super::turn::run_turn;
 use crate::handler::Serve;
-use crate::shm::{Slot, ThreadCounters, ThreadRole};
+use chappe_shm::{Slot, ThreadCounters, ThreadRole};
 use std::sync::Arc;
 
 /// What one handler thread needs.

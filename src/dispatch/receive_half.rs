@@ -5,7 +5,7 @@ use super::inbox::{Done, Inbox, InboxLimits, InboxView, Item, Left, Next, Pushed
 use super::run_list::{By, RunList, Wake};
 use crate::handler::ConnectionInfo;
 use crate::send::{Budget, Resume, SendHalf};
-use crate::shm::{Counter, ThreadCounters};
+use chappe_shm::{Counter, ThreadCounters};
 use std::sync::Arc;
 
 /// What all receive halves of a worker share.

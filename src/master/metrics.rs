@@ -24,7 +24,6 @@ use crate::config::{self, Address, Config, LogLevel};
 use crate::listen::{Bound, ListenError};
 use crate::logging::{self, Copies};
 use crate::metrics::{self, Facts};
-use crate::shm;
 
 /// The process that runs.
 #[derive(Debug)]
@@ -118,7 +117,7 @@ impl Master<'_> {
     /// Tells readers of the zone what they can't find there otherwise.
     pub(super) fn tell_history(&self) {
         let reload::Counts { count, failed, last } = self.reloads.counts();
-        self.zone.tell_history(&shm::History {
+        self.zone.tell_history(&chappe_shm::History {
             generation: self.generation,
             reloads: count,
             reloads_failed: failed,

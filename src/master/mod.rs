@@ -33,6 +33,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chappe_shm::{Counter, Slot, SlotState, Zone};
 use chappe_sys::notify::Notifier;
 use chappe_sys::privileges::Identity;
 use chappe_sys::process::ExitReason;
@@ -50,7 +51,6 @@ use crate::channel::{MasterEnd, Message, ReceivedParcel, WorkerEnd};
 use crate::config::{Address, Config, ConfigErrors, Loaded, LogLevel};
 use crate::listen::{Bound, Listener};
 use crate::logging::{self, Copies};
-use crate::shm::{Counter, Slot, SlotState, Zone};
 use crate::throttle::Throttle;
 use manager::Manager;
 use owed::Owed;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use chappe_shm::{Counter, SlotState};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -9,7 +10,6 @@ use nix::unistd::Pid;
 use super::policy::{self, Death, Verdict};
 use super::{Master, Phase, StartError, Worker};
 use crate::logging::Role;
-use crate::shm::{Counter, SlotState};
 
 /// How soon permits are settled again when a live worker was just using them.
 const SETTLE_AGAIN: Duration = Duration::from_millis(10);

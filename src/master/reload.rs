@@ -14,6 +14,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use chappe_shm::{Counter, SlotState};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -24,7 +25,6 @@ use crate::channel::Message;
 use crate::config::{Changes, Config, ConfigErrors, match_listeners};
 use crate::listen::Bound;
 use crate::logging::{self, Role};
-use crate::shm::{Counter, SlotState};
 
 /// How many old generations may drain at a time.
 const DRAINS_MAX: usize = 3;

@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use chappe_shm::Slot;
 use chappe_sys::process::{self, ExitReason, Forked};
 use chappe_sys::{limits, privileges, signals};
 
@@ -19,7 +20,6 @@ use super::{Assignment, Master, Worker};
 use crate::channel::{Channel, WorkerEnd};
 use crate::config::CpuAffinity;
 use crate::logging::{self, Copies, Role};
-use crate::shm::Slot;
 
 impl Master<'_> {
     pub(super) fn spawn(&mut self, number: u16) -> io::Result<()> {

@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
+use chappe_shm::{
+    Counter, CounterValues, HANDLER_BOUNDS_US, HandlerTimes, PermitBooks, SlotReport,
+};
 use chappe_sys::{clock, limits};
 use serde_json::{Map, Value, json};
 
 use super::{Master, Vacancy};
-use crate::shm::{
-    Counter, CounterValues, HANDLER_BOUNDS_US, HandlerTimes, PermitBooks, SlotReport,
-};
 
 /// Not shown for a worker, which never has any.
 const COUNTED_BY_MASTER: &[Counter] =

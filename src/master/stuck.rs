@@ -13,12 +13,12 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use chappe_shm::Counter;
 use chappe_sys::clock::monotonic_ms;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::{Master, Worker};
-use crate::shm::Counter;
 
 /// How often a worker is looked at within the time-out.
 const LOOKS: u32 = 4;

@@ -16,6 +16,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chappe_shm::Zone;
 use chappe_sys::process::ExitReason;
 use chappe_sys::signals::{Signals, USED, unblock};
 use nix::errno::Errno;
@@ -23,7 +24,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use crate::channel::{Received, WorkerEnd};
-use crate::shm::Zone;
 use http::Answer;
 use peer::Peer;
 pub(crate) use text::Facts;

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use chappe_shm::{Counter, HANDLER_BOUNDS_US, SlotReport, SlotState, Zone};
 use chappe_sys::clock;
-
-use crate::shm::{Counter, HANDLER_BOUNDS_US, SlotReport, SlotState, Zone};
 
 /// What the zone does not tell.
 #[derive(Clone, Copy, Debug)]
@@ -194,7 +193,7 @@ impl Text {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shm::{History, ThreadRole};
+    use chappe_shm::{History, ThreadRole};
     use std::collections::BTreeSet;
 
     const FACTS: Facts = Facts { version: "9.9", started_at_ms: 5_000 };

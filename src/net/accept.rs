@@ -15,7 +15,7 @@ use super::transport::{Acceptor, SocketOptions, Stream, Transport};
 use crate::dispatch::ReceiveHalf;
 use crate::handler::{ConnectionInfo, Peer};
 use crate::send::{SendHalf, Socket};
-use crate::shm::{Accepting, Admission, Counter};
+use chappe_shm::{Accepting, Admission, Counter};
 use chappe_sys::crash::step;
 use chappe_sys::socket::AcceptQueue;
 use chappe_wire::{ErrorNumber, error_frame};

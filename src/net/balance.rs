@@ -21,12 +21,12 @@
 
 use std::time::{Duration, Instant};
 
+use chappe_shm::{Accepting, Load};
 use chappe_sys::socket::AcceptQueue;
 
 use super::accept::Accepted;
 use super::event_loop::EventLoop;
 use super::settings::ACCEPTS_MAX;
-use crate::shm::{Accepting, Load};
 
 /// Accepts between two looks at the others.
 pub(super) const ACCEPTS_PER_LOOK: usize = 4;

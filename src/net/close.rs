@@ -13,7 +13,7 @@ use super::receive::Read;
 use super::settings::{DRAIN_READS_MAX, DRAIN_RETRY, LINGER_BYTES_MAX, NO_BUFFERS_PAUSE};
 use crate::dispatch::Then;
 use crate::send::View;
-use crate::shm::Counter;
+use chappe_shm::Counter;
 use chappe_sys::clock::monotonic_ms;
 use chappe_sys::crash::step;
 use chappe_wire::{ErrorNumber, Goodbye};

@@ -17,8 +17,8 @@ use crate::dispatch::{
 };
 use crate::handler::Serve;
 use crate::send::SendPath;
-use crate::shm::{Counter, Peers, Permits, Slot, ThreadCounters};
 use crate::throttle::Throttle;
+use chappe_shm::{Counter, Peers, Permits, Slot, ThreadCounters};
 use chappe_wire::Goodbye;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use slotmap::{Key as _, KeyData, SlotMap, new_key_type};
@@ -190,7 +190,7 @@ impl EventLoop {
     ) -> io::Result<Self> {
         let epoll = Watch(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
         epoll.add(send.calls().bell().as_fd(), EpollFlags::EPOLLIN, BELL)?;
-        let counters = slot.counters(crate::shm::ThreadRole::EventLoop);
+        let counters = slot.counters(chappe_shm::ThreadRole::EventLoop);
         Ok(Self {
             epoll,
             table: SlotMap::with_key(),

@@ -8,7 +8,7 @@ use super::event_loop::{Entry, EventLoop, Key};
 use super::interest::Phase;
 use super::settings::{LISTED_AT_ONCE, LISTINGS_MAX};
 use crate::dispatch::Then;
-use crate::shm::Counter;
+use chappe_shm::Counter;
 use chappe_wire::Goodbye;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fmt::Write as _;

@@ -2,7 +2,7 @@
 //! and the event loop for a socket that was full.
 
 use super::writer::Writer;
-use crate::shm::{Counter, ThreadCounters};
+use chappe_shm::{Counter, ThreadCounters};
 use std::io::{self, ErrorKind, IoSlice};
 
 /// How much one connection may send before the next has its turn.

@@ -4,9 +4,9 @@
 use super::super::flush::{FLUSH_BYTES_MAX, IO_SLICES_MAX, flush};
 use super::super::sink::send_half_on;
 use super::*;
-use crate::shm::{Counter, ThreadCounters};
 use crate::sync::Mutex as Lock;
 use bytes::Bytes;
+use chappe_shm::{Counter, ThreadCounters};
 use std::io::{self, IoSlice};
 
 /// Takes what its script says; then all.

@@ -11,9 +11,9 @@ use super::flush::{Flushed, Socket, after_error, flush};
 use super::outbox::{Closed, Outbox, Parking, Refused, Settled, View};
 use super::send_path::{SendPath, SlowReader};
 use super::writer::{Entry, Writer};
-use crate::shm::{Count, Counter, ThreadCounters};
 use crate::sync::fault::{Fault, is_planted};
 use bytes::Bytes;
+use chappe_shm::{Count, Counter, ThreadCounters};
 use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
 

@@ -6,7 +6,7 @@ use super::call_list::CallList;
 use super::outbox::Marks;
 use super::send_list::SendList;
 use super::writer::Entry;
-use crate::shm::SharedCounters;
+use chappe_shm::SharedCounters;
 use std::sync::Arc;
 
 /// What a push beyond a connection's limit does beside being refused:

@@ -4,9 +4,10 @@
 //! It never waits for a socket. What the kernel does not take at once is left
 //! to the event loop, so a slow peer cannot hold up the others.
 
+use chappe_shm::ThreadCounters;
+
 use super::send_list::{Look, PERMITS_PER_LOOK};
 use super::send_path::SendPath;
-use crate::shm::ThreadCounters;
 
 /// Sends until the list is stopped.
 pub fn run(path: &SendPath, counters: &ThreadCounters) {

@@ -1,7 +1,7 @@
 //! A send half whose peer takes everything, for tests of what is above it.
 
 use super::{CallList, Entry, SendHalf, SendLimits, SendList, SendPath, SlowReader, Socket};
-use crate::shm::{SharedCounters, ThreadCounters};
+use chappe_shm::{SharedCounters, ThreadCounters};
 use chappe_sys::Semaphore;
 use std::io::{self, IoSlice};
 use std::sync::Arc;

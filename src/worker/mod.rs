@@ -20,7 +20,7 @@ use crate::listen::Listener;
 use crate::logging;
 use crate::net::{Acceptor, EventLoop, Settings, SocketOptions, Watched};
 use crate::send::{CallList, Entry, SendLimits, SendList, SendPath, SlowReader};
-use crate::shm::{Counter, Slot};
+use chappe_shm::{Counter, Slot};
 use chappe_sys::limits;
 use chappe_sys::process::ExitReason;
 use chappe_sys::signals::{self as sys_signals, Signals};

@@ -4,7 +4,7 @@ use super::placement::{Place, Placement};
 use crate::dispatch::{DispatchPath, HandlerThread};
 use crate::handler::Application;
 use crate::send::{SendPath, send_thread};
-use crate::shm::{Slot, ThreadRole};
+use chappe_shm::{Slot, ThreadRole};
 use chappe_sys::clock::monotonic_us;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

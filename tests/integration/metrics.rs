@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
 use chappe::client::CODE_ECHO;
-use chappe::shm::Counter;
+use chappe_shm::Counter;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 

@@ -19,8 +19,8 @@ use chappe::client::{
 use chappe::send::{
     CallList, Entry, SendHalf, SendLimits, SendList, SendPath, SlowReader, Socket, send_thread,
 };
-use chappe::shm::{SharedCounters, ThreadCounters};
 use chappe::sync::Semaphore;
+use chappe_shm::{SharedCounters, ThreadCounters};
 use chappe_wire::{Header, encode};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -10,9 +10,9 @@ mod push;
 mod stall;
 
 use chappe::send::{CallList, Entry, SendHalf, SendLimits, SendList, SendPath, SlowReader, Socket};
-use chappe::shm::{SharedCounters, ThreadCounters};
 use chappe::sync::fault::{Fault, is_planted, plant};
 use chappe::sync::{Mutex, Semaphore};
+use chappe_shm::{SharedCounters, ThreadCounters};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 

@@ -53,7 +53,7 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shm::{ThreadRole, Zone};
+    use crate::{ThreadRole, Zone};
 
     #[test]
     fn a_turn_is_in_the_first_bucket_that_it_fits_in() {

@@ -100,7 +100,7 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shm::Zone;
+    use crate::Zone;
     use std::sync::Arc;
 
     fn serving(zone: &Arc<Zone>, generation: u64, connections: u32) -> Slot {

@@ -234,7 +234,7 @@ impl Zone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shm::{Slot, SlotState};
+    use crate::{Slot, SlotState};
     use std::sync::Arc;
 
     /// Operations that a worker can be in the middle of when it is killed.

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use chappe::shm::{Counter, SlotState, ThreadRole, Zone};
+use chappe_shm::{Counter, SlotState, ThreadRole, Zone};
 use chappe_sys::process::{self, ExitReason};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -132,7 +132,7 @@ fn permits_of_killed_workers_come_back() {
     }
 }
 
-fn churn_permits(slot: &chappe::shm::Slot) -> ExitReason {
+fn churn_permits(slot: &chappe_shm::Slot) -> ExitReason {
     let mut permits = slot.permits();
     for round in 0_u64.. {
         for _ in 0..30 {

@@ -233,7 +233,7 @@ impl fmt::Debug for Zone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shm::ThreadRole;
+    use crate::ThreadRole;
 
     #[test]
     fn ready_is_told_by_state_and_bell() {

@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn each_counter_is_in_the_operators_manual() {
-        let manual = include_str!("../../docs/OPERATIONS.md");
+        let manual = include_str!("../../../docs/OPERATIONS.md");
         for counter in Counter::ALL {
             assert!(manual.contains(&format!("| `{}` |", counter.name())), "{counter:?}");
         }

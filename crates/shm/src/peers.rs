@@ -259,7 +259,7 @@ impl Zone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shm::Slot;
+    use crate::Slot;
     use std::net::{Ipv4Addr, Ipv6Addr};
     use std::sync::atomic::AtomicUsize;
     use std::thread;
@@ -322,7 +322,7 @@ mod tests {
         zone.free(&dead);
         zone.free(&dead);
         assert_eq!(zone.connections_of(address(7)), 1);
-        for _ in 0..crate::shm::SLOTS {
+        for _ in 0..crate::SLOTS {
             let (slot, mut next) = spawn(&zone);
             assert_eq!(zone.connections_of(address(7)), 1);
             assert_eq!(next.admit(address(7), 2), Admission::Counted);
