@@ -15,8 +15,11 @@
 //! ```
 //!
 //! The control path: `cli` -> `boot` -> `master` (fork, watch, replace) -> `worker`
-//! (wires the data path); `shm` is the memory that both sides share. Imports point
-//! down these paths only; `tests/tidy.rs` holds the table.
+//! (wires the data path); `chappe-shm` is the memory that both sides share. Imports
+//! point down these paths only; `tests/tidy.rs` holds the table.
+//!
+//! The client and the wire format are crates of their own, `chappe-client` and
+//! `chappe-wire`, for programs that want nothing else.
 //!
 //! Public and documented are [`Server`], [`client`], [`config`], [`handler`] and
 //! [`wire`]; the other modules are public for the models and tests only.
@@ -30,8 +33,6 @@ pub mod channel;
 #[cfg(not(loom))]
 #[doc(hidden)]
 pub mod cli;
-#[cfg(not(loom))]
-pub mod client;
 #[cfg(not(loom))]
 pub mod config;
 #[doc(hidden)]
@@ -63,6 +64,7 @@ pub mod throttle;
 #[doc(hidden)]
 pub mod worker;
 
+pub use chappe_client as client;
 pub use chappe_wire as wire;
 pub use handler::{
     ConnectionInfo, Handle, Handler, HandlerError, Message, Outcome, Peer, Replies, Request,

@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chappe::client::{CODE_PING, Client, ErrorNumber};
+use chappe_client::{CODE_PING, Client, ErrorNumber};
 use chappe_shm::{Admission, Counter, Peers, Permits, Slot, ThreadCounters, ThreadRole, Zone};
 use chappe_sys::crash;
 use chappe_sys::process::{self, ExitReason};

@@ -14,8 +14,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use chappe::client::{Client, ClientError, Frame};
 use chappe::{Handler, HandlerError, Outcome, Replies, Request, Server};
+use chappe_client::{Client, ClientError, Frame};
 use chappe_wire::{CODE_ECHO, CODE_PING, ErrorNumber, append_frame};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};

@@ -9,9 +9,10 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::client::{
+use chappe_client::{
     BODY_BYTES_MAX, CODE_GOODBYE, Client, ClientError, Code, Frame, Receiver, Sender,
 };
+
 use crate::config::Address;
 
 /// Where a server listens if nobody says otherwise.
@@ -262,7 +263,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::client::CODE_ERROR;
+    use chappe_client::CODE_ERROR;
 
     #[derive(Parser)]
     struct Line {

@@ -1,7 +1,7 @@
 //! The cases: what state a connection is brought into, and how it ends there. Each
 //! plays a batch of connections and returns how many it made.
 
-use chappe::client::{CODE_ECHO, CODE_PING, CODE_WHO, Client, ClientError, ErrorNumber};
+use chappe_client::{CODE_ECHO, CODE_PING, CODE_WHO, Client, ClientError, ErrorNumber};
 use chappe_wire::{Header, encode};
 
 use super::stage::{Close, Site, Stage};

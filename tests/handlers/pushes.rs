@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use chappe::client::{Client, ClientError, Frame};
 use chappe::{Handle, HandlerError, Message, Outcome, Replies, Request, SendError, Server};
+use chappe_client::{Client, ClientError, Frame};
 use chappe_wire::{CODE_PING, ErrorNumber, Goodbye};
 use nix::sys::signal::Signal;
 

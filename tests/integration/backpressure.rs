@@ -2,7 +2,7 @@
 
 use std::thread::Scope;
 
-use chappe::client::{CODE_ECHO, CODE_PING, ClientError, ErrorNumber, Receiver, Sender};
+use chappe_client::{CODE_ECHO, CODE_PING, ClientError, ErrorNumber, Receiver, Sender};
 use chappe_wire::encode;
 
 use crate::support::{Numbered, TestServer, proc, small_buffers, wait_until};

@@ -1,7 +1,7 @@
 //! Input that breaks the protocol, or a limit: what the peer is told, in which
 //! place, and whether the connection stays.
 
-use chappe::client::{
+use chappe_client::{
     BODY_BYTES_MAX, CODE_ECHO, CODE_PING, Client, ClientError, ErrorNumber, Goodbye,
 };
 use chappe_wire::{Header, encode};

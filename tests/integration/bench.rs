@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use chappe::client::{CODE_ECHO, CODE_ERROR, CODE_PING, Client, Frame};
+use chappe_client::{CODE_ECHO, CODE_ERROR, CODE_PING, Client, Frame};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::Signal;

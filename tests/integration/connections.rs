@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chappe::client::{CODE_ECHO, CODE_PING, Client, ClientError};
+use chappe_client::{CODE_ECHO, CODE_PING, Client, ClientError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;

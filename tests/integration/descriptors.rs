@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chappe::client::{CODE_ECHO, CODE_PING};
+use chappe_client::{CODE_ECHO, CODE_PING};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;

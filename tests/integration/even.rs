@@ -1,6 +1,6 @@
 //! How connections are spread over the workers of a shared socket.
 
-use chappe::client::{CODE_PING, Client};
+use chappe_client::{CODE_PING, Client};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -1,6 +1,6 @@
 //! A peer that has said all it had to say still wants its answers.
 
-use chappe::client::{BODY_BYTES_MAX, CODE_ECHO, CODE_PING, ClientError};
+use chappe_client::{BODY_BYTES_MAX, CODE_ECHO, CODE_PING, ClientError};
 
 use crate::support::{Numbered, TestServer, drain, small_buffers};
 

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
 
-use chappe::client::{CODE_ECHO, CODE_PING, CODE_WHO, Client, Goodbye};
+use chappe_client::{CODE_ECHO, CODE_PING, CODE_WHO, Client, Goodbye};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

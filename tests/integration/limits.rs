@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use chappe::client::CODE_PING;
+use chappe_client::CODE_PING;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
-use chappe::client::{CODE_ECHO, CODE_PING};
+use chappe_client::{CODE_ECHO, CODE_PING};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

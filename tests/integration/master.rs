@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use chappe::client::{CODE_PING, Goodbye};
+use chappe_client::{CODE_PING, Goodbye};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

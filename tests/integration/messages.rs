@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use chappe::client::{
+use chappe_client::{
     BODY_BYTES_MAX, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO, ErrorNumber, Frame,
 };
 use chappe_wire::encode;

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
-use chappe::client::CODE_ECHO;
+use chappe_client::CODE_ECHO;
 use chappe_shm::Counter;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};

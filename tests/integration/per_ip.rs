@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use chappe::client::{CODE_ECHO, CODE_PING, Client, ErrorNumber};
+use chappe_client::{CODE_ECHO, CODE_PING, Client, ErrorNumber};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

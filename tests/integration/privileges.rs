@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use chappe::client::CODE_ECHO;
+use chappe_client::CODE_ECHO;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Group, Pid, User, geteuid};
 

@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use chappe::client::{
-    BODY_BYTES_MAX, CODE_ECHO, CODE_PING, Client, ClientError, ErrorNumber, Sender,
-};
 use chappe::send::{
     CallList, Entry, SendHalf, SendLimits, SendList, SendPath, SlowReader, Socket, send_thread,
 };
 use chappe::sync::Semaphore;
+use chappe_client::{
+    BODY_BYTES_MAX, CODE_ECHO, CODE_PING, Client, ClientError, ErrorNumber, Sender,
+};
 use chappe_shm::{SharedCounters, ThreadCounters};
 use chappe_wire::{Header, encode};
 use nix::sys::signal::{Signal, kill};

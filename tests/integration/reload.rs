@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 
-use chappe::client::{CODE_ECHO, CODE_PING, Client, Goodbye};
+use chappe_client::{CODE_ECHO, CODE_PING, Client, Goodbye};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -250,7 +250,7 @@ fn goodbyes_of_a_reload_are_spread_and_each_request_before_is_answered() {
         let (frames, end) = drain(client);
         assert!(end.is_disconnect(), "{end:?}");
         let replies = frames.iter().filter(|frame| frame.body == "meanwhile").count();
-        let goodbyes = frames.iter().filter_map(chappe::client::Frame::as_goodbye);
+        let goodbyes = frames.iter().filter_map(chappe_client::Frame::as_goodbye);
         assert_eq!((replies, goodbyes.count()), (1, 1), "{frames:?}");
     }
     // The last of twenty is told at nineteen twentieths.

@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use chappe::client::{CODE_ECHO, Client, ClientError};
+use chappe_client::{CODE_ECHO, Client, ClientError};
 use nix::sys::signal::Signal;
 
 use crate::support::server::configuration;

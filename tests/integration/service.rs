@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use chappe::client::{CODE_ECHO, Client};
+use chappe_client::{CODE_ECHO, Client};
 use chappe_sys::clock::monotonic_us;
 use nix::sys::signal::Signal;
 

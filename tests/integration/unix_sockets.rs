@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use chappe::client::{CODE_ECHO, CODE_PING, CODE_WHO, Client, ClientError, Goodbye};
+use chappe_client::{CODE_ECHO, CODE_PING, CODE_WHO, Client, ClientError, Goodbye};
 use nix::sys::signal::Signal;
 
 use crate::support::server::{command, configuration, finish};

@@ -1,7 +1,7 @@
 //! Many messages over many connections through small buffers: whatever a
 //! hand-over between two writers loses, doubles or reorders shows here.
 
-use chappe::client::{BODY_BYTES_MAX, CODE_ECHO, Client};
+use chappe_client::{BODY_BYTES_MAX, CODE_ECHO, Client};
 
 use crate::support::{Numbered, TestServer, small_buffers};
 

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use chappe::client::{CODE_ECHO, CODE_PING, Client, ClientError, ErrorNumber};
+use chappe_client::{CODE_ECHO, CODE_PING, Client, ClientError, ErrorNumber};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -494,7 +494,7 @@ fn visit(world: &World, client: &mut Client, random: &mut Random) -> Result<(), 
         match client.receive() {
             Ok(frame) if frame.code == code && frame.body == body => {}
             Ok(frame) => {
-                let is_known = |error: &chappe::client::ServerError| {
+                let is_known = |error: &chappe_client::ServerError| {
                     error.is(ErrorNumber::Busy) && error.text.contains("connections_per_ip")
                 };
                 return match frame.as_error() {

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use chappe::client::{CODE_PING, CODE_WHO, Client, ClientError, ErrorNumber};
+use chappe_client::{CODE_PING, CODE_WHO, Client, ClientError, ErrorNumber};
 
 use crate::kills::PER_IP;
 use crate::random::Random;
@@ -43,7 +43,7 @@ impl<'a> Resident<'a> {
             self.clients.push((worker, client));
         }
         let one_more = connect(self.world, self.address)?.receive();
-        let error = one_more.as_ref().ok().and_then(chappe::client::Frame::as_error);
+        let error = one_more.as_ref().ok().and_then(chappe_client::Frame::as_error);
         let is_refused = error.is_some_and(|error| {
             error.is(ErrorNumber::Busy) && error.text.contains("connections_per_ip")
         });

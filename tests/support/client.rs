@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 
-use chappe::client::{Client, ClientError, ErrorNumber, Frame, ServerError};
+use chappe_client::{Client, ClientError, ErrorNumber, Frame, ServerError};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };

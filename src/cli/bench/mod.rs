@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use chappe_client::{BODY_BYTES_MAX, CODE_ECHO, CODE_PING, Code};
 use clap::builder::RangedU64ValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::send::{DEFAULT_TO, chain, parse_timeout};
-use crate::client::{BODY_BYTES_MAX, CODE_ECHO, CODE_PING, Code};
 use crate::config::Address;
 use load::{Expect, Paced, Plan, Step, Watch};
 

@@ -3,9 +3,8 @@
 //! both. So a reply that belongs to another message, or of which a part does, is
 //! seen by comparing bytes. Pure.
 
+use chappe_client::{BodyTooLong, Code};
 use chappe_wire::{HEADER_BYTES, Header, checksum};
-
-use crate::client::{BodyTooLong, Code};
 
 /// Message number (u64), then connection number (u32), little-endian: of a body that
 /// is too short for both, the bytes that change most come first.
@@ -119,7 +118,7 @@ fn noise(bytes: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{BODY_BYTES_MAX, CODE_ECHO};
+    use chappe_client::{BODY_BYTES_MAX, CODE_ECHO};
 
     const ID: Id = Id { connection: 3, sequence: 1000 };
 

@@ -8,13 +8,13 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
+use chappe_client::{CODE_ERROR, CODE_GOODBYE, Code, Frame};
 use chappe_wire::{HEADER_BYTES, Header, checksum};
 
 use super::body::{Bodies, Difference, Id};
 use super::fault::Fault;
 use super::plan::Expect;
 use super::tally::Tally;
-use crate::client::{CODE_ERROR, CODE_GOODBYE, Code, Frame};
 
 /// Requests wait unmade while so much of them waits to be written: they are made from
 /// memory that is still in the cache, and no pipeline takes all of memory.

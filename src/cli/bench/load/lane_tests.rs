@@ -3,10 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
+use chappe_client::CODE_ECHO;
 use chappe_wire::{ErrorNumber, Goodbye, encode, error_frame, goodbye_frame};
 
 use super::*;
-use crate::client::CODE_ECHO;
 
 const BYTES: usize = 32;
 const NUMBER: u32 = 3;

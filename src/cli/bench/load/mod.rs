@@ -29,6 +29,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use chappe_client::{CODE_PING, Client};
 use chappe_sys::limits;
 use hdrhistogram::Histogram;
 
@@ -43,7 +44,6 @@ pub(crate) use plan::{Expect, LoadError, Paced, Plan, Target};
 pub(crate) use sides::PacedOutcome;
 pub(crate) use usage::Usage;
 
-use crate::client::{CODE_PING, Client};
 use plan::Wrong;
 
 /// Descriptors for other things than connections.

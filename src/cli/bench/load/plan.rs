@@ -7,13 +7,12 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chappe_client::{BodyTooLong, Client, ClientError, Code};
 use chappe_sys::unix_socket;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
-
-use crate::client::{BodyTooLong, Client, ClientError, Code};
 
 /// What to do to whom.
 #[derive(Clone, Debug)]

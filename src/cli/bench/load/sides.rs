@@ -5,13 +5,13 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use chappe_client::{CODE_ECHO, CODE_PING, ClientError};
 use chappe_wire::{HEADER_BYTES, encode};
 
 use super::body::Bodies;
 use super::lane::{Clock, Exchange, Lane};
 use super::plan::{Expect, Paced};
 use super::tally::Tally;
-use crate::client::{CODE_ECHO, CODE_PING, ClientError};
 
 /// What the kernel may hold for a peer that does not read, on its side, in each
 /// direction: without a bound it would be megabytes, and full much later.

@@ -17,7 +17,7 @@ pub use connection::{Client, Receiver, Sender};
 pub use error::ClientError;
 pub use received::{Frame, ServerError, ServerGoodbye};
 
-// So that a program that only has this module can name codes and bounds.
+// So that a program that only has this crate can name codes and bounds.
 pub use chappe_wire::{
     BODY_BYTES_MAX, BodyTooLong, CODE_ECHO, CODE_ERROR, CODE_GOODBYE, CODE_PING, CODE_TIME,
     CODE_WHO, Code, ErrorNumber, Goodbye,
