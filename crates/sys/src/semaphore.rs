@@ -16,7 +16,8 @@ use std::time::Instant;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::shared_mapping::{Shared, SharedLayout};
+use super::shared::Shared;
+use super::shared_layout::{LayoutDigest, SharedLayout};
 
 unsafe extern "C" {
     /// glibc 2.30 and later; the `libc` crate does not declare it. Unlike
@@ -46,9 +47,12 @@ pub struct SemaphorePlace {
 // thread, and no method hands out a reference to it.
 unsafe impl Sync for SemaphorePlace {}
 
-// SAFETY: zero bytes are a valid `UnsafeCell<sem_t>` (integers only) and a valid
-// atomic; `ready` is 0 then, so no operation touches the `sem_t` before `init`.
-unsafe impl SharedLayout for SemaphorePlace {}
+// SAFETY: any bytes are a valid `UnsafeCell<sem_t>` (integers only) and a valid atomic.
+// In memory that nobody has written `ready` is 0, so no operation touches the `sem_t`
+// before `init`.
+unsafe impl SharedLayout for SemaphorePlace {
+    const DIGEST: u64 = LayoutDigest::of::<Self>("semaphore").finish();
+}
 
 impl fmt::Debug for SemaphorePlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -121,10 +125,10 @@ impl Semaphore {
     }
 
     /// A handle to a place in a mapping, which it keeps mapped. The semaphore is
-    /// not destroyed with it: other processes may still use it.
-    pub(super) fn in_mapping(place: Shared<SemaphorePlace>) -> Self {
-        assert!(place.is_ready(), "a semaphore in shared memory is initialised before its use");
-        Self { place }
+    /// not destroyed with it: other processes may still use it. `None` if it was never
+    /// initialised.
+    pub(super) fn in_mapping(place: Shared<SemaphorePlace>) -> Option<Self> {
+        place.is_ready().then_some(Self { place })
     }
 
     fn raw(&self) -> *mut libc::sem_t {

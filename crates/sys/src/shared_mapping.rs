@@ -1,115 +1,207 @@
-//! Memory that several processes see: a sealed memfd, mapped shared before the
-//! first fork. The layout is a type, and the type is all that is ever in it.
+//! Memory that several processes see: a sealed memfd, and parts of it mapped shared.
+//! The layout is a type, and the type is all that is ever in it.
 //!
 //! Every thread of every process may read and write at any time, and a process
 //! may be killed between any two instructions. Therefore a layout consists of
 //! atomics and semaphores only, and no reference to plain memory is handed out.
 
-use std::any::Any;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU64;
 
 use memmap2::{MmapOptions, MmapRaw};
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MmapAdvise, ProtFlags, madvise, mprotect};
+use nix::sys::stat::fstat;
 
 use super::process::Forked;
 use super::semaphore::{Semaphore, SemaphorePlace, Sharing};
+use super::shared::Shared;
+use super::shared_layout::SharedLayout;
 
-/// A type that may lie in memory which other processes write.
+/// Who shrinks the file kills every process that touches the missing pages, by SIGBUS.
+/// These seals make that impossible, for us as well, and last as long as the file.
+const SEALS: SealFlag =
+    SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
+
+/// A sealed memfd, held by its descriptor. Mappings of it outlive it.
 ///
-/// # Safety
-/// Zero bytes are a valid value; every field is an atomic or a
-/// [`SemaphorePlace`] (or consists of such); it needs no drop. Structs get it by
-/// `shared_layout!`, which checks the fields.
-pub unsafe trait SharedLayout: Send + Sync + 'static {}
-
-// SAFETY: atomics are valid as zero bytes, and made for concurrent writers.
-unsafe impl SharedLayout for AtomicU32 {}
-// SAFETY: as above.
-unsafe impl SharedLayout for AtomicU64 {}
-// SAFETY: an array is its elements, one after the other.
-unsafe impl<T: SharedLayout, const N: usize> SharedLayout for [T; N] {}
-
-/// Defines a `#[repr(C)]` struct that may lie in a [`SharedMapping`]. Each field's
-/// type must be a [`SharedLayout`] itself, or the crate does not compile.
-#[macro_export]
-macro_rules! shared_layout {
-    ($(#[$meta:meta])* $vis:vis struct $name:ident {
-        $($(#[$field_meta:meta])* $field_vis:vis $field:ident: $type:ty,)*
-    }) => {
-        $(#[$meta])*
-        #[repr(C)]
-        $vis struct $name { $($(#[$field_meta])* $field_vis $field: $type,)* }
-
-        const _: () = {
-            const fn is_shared_layout<T: $crate::SharedLayout>() {}
-            $(is_shared_layout::<$type>();)*
-        };
-
-        #[allow(unsafe_code, reason = "each field's type is checked two lines above")]
-        // SAFETY: every field is a `SharedLayout`, so zero bytes are valid for the
-        // whole and no field is plain memory; padding is never read.
-        unsafe impl $crate::SharedLayout for $name {}
-    };
+/// The descriptor is closed by exec, and is not for forked processes either: those have
+/// the mappings.
+#[derive(Debug)]
+pub struct SharedFile {
+    descriptor: OwnedFd,
+    bytes: u64,
 }
 
-/// One `T` in memory shared with every process forked after `create`.
-pub struct SharedMapping<T> {
-    map: MmapRaw,
-    layout: PhantomData<T>,
-}
-
-impl<T: SharedLayout> SharedMapping<T> {
-    const BYTES: usize = size_of::<T>();
-
-    /// Maps a new, zeroed `T`. `name` appears in `/proc/PID/maps`.
+impl SharedFile {
+    /// A new one of so many bytes, all of them 0. A page takes memory once it is
+    /// touched. `name` appears in `/proc/PID/maps`.
     ///
     /// # Errors
-    /// Of memfd_create, ftruncate, fcntl or mmap: no descriptor or no memory left.
-    pub fn create(name: &str) -> io::Result<Arc<Self>> {
+    /// Of memfd_create, ftruncate (`EFBIG` beyond RLIMIT_FSIZE, with SIGXFSZ) or fcntl: no
+    /// descriptor or no memory left.
+    pub fn create(name: &str, bytes: u64) -> io::Result<Self> {
+        let descriptor = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        let length = libc::off_t::try_from(bytes).map_err(io::Error::other)?;
+        nix::unistd::ftruncate(&descriptor, length)?;
+        fcntl(&descriptor, FcntlArg::F_ADD_SEALS(SEALS))?;
+        Ok(Self { descriptor, bytes })
+    }
+
+    /// The one behind a descriptor that this process was handed, which is closed by exec
+    /// from now on.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is not sealed as [`create`](Self::create) does it, or is no
+    /// memfd at all; otherwise of fcntl or fstat.
+    pub fn from_descriptor(descriptor: OwnedFd) -> io::Result<Self> {
+        fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        let seals = SealFlag::from_bits_retain(fcntl(&descriptor, FcntlArg::F_GET_SEALS)?);
+        if !seals.contains(SEALS) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a memfd that is not sealed"));
+        }
+        let bytes = u64::try_from(fstat(&descriptor)?.st_size).map_err(io::Error::other)?;
+        Ok(Self { descriptor, bytes })
+    }
+
+    /// Its size in bytes, for good.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// A second descriptor of it, closed by exec as well.
+    ///
+    /// # Errors
+    /// Of fcntl: `EMFILE`.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.descriptor.try_clone()
+    }
+
+    /// Maps the `T` that is `offset` bytes from the beginning.
+    ///
+    /// # Errors
+    /// As [`map_array`](Self::map_array).
+    pub fn map<T: SharedLayout>(&self, offset: u64) -> io::Result<Arc<SharedMapping<T>>> {
+        Ok(Arc::new(SharedMapping(self.array(offset, 1)?)))
+    }
+
+    /// Maps `count` of `T`, at least one, that begin `offset` bytes from the beginning,
+    /// at a page.
+    ///
+    /// # Errors
+    /// `InvalidInput` when they do not lie in the file; otherwise of mmap: no memory, or no
+    /// address space (RLIMIT_AS).
+    pub fn map_array<T: SharedLayout>(
+        &self,
+        offset: u64,
+        count: usize,
+    ) -> io::Result<Arc<SharedArray<T>>> {
+        Ok(Arc::new(self.array(offset, count)?))
+    }
+
+    fn array<T: SharedLayout>(&self, offset: u64, count: usize) -> io::Result<SharedArray<T>> {
         const {
-            assert!(Self::BYTES > 0 && align_of::<T>() <= 4096 && !std::mem::needs_drop::<T>());
+            assert!(size_of::<T>() > 0 && align_of::<T>() <= 4096 && !std::mem::needs_drop::<T>());
+        }
+        let outside = || io::Error::new(io::ErrorKind::InvalidInput, "outside of the shared file");
+        let bytes = size_of::<T>().checked_mul(count).filter(|&bytes| bytes > 0);
+        let bytes = bytes.ok_or_else(outside)?;
+        let end = u64::try_from(bytes).ok().and_then(|bytes| offset.checked_add(bytes));
+        if end.is_none_or(|end| end > self.bytes) || !offset.is_multiple_of(4096) {
+            return Err(outside());
         }
         // Not `MmapMut::map_anon`: that one is MAP_PRIVATE, and each worker would
         // count into a copy of its own.
-        let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-        let bytes = libc::off_t::try_from(Self::BYTES).map_err(io::Error::other)?;
-        nix::unistd::ftruncate(&fd, bytes)?;
-        // Whoever shrinks the file kills every process that touches the missing
-        // pages by SIGBUS. The seal makes that impossible, for us as well.
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
-        let map = MmapOptions::new().len(Self::BYTES).map_raw(&fd)?;
-        // The mapping holds the memory; the descriptor is closed here, so that
-        // there is none for a worker to inherit.
-        Ok(Arc::new(Self { map, layout: PhantomData }))
+        let map = MmapOptions::new().offset(offset).len(bytes).map_raw(&self.descriptor)?;
+        Ok(SharedArray { map, count, element: PhantomData })
     }
+}
 
-    /// A handle to one part of the layout, which keeps the whole mapped.
-    pub fn part<U: SharedLayout>(self: &Arc<Self>, part: impl FnOnce(&T) -> &U) -> Shared<U> {
-        Shared::new(Arc::clone(self), |mapping| part(mapping))
-    }
+/// `T`s in memory shared with every process that maps the same file, or is forked after
+/// it was mapped.
+pub struct SharedArray<T> {
+    map: MmapRaw,
+    count: usize,
+    element: PhantomData<T>,
+}
 
+impl<T: SharedLayout> SharedArray<T> {
     /// Sets numbers of the layout to 0 and gives their memory back to the system. They
     /// must be whole pages.
     ///
     /// # Errors
     /// Of madvise: `EINVAL` unless they are whole pages.
-    pub fn clear_words(&self, words: impl FnOnce(&T) -> &[AtomicU64]) -> io::Result<()> {
+    pub fn clear_words(&self, words: impl FnOnce(&[T]) -> &[AtomicU64]) -> io::Result<()> {
         let words = words(self);
         let first = NonNull::from(words).cast();
-        // SAFETY: the range is a part of this mapping, since it is borrowed from it.
-        // MADV_REMOVE turns it into zeros, for all processes: atomics tolerate writers,
-        // and 0 is valid for them.
+        // SAFETY: madvise asks for a range of mapped pages; this one is a part of the
+        // mapping, since it is borrowed from it. MADV_REMOVE turns it into zeros, for all
+        // processes: atomics tolerate writers, and 0 is valid for them.
         unsafe { madvise(first, size_of_val(words), MmapAdvise::MADV_REMOVE) }?;
         Ok(())
+    }
+
+    /// From here on this process can read and not write: a store would end it by
+    /// SIGSEGV. Its descendants and handles to parts are held to it, other processes
+    /// are not.
+    ///
+    /// # Errors
+    /// Of mprotect, which needs memory to split a mapping, and this one is whole.
+    pub fn forbid_writes(&self, _forked: &Forked) -> io::Result<()> {
+        let start = NonNull::new(self.map.as_mut_ptr().cast()).ok_or(io::ErrorKind::NotFound)?;
+        // SAFETY: mprotect asks for a range whose pages may lose the right; it is exactly
+        // the mapping that `self` owns and keeps, so no other memory changes. It stays
+        // readable, which is all that `Deref` promises; a store through it is stopped by
+        // the kernel and changes nothing.
+        unsafe { mprotect(start, self.map.len(), ProtFlags::PROT_READ) }?;
+        Ok(())
+    }
+}
+
+impl<T: SharedLayout> Deref for SharedArray<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: from_raw_parts asks for `count` valid `T`s that nobody changes but
+        // through their own cells: `SharedFile::array` has mapped that many from a page
+        // on, and `SharedLayout` promises that any bytes are a valid `T` which tolerates
+        // writers. The seals keep the file's size, and it stays mapped while `self` lives.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<T>(), self.count) }
+    }
+}
+
+impl<T> fmt::Debug for SharedArray<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedArray").field("count", &self.count).finish_non_exhaustive()
+    }
+}
+
+/// One `T` in memory shared with every process that maps the same file, or is forked
+/// after it was mapped.
+pub struct SharedMapping<T>(SharedArray<T>);
+
+impl<T: SharedLayout> SharedMapping<T> {
+    /// Maps a new, zeroed `T` of which no descriptor is kept: only processes forked from
+    /// here on share it. `name` appears in `/proc/PID/maps`.
+    ///
+    /// # Errors
+    /// As [`SharedFile::create`] and [`SharedFile::map`].
+    pub fn create(name: &str) -> io::Result<Arc<Self>> {
+        let bytes = u64::try_from(size_of::<T>()).map_err(io::Error::other)?;
+        SharedFile::create(name, bytes)?.map(0)
+    }
+
+    /// A handle to one part of the layout, which keeps the whole mapped.
+    pub fn part<U: SharedLayout>(self: &Arc<Self>, part: impl FnOnce(&T) -> &U) -> Shared<U> {
+        Shared::new(Arc::clone(self), |mapping| part(mapping))
     }
 
     /// Sets a semaphore's value, for use by all processes.
@@ -127,19 +219,20 @@ impl<T: SharedLayout> SharedMapping<T> {
         place(self).init(Sharing::Processes, value)
     }
 
-    /// From here on this process can read and not write: a store would end it by
-    /// SIGSEGV. Its descendants and handles to parts are held to it, other processes
-    /// are not.
+    /// As [`SharedArray::clear_words`].
     ///
     /// # Errors
-    /// Of mprotect, which needs memory to split a mapping, and this one is whole.
-    pub fn forbid_writes(&self, _forked: &Forked) -> io::Result<()> {
-        let start = NonNull::new(self.map.as_mut_ptr().cast()).ok_or(io::ErrorKind::NotFound)?;
-        // SAFETY: the range is exactly the mapping that `self` owns and keeps, so no
-        // other memory changes. It stays readable, which is all that `Deref` promises;
-        // a store through it is stopped by the kernel and changes nothing.
-        unsafe { mprotect(start, self.map.len(), ProtFlags::PROT_READ) }?;
-        Ok(())
+    /// Of madvise.
+    pub fn clear_words(&self, words: impl FnOnce(&T) -> &[AtomicU64]) -> io::Result<()> {
+        self.0.clear_words(|array| words(&array[0]))
+    }
+
+    /// As [`SharedArray::forbid_writes`].
+    ///
+    /// # Errors
+    /// Of mprotect.
+    pub fn forbid_writes(&self, forked: &Forked) -> io::Result<()> {
+        self.0.forbid_writes(forked)
     }
 
     /// A handle to a semaphore of the layout.
@@ -147,6 +240,16 @@ impl<T: SharedLayout> SharedMapping<T> {
     /// # Panics
     /// If `init_semaphore` was not called for it.
     pub fn semaphore(self: &Arc<Self>, place: impl FnOnce(&T) -> &SemaphorePlace) -> Semaphore {
+        let semaphore = self.find_semaphore(place);
+        semaphore.expect("a semaphore in shared memory is initialised before its use")
+    }
+
+    /// A handle to a semaphore of a layout that somebody else has made; `None` if it was
+    /// not initialised.
+    pub fn find_semaphore(
+        self: &Arc<Self>,
+        place: impl FnOnce(&T) -> &SemaphorePlace,
+    ) -> Option<Semaphore> {
         Semaphore::in_mapping(self.part(place))
     }
 }
@@ -155,77 +258,21 @@ impl<T: SharedLayout> Deref for SharedMapping<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: the mapping is BYTES long, page-aligned and was zeroed by the
-        // kernel; `SharedLayout` promises that this is a valid `T` which tolerates
-        // writers. The seals keep its size, and it stays mapped while `self` lives.
-        unsafe { &*self.map.as_ptr().cast::<T>() }
+        &self.0[0]
     }
 }
 
 impl<T> fmt::Debug for SharedMapping<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedMapping").field("bytes", &self.map.len()).finish()
+        f.debug_struct("SharedMapping").field("bytes", &self.0.map.len()).finish()
     }
 }
-
-/// A reference to a part of something that it keeps alive: one pointer, so that
-/// the hot path does not walk from the mapping's start each time.
-pub struct Shared<U> {
-    part: NonNull<U>,
-    /// Never read: it holds the memory that `part` points into.
-    owner: Arc<dyn Any + Send + Sync>,
-}
-
-impl<U: Sync + 'static> Shared<U> {
-    pub(super) fn new<O: Send + Sync + 'static>(
-        owner: Arc<O>,
-        part: impl FnOnce(&O) -> &U,
-    ) -> Self {
-        let part = NonNull::from(part(&owner));
-        Self { part, owner }
-    }
-
-    /// A value of this process alone, for tests and models.
-    #[must_use]
-    pub fn private(value: U) -> Self
-    where
-        U: Send,
-    {
-        Self::new(Arc::new(value), |value| value)
-    }
-}
-
-impl<U> Deref for Shared<U> {
-    type Target = U;
-
-    fn deref(&self) -> &U {
-        // SAFETY: `part` was a reference into what `owner` keeps alive, unmoved;
-        // only shared references to it exist, for the Arc is never unique.
-        unsafe { self.part.as_ref() }
-    }
-}
-
-impl<U> Clone for Shared<U> {
-    fn clone(&self) -> Self {
-        Self { part: self.part, owner: Arc::clone(&self.owner) }
-    }
-}
-
-impl<U> fmt::Debug for Shared<U> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
-    }
-}
-
-// SAFETY: a `Shared<U>` is a `&U` (Send when U is Sync) and an Arc of something
-// that is Send and Sync.
-unsafe impl<U: Sync> Send for Shared<U> {}
-// SAFETY: as above; `&Shared<U>` gives no more than `&U` and a clone.
-unsafe impl<U: Sync> Sync for Shared<U> {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shared_layout;
+    use std::os::fd::AsRawFd;
     use std::sync::atomic::Ordering;
 
     shared_layout! {
@@ -244,27 +291,87 @@ mod tests {
         assert_eq!(mapping.cells[999].load(Ordering::Relaxed), 7);
     }
 
+    const PAGE: u64 = 4096;
+
+    shared_layout! {
+        #[derive(Debug)]
+        #[repr(align(4096))]
+        struct Pages {
+            words: [AtomicU64; 2048],
+        }
+    }
+
     #[test]
     fn whole_pages_can_be_cleared_and_used_again() {
-        const PAGES: usize = 64 * 1024 / size_of::<u64>();
-        shared_layout! {
-            #[derive(Debug)]
-            #[repr(align(4096))]
-            struct Pages {
-                words: [AtomicU64; PAGES],
-                last: AtomicU64,
-            }
+        let file = SharedFile::create("test", 10 * PAGE).unwrap();
+        let array = file.map_array::<Pages>(2 * PAGE, 2).unwrap();
+        for pages in array.iter() {
+            pages.words[0].store(1, Ordering::Relaxed);
+            pages.words[2047].store(2, Ordering::Relaxed);
         }
-        let mapping = SharedMapping::<Pages>::create("test").unwrap();
-        mapping.words[0].store(1, Ordering::Relaxed);
-        mapping.words[PAGES - 1].store(2, Ordering::Relaxed);
-        mapping.last.store(3, Ordering::Relaxed);
-        mapping.clear_words(|pages| &pages.words).unwrap();
-        assert!(mapping.words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
-        assert_eq!(mapping.last.load(Ordering::Relaxed), 3);
-        mapping.words[0].store(4, Ordering::Relaxed);
-        assert_eq!(mapping.words[0].load(Ordering::Relaxed), 4);
-        assert!(mapping.clear_words(|pages| &pages.words[1..]).is_err(), "no whole pages");
+        array.clear_words(|pages| &pages[0].words).unwrap();
+        assert!(array[0].words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        assert_eq!(array[1].words[0].load(Ordering::Relaxed), 1);
+        assert_eq!(array[1].words[2047].load(Ordering::Relaxed), 2);
+        array[0].words[0].store(4, Ordering::Relaxed);
+        assert_eq!(array[0].words[0].load(Ordering::Relaxed), 4);
+        assert!(array.clear_words(|pages| &pages[0].words[1..]).is_err(), "no whole pages");
+    }
+
+    #[test]
+    fn two_mappings_of_a_place_are_the_same_memory() {
+        let file = SharedFile::create("test", 12 * PAGE).unwrap();
+        let (one, two) =
+            (file.map::<Pages>(4 * PAGE).unwrap(), file.map_array::<Pages>(0, 3).unwrap());
+        one.words[5].store(7, Ordering::Relaxed);
+        assert_eq!(two[1].words[5].load(Ordering::Relaxed), 7);
+        assert_eq!(two.len(), 3);
+        // Nothing of the file is needed any more.
+        drop(file);
+        two[1].words[5].store(8, Ordering::Relaxed);
+        assert_eq!(one.words[5].load(Ordering::Relaxed), 8);
+    }
+
+    #[test]
+    fn what_does_not_lie_in_the_file_is_not_mapped() {
+        let file = SharedFile::create("test", 8 * PAGE - 1).unwrap();
+        assert!(file.map_array::<Pages>(0, 1).is_ok());
+        for (offset, count) in
+            [(4 * PAGE, 1), (0, 2), (0, 0), (0, usize::MAX), (1, 1), (u64::MAX - PAGE + 1, 1)]
+        {
+            let error = file.map_array::<Pages>(offset, count).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{offset} {count}");
+        }
+    }
+
+    #[test]
+    fn a_descriptor_that_was_handed_on_is_the_same_file_and_closed_by_exec() {
+        let file = SharedFile::create("test", 4 * PAGE).unwrap();
+        let mapping = file.map::<Pages>(0).unwrap();
+        mapping.words[0].store(9, Ordering::Relaxed);
+        let descriptor = file.descriptor().unwrap();
+        fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        let again = SharedFile::from_descriptor(descriptor).unwrap();
+        assert_eq!(again.bytes(), 4 * PAGE);
+        assert_eq!(again.map::<Pages>(0).unwrap().words[0].load(Ordering::Relaxed), 9);
+        for file in [&file, &again] {
+            let flags = fcntl(&file.descriptor, FcntlArg::F_GETFD).unwrap();
+            let number = file.descriptor.as_raw_fd();
+            assert_eq!(flags, FdFlag::FD_CLOEXEC.bits(), "descriptor {number}");
+        }
+    }
+
+    #[test]
+    fn only_what_cannot_shrink_is_taken() {
+        let unsealed = memfd_create("test", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        nix::unistd::ftruncate(&unsealed, 4096).unwrap();
+        let half = unsealed.try_clone().unwrap();
+        let error = SharedFile::from_descriptor(unsealed).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        fcntl(&half, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK)).unwrap();
+        assert!(SharedFile::from_descriptor(half).is_err());
+        let no_memfd = tempfile::tempfile().unwrap();
+        assert!(SharedFile::from_descriptor(no_memfd.into()).is_err());
     }
 
     #[test]
