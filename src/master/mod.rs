@@ -337,6 +337,7 @@ impl Master<'_> {
             self.rotate_logs(Instant::now());
             self.end_orders(Instant::now());
             self.count_lost_lines();
+            self.report_damage();
             self.tell_history();
             if let Some(failure) = self.start_failure.take() {
                 return Err(failure);
@@ -418,7 +419,7 @@ impl Master<'_> {
     /// A worker that is ready serves: the first ones all together, a replacement at
     /// once. The slots say who is; the semaphore has only rung.
     fn answer_the_bell(&mut self) {
-        while self.zone.worker_ready().try_wait().unwrap_or(false) {}
+        self.zone.silence_ready();
         if self.stop.is_stopping() {
             return;
         }

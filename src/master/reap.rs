@@ -133,17 +133,23 @@ impl Master<'_> {
     /// Gives the permits of the dead back to the living, or tries again soon.
     pub(super) fn settle(&mut self) {
         self.settle_at = match self.zone.settle() {
-            Ok(Some(0)) => None,
-            Ok(Some(permits)) => {
+            Some(0) => None,
+            Some(permits) => {
                 log::info!("connection permits came back permits={permits}");
                 None
             }
-            Ok(None) => Some(Instant::now() + SETTLE_AGAIN),
-            Err(error) => {
-                log::error!("cannot settle connection permits: {error}");
-                None
-            }
+            None => Some(Instant::now() + SETTLE_AGAIN),
         };
+    }
+
+    /// Tells, once, that a worker has written over what it shares with us.
+    pub(super) fn report_damage(&self) {
+        if self.zone.take_damage() {
+            log::error!(
+                "a semaphore in shared memory was overwritten, and connection permits are no \
+                 longer right: a worker is broken or taken over; restart the server"
+            );
+        }
     }
 
     /// After a failed start: nothing is left running.

@@ -239,13 +239,13 @@ impl Master<'_> {
         while let Some(candidate) = &mut self.candidate {
             let Some(number) = candidate.unforked.pop() else { return };
             let (generation, by) = (candidate.generation, candidate.ready_by);
-            match self.zone.claim(number, generation) {
-                Ok(Some(slot)) => {
+            match self.zone.claim_slot(number, generation) {
+                Some(slot) => {
                     if let Err(error) = self.spawn_into(slot, number, generation, by) {
                         self.fail_reload(&format!("cannot fork worker {number}: {error}"));
                     }
                 }
-                Ok(None) => {
+                None => {
                     if let Some(candidate) = &mut self.candidate {
                         candidate.unforked.push(number);
                     }
@@ -255,7 +255,6 @@ impl Master<'_> {
                     }
                     return;
                 }
-                Err(error) => self.fail_reload(&format!("worker slot: {error}")),
             }
         }
     }
@@ -331,11 +330,7 @@ impl Master<'_> {
         if let Err(error) = listening {
             return self.fail_reload(&error.to_string());
         }
-        if let Err(error) = self.zone.set_limit(candidate.config.max_connections) {
-            let before = self.zone.set_limit(self.config.max_connections);
-            log::error!("max_connections cannot be set: {error}, set back: {before:?}");
-            return self.fail_reload(&format!("max_connections: {error}"));
-        }
+        self.zone.set_limit(candidate.config.max_connections);
         let Some(mut candidate) = self.candidate.take() else { return };
         let now = Instant::now();
         for worker in &mut self.workers {

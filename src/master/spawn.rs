@@ -25,7 +25,7 @@ impl Master<'_> {
     pub(super) fn spawn(&mut self, number: u16) -> io::Result<()> {
         let slot = self
             .zone
-            .claim(number, self.generation)?
+            .claim_slot(number, self.generation)
             .ok_or_else(|| io::Error::other("no free worker slot"))?;
         let ready_by = Instant::now() + self.config.worker_ready_timeout;
         self.spawn_into(slot, number, self.generation, ready_by)

@@ -45,8 +45,8 @@ impl Master<'_> {
             "vacancies": self.vacancies.iter().map(vacancy).collect::<Vec<_>>(),
             "limits": self.limits(),
             "semaphores": {
-                "worker_ready": self.zone.worker_ready().value().ok(),
-                "connection_permits": self.zone.connection_permits().value().ok(),
+                "worker_ready": self.zone.worker_ready().checked_value(),
+                "connection_permits": self.zone.connection_permits().checked_value(),
             },
             "permits": self.permits(),
             // The master writes them itself, so they are never in the middle of a change.
@@ -57,8 +57,7 @@ impl Master<'_> {
     /// Where the connection permits are at one moment, `None` if workers were moving some
     /// each time that it was looked.
     fn permits(&self) -> Option<Value> {
-        let look = || self.zone.permit_books().ok().flatten();
-        let books = (0..PERMIT_LOOKS_MAX).find_map(|_| look())?;
+        let books = (0..PERMIT_LOOKS_MAX).find_map(|_| self.zone.permit_books())?;
         let PermitBooks { limit, debt, free, held } = books;
         Some(json!({ "limit": limit, "debt": debt, "free": free, "held": held }))
     }

@@ -152,7 +152,7 @@ impl Worker {
         // After the others, which would inherit it.
         placement.settle(Place::Home);
         sys_signals::unblock()?;
-        slot.mark_ready()?;
+        slot.mark_ready();
         channel.send(Message::Ready)?;
         log::info!("worker ready worker={number} generation={generation}");
         Ok(Self {

@@ -65,7 +65,7 @@ fn play(assignment: Assignment) -> ExitReason {
     }
     let mut signals = Signals::new(&[Signal::SIGTERM, Signal::SIGINT]).expect("signals");
     signals::unblock().expect("signals");
-    let _ids = assignment.slot.mark_ready();
+    assignment.slot.mark_ready();
     assignment.channel.send(Message::Ready).expect("the master lives");
     loop {
         let mut fds = [

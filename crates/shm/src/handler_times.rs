@@ -67,7 +67,7 @@ mod tests {
     fn turns_of_all_threads_are_added_up_and_the_next_worker_begins_with_none() {
         let zone = Zone::create(1).unwrap();
         for _ in 0..2 {
-            let slot = zone.claim(0, 1).unwrap().unwrap();
+            let slot = zone.claim_slot(0, 1).unwrap();
             assert_eq!(slot.report().handler_times, [0; HANDLER_BUCKETS]);
             let _lines = [0, 127].map(|thread| slot.counters(ThreadRole::Handler(thread)));
             slot.handler_finished(0, 5);

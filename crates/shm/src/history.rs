@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn each_worker_that_lives_is_reported() {
         let zone = Zone::create(7).unwrap();
-        let slots: Vec<_> = (0..3).map(|n| zone.claim(n, 4).unwrap().unwrap()).collect();
+        let slots: Vec<_> = (0..3).map(|n| zone.claim_slot(n, 4).unwrap()).collect();
         zone.free(&slots[1]);
         let workers: Vec<_> = zone.reports().iter().map(|report| report.worker).collect();
         assert_eq!(workers, [0, 2]);

@@ -265,7 +265,7 @@ mod tests {
     use std::thread;
 
     fn spawn(zone: &Arc<Zone>) -> (Slot, Peers) {
-        let slot = zone.claim(0, 1).unwrap().expect("a free slot");
+        let slot = zone.claim_slot(0, 1).expect("a free slot");
         let peers = slot.peers();
         (slot, peers)
     }

@@ -12,8 +12,11 @@
 //! `value + Σ held(live) + (what the dead had) = limit + debt` holds exactly, and
 //! so the master can solve it for the dead. `Permits` belongs to the event loop;
 //! `settle` and `set_limit` to the master. Neither ever sleeps.
+//!
+//! Workers take and give back by operations that panic where a correct program cannot
+//! come. The master must live on whatever a worker has written over: it sums without
+//! overflow, uses the `checked_` operations, and notes a refusal (`Zone::take_damage`).
 
-use std::io;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use chappe_sys::crash::step;
@@ -39,7 +42,7 @@ impl PermitBooks {
     /// What is in no account: dead workers held it.
     #[must_use]
     pub fn missing(&self) -> u64 {
-        (self.limit + self.debt).saturating_sub(self.free + self.held)
+        (self.limit + self.debt).saturating_sub(self.free.saturating_add(self.held))
     }
 }
 
@@ -101,7 +104,7 @@ impl Permits {
     }
 
     fn take(&self) -> bool {
-        let taken = self.permits.try_wait().unwrap_or(false);
+        let taken = self.permits.try_wait();
         step(if taken { "permits: taken" } else { "permits: none" });
         taken
     }
@@ -110,8 +113,7 @@ impl Permits {
         if pay_debt(&self.pool.debt) {
             step("permits: debt paid");
         } else {
-            let posted = self.permits.post();
-            debug_assert!(posted.is_ok(), "there are never more permits than limit + debt");
+            self.permits.post();
             step("permits: posted");
         }
     }
@@ -138,28 +140,31 @@ impl Zone {
     /// Gives back what dead workers held, after their slots were freed. Returns how
     /// many permits that were, or `None` when a live worker was just taking or
     /// giving back one: the master tries again a little later. Master only.
-    ///
-    /// # Errors
-    /// Of the semaphore, which can't fail in a correct program.
-    pub fn settle(&self) -> io::Result<Option<u32>> {
-        let Some(books) = self.permit_books()? else { return Ok(None) };
-        let lost = u32::try_from(books.missing()).unwrap_or(u32::MAX);
-        for _ in 0..lost {
+    pub fn settle(&self) -> Option<u32> {
+        let lost = u32::try_from(self.permit_books()?.missing()).unwrap_or(u32::MAX);
+        for returned in 0..lost {
             step("settle: before a permit");
-            if !pay_debt(&self.layout().permit_pool.debt) {
-                self.connection_permits().post()?;
+            if self.lend_again().is_none() {
+                return Some(returned);
             }
             step("settle: after a permit");
         }
-        Ok(Some(lost))
+        Some(lost)
+    }
+
+    /// One permit more for the living, or one less of the debt. `None` if the semaphore
+    /// has no room for it.
+    fn lend_again(&self) -> Option<()> {
+        if pay_debt(&self.layout().permit_pool.debt) {
+            return Some(());
+        }
+        self.sound(self.connection_permits().checked_post())
     }
 
     /// Where the permits are, if no live worker was inside its bracket from the first to
     /// the last of these reads. Anybody may look.
-    ///
-    /// # Errors
-    /// Of the semaphore, which can't fail in a correct program.
-    pub fn permit_books(&self) -> io::Result<Option<PermitBooks>> {
+    #[must_use]
+    pub fn permit_books(&self) -> Option<PermitBooks> {
         let pool = &self.layout().permit_pool;
         let live: Vec<(&EventLoopLine, u64)> = self
             .live_slots()
@@ -168,29 +173,31 @@ impl Zone {
             .map(|line| (line, line.sequence.load(Ordering::Acquire)))
             .collect();
         if live.iter().any(|(_, sequence)| sequence % 2 == 1) {
-            return Ok(None);
+            return None;
         }
+        let held = live.iter().map(|(line, _)| line.held.load(Ordering::Relaxed));
         let books = PermitBooks {
             limit: u64::from(pool.limit.load(Ordering::Relaxed)),
             debt: u64::from(pool.debt.load(Ordering::Relaxed)),
-            free: u64::from(self.connection_permits().value()?),
-            held: live.iter().map(|(line, _)| line.held.load(Ordering::Relaxed)).sum(),
+            free: u64::from(self.sound(self.connection_permits().checked_value())?),
+            held: held.fold(0, u64::saturating_add),
         };
         // If one of the reads above saw a later operation of a live worker, this
         // fence makes its odd number visible to the reads below.
         fence(Ordering::Acquire);
         let unchanged =
             live.iter().all(|(line, sequence)| line.sequence.load(Ordering::Relaxed) == *sequence);
-        Ok(unchanged.then_some(books))
+        unchanged.then_some(books)
     }
 
     /// Changes how many connections all workers may have together. Upwards it holds
     /// at once; downwards free permits vanish now, and lent ones when they come
     /// back. Master only.
     ///
-    /// # Errors
-    /// Of the semaphore: `EOVERFLOW` beyond `SEM_VALUE_MAX`.
-    pub fn set_limit(&self, limit: u32) -> io::Result<()> {
+    /// # Panics
+    /// Beyond [`Semaphore::VALUE_MAX`].
+    pub fn set_limit(&self, limit: u32) {
+        assert!(limit <= Semaphore::VALUE_MAX, "a limit of {limit} is no semaphore's");
         let pool = &self.layout().permit_pool;
         let before = pool.limit.load(Ordering::Relaxed);
         step("limit: before");
@@ -199,23 +206,25 @@ impl Zone {
         for _ in before..limit {
             // A debt is a permit that is still lent: forgiving it is the cheapest
             // way to lend one more.
-            if !pay_debt(&pool.debt) {
-                self.connection_permits().post()?;
+            if self.lend_again().is_none() {
+                return;
             }
         }
         if limit < before {
             pool.debt.fetch_add(before - limit, Ordering::AcqRel);
             step("limit: debt made");
-            while pool.debt.load(Ordering::Acquire) > 0 && self.connection_permits().try_wait()? {
+            let permits = self.connection_permits();
+            while pool.debt.load(Ordering::Acquire) > 0
+                && self.sound(permits.checked_try_wait()) == Some(true)
+            {
                 step("limit: permit taken");
                 if !pay_debt(&pool.debt) {
                     // A worker paid the last of it in between.
-                    self.connection_permits().post()?;
+                    self.sound(permits.checked_post());
                     break;
                 }
             }
         }
-        Ok(())
     }
 
     /// How many connections all workers may have together.
@@ -268,7 +277,7 @@ mod tests {
     }
 
     fn spawn(zone: &Arc<Zone>, held: u32) -> (Slot, Permits) {
-        let slot = zone.claim(0, 1).unwrap().expect("a free slot");
+        let slot = zone.claim_slot(0, 1).expect("a free slot");
         let mut permits = slot.permits();
         for _ in 0..held {
             assert!(permits.try_take());
@@ -278,7 +287,7 @@ mod tests {
 
     /// `limit + debt` is what the semaphore has and what the living hold.
     fn assert_sum(zone: &Zone, context: &str) {
-        let books = zone.permit_books().unwrap().expect("quiet");
+        let books = zone.permit_books().expect("quiet");
         assert_eq!(books.limit + books.debt, books.free + books.held, "{context}: {books:?}");
     }
 
@@ -295,20 +304,20 @@ mod tests {
                     let zone = Zone::create(before).unwrap();
                     let (alive, mut living) = spawn(&zone, 2);
                     let (dead, dying) = spawn(&zone, 5);
-                    zone.set_limit(after).unwrap();
+                    zone.set_limit(after);
                     run_until_killed(&dying, operation, killed_after);
                     zone.free(&dead);
 
                     let context = format!("{before}→{after} {operation:?} at {killed_after}");
-                    let lost = zone.settle().unwrap().expect("quiet");
+                    let lost = zone.settle().expect("quiet");
                     assert!((4..=6).contains(&lost), "{context}: {lost}");
                     assert_sum(&zone, &context);
-                    assert_eq!(zone.settle().unwrap(), Some(0), "{context}: twice");
+                    assert_eq!(zone.settle(), Some(0), "{context}: twice");
                     living.give_back();
                     living.give_back();
                     assert_sum(&zone, &context);
                     assert_eq!(zone.debt(), 0, "{context}");
-                    assert_eq!(zone.connection_permits().value().unwrap(), after, "{context}");
+                    assert_eq!(zone.connection_permits().value(), after, "{context}");
                     assert_eq!(alive.state(), SlotState::Starting);
                 }
             }
@@ -326,7 +335,7 @@ mod tests {
                     let (_alive, mut living) = spawn(&zone, 1);
                     let (one, one_permits) = spawn(&zone, 3);
                     let (two, two_permits) = spawn(&zone, 4);
-                    zone.set_limit(after).unwrap();
+                    zone.set_limit(after);
                     run_until_killed(&one_permits, first, first_step);
                     run_until_killed(&two_permits, second, second_step);
 
@@ -337,13 +346,13 @@ mod tests {
                     // if it died inside the bracket, and be right if not.
                     zone.free(&one);
                     let inside = (1..STEPS).contains(&second_step);
-                    assert_eq!(zone.settle().unwrap().is_none(), inside, "{context}");
+                    assert_eq!(zone.settle().is_none(), inside, "{context}");
                     zone.free(&two);
-                    assert!(zone.settle().unwrap().is_some(), "{context}");
+                    assert!(zone.settle().is_some(), "{context}");
                     assert_sum(&zone, &context);
                     living.give_back();
                     assert_eq!(zone.debt(), 0, "{context}");
-                    assert_eq!(zone.connection_permits().value().unwrap(), after, "{context}");
+                    assert_eq!(zone.connection_permits().value(), after, "{context}");
                 }
             }
         }
@@ -355,7 +364,7 @@ mod tests {
         let (_alive, living) = spawn(&zone, 1);
         for step in 1..STEPS {
             run_until_killed(&living, Operation::Take, step);
-            assert_eq!(zone.settle().unwrap(), None);
+            assert_eq!(zone.settle(), None);
             // Out of the bracket again, whatever the step was.
             if step < 2 {
                 assert!(living.take());
@@ -364,7 +373,7 @@ mod tests {
                 living.set_held(living.held() + 1);
             }
             living.leave();
-            assert_eq!(zone.settle().unwrap(), Some(0));
+            assert_eq!(zone.settle(), Some(0));
         }
     }
 
@@ -383,13 +392,43 @@ mod tests {
     fn a_lowered_limit_is_paid_by_closing_and_a_raised_one_forgives_the_rest() {
         let zone = Zone::create(10).unwrap();
         let (_slot, mut permits) = spawn(&zone, 8);
-        zone.set_limit(3).unwrap();
-        assert_eq!((zone.debt(), zone.connection_permits().value().unwrap()), (5, 0));
+        zone.set_limit(3);
+        assert_eq!((zone.debt(), zone.connection_permits().value()), (5, 0));
         permits.give_back();
         assert_eq!(zone.debt(), 4);
         assert!(!permits.try_take());
-        zone.set_limit(9).unwrap();
-        assert_eq!((zone.debt(), zone.connection_permits().value().unwrap()), (0, 2));
+        zone.set_limit(9);
+        assert_eq!((zone.debt(), zone.connection_permits().value()), (0, 2));
         assert_sum(&zone, "after the change back");
+    }
+
+    /// A worker that was taken over has written into the zone what it liked.
+    #[test]
+    fn the_master_lives_on_whatever_the_books_say() {
+        let full = || Zone::create(Semaphore::VALUE_MAX).unwrap();
+        let zone = full();
+        zone.layout().permit_pool.limit.store(u32::MAX, Ordering::Relaxed);
+        assert_eq!(zone.settle(), Some(0), "there is no room for what seems to be missing");
+        assert!(zone.take_damage(), "and it is noted");
+        assert_eq!(zone.settle(), Some(0));
+        assert!(!zone.take_damage(), "once");
+
+        let zone = full();
+        zone.layout().permit_pool.limit.store(0, Ordering::Relaxed);
+        zone.set_limit(10);
+        assert!(zone.take_damage());
+
+        let zone = Zone::create(10).unwrap();
+        let ((_one, first), (_two, second)) = (spawn(&zone, 1), spawn(&zone, 1));
+        first.set_held(u64::MAX);
+        second.set_held(u64::MAX);
+        assert_eq!(zone.settle(), Some(0));
+        assert!(!zone.take_damage(), "nothing was refused");
+    }
+
+    #[test]
+    #[should_panic(expected = "is no semaphore's")]
+    fn a_limit_that_no_semaphore_can_have_is_a_fault_of_ours() {
+        Zone::create(1).unwrap().set_limit(Semaphore::VALUE_MAX + 1);
     }
 }

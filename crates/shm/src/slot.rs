@@ -5,7 +5,6 @@
 //! serves the master writes it, too, when it tells it to drain.
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -200,14 +199,10 @@ impl Slot {
     }
 
     /// The worker is prepared and waits for `serve`: first the state, then the bell.
-    ///
-    /// # Errors
-    /// Of the semaphore, which can't fail in a correct program.
-    pub fn mark_ready(&self) -> io::Result<()> {
+    pub fn mark_ready(&self) {
         self.set_state(SlotState::Ready);
-        self.zone.worker_ready().post()?;
+        self.zone.worker_ready().post();
         step("slot: bell rung");
-        Ok(())
     }
 
     /// The worker accepts.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::RandomState;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use chappe_sys::crash::step;
 use chappe_sys::{Semaphore, SharedMapping, clock};
@@ -26,6 +26,9 @@ pub struct Zone {
     /// Where the search for a free slot begins. Of this process alone; only the
     /// master's counts.
     next_slot: AtomicUsize,
+    /// What the master has found out about the memory, and whether it was told.
+    is_damaged: AtomicBool,
+    was_told: AtomicBool,
     /// The secret of the addresses' hash. Workers have it from their master's memory.
     peer_hasher: RandomState,
 }
@@ -52,6 +55,8 @@ impl Zone {
             connection_permits: mapping.semaphore(|layout| &layout.permit_pool.permits),
             mapping,
             next_slot: AtomicUsize::new(0),
+            is_damaged: AtomicBool::new(false),
+            was_told: AtomicBool::new(false),
             peer_hasher: RandomState::new(),
         }))
     }
@@ -68,11 +73,32 @@ impl Zone {
         &self.peer_hasher
     }
 
-    /// The bell that workers ring when they are ready. The master try-waits it down
-    /// and then looks into the slots.
+    /// The bell that workers ring when they are ready, see `silence_ready`.
     #[must_use]
     pub fn worker_ready(&self) -> &Semaphore {
         &self.worker_ready
+    }
+
+    /// Takes the rings of `worker_ready` down, before the master looks into the slots:
+    /// these say who it was. As many as there can be workers, so that one that goes mad
+    /// does not keep the master; what is left is taken the next time. Master only.
+    pub fn silence_ready(&self) {
+        let rang = |_: &usize| self.sound(self.worker_ready.checked_try_wait()) == Some(true);
+        (0..SLOTS).take_while(rang).for_each(drop);
+    }
+
+    /// Notes that a semaphore has refused what it could not in a correct program.
+    pub(super) fn sound<T>(&self, result: Option<T>) -> Option<T> {
+        if result.is_none() {
+            self.is_damaged.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// True once in this process, after a semaphore was found in a state in which no
+    /// correct program can have left it: a worker has written over it. Master only.
+    pub fn take_damage(&self) -> bool {
+        self.is_damaged.load(Ordering::Relaxed) && !self.was_told.swap(true, Ordering::Relaxed)
     }
 
     /// The permits for connections that nobody has.
@@ -86,15 +112,11 @@ impl Zone {
     ///
     /// The search goes on where the last one ended, so that a slot is reused as
     /// late as possible: a late reader of a dead worker's slot finds the dead one.
-    ///
-    /// # Errors
-    /// Of the semaphore, which can't fail in a correct program.
-    pub fn claim(self: &Arc<Self>, worker: u16, generation: u64) -> io::Result<Option<Slot>> {
+    pub fn claim_slot(self: &Arc<Self>, worker: u16, generation: u64) -> Option<Slot> {
         let start = self.next_slot.load(Ordering::Relaxed);
-        let free = (0..SLOTS)
+        let index = (0..SLOTS)
             .map(|step| (start + step) % SLOTS)
-            .find(|&index| self.state(index) == SlotState::Free);
-        let Some(index) = free else { return Ok(None) };
+            .find(|&index| self.state(index) == SlotState::Free)?;
         self.next_slot.store((index + 1) % SLOTS, Ordering::Relaxed);
 
         step("claim: found");
@@ -116,11 +138,12 @@ impl Zone {
         cells.event_loop.sequence.store(0, Ordering::Relaxed);
         // Nobody can wait on it: only the slot's own worker ever does, and a slot
         // is free only after the master has seen that worker's end.
-        self.mapping.init_semaphore(|layout| &layout.slots[index].send.semaphore, 0)?;
+        let made = self.mapping.init_semaphore(|layout| &layout.slots[index].send.semaphore, 0);
+        made.expect("every semaphore may have no permit");
         let slot = Slot::new(Arc::clone(self), index);
         slot.set_state(SlotState::Starting);
         self.layout().live[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
-        Ok(Some(slot))
+        Some(slot)
     }
 
     /// Frees the slot of a worker that is gone and moves its counts to the totals,
@@ -235,14 +258,26 @@ mod tests {
     use super::*;
     use crate::ThreadRole;
 
+    impl Zone {
+        /// As the tests of `load` call it.
+        pub(crate) fn claim(self: &Arc<Self>, worker: u16, of: u64) -> io::Result<Option<Slot>> {
+            Ok(self.claim_slot(worker, of))
+        }
+    }
+
     #[test]
     fn ready_is_told_by_state_and_bell() {
         let zone = Zone::create(1).unwrap();
-        let slot = zone.claim(3, 7).unwrap().unwrap();
+        let slot = zone.claim_slot(3, 7).unwrap();
         assert_eq!(slot.state(), SlotState::Starting);
-        slot.mark_ready().unwrap();
-        assert!(zone.worker_ready().try_wait().unwrap());
-        assert!(!zone.worker_ready().try_wait().unwrap());
+        slot.mark_ready();
+        assert!(zone.worker_ready().try_wait());
+        assert!(!zone.worker_ready().try_wait());
+        for rings in [3, SLOTS, SLOTS + 1] {
+            (0..rings).for_each(|_| zone.worker_ready().post());
+            zone.silence_ready();
+            assert_eq!(zone.worker_ready().value(), u32::from(rings > SLOTS), "{rings}");
+        }
         let report = slot.report();
         assert_eq!((report.worker, report.generation), (3, 7));
         assert_eq!(report.state, SlotState::Ready);
@@ -251,7 +286,7 @@ mod tests {
     #[test]
     fn totals_stay_when_a_worker_goes_and_its_slot_is_used_again() {
         let zone = Zone::create(1).unwrap();
-        let slot = zone.claim(0, 1).unwrap().unwrap();
+        let slot = zone.claim_slot(0, 1).unwrap();
         let (one, two) =
             (slot.counters(ThreadRole::EventLoop), slot.counters(ThreadRole::Handler(127)));
         one.add(Counter::FramesReceived, 40);
@@ -262,7 +297,7 @@ mod tests {
         zone.free(&slot);
         assert_eq!(total(&zone), 42);
         for _ in 0..SLOTS {
-            let next = zone.claim(0, 1).unwrap().unwrap();
+            let next = zone.claim_slot(0, 1).unwrap();
             assert_eq!(next.counter_values().get(Counter::FramesReceived), 0);
             zone.free(&next);
         }
@@ -281,21 +316,21 @@ mod tests {
     #[test]
     fn slots_are_reused_as_late_as_possible_and_run_out() {
         let zone = Zone::create(1).unwrap();
-        let first = zone.claim(0, 1).unwrap().unwrap();
+        let first = zone.claim_slot(0, 1).unwrap();
         zone.free(&first);
-        let slots: Vec<_> = (0..SLOTS).map(|_| zone.claim(0, 1).unwrap().unwrap()).collect();
+        let slots: Vec<_> = (0..SLOTS).map(|_| zone.claim_slot(0, 1).unwrap()).collect();
         assert_eq!(slots[0].index(), first.index() + 1);
         assert_eq!(slots[SLOTS - 1].index(), first.index());
-        assert!(zone.claim(0, 1).unwrap().is_none());
+        assert!(zone.claim_slot(0, 1).is_none());
     }
 
     #[test]
     fn a_claimed_slot_has_a_fresh_send_semaphore() {
         let zone = Zone::create(1).unwrap();
         for _ in 0..=SLOTS {
-            let slot = zone.claim(0, 1).unwrap().unwrap();
-            assert_eq!(slot.send_semaphore().value().unwrap(), 0);
-            slot.send_semaphore().post().unwrap();
+            let slot = zone.claim_slot(0, 1).unwrap();
+            assert_eq!(slot.send_semaphore().value(), 0);
+            slot.send_semaphore().post();
             zone.free(&slot);
         }
     }
@@ -303,7 +338,7 @@ mod tests {
     #[test]
     fn connection_ids_start_at_one_and_never_repeat() {
         let zone = Zone::create(1).unwrap();
-        let (one, two) = (zone.claim(0, 1).unwrap().unwrap(), zone.claim(1, 1).unwrap().unwrap());
+        let (one, two) = (zone.claim_slot(0, 1).unwrap(), zone.claim_slot(1, 1).unwrap());
         assert_eq!(one.connection_ids(100), 1);
         assert_eq!(two.connection_ids(100), 101);
         assert_eq!(one.connection_ids(1), 201);
@@ -312,7 +347,7 @@ mod tests {
     #[test]
     fn a_report_shows_busy_handlers_and_connections() {
         let zone = Zone::create(1).unwrap();
-        let slot = zone.claim(0, 1).unwrap().unwrap();
+        let slot = zone.claim_slot(0, 1).unwrap();
         let _counters =
             (slot.counters(ThreadRole::Handler(0)), slot.counters(ThreadRole::Handler(5)));
         let now = clock::monotonic_ms();

@@ -6,6 +6,13 @@
 //!
 //! Any thread may use a handle. `wait` sleeps; the event loop and the master
 //! therefore call `try_wait` only.
+//!
+//! On a semaphore that only correct programs touch, no operation can fail: `EINVAL` (no
+//! semaphore) and `EOVERFLOW` (more than [`Semaphore::VALUE_MAX`] permits) are faults of
+//! ours, and end the thread by a panic. The master must not be ended by a fault of
+//! somebody else's: a worker that was taken over can write anything into memory that it
+//! shares. What the master does to a semaphore there is therefore one of the `checked_`
+//! operations, which report the same instead.
 
 use std::cell::UnsafeCell;
 use std::fmt;
@@ -106,17 +113,21 @@ struct Private(SemaphorePlace);
 
 impl Drop for Private {
     fn drop(&mut self) {
-        // SAFETY: initialised in `Semaphore::new`. Whoever waits or posts holds
-        // a handle, and so this would not be dropped.
+        // SAFETY: sem_destroy asks for an initialised semaphore on which nobody waits:
+        // it was initialised in `Semaphore::new`, and whoever waits or posts holds a
+        // handle, and so this would not be dropped.
         let _always_zero = unsafe { libc::sem_destroy(self.0.semaphore.get()) };
     }
 }
 
 impl Semaphore {
+    /// The most permits that a semaphore can have: `SEM_VALUE_MAX` of limits.h.
+    pub const VALUE_MAX: u32 = i32::MAX.unsigned_abs();
+
     /// A semaphore for the threads of this process, destroyed with its last handle.
     ///
     /// # Errors
-    /// `InvalidInput` when `value` is beyond `SEM_VALUE_MAX` (2 147 483 647).
+    /// `InvalidInput` when `value` is beyond [`VALUE_MAX`](Self::VALUE_MAX).
     pub fn new(value: u32) -> io::Result<Self> {
         // The Arc first: its memory does not move any more, as `init` demands.
         let owner = Arc::new(Private(SemaphorePlace::unused()));
@@ -137,15 +148,17 @@ impl Semaphore {
 
     /// Takes a permit, sleeping until there is one.
     ///
-    /// # Errors
-    /// None that a correct program can meet; the system's error otherwise.
-    pub fn wait(&self) -> io::Result<()> {
+    /// # Panics
+    /// Never in a correct program, see the module.
+    pub fn wait(&self) {
         loop {
-            // SAFETY: initialised, since every handle is made after `init`.
+            // SAFETY: sem_wait asks for an initialised semaphore; every handle is made
+            // after `init`.
             match check(unsafe { libc::sem_wait(self.raw()) }) {
+                Ok(()) => return,
                 // A signal is not a permit: go back to sleep.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
+                Err(error) => fault("sem_wait", &error),
             }
         }
     }
@@ -153,32 +166,45 @@ impl Semaphore {
     /// Takes a permit, sleeping until there is one or the deadline has passed.
     /// `false` means that time ran out and nothing was taken.
     ///
-    /// # Errors
-    /// As [`wait`](Self::wait).
-    pub fn wait_until(&self, deadline: Instant) -> io::Result<bool> {
-        let deadline = monotonic_timespec(deadline)?;
+    /// # Panics
+    /// Never in a correct program, see the module.
+    #[must_use]
+    pub fn wait_until(&self, deadline: Instant) -> bool {
+        let deadline = monotonic_timespec(deadline);
         loop {
-            // SAFETY: initialised, since every handle is made after `init`; the
-            // deadline is a local that outlives the call.
+            // SAFETY: sem_clockwait asks for an initialised semaphore, which every handle
+            // is made after, and a readable timespec: a local that outlives the call.
             let code =
                 unsafe { sem_clockwait(self.raw(), libc::CLOCK_MONOTONIC, &raw const deadline) };
             match check(code) {
-                Ok(()) => return Ok(true),
+                Ok(()) => return true,
                 // The deadline is absolute, so a signal does not prolong the wait.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(false),
-                Err(error) => return Err(error),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return false,
+                Err(error) => fault("sem_clockwait", &error),
             }
         }
     }
 
     /// Takes a permit if there is one; never sleeps.
     ///
-    /// # Errors
-    /// As [`wait`](Self::wait).
-    pub fn try_wait(&self) -> io::Result<bool> {
+    /// # Panics
+    /// Never in a correct program, see the module.
+    #[must_use]
+    pub fn try_wait(&self) -> bool {
+        self.take().unwrap_or_else(|error| fault("sem_trywait", &error))
+    }
+
+    /// As [`try_wait`](Self::try_wait); `None` where that one would panic.
+    #[must_use]
+    pub fn checked_try_wait(&self) -> Option<bool> {
+        self.take().ok()
+    }
+
+    fn take(&self) -> io::Result<bool> {
         loop {
-            // SAFETY: initialised, since every handle is made after `init`.
+            // SAFETY: sem_trywait asks for an initialised semaphore; every handle is made
+            // after `init`.
             match check(unsafe { libc::sem_trywait(self.raw()) }) {
                 Ok(()) => return Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -190,23 +216,49 @@ impl Semaphore {
 
     /// Adds a permit and wakes a sleeper, if there is one; never sleeps.
     ///
-    /// # Errors
-    /// `EOVERFLOW` beyond `SEM_VALUE_MAX` permits.
-    pub fn post(&self) -> io::Result<()> {
-        // SAFETY: initialised, since every handle is made after `init`. The handle
-        // keeps the memory until sem_post has returned, also when the sleeper it
-        // woke drops its own handle in the meantime.
+    /// # Panics
+    /// Never in a correct program, see the module.
+    pub fn post(&self) {
+        self.add().unwrap_or_else(|error| fault("sem_post", &error));
+    }
+
+    /// As [`post`](Self::post); `None` where that one would panic, and no permit was
+    /// added then.
+    ///
+    /// It is about the number of permits only. The C library also keeps there how many
+    /// sleep and how they are woken, and believes it: with glibc 2.36 a post to a
+    /// semaphore of which somebody has overwritten both can abort the process.
+    #[must_use]
+    pub fn checked_post(&self) -> Option<()> {
+        self.add().ok()
+    }
+
+    fn add(&self) -> io::Result<()> {
+        // SAFETY: sem_post asks for an initialised semaphore; every handle is made after
+        // `init`. The handle keeps the memory until sem_post has returned, also when the
+        // sleeper it woke drops its own handle in the meantime.
         check(unsafe { libc::sem_post(self.raw()) })
     }
 
     /// The permits there are now. Another thread may change it at once.
     ///
-    /// # Errors
-    /// None that a correct program can meet; the system's error otherwise.
-    pub fn value(&self) -> io::Result<u32> {
+    /// # Panics
+    /// Never in a correct program, see the module.
+    #[must_use]
+    pub fn value(&self) -> u32 {
+        self.count().unwrap_or_else(|error| fault("sem_getvalue", &error))
+    }
+
+    /// As [`value`](Self::value); `None` where that one would panic.
+    #[must_use]
+    pub fn checked_value(&self) -> Option<u32> {
+        self.count().ok()
+    }
+
+    fn count(&self) -> io::Result<u32> {
         let mut value: libc::c_int = 0;
-        // SAFETY: initialised, since every handle is made after `init`; `value`
-        // is a local that sem_getvalue writes before it returns.
+        // SAFETY: sem_getvalue asks for an initialised semaphore, which every handle is
+        // made after, and an int that it may write: a local.
         check(unsafe { libc::sem_getvalue(self.raw(), &raw mut value) })?;
         // POSIX allows a negative count of sleepers; Linux says 0 then.
         Ok(u32::try_from(value).unwrap_or(0))
@@ -215,7 +267,7 @@ impl Semaphore {
 
 impl fmt::Debug for Semaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Semaphore").field("value", &self.value().ok()).finish()
+        f.debug_struct("Semaphore").field("value", &self.checked_value()).finish()
     }
 }
 
@@ -223,17 +275,23 @@ fn check(code: libc::c_int) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The end of a thread that has broken the contract of a semaphore.
+#[cold]
+fn fault(call: &str, error: &io::Error) -> ! {
+    panic!("{call} failed on a semaphore of ours: {error}")
+}
+
 /// `Instant` keeps its number to itself, so the way is by what remains.
-fn monotonic_timespec(deadline: Instant) -> io::Result<libc::timespec> {
+fn monotonic_timespec(deadline: Instant) -> libc::timespec {
     let remaining = deadline.saturating_duration_since(Instant::now());
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("each Linux has this clock");
     let nanos = now.tv_nsec() + i64::from(remaining.subsec_nanos());
     let seconds = i64::try_from(remaining.as_secs()).unwrap_or(i64::MAX);
     let carry = nanos / 1_000_000_000;
-    Ok(libc::timespec {
+    libc::timespec {
         tv_sec: now.tv_sec().saturating_add(seconds).saturating_add(carry),
         tv_nsec: nanos % 1_000_000_000,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -245,27 +303,29 @@ mod tests {
     #[test]
     fn try_wait_takes_what_is_there_and_no_more() {
         let semaphore = Semaphore::new(2).unwrap();
-        assert!(semaphore.try_wait().unwrap());
-        assert_eq!(semaphore.value().unwrap(), 1);
-        assert!(semaphore.try_wait().unwrap());
-        assert!(!semaphore.try_wait().unwrap());
-        semaphore.post().unwrap();
-        assert!(semaphore.try_wait().unwrap());
+        assert!(semaphore.try_wait());
+        assert_eq!(semaphore.value(), 1);
+        assert_eq!(semaphore.checked_try_wait(), Some(true));
+        assert!(!semaphore.try_wait());
+        assert_eq!(semaphore.checked_try_wait(), Some(false));
+        semaphore.post();
+        assert!(semaphore.try_wait());
+        assert_eq!((semaphore.checked_post(), semaphore.checked_value()), (Some(()), Some(1)));
     }
 
     #[test]
     fn wait_until_a_past_deadline_still_takes_a_permit() {
         let semaphore = Semaphore::new(1).unwrap();
         let past = Instant::now();
-        assert!(semaphore.wait_until(past).unwrap());
-        assert!(!semaphore.wait_until(past).unwrap());
+        assert!(semaphore.wait_until(past));
+        assert!(!semaphore.wait_until(past));
     }
 
     #[test]
     fn wait_until_gives_up_at_the_deadline_and_not_before() {
         let semaphore = Semaphore::new(0).unwrap();
         let deadline = Instant::now() + Duration::from_millis(20);
-        assert!(!semaphore.wait_until(deadline).unwrap());
+        assert!(!semaphore.wait_until(deadline));
         assert!(Instant::now() >= deadline);
     }
 
@@ -274,15 +334,24 @@ mod tests {
         let semaphore = Semaphore::new(0).unwrap();
         let sleeper = semaphore.clone();
         let thread = thread::spawn(move || sleeper.wait());
-        semaphore.post().unwrap();
-        thread.join().unwrap().unwrap();
-        assert_eq!(semaphore.value().unwrap(), 0);
+        semaphore.post();
+        thread.join().unwrap();
+        assert_eq!(semaphore.value(), 0);
     }
 
     #[test]
     fn values_beyond_the_maximum_are_refused() {
-        assert!(Semaphore::new(u32::MAX).is_err());
-        let full = Semaphore::new(i32::MAX.unsigned_abs()).unwrap();
-        assert!(full.post().is_err());
+        assert!(Semaphore::new(Semaphore::VALUE_MAX + 1).is_err());
+        let full = Semaphore::new(Semaphore::VALUE_MAX).unwrap();
+        assert_eq!(full.checked_post(), None);
+        assert_eq!(full.value(), Semaphore::VALUE_MAX);
+        assert!(full.try_wait());
+        full.post();
+    }
+
+    #[test]
+    #[should_panic(expected = "sem_post failed on a semaphore of ours")]
+    fn one_post_beyond_the_maximum_is_a_fault_of_ours() {
+        Semaphore::new(Semaphore::VALUE_MAX).unwrap().post();
     }
 }
