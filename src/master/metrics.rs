@@ -197,6 +197,7 @@ impl Master<'_> {
         let bound = self.metrics.endpoint.take();
         let listener = bound.and_then(|bound| bound.into_listeners(0, 1).pop());
         let listener = listener.ok_or(io::ErrorKind::NotFound)?.socket;
+        self.zone.close_descriptor();
         let streams = (io::stdin(), io::stdout(), io::stderr());
         let keep = [
             streams.0.as_fd(),

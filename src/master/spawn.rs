@@ -117,6 +117,8 @@ impl Master<'_> {
         logging::init(Role::Worker(number), Arc::clone(&file), level, self.copies)
             .map_err(io::Error::other)?;
 
+        // The zone stays mapped; its descriptor is the master's, for an upgrade.
+        self.zone.close_descriptor();
         // What the master has and is not in this list is closed, above all its ends
         // of the other workers' channels: a dead master must close something.
         let streams = (io::stdin(), io::stdout(), io::stderr());

@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use chappe_sys::{SemaphorePlace, shared_layout};
+use chappe_sys::{SemaphorePlace, SharedLayout, shared_layout};
 
 /// Worker slots in a zone.
 pub const SLOTS: usize = 4096;
@@ -36,8 +36,16 @@ pub(super) const HANDLER_BUCKETS: usize = 8;
 /// "chappezn", read as a number.
 pub(super) const MAGIC: u64 = 0x6368_6170_7065_7A6E;
 
-/// Raised with every change of this file's types.
-pub(super) const VERSION: u64 = 3;
+/// Raised with every change of what is in the zone: of this file's types, of the order of
+/// [`Counter`](super::Counter), of the numbers that stand for states, of the hash of
+/// addresses. Two programs with the same number can have one zone.
+pub(super) const VERSION: u64 = 4;
+
+/// Changes by itself with every change of this file's types.
+pub(super) const DIGEST: u64 = Layout::DIGEST;
+
+/// The size of a zone.
+pub(super) const ZONE_BYTES: u64 = size_of::<Layout>() as u64;
 
 shared_layout! {
     /// What a reader checks before it believes the rest.
@@ -46,7 +54,17 @@ shared_layout! {
     pub(super) struct Header {
         pub(super) magic: AtomicU64,
         pub(super) version: AtomicU64,
+        pub(super) digest: AtomicU64,
         pub(super) bytes: AtomicU64,
+    }
+}
+
+shared_layout! {
+    /// The secret of the addresses' hash. Written once, before the first fork.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct PeerSecret {
+        pub(super) words: [AtomicU64; 2],
     }
 }
 
@@ -198,6 +216,7 @@ shared_layout! {
     #[repr(align(64))]
     pub(super) struct Layout {
         pub(super) header: Header,
+        pub(super) peer_secret: PeerSecret,
         pub(super) worker_ready: Bell,
         pub(super) permit_pool: PermitPool,
         pub(super) connection_ids: ConnectionIds,

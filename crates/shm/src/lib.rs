@@ -14,6 +14,7 @@
 
 mod counter;
 mod handler_times;
+mod header;
 mod history;
 mod layout;
 mod load;
@@ -24,6 +25,7 @@ mod zone;
 
 pub use counter::{Count, Counter, CounterValues, SharedCounters, ThreadCounters};
 pub use handler_times::{HANDLER_BOUNDS_US, HandlerTimes};
+pub use header::ZoneError;
 pub use history::History;
 pub use layout::{HANDLER_THREADS_MAX, SLOTS};
 pub use load::{Accepting, Load};

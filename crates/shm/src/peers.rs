@@ -16,8 +16,8 @@
 //! A place is one word, so a reader never sees the number of another address. An
 //! address has two sets in which its place can be, and never moves: a look-up is two
 //! cache lines in each table, and an empty place is just empty, without a mark that
-//! somebody must sweep up. The hash is keyed with a secret of the master, which its
-//! workers inherit: nobody can find addresses that share their sets.
+//! somebody must sweep up. The hash is keyed with a secret that lies in the zone:
+//! nobody outside can find addresses that share their sets.
 //!
 //! Two workers may have the last free place of an address in sight at once.
 //! So each first counts its own connection, then adds up; both orders are
@@ -34,7 +34,8 @@
 //! `Peers` belongs to the event loop, which touches it at accept and close only; the
 //! master clears the table of a slot that it frees. Nothing here ever sleeps.
 
-use std::hash::{BuildHasher, RandomState};
+use std::fmt;
+use std::hash::Hasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -67,6 +68,27 @@ pub enum Admission {
 pub struct Peers {
     zone: Arc<Zone>,
     own: usize,
+    secret: Secret,
+}
+
+/// The key of the hash of addresses. In the zone, so that whoever maps it finds the places
+/// that others have chosen.
+#[derive(Clone, Copy)]
+pub(super) struct Secret([u64; 2]);
+
+impl Secret {
+    #[expect(deprecated, reason = "the one hasher of std that takes its key: SipHash 2-4")]
+    fn hash(self, words: [u64; 2]) -> u64 {
+        let mut hasher = std::hash::SipHasher::new_with_keys(self.0[0], self.0[1]);
+        words.into_iter().for_each(|word| hasher.write_u64(word));
+        hasher.finish()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 /// Where an address can be found, and how it is told from others.
@@ -78,13 +100,13 @@ struct Key {
 }
 
 impl Key {
-    fn new(hasher: &RandomState, address: IpAddr) -> Self {
-        let prefix = match address.to_canonical() {
+    fn new(secret: Secret, address: IpAddr) -> Self {
+        let (family, prefix) = match address.to_canonical() {
             IpAddr::V4(address) => (4, u64::from(address.to_bits())),
             // One customer, one host, often one socket after the other has a /64.
             IpAddr::V6(address) => (6, (address.to_bits() >> 64) as u64),
         };
-        let (first, second) = (hasher.hash_one(prefix), hasher.hash_one((prefix, 1)));
+        let (first, second) = (secret.hash([family, prefix]), secret.hash([family + 1, prefix]));
         // The lower bits choose the sets, the upper ones are the fingerprint.
         let set = first & COUNT & (SETS - 1);
         // Never the same one twice, or its places would be added up twice.
@@ -127,14 +149,15 @@ impl Key {
 
 impl Peers {
     pub(super) fn new(zone: Arc<Zone>, own: usize) -> Self {
-        Self { zone, own }
+        let secret = zone.peer_secret();
+        Self { zone, own, secret }
     }
 
     /// Counts one more connection of an address, if all workers together have less
     /// than `limit` of them.
     pub fn admit(&mut self, address: IpAddr, limit: u32) -> Admission {
         let limit = u64::from(limit);
-        let key = Key::new(self.zone.peer_hasher(), address);
+        let key = Key::new(self.secret, address);
         let Some(place) = key.place_in(self.own_table()) else {
             let is_full = self.elsewhere(key) >= limit;
             return if is_full { Admission::Refused } else { Admission::Uncounted };
@@ -152,7 +175,7 @@ impl Peers {
 
     /// A connection that was counted is closed.
     pub fn give_back(&mut self, address: IpAddr) {
-        let key = Key::new(self.zone.peer_hasher(), address);
+        let key = Key::new(self.secret, address);
         let place = key.place_in(self.own_table());
         let word = place.map_or(0, |place| place.load(Ordering::Relaxed));
         debug_assert!(word & COUNT > 0, "a connection is given back once");
@@ -237,10 +260,15 @@ fn set(place: &AtomicU64, word: u64) {
 }
 
 impl Zone {
+    fn peer_secret(&self) -> Secret {
+        let words = &self.layout().peer_secret.words;
+        Secret([0, 1].map(|nth: usize| words[nth].load(Ordering::Relaxed)))
+    }
+
     /// How many connections of an address all workers have counted.
     #[must_use]
     pub fn connections_of(&self, address: IpAddr) -> u64 {
-        let key = Key::new(self.peer_hasher(), address);
+        let key = Key::new(self.peer_secret(), address);
         self.live_slots().map(|index| key.count_in(&self.layout().peers[index])).sum()
     }
 
@@ -312,6 +340,27 @@ mod tests {
     }
 
     #[test]
+    fn the_secret_is_in_the_zone_and_each_zone_has_its_own() {
+        let (zone, other) = (Zone::create(1).unwrap(), Zone::create(1).unwrap());
+        let (_slot, mut peers) = spawn(&zone);
+        assert_eq!(peers.admit(address(7), 1), Admission::Counted);
+        let again = Zone::from_descriptor(zone.descriptor().unwrap()).unwrap();
+        assert_eq!(again.connections_of(address(7)), 1);
+        let words = [7, 7];
+        assert_eq!(again.peer_secret().hash(words), zone.peer_secret().hash(words));
+        assert_ne!(other.peer_secret().hash(words), zone.peer_secret().hash(words));
+        assert_eq!(format!("{peers:?}").matches("Secret").count(), 1, "it is not told");
+    }
+
+    /// From the authors' test vectors: the programs of an upgrade must have one hash.
+    #[test]
+    fn the_hash_is_siphash_2_4() {
+        // Bytes 0 to 15, as key and as message.
+        let words = [0x0706_0504_0302_0100, 0x0F0E_0D0C_0B0A_0908];
+        assert_eq!(Secret(words).hash(words.map(u64::to_le)), 0x3F2A_CC7F_57C2_9BDB);
+    }
+
+    #[test]
     fn what_a_dead_worker_had_ends_with_its_slot_and_the_next_one_starts_empty() {
         let zone = Zone::create(1).unwrap();
         let ((dead, mut dying), (_alive, mut living)) = (spawn(&zone), spawn(&zone));
@@ -360,7 +409,7 @@ mod tests {
         const FREE_STEPS: u32 = 12;
         let zone = Zone::create(1).unwrap();
         let ((_a, one), (_b, two)) = (spawn(&zone), spawn(&zone));
-        let key = Key::new(zone.peer_hasher(), address(1));
+        let key = Key::new(zone.peer_secret(), address(1));
         // Bit N of the order says whose step is the Nth; then the one finishes first.
         for order in 0_u32..1 << FREE_STEPS {
             let attempt = |peers| {

@@ -2,16 +2,17 @@
 //! spawns and freed after deaths, totals over the living and the dead.
 
 use std::fmt;
-use std::hash::RandomState;
 use std::io;
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chappe_sys::crash::step;
-use chappe_sys::{Semaphore, SharedMapping, clock};
+use chappe_sys::{Semaphore, SharedFile, SharedMapping, clock, random};
 
 use super::counter::{Counter, CounterValues};
-use super::layout::{Layout, MAGIC, SLOTS, SlotLayout, VERSION};
+use super::header::{self, ZoneError};
+use super::layout::{Layout, SLOTS, SlotLayout, ZONE_BYTES};
 use super::slot::{Slot, SlotState};
 
 /// How often a reader of the totals tries before it gives up: the master holds the
@@ -29,36 +30,66 @@ pub struct Zone {
     /// What the master has found out about the memory, and whether it was told.
     is_damaged: AtomicBool,
     was_told: AtomicBool,
-    /// The secret of the addresses' hash. Workers have it from their master's memory.
-    peer_hasher: RandomState,
+    /// `None` in a process that has closed the descriptor. Under a lock for its owner's
+    /// sake: only the one thread of the master and of a new worker ever asks.
+    file: Mutex<Option<SharedFile>>,
 }
 
 impl Zone {
-    /// Maps a new zone with permits for `max_connections` connections.
+    /// Makes a new zone with permits for `max_connections` connections.
     ///
     /// # Errors
     /// When there is no memory or descriptor left, or `max_connections` is beyond
-    /// `SEM_VALUE_MAX`.
+    /// [`Semaphore::VALUE_MAX`].
     pub fn create(max_connections: u32) -> io::Result<Arc<Self>> {
-        let mapping = SharedMapping::<Layout>::create("chappe-zone")?;
-        let bytes = u64::try_from(size_of::<Layout>()).map_err(io::Error::other)?;
-        mapping.header.bytes.store(bytes, Ordering::Relaxed);
-        mapping.header.version.store(VERSION, Ordering::Relaxed);
-        mapping.permit_pool.limit.store(max_connections, Ordering::Relaxed);
-        mapping.connection_ids.next.store(1, Ordering::Relaxed);
-        mapping.init_semaphore(|layout| &layout.worker_ready.semaphore, 0)?;
-        mapping.init_semaphore(|layout| &layout.permit_pool.permits, max_connections)?;
-        // Last: a zone with its magic number is complete.
-        mapping.header.magic.store(MAGIC, Ordering::Release);
+        let file = SharedFile::create("chappe-zone", ZONE_BYTES)?;
+        fill(&file, max_connections)?;
+        Ok(Self::map(file)?)
+    }
+
+    /// Maps the zone behind a descriptor that another program had from
+    /// [`descriptor`](Self::descriptor), and keeps the descriptor.
+    ///
+    /// # Errors
+    /// When it is no zone, or not one that this program and that one both understand.
+    pub fn from_descriptor(descriptor: OwnedFd) -> Result<Arc<Self>, ZoneError> {
+        Self::map(SharedFile::from_descriptor(descriptor)?)
+    }
+
+    fn map(file: SharedFile) -> Result<Arc<Self>, ZoneError> {
+        header::check(&file)?;
+        let mapping = file.map::<Layout>(0)?;
+        let worker_ready = mapping.find_semaphore(|layout| &layout.worker_ready.semaphore);
+        let permits = mapping.find_semaphore(|layout| &layout.permit_pool.permits);
+        let damaged = |name| ZoneError::Damaged { name };
         Ok(Arc::new(Self {
-            worker_ready: mapping.semaphore(|layout| &layout.worker_ready.semaphore),
-            connection_permits: mapping.semaphore(|layout| &layout.permit_pool.permits),
+            worker_ready: worker_ready.ok_or(damaged("worker_ready"))?,
+            connection_permits: permits.ok_or(damaged("connection_permits"))?,
             mapping,
             next_slot: AtomicUsize::new(0),
             is_damaged: AtomicBool::new(false),
             was_told: AtomicBool::new(false),
-            peer_hasher: RandomState::new(),
+            file: Mutex::new(Some(file)),
         }))
+    }
+
+    /// A descriptor of the zone, to hand on to a program that is to map it. It is closed
+    /// by exec unless the caller sees to it.
+    ///
+    /// # Errors
+    /// `NotFound` after [`close_descriptor`](Self::close_descriptor); `EMFILE`.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.file().as_ref().ok_or(io::ErrorKind::NotFound)?.descriptor()
+    }
+
+    /// In a process that was forked and only uses the zone: it has no business with the
+    /// descriptor. The zone stays mapped.
+    pub fn close_descriptor(&self) {
+        self.file().take();
+    }
+
+    fn file(&self) -> MutexGuard<'_, Option<SharedFile>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn mapping(&self) -> &Arc<SharedMapping<Layout>> {
@@ -67,10 +98,6 @@ impl Zone {
 
     pub(super) fn layout(&self) -> &Layout {
         &self.mapping
-    }
-
-    pub(super) fn peer_hasher(&self) -> &RandomState {
-        &self.peer_hasher
     }
 
     /// The bell that workers ring when they are ready, see `silence_ready`.
@@ -233,6 +260,20 @@ impl Zone {
     }
 }
 
+/// Writes what is not 0 in a new zone, its header last.
+fn fill(file: &SharedFile, max_connections: u32) -> io::Result<()> {
+    let layout = file.map::<Layout>(0)?;
+    for (word, random) in layout.peer_secret.words.iter().zip(random::key()?) {
+        word.store(random, Ordering::Relaxed);
+    }
+    layout.permit_pool.limit.store(max_connections, Ordering::Relaxed);
+    layout.connection_ids.next.store(1, Ordering::Relaxed);
+    layout.init_semaphore(|layout| &layout.worker_ready.semaphore, 0)?;
+    layout.init_semaphore(|layout| &layout.permit_pool.permits, max_connections)?;
+    header::write(&layout.header);
+    Ok(())
+}
+
 fn clear_lines(cells: &SlotLayout, used: usize) {
     for line in &cells.lines[..used] {
         for cell in &line.counters {
@@ -281,6 +322,45 @@ mod tests {
         let report = slot.report();
         assert_eq!((report.worker, report.generation), (3, 7));
         assert_eq!(report.state, SlotState::Ready);
+    }
+
+    #[test]
+    fn who_has_the_descriptor_has_the_same_zone() {
+        let zone = Zone::create(5).unwrap();
+        let slot = zone.claim_slot(3, 7).unwrap();
+        assert!(slot.permits().try_take());
+        slot.counters(ThreadRole::EventLoop).add(Counter::FramesReceived, 40);
+        slot.mark_ready();
+
+        let again = Zone::from_descriptor(zone.descriptor().unwrap()).unwrap();
+        let reports = again.reports();
+        assert_eq!(reports.len(), 1);
+        assert_eq!((reports[0].worker, reports[0].generation), (3, 7));
+        assert_eq!(again.totals().unwrap().get(Counter::FramesReceived), 40);
+        assert_eq!((again.limit(), again.connection_permits().value()), (5, 4));
+        assert!(again.worker_ready().try_wait());
+        // What the one does the other sees.
+        let next = again.claim_slot(4, 8).unwrap();
+        assert_ne!(next.index(), slot.index());
+        assert_eq!(zone.reports().len(), 2);
+        again.set_limit(2);
+        assert_eq!((zone.limit(), zone.debt(), zone.connection_permits().value()), (2, 0, 1));
+        assert_eq!((next.connection_ids(1), slot.connection_ids(1)), (1, 2));
+    }
+
+    #[test]
+    fn a_process_can_give_the_descriptor_up_and_keep_the_zone() {
+        let zone = Zone::create(5).unwrap();
+        zone.close_descriptor();
+        zone.close_descriptor();
+        assert_eq!(zone.descriptor().unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(zone.connection_permits().value(), 5);
+    }
+
+    #[test]
+    fn more_permits_than_a_semaphore_can_have_are_an_error() {
+        let error = Zone::create(Semaphore::VALUE_MAX + 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

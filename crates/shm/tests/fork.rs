@@ -26,6 +26,7 @@ fn main() {
         ("counts_arrive_and_survive_the_worker", counts_arrive_and_survive_the_worker),
         ("permits_of_killed_workers_come_back", permits_of_killed_workers_come_back),
         ("only_kept_descriptors_survive", only_kept_descriptors_survive),
+        ("a_worker_gives_the_zones_descriptor_up", a_worker_gives_the_zones_descriptor_up),
         ("the_title_is_what_ps_shows", the_title_is_what_ps_shows),
     ];
     let failed = tests.iter().filter(|(name, test)| !passes(name, *test)).count();
@@ -165,6 +166,37 @@ fn only_kept_descriptors_survive() {
     })
     .expect("fork");
     assert_eq!(exit_code(pid), 0);
+}
+
+/// Its number is another file's afterwards, and nobody closes that one.
+fn a_worker_gives_the_zones_descriptor_up() {
+    let zone = Zone::create(1).expect("zone");
+    let pid = process::fork_worker(|_| {
+        let before = zones();
+        zone.close_descriptor();
+        let is_closed = before.len() == 1 && zones().is_empty() && zone.descriptor().is_err();
+        let reused = open_null();
+        zone.close_descriptor();
+        let is_reused = before == [reused.as_raw_fd()];
+        // Still there, and still the same zone.
+        zone.connection_permits().post();
+        succeed(reused.metadata().map(|_| is_closed && is_reused))
+    })
+    .expect("fork");
+    assert_eq!(exit_code(pid), 0);
+    assert_eq!(zones().len(), 1, "the master keeps its own");
+    let again = Zone::from_descriptor(zone.descriptor().expect("descriptor")).expect("zone");
+    assert_eq!(again.connection_permits().value(), 2);
+}
+
+/// The descriptors of zones that this process has.
+fn zones() -> Vec<i32> {
+    let entries = fs::read_dir("/proc/self/fd").expect("/proc").flatten();
+    let is_zone = |target: &std::path::Path| target.starts_with("/memfd:chappe-zone (deleted)");
+    entries
+        .filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| is_zone(&target)))
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 fn open_null() -> fs::File {
