@@ -115,6 +115,7 @@ fn each_operation_alone() {
 /// not so many.
 fn dies_at(nth: u64, name: &str, limit: u32, operate: fn(&mut Sharer)) -> bool {
     let zone = Zone::create(LIMIT).expect("zone");
+    zone.provide_peer_tables(2).expect("tables of addresses");
     let slot = |number| zone.claim_slot(number, 1).expect("a slot");
     let mut living = Sharer::new(slot(0));
     (0..2).for_each(|_| living.accept(loopback(1)));

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         ("the_oldest_of_four_drains_is_ended", the_oldest_of_four_drains_is_ended),
         ("a_drain_beyond_its_time_is_killed", a_drain_beyond_its_time_is_killed),
         ("ttin_and_ttou_hold_until_the_number_changes", ttin_and_ttou),
+        ("ttin_beyond_the_tables_of_addresses", ttin_beyond_the_tables_of_addresses),
         ("a_reload_heals_workers_that_cannot_boot", a_reload_heals_a_crash_loop),
         ("a_worker_killed_during_a_reload_is_replaced", a_worker_killed_during_a_reload),
         ("logs_that_move_during_a_reload_are_left", logs_that_move_during_a_reload),
@@ -257,6 +258,30 @@ fn ttin_and_ttou() {
     play(&site, "worker_processes = 4");
     assert_reloads(&site, 3);
     wait_until("the configuration holds", || serving(&site) == 4);
+    assert_eq!(site.status()["totals"]["workers_died"], 0);
+}
+
+/// Workers that are there can't see a table that is made later.
+fn ttin_beyond_the_tables_of_addresses() {
+    let site = Site::new("");
+    play(&site, "worker_processes = 1\n[limits]\nconnections_per_ip = 5");
+    let server = site.start();
+    let first = worker_pids(&site.status());
+    for wanted in 2..=4 {
+        server.signal(Signal::SIGTTIN);
+        wait_until("one more serves", || serving(&site) == wanted);
+    }
+    let line = "tables of addresses are handed out anew";
+    assert!(
+        worker_pids(&site.status()).contains(&first[0]) && !site.log("master.log").contains(line)
+    );
+    server.signal(Signal::SIGTTIN);
+    wait_until("five serve", || serving(&site) == 5);
+    assert!(site.log("master.log").contains(line));
+    assert!(!worker_pids(&site.status()).contains(&first[0]), "all were forked anew");
+    server.signal(Signal::SIGTTIN);
+    wait_until("six serve", || serving(&site) == 6);
+    assert_eq!(site.log("master.log").matches(line).count(), 1, "there are twenty now");
     assert_eq!(site.status()["totals"]["workers_died"], 0);
 }
 

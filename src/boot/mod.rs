@@ -33,8 +33,9 @@ use crate::handler::Handlers;
 use crate::master::PidFileError;
 use crate::worker;
 
-// All workers of a reload's new generation and of three draining ones have slots.
-const _: () = assert!(4 * config::WORKER_PROCESSES_MAX as usize <= chappe_shm::SLOTS);
+// There are slots for all workers of all generations that can be alive.
+const _: () =
+    assert!(chappe_shm::GENERATIONS * config::WORKER_PROCESSES_MAX as usize <= chappe_shm::SLOTS);
 
 /// Done.
 const DONE: u8 = 0;

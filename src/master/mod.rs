@@ -256,7 +256,7 @@ pub(crate) fn run(
     on_ready: impl FnOnce(&[Address]) -> io::Result<()>,
 ) -> Result<(), StartError> {
     let step = |step| move |cause| StartError::System { step, cause };
-    let zone = Zone::create(setup.config.max_connections).map_err(step("shared memory"))?;
+    let zone = spawn::make_zone(&setup.config).map_err(step("shared memory"))?;
     let signals = Signals::new(&chappe_sys::signals::USED).map_err(step("signal handlers"))?;
     let workers = setup.config.effective_worker_processes();
     let mut master = Master {

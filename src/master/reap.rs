@@ -142,7 +142,7 @@ impl Master<'_> {
         };
     }
 
-    /// Tells, once, that a worker has written over what it shares with us.
+    /// Logs, once, that a worker has written over a semaphore that it shares with us.
     pub(super) fn report_damage(&self) {
         if self.zone.take_damage() {
             log::error!(

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::plan::{Due, Event, Verdict};
 use super::stop::{CUT_GRACE, FAST_STOP_MAX};
-use super::{Master, Worker};
+use super::{Master, Worker, spawn};
 use crate::channel::Message;
 use crate::config::{Changes, Config, ConfigErrors, match_listeners};
 use crate::listen::Bound;
@@ -176,6 +176,9 @@ impl Master<'_> {
             .metrics
             .next(&config)
             .map_err(|error| Failure::Other(format!("metrics: {error}")))?;
+        spawn::provide_peer_tables(&self.zone, &config, workers).map_err(|error| {
+            Failure::Other(format!("memory for limits.connections_per_ip: {error}"))
+        })?;
         let directory = &config.log.directory;
         let worker_logs = (0..workers)
             .map(|number| match self.worker_logs.get(usize::from(number)) {

@@ -33,7 +33,8 @@ impl Master<'_> {
         // With a socket for each worker number afterwards, whoever runs goes on with
         // the one that has its number, and nobody's socket is left alone.
         let are_even = |workers| self.listeners.iter().all(|bound| bound.is_even(workers));
-        if are_even(wanted) || (wanted > before && are_even(before)) {
+        let has_socket = are_even(wanted) || (wanted > before && are_even(before));
+        if has_socket && self.has_peer_tables(wanted.saturating_sub(before)) {
             let result = if wanted > before { self.add_workers(wanted) } else { Ok(()) };
             match result {
                 Ok(()) => self.remove_workers(wanted),
@@ -42,14 +43,23 @@ impl Master<'_> {
             return;
         }
         // A worker's own socket has connects in its queue and nobody else to take
-        // them: the others must be forked anew to have it.
-        log::info!("sockets are handed out anew, so this takes a new generation");
+        // them: the others must be forked anew to have it, or to have a table of addresses
+        // mapped that is not there yet.
+        let what = if has_socket { "tables of addresses" } else { "sockets" };
+        log::info!("{what} are handed out anew, so this takes a new generation");
         self.plan.resize_is_reload();
         self.manager.reloading();
         match self.resized_candidate(wanted) {
             Ok(candidate) => self.start_candidate(candidate),
             Err(failure) => self.report_failure(&failure, &[]),
         }
+    }
+
+    /// Whether there is a table of addresses for each of `more` workers, which those that
+    /// run have mapped, too. True while no address is limited.
+    fn has_peer_tables(&self, more: u16) -> bool {
+        self.config.limits.connections_per_ip == 0
+            || self.zone.free_peer_tables() >= usize::from(more)
     }
 
     fn add_workers(&mut self, wanted: u16) -> Result<(), String> {

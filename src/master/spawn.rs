@@ -11,15 +11,32 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use chappe_shm::Slot;
+use chappe_shm::{Slot, Zone};
 use chappe_sys::process::{self, ExitReason, Forked};
 use chappe_sys::{limits, privileges, signals};
 
 use super::owed::Owed;
 use super::{Assignment, Master, Worker};
 use crate::channel::{Channel, WorkerEnd};
-use crate::config::CpuAffinity;
+use crate::config::{Config, CpuAffinity};
 use crate::logging::{self, Copies, Role};
+
+/// The zone of a server that begins with this configuration.
+pub(super) fn make_zone(config: &Config) -> io::Result<Arc<Zone>> {
+    let zone = Zone::create(config.max_connections)?;
+    provide_peer_tables(&zone, config, config.effective_worker_processes())?;
+    Ok(zone)
+}
+
+/// Maps the tables in which `workers` workers of this configuration count addresses, if they
+/// do; to be called before they are forked. Tables stay when that is turned off: the workers
+/// that drain still have them.
+pub(super) fn provide_peer_tables(zone: &Zone, config: &Config, workers: u16) -> io::Result<()> {
+    if config.limits.connections_per_ip == 0 {
+        return Ok(());
+    }
+    zone.provide_peer_tables(workers)
+}
 
 impl Master<'_> {
     pub(super) fn spawn(&mut self, number: u16) -> io::Result<()> {

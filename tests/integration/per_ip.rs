@@ -12,7 +12,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::server::configuration;
-use crate::support::{DEADLINE, TestServer, connect_from, drain, receive_error, wait_for};
+use crate::support::{
+    DEADLINE, TestServer, connect_from, drain, proc, receive_error, wait_for, wait_until,
+};
 
 fn loopback(last: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))
@@ -127,6 +129,47 @@ fn a_reload_changes_it_and_the_old_workers_connections_count() {
         is_over.store(true, Ordering::Relaxed);
         done.unwrap_or_else(|panic| resume_unwind(panic));
     });
+}
+
+/// No process maps a table before somebody asks for it, and then as many as it can need.
+#[test]
+fn a_reload_turns_it_on_and_off_and_on_again() {
+    const TABLE: u64 = 1 << 20;
+    let toml = |limit: u32| {
+        format!("worker_drain_spread = \"0\"\n[limits]\nconnections_per_ip = {limit}\n")
+    };
+    let server = TestServer::start("per_ip_on_and_off", &toml(0));
+    let family = || [vec![server.pid()], server.worker_pids()].concat();
+    let mappings = |pid| proc::mapping_rights(pid, "memfd:chappe-zone").len();
+    for pid in family() {
+        assert_eq!(mappings(pid), 1);
+        assert!(proc::address_space_bytes(pid) < 1 << 30, "{}", proc::address_space_bytes(pid));
+    }
+    let space = proc::address_space_bytes(server.pid());
+    for limit in [2, 0, 3, 1] {
+        let old = server.worker_pids();
+        let text = configuration(&toml(limit));
+        fs::write(server.dir.join("chappe.toml"), text).expect("the configuration");
+        let reload = server.command(&["reload"]);
+        assert_eq!(reload.code, Some(0), "{reload:?}");
+        // They may take connects, by the old limit, until they hear that they shall drain.
+        wait_until("the old workers are gone", || !old.iter().any(|pid| proc::is_running(*pid)));
+        let clients: Vec<_> = (0..5).map(|_| visit(&server)).collect();
+        let served = clients.iter().flatten().count();
+        assert_eq!(served, if limit == 0 { 5 } else { limit as usize }, "limit {limit}");
+        drop(clients);
+        server.wait_status("/semaphores/connection_permits", |permits| permits == 100_000);
+        assert!(family().into_iter().all(|pid| mappings(pid) == 2), "limit {limit}");
+    }
+    let grown = proc::address_space_bytes(server.pid()) - space;
+    assert!((8 * TABLE..64 * TABLE).contains(&grown), "two workers, four generations: {grown}");
+}
+
+/// A client that is served; `None` if it is told that it is one too many.
+fn visit(server: &TestServer) -> Option<Client> {
+    let mut client = connect_from(loopback(1), server.address);
+    let reply = client.call(CODE_PING, b"").ok()?;
+    (reply.code == CODE_PING).then_some(client)
 }
 
 #[test]

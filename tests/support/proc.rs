@@ -62,6 +62,14 @@ pub(crate) fn open_descriptors(pid: i32) -> BTreeMap<i32, String> {
         .collect()
 }
 
+/// Whether the process can read or write (`rw-s`), or only read (`r--s`), each mapping of a
+/// file whose name begins so.
+pub(crate) fn mapping_rights(pid: i32, name: &str) -> Vec<String> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let of_file = maps.lines().filter(|line| line.contains(name));
+    of_file.filter_map(|line| Some(line.split(' ').nth(1)?.to_owned())).collect()
+}
+
 /// The names of the process's threads, by thread id.
 pub(crate) fn threads(pid: i32) -> BTreeMap<i32, String> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return BTreeMap::new() };
@@ -77,8 +85,17 @@ pub(crate) fn threads(pid: i32) -> BTreeMap<i32, String> {
 
 /// Resident memory in bytes; 0 if the process is gone.
 pub(crate) fn resident_bytes(pid: i32) -> u64 {
+    memory_bytes(pid, "VmRSS:")
+}
+
+/// Address space in bytes; 0 if the process is gone.
+pub(crate) fn address_space_bytes(pid: i32) -> u64 {
+    memory_bytes(pid, "VmSize:")
+}
+
+fn memory_bytes(pid: i32, field: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kib = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = text.lines().find_map(|line| line.strip_prefix(field));
     kib.and_then(|kib| kib.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 

@@ -66,6 +66,9 @@ impl Zone {
     /// # Errors
     /// Of the kernel.
     pub fn forbid_writes(&self, forked: &Forked) -> io::Result<()> {
+        if let Some(tables) = self.peer_tables().mapped() {
+            tables.forbid_writes(forked)?;
+        }
         self.mapping().forbid_writes(forked)
     }
 

@@ -2,16 +2,25 @@
 //!
 //! What different threads write lies in different cache lines: a counter that
 //! shares its line with another thread's counter costs both of them the line at
-//! every count. The zone is 4.2 GiB of address space, but a page exists only once it
-//! is touched, so nobody may scan it: `live` and `states` are the compact lists of the
-//! slots that are in use.
+//! every count. A page exists only once it is touched, so nobody may scan the zone: `live`
+//! and `states` are the compact lists of the slots that are in use, and `used` is that of
+//! the tables of addresses.
+//!
+//! ```text
+//! 0 ─ Layout, 230 MiB: mapped by all │ PEERS_OFFSET ─ PeerTable × SLOTS, 4 GiB: see `peer_tables`
+//! ```
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use chappe_sys::{SemaphorePlace, SharedLayout, shared_layout};
+use chappe_sys::{LayoutDigest, SemaphorePlace, SharedLayout, shared_layout};
 
 /// Worker slots in a zone.
 pub const SLOTS: usize = 4096;
+
+/// Generations of workers that can be alive: one that serves and three that drain, or two
+/// that drain while a reload makes another one ready. Workers that were told to leave at
+/// once are not among them.
+pub const GENERATIONS: usize = 4;
 
 /// The most handler threads of a worker that have a counter line.
 pub const HANDLER_THREADS_MAX: usize = 128;
@@ -41,11 +50,20 @@ pub(super) const MAGIC: u64 = 0x6368_6170_7065_7A6E;
 /// addresses. Two programs with the same number can have one zone.
 pub(super) const VERSION: u64 = 4;
 
-/// Changes by itself with every change of this file's types.
-pub(super) const DIGEST: u64 = Layout::DIGEST;
+/// Where the tables of addresses begin: at a page, whatever the size of one is.
+const PEERS_AT: usize = size_of::<Layout>().next_multiple_of(size_of::<PeerTable>());
 
-/// The size of a zone.
-pub(super) const ZONE_BYTES: u64 = size_of::<Layout>() as u64;
+/// The same, for those who map them: bytes from the beginning of the zone.
+pub(super) const PEERS_OFFSET: u64 = PEERS_AT as u64;
+
+/// The size of a zone in bytes, all [`SLOTS`] tables of addresses included.
+pub(super) const ZONE_BYTES: u64 = (PEERS_AT + SLOTS * size_of::<PeerTable>()) as u64;
+
+/// Changes by itself with every change of this file's types.
+pub(super) const DIGEST: u64 = LayoutDigest::of::<Layout>("zone")
+    .field("layout", 0, Layout::DIGEST)
+    .field("peer tables", PEERS_AT, <[PeerTable; SLOTS]>::DIGEST)
+    .finish();
 
 shared_layout! {
     /// What a reader checks before it believes the rest.
@@ -60,11 +78,17 @@ shared_layout! {
 }
 
 shared_layout! {
-    /// The secret of the addresses' hash. Written once, before the first fork.
+    /// What all processes know of the tables of addresses, see `peer_tables`. Written by the
+    /// master only.
     #[derive(Debug)]
     #[repr(align(64))]
-    pub(super) struct PeerSecret {
-        pub(super) words: [AtomicU64; 2],
+    pub(super) struct PeerDirectory {
+        /// The key of the hash of addresses. Written once, before the first fork.
+        pub(super) secret: [AtomicU64; 2],
+        /// How many tables the master has mapped, from the first one on.
+        pub(super) tables: AtomicU64,
+        /// One bit for each table, set while a worker has it.
+        pub(super) used: [AtomicU64; SLOTS / 64],
     }
 }
 
@@ -151,6 +175,8 @@ shared_layout! {
         pub(super) started_at_ms: AtomicU64,
         /// How many of `lines` were ever used since the claim, for readers.
         pub(super) lines_used: AtomicU32,
+        /// The number of its [`PeerTable`], from 1; 0: it has none.
+        pub(super) peer_table: AtomicU32,
     }
 }
 
@@ -203,7 +229,7 @@ shared_layout! {
 
 shared_layout! {
     /// How many connections of each address a worker has. Its event loop alone writes;
-    /// see `peers`. Whole pages, so that its memory can be given back.
+    /// see `peers` and `peer_tables`. Whole pages, so that its memory can be given back.
     #[derive(Debug)]
     #[repr(align(4096))]
     pub(super) struct PeerTable {
@@ -216,7 +242,7 @@ shared_layout! {
     #[repr(align(64))]
     pub(super) struct Layout {
         pub(super) header: Header,
-        pub(super) peer_secret: PeerSecret,
+        pub(super) peers: PeerDirectory,
         pub(super) worker_ready: Bell,
         pub(super) permit_pool: PermitPool,
         pub(super) connection_ids: ConnectionIds,
@@ -228,8 +254,6 @@ shared_layout! {
         /// One `SlotState` a slot, apart from the slots.
         pub(super) states: [AtomicU32; SLOTS],
         pub(super) slots: [SlotLayout; SLOTS],
-        /// One a slot, apart from the slots: untouched while no limit is set.
-        pub(super) peers: [PeerTable; SLOTS],
     }
 }
 
@@ -245,6 +269,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Counter;
     use std::collections::BTreeMap;
     use std::mem::offset_of;
     use std::ops::Range;
@@ -260,6 +285,7 @@ mod tests {
             ("whoever is ready", offset_of!(Layout, worker_ready), size_of::<Bell>()),
             ("event loops: permits", offset_of!(Layout, permit_pool), size_of::<PermitPool>()),
             ("event loops: ids", offset_of!(Layout, connection_ids), size_of::<ConnectionIds>()),
+            ("master", offset_of!(Layout, peers), size_of::<PeerDirectory>()),
             ("master", offset_of!(Layout, totals), size_of::<Totals>()),
             ("master", offset_of!(Layout, history), size_of::<HistoryLine>()),
             ("master", offset_of!(Layout, live), size_of::<[AtomicU64; SLOTS / 64]>()),
@@ -283,7 +309,7 @@ mod tests {
                     at(offset_of!(SlotLayout, handler_times)) + nth * size_of::<TurnTimes>();
                 add(format!("times {nth} of {slot}"), times, size_of::<TurnTimes>());
             }
-            let peers = offset_of!(Layout, peers) + slot * size_of::<PeerTable>();
+            let peers = PEERS_AT + slot * size_of::<PeerTable>();
             add(format!("addresses of {slot}"), peers, size_of::<PeerTable>());
         }
         all
@@ -301,6 +327,19 @@ mod tests {
             }
         }
         None
+    }
+
+    /// When this fails, the zone means something else than it did: raise `VERSION`, and
+    /// write the three numbers down here. A counter that is appended changes nothing.
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn what_the_zone_means_has_a_version() {
+        let counters = Counter::ALL[..33].iter();
+        let names = counters.fold(LayoutDigest::of::<u64>("counters"), |digest, counter| {
+            digest.field(counter.name(), counter.index(), 0)
+        });
+        let is = (VERSION, DIGEST, names.finish());
+        assert_eq!(is, (4, 0xB2A2_C365_B3B8_84A9, 0x8F81_E623_09C2_FC6E), "{is:#X?}");
     }
 
     #[test]

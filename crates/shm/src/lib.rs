@@ -2,8 +2,9 @@
 //! names for what is in it.
 //!
 //! ```text
-//! header │ worker_ready │ connection_permits, debt, limit │ ids │ totals │ history │ live, states
-//!        │ slot 0 … slot 4095 │ addresses of slot 0 … of slot 4095
+//! header │ tables of addresses: secret, which are used │ worker_ready
+//!        │ connection_permits, debt, limit │ ids │ totals │ history │ live, states
+//!        │ slot 0 … slot 4095 ║ tables of addresses, mapped as far as they are needed
 //! slot = identity │ event loop's own line │ send semaphore │ one counter line a thread
 //! ```
 //!
@@ -18,6 +19,7 @@ mod header;
 mod history;
 mod layout;
 mod load;
+mod peer_tables;
 mod peers;
 mod permits;
 mod slot;
@@ -27,7 +29,7 @@ pub use counter::{Count, Counter, CounterValues, SharedCounters, ThreadCounters}
 pub use handler_times::{HANDLER_BOUNDS_US, HandlerTimes};
 pub use header::ZoneError;
 pub use history::History;
-pub use layout::{HANDLER_THREADS_MAX, SLOTS};
+pub use layout::{GENERATIONS, HANDLER_THREADS_MAX, SLOTS};
 pub use load::{Accepting, Load};
 pub use peers::{Admission, Peers};
 pub use permits::{PermitBooks, Permits};

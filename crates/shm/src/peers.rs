@@ -3,10 +3,10 @@
 //! **Nothing is taken from a common pot, so nothing has to be given back.** Each
 //! worker counts its own connections in a table of its own, which it alone writes,
 //! and whoever accepts adds up the tables of all live workers. A worker that dies, at
-//! whatever instant, takes its table with it: its counts end with the one store that
-//! frees its slot. One table for all with a total for each address would be read
-//! faster, but what a dead worker had added to it would have to be worked out from a
-//! second table of each worker, address by address.
+//! whatever instant, takes its table with it: its counts end with the one store by which
+//! the master takes the table back. One table for all with a total for each address
+//! would be read faster, but what a dead worker had added to it would have to be worked
+//! out from a second table of each worker, address by address.
 //!
 //! ```text
 //! place = fingerprint of the address, 40 bits │ connections, 24 bits      0 = empty
@@ -26,13 +26,14 @@
 //! the last of them to do so finds room, and tries once more.
 //!
 //! Both sets of an address may be full: 65 536 addresses a worker always fit, and
-//! about 95 000 usually do. Then the connection is let in and is not counted
-//! ([`Admission::Uncounted`]): a limit on single addresses that refused everybody
-//! else would be the outage it shall prevent, and `max_connections` holds in any
-//! case. Addresses that have a place are limited as before.
+//! about 95 000 usually do. Then, and when a worker has no table (`peer_tables`), the
+//! connection is let in and is not counted ([`Admission::Uncounted`]): a limit on single
+//! addresses that refused everybody else would be the outage it shall prevent, and
+//! `max_connections` holds in any case. Addresses that have a place are limited as
+//! before.
 //!
 //! `Peers` belongs to the event loop, which touches it at accept and close only; the
-//! master clears the table of a slot that it frees. Nothing here ever sleeps.
+//! master clears the table of a worker that is gone. Nothing here ever sleeps.
 
 use std::fmt;
 use std::hash::Hasher;
@@ -43,6 +44,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use chappe_sys::crash::step;
 
 use super::layout::{PEER_PLACES, PEER_WAYS, PeerTable};
+use super::peer_tables::PeerTables;
 use super::zone::Zone;
 
 const SETS: u64 = (PEER_PLACES / PEER_WAYS) as u64;
@@ -58,7 +60,7 @@ pub enum Admission {
     Counted,
     /// Its address has as many as it may have.
     Refused,
-    /// It may stay; there is no place for its address, so it was not counted.
+    /// It may stay; there is no place for its address, or no table, so it was not counted.
     Uncounted,
 }
 
@@ -67,12 +69,14 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Peers {
     zone: Arc<Zone>,
-    own: usize,
+    tables: PeerTables,
+    /// The number of its own table; `None` when none was free for it.
+    own: Option<usize>,
     secret: Secret,
 }
 
-/// The key of the hash of addresses. In the zone, so that whoever maps it finds the places
-/// that others have chosen.
+/// The key of the hash of addresses. It lies in the zone, so that each process that maps the
+/// zone finds the places that others have chosen.
 #[derive(Clone, Copy)]
 pub(super) struct Secret([u64; 2]);
 
@@ -148,9 +152,9 @@ impl Key {
 }
 
 impl Peers {
-    pub(super) fn new(zone: Arc<Zone>, own: usize) -> Self {
-        let secret = zone.peer_secret();
-        Self { zone, own, secret }
+    pub(super) fn new(zone: Arc<Zone>, own: Option<usize>) -> Self {
+        let (tables, secret) = (zone.peer_tables(), zone.peer_secret());
+        Self { zone, tables, own, secret }
     }
 
     /// Counts one more connection of an address, if all workers together have less
@@ -158,7 +162,7 @@ impl Peers {
     pub fn admit(&mut self, address: IpAddr, limit: u32) -> Admission {
         let limit = u64::from(limit);
         let key = Key::new(self.secret, address);
-        let Some(place) = key.place_in(self.own_table()) else {
+        let Some(place) = self.own_table().and_then(|table| key.place_in(table)) else {
             let is_full = self.elsewhere(key) >= limit;
             return if is_full { Admission::Refused } else { Admission::Uncounted };
         };
@@ -176,7 +180,7 @@ impl Peers {
     /// A connection that was counted is closed.
     pub fn give_back(&mut self, address: IpAddr) {
         let key = Key::new(self.secret, address);
-        let place = key.place_in(self.own_table());
+        let place = self.own_table().and_then(|table| key.place_in(table));
         let word = place.map_or(0, |place| place.load(Ordering::Relaxed));
         debug_assert!(word & COUNT > 0, "a connection is given back once");
         if let Some(place) = place.filter(|_| word & COUNT > 0) {
@@ -185,14 +189,14 @@ impl Peers {
         }
     }
 
-    fn own_table(&self) -> &PeerTable {
-        &self.zone.layout().peers[self.own]
+    fn own_table(&self) -> Option<&PeerTable> {
+        self.tables.get(self.own?)
     }
 
     /// How many connections of an address the other workers have.
     fn elsewhere(&self, key: Key) -> u64 {
-        let others = self.zone.live_slots().filter(|&index| index != self.own);
-        others.map(|index| key.count_in(&self.zone.layout().peers[index])).sum()
+        let others = self.tables.in_use(&self.zone).filter(|(number, _)| Some(*number) != self.own);
+        others.map(|(_, table)| key.count_in(table)).sum()
     }
 }
 
@@ -261,7 +265,7 @@ fn set(place: &AtomicU64, word: u64) {
 
 impl Zone {
     fn peer_secret(&self) -> Secret {
-        let words = &self.layout().peer_secret.words;
+        let words = &self.layout().peers.secret;
         Secret([0, 1].map(|nth: usize| words[nth].load(Ordering::Relaxed)))
     }
 
@@ -269,18 +273,7 @@ impl Zone {
     #[must_use]
     pub fn connections_of(&self, address: IpAddr) -> u64 {
         let key = Key::new(self.peer_secret(), address);
-        self.live_slots().map(|index| key.count_in(&self.layout().peers[index])).sum()
-    }
-
-    /// Empties the table of a slot whose worker is gone, and gives its memory back.
-    pub(super) fn clear_peers(&self, index: usize) {
-        let places = &self.layout().peers[index].places;
-        if self.mapping().clear_words(|layout| &layout.peers[index].places).is_err() {
-            // Not with pages larger than the table's alignment, for example.
-            for place in places {
-                place.store(0, Ordering::Relaxed);
-            }
-        }
+        self.peer_tables().in_use(self).map(|(_, table)| key.count_in(table)).sum()
     }
 }
 
@@ -291,6 +284,13 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
     use std::sync::atomic::AtomicUsize;
     use std::thread;
+
+    /// A zone for two workers.
+    fn create() -> Arc<Zone> {
+        let zone = Zone::create(1).unwrap();
+        zone.provide_peer_tables(2).unwrap();
+        zone
+    }
 
     fn spawn(zone: &Arc<Zone>) -> (Slot, Peers) {
         let slot = zone.claim_slot(0, 1).expect("a free slot");
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_limit_holds_over_all_workers_and_for_each_address() {
-        let zone = Zone::create(1).unwrap();
+        let zone = create();
         let ((_a, mut one), (_b, mut two)) = (spawn(&zone), spawn(&zone));
         for limit in [1, 2, 7] {
             for nth in 0..limit {
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_network_of_64_bits_is_one_peer_and_a_mapped_address_is_the_address() {
-        let zone = Zone::create(1).unwrap();
+        let zone = create();
         let (_slot, mut peers) = spawn(&zone);
         let six = |upper: u64, lower: u64| {
             IpAddr::V6(Ipv6Addr::from_bits(u128::from(upper) << 64 | u128::from(lower)))
@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn the_secret_is_in_the_zone_and_each_zone_has_its_own() {
-        let (zone, other) = (Zone::create(1).unwrap(), Zone::create(1).unwrap());
+        let (zone, other) = (create(), create());
         let (_slot, mut peers) = spawn(&zone);
         assert_eq!(peers.admit(address(7), 1), Admission::Counted);
         let again = Zone::from_descriptor(zone.descriptor().unwrap()).unwrap();
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn what_a_dead_worker_had_ends_with_its_slot_and_the_next_one_starts_empty() {
-        let zone = Zone::create(1).unwrap();
+        let zone = create();
         let ((dead, mut dying), (_alive, mut living)) = (spawn(&zone), spawn(&zone));
         assert_eq!(dying.admit(address(7), 3), Admission::Counted);
         assert_eq!(dying.admit(address(7), 3), Admission::Counted);
@@ -382,7 +382,7 @@ mod tests {
 
     #[test]
     fn so_many_addresses_fit_and_one_without_a_place_is_let_in_uncounted() {
-        let zone = Zone::create(1).unwrap();
+        let zone = create();
         let ((_a, mut peers), (_b, mut other)) = (spawn(&zone), spawn(&zone));
         for number in 0..65_536 {
             assert_eq!(peers.admit(address(number), 1), Admission::Counted, "{number}");
@@ -400,20 +400,20 @@ mod tests {
         for number in 0..homeless {
             peers.give_back(address(number));
         }
-        let used = zone.layout().peers[0].places.iter();
+        let used = peers.own_table().unwrap().places.iter();
         assert_eq!(used.filter(|place| place.load(Ordering::Relaxed) != 0).count(), 0);
     }
 
     #[test]
     fn of_two_that_compete_one_is_admitted_in_whatever_order_their_steps_come() {
         const FREE_STEPS: u32 = 12;
-        let zone = Zone::create(1).unwrap();
+        let zone = create();
         let ((_a, one), (_b, two)) = (spawn(&zone), spawn(&zone));
         let key = Key::new(zone.peer_secret(), address(1));
         // Bit N of the order says whose step is the Nth; then the one finishes first.
         for order in 0_u32..1 << FREE_STEPS {
             let attempt = |peers| {
-                let place = key.place_in(Peers::own_table(peers)).unwrap();
+                let place = key.place_in(Peers::own_table(peers).unwrap()).unwrap();
                 Attempt { peers, key, place, before: 0, limit: 1, step: Step::Claim }
             };
             let mut attempts = [attempt(&one), attempt(&two)];
@@ -435,7 +435,7 @@ mod tests {
     #[test]
     fn threads_that_compete_never_have_more_than_the_limit() {
         const ROUNDS: usize = 5000;
-        let zone = Zone::create(1).unwrap();
+        let zone = create();
         let arrived = AtomicUsize::new(0);
         let admitted: Vec<_> = (0..ROUNDS).map(|_| AtomicUsize::new(0)).collect();
         // Both are at the same place when they go on, nanoseconds apart at best.

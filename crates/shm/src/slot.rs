@@ -188,7 +188,7 @@ impl Slot {
     /// Access to the connections of each address, for the event loop only.
     #[must_use]
     pub fn peers(&self) -> Peers {
-        Peers::new(Arc::clone(&self.zone), self.index)
+        Peers::new(Arc::clone(&self.zone), self.peer_table())
     }
 
     /// The semaphore that this worker's send thread sleeps on.
@@ -300,6 +300,12 @@ impl Slot {
         let line = &self.layout().event_loop;
         line.inbox_bytes.store(inbox_bytes, Ordering::Relaxed);
         line.outbox_bytes.store(outbox_bytes, Ordering::Relaxed);
+    }
+
+    /// The number of its table of addresses, if it has one.
+    pub(super) fn peer_table(&self) -> Option<usize> {
+        let number = self.layout().identity.peer_table.load(Ordering::Relaxed);
+        usize::try_from(number).ok()?.checked_sub(1)
     }
 
     fn gauges(&self, now_ms: u64) -> Gauges {

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chappe_sys::crash::step;
@@ -13,6 +13,7 @@ use chappe_sys::{Semaphore, SharedFile, SharedMapping, clock, random};
 use super::counter::{Counter, CounterValues};
 use super::header::{self, ZoneError};
 use super::layout::{Layout, SLOTS, SlotLayout, ZONE_BYTES};
+use super::peer_tables::PeerTables;
 use super::slot::{Slot, SlotState};
 
 /// How often a reader of the totals tries before it gives up: the master holds the
@@ -27,12 +28,19 @@ pub struct Zone {
     /// Where the search for a free slot begins. Of this process alone; only the
     /// master's counts.
     next_slot: AtomicUsize,
-    /// What the master has found out about the memory, and whether it was told.
+    /// Whether a semaphore was found overwritten, and whether `take_damage` has said so.
     is_damaged: AtomicBool,
     was_told: AtomicBool,
-    /// `None` in a process that has closed the descriptor. Under a lock for its owner's
-    /// sake: only the one thread of the master and of a new worker ever asks.
-    file: Mutex<Option<SharedFile>>,
+    parts: Mutex<Parts>,
+}
+
+/// What the master replaces in its life. The lock is never contended: only the one thread
+/// of the master, or of a worker that was just forked, takes it.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// `None` in a process that has closed the descriptor.
+    pub(super) file: Option<SharedFile>,
+    pub(super) peer_tables: PeerTables,
 }
 
 impl Zone {
@@ -47,11 +55,12 @@ impl Zone {
         Ok(Self::map(file)?)
     }
 
-    /// Maps the zone behind a descriptor that another program had from
-    /// [`descriptor`](Self::descriptor), and keeps the descriptor.
+    /// Maps the zone of another program, by a descriptor that it had from
+    /// [`descriptor`](Self::descriptor), and keeps the descriptor. With the tables of
+    /// addresses that the other one has mapped.
     ///
     /// # Errors
-    /// When it is no zone, or not one that this program and that one both understand.
+    /// When it is not a zone, or not one of this program's layout and version.
     pub fn from_descriptor(descriptor: OwnedFd) -> Result<Arc<Self>, ZoneError> {
         Self::map(SharedFile::from_descriptor(descriptor)?)
     }
@@ -61,6 +70,7 @@ impl Zone {
         let mapping = file.map::<Layout>(0)?;
         let worker_ready = mapping.find_semaphore(|layout| &layout.worker_ready.semaphore);
         let permits = mapping.find_semaphore(|layout| &layout.permit_pool.permits);
+        let peer_tables = PeerTables::of_zone(&file, &mapping)?;
         let damaged = |name| ZoneError::Damaged { name };
         Ok(Arc::new(Self {
             worker_ready: worker_ready.ok_or(damaged("worker_ready"))?,
@@ -69,7 +79,7 @@ impl Zone {
             next_slot: AtomicUsize::new(0),
             is_damaged: AtomicBool::new(false),
             was_told: AtomicBool::new(false),
-            file: Mutex::new(Some(file)),
+            parts: Mutex::new(Parts { file: Some(file), peer_tables }),
         }))
     }
 
@@ -79,17 +89,17 @@ impl Zone {
     /// # Errors
     /// `NotFound` after [`close_descriptor`](Self::close_descriptor); `EMFILE`.
     pub fn descriptor(&self) -> io::Result<OwnedFd> {
-        self.file().as_ref().ok_or(io::ErrorKind::NotFound)?.descriptor()
+        self.parts().file.as_ref().ok_or(io::ErrorKind::NotFound)?.descriptor()
     }
 
-    /// In a process that was forked and only uses the zone: it has no business with the
-    /// descriptor. The zone stays mapped.
+    /// Closes the descriptor in a forked process, which has no use for it. The zone stays
+    /// mapped.
     pub fn close_descriptor(&self) {
-        self.file().take();
+        self.parts().file = None;
     }
 
-    fn file(&self) -> MutexGuard<'_, Option<SharedFile>> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn mapping(&self) -> &Arc<SharedMapping<Layout>> {
@@ -106,15 +116,15 @@ impl Zone {
         &self.worker_ready
     }
 
-    /// Takes the rings of `worker_ready` down, before the master looks into the slots:
-    /// these say who it was. As many as there can be workers, so that one that goes mad
-    /// does not keep the master; what is left is taken the next time. Master only.
+    /// Takes the permits of `worker_ready`, before the master looks at the slots, which
+    /// say whose they were. At most one for each slot, so that a worker that posts without
+    /// end does not keep the master; the rest is taken at the next call. Master only.
     pub fn silence_ready(&self) {
         let rang = |_: &usize| self.sound(self.worker_ready.checked_try_wait()) == Some(true);
         (0..SLOTS).take_while(rang).for_each(drop);
     }
 
-    /// Notes that a semaphore has refused what it could not in a correct program.
+    /// Notes it when a semaphore has refused what it accepts in a correct program.
     pub(super) fn sound<T>(&self, result: Option<T>) -> Option<T> {
         if result.is_none() {
             self.is_damaged.store(true, Ordering::Relaxed);
@@ -122,8 +132,8 @@ impl Zone {
         result
     }
 
-    /// True once in this process, after a semaphore was found in a state in which no
-    /// correct program can have left it: a worker has written over it. Master only.
+    /// True once, after a semaphore was found in a state in which no correct program
+    /// leaves it: a worker has written over it. Master only.
     pub fn take_damage(&self) -> bool {
         self.is_damaged.load(Ordering::Relaxed) && !self.was_told.swap(true, Ordering::Relaxed)
     }
@@ -152,6 +162,8 @@ impl Zone {
         cells.identity.worker.store(u32::from(worker), Ordering::Relaxed);
         cells.identity.generation.store(generation, Ordering::Relaxed);
         cells.identity.started_at_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
+        let table = self.take_peer_table().and_then(|number| u32::try_from(number + 1).ok());
+        cells.identity.peer_table.store(table.unwrap_or(0), Ordering::Relaxed);
         cells.event_loop.heartbeat_ms.store(0, Ordering::Relaxed);
         cells.event_loop.wakes_by_ms.store(0, Ordering::Relaxed);
         cells.event_loop.accepting.store(0, Ordering::Relaxed);
@@ -194,8 +206,10 @@ impl Zone {
         let index = slot.index();
         step("fold: over");
         self.layout().live[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Release);
-        // Nobody reads it any more, and the next one who lives here finds it empty.
-        self.clear_peers(index);
+        if let Some(number) = slot.peer_table() {
+            self.layout().slots[index].identity.peer_table.store(0, Ordering::Relaxed);
+            self.return_peer_table(number);
+        }
     }
 
     /// Counts what the master itself counts. Master only.
@@ -246,24 +260,27 @@ impl Zone {
     }
 
     pub(super) fn live_slots(&self) -> impl Iterator<Item = usize> {
-        let words = self.layout().live.iter().enumerate();
-        let marked = words.flat_map(|(nth, word)| {
-            let mut left = word.load(Ordering::Acquire);
-            std::iter::from_fn(move || {
-                let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
-                left &= left - 1;
-                Some(64 * nth + bit)
-            })
-        });
         // Free slots may still be marked: the state tells.
-        marked.filter(|&index| self.state(index) != SlotState::Free)
+        bits(&self.layout().live).filter(|&index| self.state(index) != SlotState::Free)
     }
+}
+
+/// The numbers of the bits that are set.
+pub(super) fn bits(words: &[AtomicU64]) -> impl Iterator<Item = usize> {
+    words.iter().enumerate().flat_map(|(nth, word)| {
+        let mut left = word.load(Ordering::Acquire);
+        std::iter::from_fn(move || {
+            let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
+            left &= left - 1;
+            Some(64 * nth + bit)
+        })
+    })
 }
 
 /// Writes what is not 0 in a new zone, its header last.
 fn fill(file: &SharedFile, max_connections: u32) -> io::Result<()> {
     let layout = file.map::<Layout>(0)?;
-    for (word, random) in layout.peer_secret.words.iter().zip(random::key()?) {
+    for (word, random) in layout.peers.secret.iter().zip(random::key()?) {
         word.store(random, Ordering::Relaxed);
     }
     layout.permit_pool.limit.store(max_connections, Ordering::Relaxed);

@@ -219,14 +219,6 @@ impl<T: SharedLayout> SharedMapping<T> {
         place(self).init(Sharing::Processes, value)
     }
 
-    /// As [`SharedArray::clear_words`].
-    ///
-    /// # Errors
-    /// Of madvise.
-    pub fn clear_words(&self, words: impl FnOnce(&T) -> &[AtomicU64]) -> io::Result<()> {
-        self.0.clear_words(|array| words(&array[0]))
-    }
-
     /// As [`SharedArray::forbid_writes`].
     ///
     /// # Errors
