@@ -8,61 +8,39 @@
 //! The data path, in one worker:
 //!
 //! ```text
-//! socket -> net (event loop) -> dispatch (inbox, handler threads) -> handler
-//!                                                                      |
-//! socket <---- send (outbox, send thread asleep on the semaphore) <----+
+//! socket -> net (event loop) -> engine (inbox, turns on handler threads) -> handler
+//!                                                                            |
+//! socket <--- engine (outbox, send thread asleep on the semaphore) <---------+
 //!    ^-- net: EPOLLOUT, for a socket that was full
 //! ```
 //!
+//! What the bytes at both ends mean is defined by `protocol`.
+//!
 //! The control path: `cli` -> `boot` -> `master` (fork, watch, replace) -> `worker`
 //! (wires the data path); `chappe-shm` is the memory that both sides share. Imports
-//! point down these paths only; `tests/tidy.rs` holds the table.
+//! point down these paths only; `tests/tidy` holds the table.
 //!
 //! The client and the wire format are crates of their own, `chappe-client` and
 //! `chappe-wire`, for programs that want nothing else.
 //!
-//! Public and documented are [`Server`], [`client`], [`config`], [`handler`] and
-//! [`wire`]; the other modules are public for the models and tests only.
+//! [`handler`] is what handlers use. [`prefork`] has the command line and the master
+//! alone, for workers that are something else.
 
-#[cfg(not(loom))]
-#[doc(hidden)]
-pub mod boot;
-#[cfg(not(loom))]
-#[doc(hidden)]
-pub mod channel;
-#[cfg(not(loom))]
-#[doc(hidden)]
-pub mod cli;
-#[cfg(not(loom))]
-pub mod config;
-#[doc(hidden)]
-pub mod dispatch;
+mod boot;
+mod channel;
+mod cli;
+mod config;
 pub mod handler;
-#[cfg(not(loom))]
-#[doc(hidden)]
-pub mod listen;
-#[cfg(not(loom))]
-#[doc(hidden)]
-pub mod logging;
-#[cfg(not(loom))]
-#[doc(hidden)]
-pub mod master;
-#[cfg(not(loom))]
+mod listen;
+mod logging;
+mod master;
 mod metrics;
-#[cfg(not(loom))]
-#[doc(hidden)]
-pub mod net;
-#[doc(hidden)]
-pub mod send;
-#[cfg(not(loom))]
+mod net;
+pub mod prefork;
+mod protocol;
 mod server;
-#[doc(hidden)]
-pub mod sync;
-#[doc(hidden)]
-pub mod throttle;
-#[cfg(not(loom))]
-#[doc(hidden)]
-pub mod worker;
+mod throttle;
+mod worker;
 
 pub use chappe_client as client;
 pub use chappe_wire as wire;
@@ -70,5 +48,4 @@ pub use handler::{
     ConnectionInfo, Handle, Handler, HandlerError, Message, Outcome, Peer, Replies, Request,
     SendError,
 };
-#[cfg(not(loom))]
 pub use server::Server;

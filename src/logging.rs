@@ -8,6 +8,7 @@
 //! each line is also copied to standard error, if that takes it at once: nobody waits
 //! for whoever reads it.
 
+use chappe_sys::clock::Moment;
 use std::cell::RefCell;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -15,7 +16,6 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 use chappe_sys::stderr::Stderr;
 use log::{LevelFilter, Record};
@@ -194,7 +194,7 @@ fn log_panics() {
     let before = std::panic::take_hook();
     let throttle = Mutex::new(Throttle::new(PANICS_TOLD));
     std::panic::set_hook(Box::new(move |panic| {
-        let Some(held) = throttle.lock().admit(Instant::now()) else { return };
+        let Some(held) = throttle.lock().admit(Moment::now()) else { return };
         let text = panic.payload_as_str().unwrap_or("no text");
         let place = panic.location().map_or_else(String::new, ToString::to_string);
         log::error!("panic: {text} at={place}{held}");

@@ -1,13 +1,13 @@
 //! The crate's front door: an application's handlers behind the whole server.
 
 use crate::boot;
-use crate::handler::{Handler, Handlers};
-use chappe_wire::Code;
+use crate::handler::{Code, Handler, Handlers};
+
 use std::process::ExitCode;
 use std::sync::Arc;
 
 /// A server with handlers of your own. It has the command line, the signals and
-/// the configuration of the `chappe` binary, which is one without any.
+/// the configuration of the `chappe` binary, which is a server with the stock handlers only.
 ///
 /// ```no_run
 /// use chappe::{Outcome, Replies, Request, Server};
@@ -24,7 +24,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// With the stock handlers: ping, echo, time, who.
+    /// A server with the stock handlers: ping, echo, time, who.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

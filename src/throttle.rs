@@ -1,29 +1,34 @@
-//! How often one and the same warning is said: the first ones at once, the others
-//! as a number. A storm of equal lines hides all the other lines, and fills a disk.
+//! Limits how often the same warning is logged: the first ones are logged at once, of the
+//! others only the number. A storm of equal lines hides all other lines, and fills a disk.
 //!
-//! Pure: it is told what time it is, and says what to do. Whoever warns holds one,
-//! for each warning its own.
+//! Pure: callers pass the time, and log what is admitted. Each warning has a throttle of
+//! its own.
 
+use chappe_sys::clock::Moment;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long equal warnings are held back after the first ones.
-pub const WINDOW: Duration = Duration::from_secs(10);
+pub(crate) const WINDOW: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// Limits how often one warning is logged: in each [`WINDOW`] the first few are admitted,
+/// the others are counted.
 #[derive(Debug)]
-pub struct Throttle {
-    /// How many are said in a window.
+pub(crate) struct Throttle {
+    /// Warnings that are admitted in a window.
     burst: u32,
-    since: Option<Instant>,
-    said: u32,
+    /// When the window began.
+    since: Option<Moment>,
+    /// Warnings of this window that were admitted.
+    admitted: u32,
+    /// Warnings of this window that were held back.
     held: u64,
 }
 
-/// How many were held back, and in which time. Shows as ` (17 more in the last 10 s)`,
-/// or as nothing if there were none.
+/// How many warnings were held back, and in which time. Displayed as
+/// ` (17 more in the last 10 s)`, or as nothing if there were none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
+pub(crate) struct Held {
     count: u64,
     seconds: u64,
 }
@@ -31,31 +36,31 @@ pub struct Held {
 impl Throttle {
     /// Lets `burst` warnings through in each window.
     #[must_use]
-    pub const fn new(burst: u32) -> Self {
-        Self { burst, since: None, said: 0, held: 0 }
+    pub(crate) const fn new(burst: u32) -> Self {
+        Self { burst, since: None, admitted: 0, held: 0 }
     }
 
-    /// One more. `Some`: say it, and how many were not said before it.
-    pub fn admit(&mut self, now: Instant) -> Option<Held> {
-        let told = self.settle(now);
+    /// One more warning. `Some`: log it, with what was held back in the last window.
+    pub(crate) fn admit(&mut self, now: Moment) -> Option<Held> {
+        let held = self.settle(now);
         let since = *self.since.get_or_insert(now);
-        if self.said < self.burst {
-            self.said += 1;
-            let seconds = now.saturating_duration_since(since).as_secs();
-            return Some(told.unwrap_or(Held { count: 0, seconds }));
+        if self.admitted < self.burst {
+            self.admitted += 1;
+            let seconds = now.since(since).as_secs();
+            return Some(held.unwrap_or(Held { count: 0, seconds }));
         }
         self.held += 1;
         None
     }
 
-    /// At the end of a window: how many were held back in it, if any.
-    pub fn settle(&mut self, now: Instant) -> Option<Held> {
-        let elapsed = now.saturating_duration_since(self.since?);
+    /// Ends a window that is over. Returns how many warnings were held back in it, if any.
+    pub(crate) fn settle(&mut self, now: Moment) -> Option<Held> {
+        let elapsed = now.since(self.since?);
         if elapsed < WINDOW {
             return None;
         }
         let held = Held { count: self.held, seconds: elapsed.as_secs() };
-        (self.since, self.said, self.held) = (None, 0, 0);
+        (self.since, self.admitted, self.held) = (None, 0, 0);
         (held.count > 0).then_some(held)
     }
 }
@@ -74,23 +79,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_are_said_and_the_others_are_a_number() {
-        let start = Instant::now();
+    fn the_first_are_admitted_and_the_others_are_counted() {
+        let start = Moment::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut throttle = Throttle::new(2);
-        let said: Vec<_> = (0..19).filter_map(|_| throttle.admit(start)).collect();
-        assert_eq!(said.len(), 2);
-        assert!(said.iter().all(|held| held.to_string().is_empty()));
+        let admitted: Vec<_> = (0..19).filter_map(|_| throttle.admit(start)).collect();
+        assert_eq!(admitted.len(), 2);
+        assert!(admitted.iter().all(|held| held.to_string().is_empty()));
         assert_eq!(throttle.settle(at(9)), None);
         let held = throttle.settle(at(10)).unwrap();
         assert_eq!(held.to_string(), " (17 more in the last 10 s)");
-        assert_eq!(throttle.settle(at(20)), None, "told once");
+        assert_eq!(throttle.settle(at(20)), None, "reported already");
         assert!(throttle.admit(at(20)).unwrap().to_string().is_empty());
     }
 
     #[test]
-    fn a_warning_after_the_window_tells_what_was_held() {
-        let start = Instant::now();
+    fn a_warning_after_the_window_has_the_number_of_those_held_back() {
+        let start = Moment::now();
         let mut throttle = Throttle::new(1);
         assert!(throttle.admit(start).is_some());
         assert!(throttle.admit(start + Duration::from_secs(3)).is_none());

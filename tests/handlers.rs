@@ -82,7 +82,6 @@ fn main() -> ExitCode {
         ("a_quick_handler_that_takes_a_little_too_long_is_found", a_little_too_long_is_found),
         ("quick_handlers_run_on_the_loop_if_fused", quick_handlers_run_on_the_loop_if_fused),
         ("a_blocked_handler_holds_back_nobody", a_blocked_handler_holds_back_nobody),
-        ("helpers_come_when_the_first_thread_blocks", helpers_come_when_the_first_thread_blocks),
         ("messages_of_a_connection_wait_their_turn", messages_of_a_connection_wait_their_turn),
         ("quit_waits_for_a_handler_and_no_longer_than_told", quit_waits_for_a_handler),
         ("term_does_not_wait_for_a_handler", term_does_not_wait_for_a_handler),
@@ -214,7 +213,7 @@ fn a_quick_handler_that_is_not_is_demoted() {
     let (mut client, mut other) = (server.connect(), server.connect());
     assert_eq!(client.call(BOASTS, &[0]).expect("quick").code, BOASTS);
     assert_eq!(server.status_number("/totals/handlers_demoted"), 0);
-    // The first long turn casts doubt, the second call that is timed is one too many.
+    // The first long turn makes the handler suspect; the second call is timed, and demotes it.
     for _ in 0..2 {
         for code in [CODE_PING, BOASTS, CODE_PING] {
             client.send(code, &[60]).expect("sent");
@@ -225,7 +224,7 @@ fn a_quick_handler_that_is_not_is_demoted() {
     server.wait_status("/totals/handlers_demoted", |demoted| demoted == 1);
     let log = "the handler of a code says that it is quick and is not";
     server.wait_log("worker-0", log);
-    // It holds up nobody any more, and is still answered.
+    // It delays no other connection any more, and is still answered.
     client.send(BOASTS, &[250]).expect("sent");
     wait_until("the handler is busy", || server.status_number("/workers/0/handlers_busy") == 1);
     for _ in 0..10 {
@@ -235,7 +234,7 @@ fn a_quick_handler_that_is_not_is_demoted() {
     assert_eq!(server.status_number("/totals/handlers_demoted"), 1);
 }
 
-/// Far below what ends a turn, and each call for itself holds up nobody much.
+/// Far below what ends a turn, and no single call delays others by much.
 fn a_little_too_long_is_found() {
     let server = start("computes", "worker_processes = 1\n[worker]\nfuse = true\n");
     let mut client = server.connect();
@@ -251,7 +250,7 @@ fn a_little_too_long_is_found() {
     assert!(found.len() == 1 && found[0].contains(&format!("code={COMPUTES} ")), "{found:?}");
 }
 
-/// The semaphore tells: a reply that the loop has written by itself cost no post.
+/// Shown by the posts of the semaphore: a reply that the loop has written costs none.
 fn quick_handlers_run_on_the_loop_if_fused() {
     for (fuse, posts) in [(true, 0), (false, 100)] {
         let toml = format!("worker_processes = 1\n[worker]\nfuse = {fuse}\n");
@@ -262,7 +261,7 @@ fn quick_handlers_run_on_the_loop_if_fused() {
         }
         server.wait_status("/totals/frames_sent", |sent| sent == 100);
         assert_eq!(server.status_number("/totals/semaphore_posts"), posts, "{fuse}");
-        // What does not say that it is quick never runs there.
+        // A handler that does not say that it is quick never runs there.
         assert_eq!(client.call(TWICE, b"x").expect("a reply").code, TWICE);
         server.wait_status("/totals/semaphore_posts", |now| now == posts + 1);
     }
@@ -288,19 +287,6 @@ fn a_blocked_handler_holds_back_nobody() {
     let status = server.status_json();
     let rows = status["workers"][0]["handler_times"].as_array().expect("rows");
     assert_eq!((rows.len(), &rows[7]["up_to_us"]), (8, &serde_json::Value::Null));
-}
-
-/// Nobody wakes a helper for one short message; that nothing gets on wakes it.
-fn helpers_come_when_the_first_thread_blocks() {
-    let settings = "handler_threads = 2\nfuse = false\nthread_placement = \"home\"\n";
-    let server = start("helpers", &format!("worker_processes = 1\n[worker]\n{settings}"));
-    let (mut client, mut other) = (server.connect(), server.connect());
-    let file = block(&server, &mut client, 1);
-    for _ in 0..100 {
-        assert_eq!(other.call(CODE_PING, b"").expect("served").code, CODE_PING);
-    }
-    std::fs::write(file, "").expect("the file");
-    assert_eq!(client.receive().expect("a reply").code, BLOCK);
 }
 
 fn messages_of_a_connection_wait_their_turn() {

@@ -9,9 +9,9 @@ PARTS = {
     "compare": parts.compare, "calls": parts.calls, "peers": parts.peers, "memory": parts.memory,
     "where": where.where, "flood": beside.flood, "generator": beside.generator,
     "workers": tuning.workers, "accept": tuning.accept, "threads": tuning.threads,
-    "placement": tuning.placement, "bodies": tuning.bodies,
+    "bodies": tuning.bodies,
 }
-GROUPS = {"tuning": ["workers", "accept", "threads", "placement", "bodies"]}
+GROUPS = {"tuning": ["workers", "accept", "threads", "bodies"]}
 
 
 def arguments():
@@ -44,7 +44,8 @@ def main():
         if not given.print:
             documents.keep(part)
     if not given.print:
-        documents.write(documents.read())
+        # Kept results of a part that no longer exists have no block in any document.
+        documents.write({name: part for name, part in documents.read().items() if name in PARTS})
 
 
 main()

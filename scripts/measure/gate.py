@@ -25,9 +25,9 @@ BOUNDS = [
     # 0.126 and 0.21 to 0.23, 0.30 under strace. Each reply sent by itself: 1 and more. One
     # more call for each turn: 0.19.
     ("system calls", "c50p16", .17, .38),
-    # 2314 and 6958, within 1 in 100: each bound is about an eighth above.
-    ("instructions", "p1", 2600, 7800),
-    # 673 to 679 and 1090.
+    # 2086 and 6153, within 1 in 100: each bound is about an eighth above.
+    ("instructions", "p1", 2300, 6900),
+    # 585 and 1089; runs that were late take up to 730.
     ("instructions", "p16", 760, 1230),
 ]
 # Under strace it was 4.1 to 5.1: each call is slowed, the threads meet less well, and what a

@@ -13,7 +13,7 @@ RUNS_MAX = 8
 
 
 def exchange(address, messages, together):
-    """Echoes that many messages on one connection, so many in one read, and checks them."""
+    """Echoes `messages` on one connection, `together` in one read, and checks them."""
     batch = ECHO * together
     host, port = address.rsplit(":", 1)
     with socket.create_connection((host, int(port)), timeout=60) as connection:
@@ -40,7 +40,7 @@ def wait_counted(server, messages):
 
 
 def of_a_life(program, settings, messages, together, counts):
-    """Of a whole life of a worker that answers so many messages."""
+    """Of a whole life of a worker that answers `messages` messages."""
     with tempfile.TemporaryDirectory() as folder:
         # The worker may be another user.
         pathlib.Path(folder).chmod(0o777)

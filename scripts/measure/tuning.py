@@ -4,7 +4,7 @@ import json, subprocess
 
 import servers
 from documents import median, spread, table
-from parts import POINTS, at_points, figures, interleaved, load, ratios, stop
+from parts import at_points, figures, interleaved, load, ratios, stop
 
 DOCUMENT = "TUNING.md"
 # benches/burn.rs.
@@ -87,36 +87,6 @@ def threads(part, given):
                 mark = part.goal("computing", "two threads", median(ratios(runs, (kind, 2), (kind, 1), "throughput")))
             rows.append([kind, str(count), rate, ratio + mark])
     part.add("PERFORMANCE.md", "work", table(head[:4], rows))
-
-
-def placement(part, given):
-    """Three threads at home or anywhere, of SCHED_BATCH or not, and helpers that are needed."""
-    batch = {False: "worker.sched_batch=false", True: "worker.sched_batch=true"}
-    ways = [(place, is_batch) for place in ("free", "home") for is_batch in batch]
-    settings = lambda way, threads: ["worker.fuse=false", f"worker.handler_threads={threads}",
-                                     f"worker.thread_placement={way[0]}", batch[way[1]]]
-    limit = servers.limit()
-    short = {way: servers.chappe(f"{way}", *settings(way, 2)) for way in ways}
-    long = {way: servers.burn(f"{way}", *settings(way, 4)) for way in (ways[0], ways[-1])}
-    points = [(point, load(*what)) for point, *what in POINTS if point in ("c1", "c50", "c50p16", "c500")]
-    kinds = [("50 µs of computing", [*load(50), "--code", BURN]), ("1 of 1000 sleeps 5 ms", [*load(50), "--code", SLEEP])]
-    run = lambda server, flags: lambda: figures(server.bench(*flags, seconds=given.seconds))
-    cases = [((what, way), run(server, flags)) for of, loads in (({"limit": limit} | short, points), (long, kinds))
-             for what, flags in loads for way, server in of.items()]
-    runs = interleaved(cases, given)
-    stop([limit, *short.values(), *long.values()])
-    rows = []
-    # What the limit server does not do is told to the first of the ways.
-    for of, loads, to in ((short, points, "limit"), (long, kinds, ways[0])):
-        for what, _ in loads:
-            for way in of:
-                rate, *told = cells(runs, (what, way), (what, to), ("throughput", "p99", "CPU"))
-                switches = spread([run["switches"] for run in runs[what, way]], 3)
-                rows.append([what, way[0], str(way[1]).lower(), rate, *told, switches])
-    head = ["load", "`thread_placement`", "`sched_batch`", "messages/s", "throughput", "p99", "CPU a message", "switches a message"]
-    part.add(DOCUMENT, "placement", table(head, rows) + [
-        "", "Throughput, p99 and CPU are ratios to the limit server, in the rows of handlers that compute or",
-        "sleep (c50) to `free` without `sched_batch`."])
 
 
 def bodies(part, given):

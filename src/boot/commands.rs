@@ -19,7 +19,7 @@ use super::{Failure, descriptors, load, locate, locate_quietly, paths, say, warn
 use crate::cli::{
     self, Arguments, Common, ConnectionsArgs, LogsArgs, SendArgs, SignalName, StatusArgs, StopArgs,
 };
-use crate::config::{Address, KEYS_NOT_BUILT, Located, Need};
+use crate::config::{Address, Located, Need};
 use crate::master::{PidFile, PidFileError};
 
 /// How long the master may take to answer; it answers between two wake-ups.
@@ -57,10 +57,6 @@ pub(super) fn test(arguments: &Arguments) -> Result<(), Failure> {
     if !arguments.quiet {
         for warning in loaded.warnings.iter().chain(&ignored).chain(&limits) {
             super::complain(&format!("warning: {warning}"));
-        }
-        let names: Vec<&str> = KEYS_NOT_BUILT.iter().map(|(name, _)| *name).collect();
-        if !names.is_empty() {
-            super::complain(&format!("without effect in this version: {}", names.join(", ")));
         }
         super::complain(&format!("configuration {} is valid", file.display()));
     }

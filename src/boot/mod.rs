@@ -23,9 +23,7 @@ use clap::error::ErrorKind;
 use serde_json::json;
 use thiserror::Error;
 
-pub use crate::channel::{Message, Parcel, ReceivedParcel, WorkerEnd};
-pub use crate::listen::Listener;
-pub use crate::master::Assignment;
+use crate::master::Assignment;
 
 use crate::cli::{self, Arguments, Command, Common};
 use crate::config::{self, ConfigErrors, Loaded, Located, Need};
@@ -85,7 +83,7 @@ impl Failure {
 
 /// The whole command line of the server, with the handlers of an application. Here
 /// the two paths are joined: what the master assigns is what a worker starts with.
-pub fn main(handlers: &Handlers) -> ExitCode {
+pub(crate) fn main(handlers: &Handlers) -> ExitCode {
     run(std::env::args_os(), |assignment| {
         let Assignment { number, generation, slot, channel, listeners, config } = assignment;
         let handlers = handlers.clone();

@@ -7,16 +7,16 @@ use super::schema::{Change, KEYS, LISTEN_KEYS};
 
 /// The difference between the running configuration and one that was just read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// What a reload applies: `worker_processes`, `listen 127.0.0.1:7600 added`.
-    pub applied: Vec<String>,
+    pub(crate) applied: Vec<String>,
     /// What stays as it is until a restart.
-    pub restart: Vec<String>,
+    pub(crate) restart: Vec<String>,
 }
 
 /// For each listener of `new` the one of `old` with the same address, if there is one. Two with
 /// the same text (port 0 may stand there twice) are matched in their order.
-pub fn match_listeners(old: &[Listen], new: &[Listen]) -> Vec<Option<usize>> {
+pub(crate) fn match_listeners(old: &[Listen], new: &[Listen]) -> Vec<Option<usize>> {
     let mut taken = vec![false; old.len()];
     new.iter()
         .map(|listen| {
@@ -32,7 +32,7 @@ pub fn match_listeners(old: &[Listen], new: &[Listen]) -> Vec<Option<usize>> {
 
 impl Config {
     /// What is different in `new`.
-    pub fn changes(&self, new: &Self) -> Changes {
+    pub(crate) fn changes(&self, new: &Self) -> Changes {
         // A field is reached through `&mut`; the copies keep both untouched.
         let (mut old, mut new) = (self.clone(), new.clone());
         let mut changes = Changes::default();
@@ -66,7 +66,7 @@ impl Config {
     }
 
     /// Puts what needs a restart back to what it is in `running`.
-    pub fn keep_until_restart(&mut self, running: &Self) {
+    pub(crate) fn keep_until_restart(&mut self, running: &Self) {
         self.daemon = running.daemon;
         self.pid_file.clone_from(&running.pid_file);
         self.control_socket.clone_from(&running.control_socket);

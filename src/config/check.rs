@@ -4,10 +4,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::field::show_found;
 use super::model::{Address, Config, Listen};
 use super::place::{Notes, Place};
-use super::schema::{KEYS, KEYS_NOT_BUILT, LISTEN_KEYS, VALUES_NOT_BUILT};
+use super::schema::{KEYS, LISTEN_KEYS};
 use super::settings::{Listener, Settings};
 use super::value;
 
@@ -27,11 +26,6 @@ pub(super) fn check(
         if let Err(text) = key.field.read(&mut config, &setting.value) {
             faults.add(&setting.place, format!("{} {text}", key.name));
             wrong.insert(key.name);
-        } else if let Some((_, instead)) = KEYS_NOT_BUILT.iter().find(|(name, _)| *name == key.name)
-            && !key.is_default(&mut config)
-        {
-            let text = format!("{} has no effect in this version: {instead}", key.name);
-            warnings.add(&setting.place, text);
         }
     }
     if !settings.listeners.is_empty() {
@@ -74,18 +68,6 @@ fn read_listener(
             if key.name == "address" {
                 unclear.insert(index);
             }
-            continue;
-        }
-        let written = key.field.write(&mut listen);
-        let not_built = VALUES_NOT_BUILT.iter().find(|(known, value, _)| {
-            known.strip_prefix("listen.") == Some(key.name)
-                && written.trim_start_matches('"').starts_with(value)
-        });
-        if let Some((_, _, instead)) = not_built {
-            let found = show_found(&setting.value);
-            let text =
-                format!("{name} is {found}, which is not built in this version, must be {instead}");
-            faults.add(&setting.place, text);
         }
     }
     listen

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::model::{
-    Accept, Address, CpuAffinity, LogLevel, Protocol, SlowReader, ThreadPlacement, User,
-    WORKER_PROCESSES_MAX, WorkerProcesses,
+    Accept, Address, CpuAffinity, LogLevel, Protocol, SlowReader, User, WORKER_PROCESSES_MAX,
+    WorkerProcesses,
 };
 use super::tree::Tree;
 use super::value;
@@ -130,10 +130,6 @@ impl Words for Accept {
 impl Words for SlowReader {
     const WORDS: &'static [(&'static str, Self)] =
         &[("close", Self::Close), ("drop-newest", Self::DropNewest)];
-}
-
-impl Words for ThreadPlacement {
-    const WORDS: &'static [(&'static str, Self)] = &[("free", Self::Free), ("home", Self::Home)];
 }
 
 impl Words for CpuAffinity {

@@ -14,7 +14,7 @@ use super::{Config, ConfigErrors, absolute_prefix, check, overrides};
 
 /// What a command has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
+pub(crate) enum Need {
     /// `control_socket`.
     ControlSocket,
     /// `pid_file`.
@@ -35,15 +35,15 @@ impl Need {
 
 /// The paths by which a server is reached, all of them absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Located {
+pub(crate) struct Located {
     /// The file that holds the master's pid and its lock.
-    pub pid_file: PathBuf,
+    pub(crate) pid_file: PathBuf,
     /// The Unix socket through which commands reach the master.
-    pub control_socket: PathBuf,
+    pub(crate) control_socket: PathBuf,
     /// The directory of the logs.
-    pub log_directory: PathBuf,
+    pub(crate) log_directory: PathBuf,
     /// What is wrong with the files, in one line, and what was made of that.
-    pub warning: Option<String>,
+    pub(crate) warning: Option<String>,
 }
 
 impl From<&Config> for Located {
@@ -75,7 +75,7 @@ impl Located {
 ///
 /// # Errors
 /// All mistakes of the overrides; or what is wrong with the file, if nothing can be had of it.
-pub fn locate(
+pub(crate) fn locate(
     path: &Path,
     prefix: &Path,
     overrides: &[String],

@@ -24,15 +24,12 @@ mod text;
 mod tree;
 mod value;
 
-pub use changes::{Changes, match_listeners};
-pub use located::{Located, Need, locate};
-pub use model::{
-    Accept, Address, Config, CpuAffinity, DESCRIPTORS_RESERVED, Frame, Inbox, Limits, Listen, Log,
-    LogLevel, Metrics, Protocol, Send, SlowReader, ThreadPlacement, Timeouts, User,
-    WORKER_PROCESSES_MAX, Worker, WorkerProcesses,
+pub(crate) use changes::{Changes, match_listeners};
+pub(crate) use located::{Located, Need, locate};
+pub(crate) use model::{
+    Accept, Address, Config, CpuAffinity, DESCRIPTORS_RESERVED, Listen, LogLevel, Protocol,
+    SlowReader, Timeouts, WORKER_PROCESSES_MAX,
 };
-
-pub use schema::{KEYS_NOT_BUILT, VALUES_NOT_BUILT};
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -46,11 +43,11 @@ use settings::Settings;
 
 /// A configuration that holds, and what to tell the operator about it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// The configuration, with absolute paths.
-    pub config: Config,
+    pub(crate) config: Config,
     /// One line each: what is accepted but will not have the effect it names.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     /// The place of each key that was written.
     places: BTreeMap<&'static str, String>,
 }
@@ -58,20 +55,20 @@ pub struct Loaded {
 impl Loaded {
     /// Where a key outside of `[[listen]]` was written, `FILE:LINE:COLUMN` or the
     /// override; `None` if it has its default.
-    pub fn written(&self, key: &str) -> Option<&str> {
+    pub(crate) fn written(&self, key: &str) -> Option<&str> {
         self.places.get(key).map(String::as_str)
     }
 }
 
 /// All mistakes of a configuration, in the order of its files; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigErrors {
+pub(crate) struct ConfigErrors {
     lines: Vec<String>,
 }
 
 impl ConfigErrors {
     /// A mistake that only the machine shows, such as the name of an unknown user.
-    pub fn one(line: String) -> Self {
+    pub(crate) fn one(line: String) -> Self {
         Self { lines: vec![line] }
     }
 }
@@ -93,7 +90,11 @@ impl Error for ConfigErrors {}
 ///
 /// # Errors
 /// All mistakes at once, each with its place and what is allowed. Nothing is half loaded.
-pub fn load(path: &Path, prefix: &Path, overrides: &[String]) -> Result<Loaded, ConfigErrors> {
+pub(crate) fn load(
+    path: &Path,
+    prefix: &Path,
+    overrides: &[String],
+) -> Result<Loaded, ConfigErrors> {
     let mut settings = Settings::default();
     let mut faults = Notes::default();
     let mut warnings = Notes::default();

@@ -11,68 +11,68 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 /// Most workers that can be configured. `auto` stops here too.
-pub const WORKER_PROCESSES_MAX: u16 = 1024;
+pub(crate) const WORKER_PROCESSES_MAX: u16 = 1024;
 
 /// Descriptors that a worker keeps for itself: refused connections that linger, and
 /// its own. `docs/ARCHITECTURE.md` lists them.
-pub const DESCRIPTORS_RESERVED: u64 = 128;
+pub(crate) const DESCRIPTORS_RESERVED: u64 = 128;
 
 /// Everything `chappe.toml` says, checked, with the defaults filled in.
 ///
 /// Paths of a loaded configuration are absolute; those of `Config::default()` are relative,
 /// as a person would write them.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Config {
+pub(crate) struct Config {
     /// How many workers run.
-    pub worker_processes: WorkerProcesses,
+    pub(crate) worker_processes: WorkerProcesses,
     /// Whether the master leaves the terminal.
-    pub daemon: bool,
+    pub(crate) daemon: bool,
     /// The file that holds the master's pid and its lock.
-    pub pid_file: PathBuf,
+    pub(crate) pid_file: PathBuf,
     /// The Unix socket through which the operator's commands reach the master.
-    pub control_socket: PathBuf,
+    pub(crate) control_socket: PathBuf,
     /// Whom the workers become when the master runs as root; `None`: they stay who they are.
-    pub user: Option<User>,
+    pub(crate) user: Option<User>,
     /// How long a graceful stop may take before what is left is cut.
-    pub worker_shutdown_timeout: Duration,
+    pub(crate) worker_shutdown_timeout: Duration,
     /// The time over which a reload spreads its goodbyes.
-    pub worker_drain_spread: Duration,
+    pub(crate) worker_drain_spread: Duration,
     /// How long new workers may take until they are ready.
-    pub worker_ready_timeout: Duration,
+    pub(crate) worker_ready_timeout: Duration,
     /// How long a worker may make no progress before it is replaced; `None`: for ever.
-    pub worker_stuck_timeout: Option<Duration>,
+    pub(crate) worker_stuck_timeout: Option<Duration>,
     /// The soft limit of open descriptors; 0: as high as the hard limit allows.
-    pub worker_rlimit_nofile: u64,
+    pub(crate) worker_rlimit_nofile: u64,
     /// Whether workers are bound to CPUs.
-    pub worker_cpu_affinity: CpuAffinity,
+    pub(crate) worker_cpu_affinity: CpuAffinity,
     /// Most connections of all workers together.
-    pub max_connections: u32,
+    pub(crate) max_connections: u32,
     /// `[log]`.
-    pub log: Log,
+    pub(crate) log: Log,
     /// `[[listen]]`, in the order of the file; never empty.
-    pub listen: Vec<Listen>,
+    pub(crate) listen: Vec<Listen>,
     /// `[worker]`.
-    pub worker: Worker,
+    pub(crate) worker: Worker,
     /// `[frame]`.
-    pub frame: Frame,
+    pub(crate) frame: Frame,
     /// `[inbox]`.
-    pub inbox: Inbox,
+    pub(crate) inbox: Inbox,
     /// `[send]`.
-    pub send: Send,
+    pub(crate) send: Send,
     /// `[timeouts]`.
-    pub timeouts: Timeouts,
+    pub(crate) timeouts: Timeouts,
     /// `[limits]`.
-    pub limits: Limits,
+    pub(crate) limits: Limits,
     /// `[metrics]`.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// `[application]`: free form, for the handlers of the programmer.
-    pub application: toml::Table,
+    pub(crate) application: toml::Table,
 }
 
 impl Config {
     /// The number of workers to run, 1..=[`WORKER_PROCESSES_MAX`]. `auto` is the number of CPUs
     /// this process may use (its affinity mask and CPU quota), or 1 if the kernel won't say.
-    pub fn effective_worker_processes(&self) -> u16 {
+    pub(crate) fn effective_worker_processes(&self) -> u16 {
         match self.worker_processes {
             WorkerProcesses::Count(count) => count,
             WorkerProcesses::Auto => available_parallelism()
@@ -86,7 +86,7 @@ impl Config {
 impl Config {
     /// The most connections of a worker that may open so many descriptors: what is
     /// configured, or what there is room for.
-    pub fn effective_worker_connections(&self, descriptors: u64) -> u32 {
+    pub(crate) fn effective_worker_connections(&self, descriptors: u64) -> u32 {
         let room = descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(1);
         self.worker.max_connections.min(u32::try_from(room).unwrap_or(u32::MAX))
     }
@@ -123,7 +123,7 @@ impl Default for Config {
 
 /// How many workers run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WorkerProcesses {
+pub(crate) enum WorkerProcesses {
     /// One for each CPU this process may use.
     Auto,
     /// This many, 1..=[`WORKER_PROCESSES_MAX`].
@@ -132,7 +132,7 @@ pub enum WorkerProcesses {
 
 /// Whether worker N is bound to CPU N modulo the number of CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CpuAffinity {
+pub(crate) enum CpuAffinity {
     /// The kernel places the workers.
     Off,
     /// Worker N runs on CPU N modulo CPUs.
@@ -141,11 +141,11 @@ pub enum CpuAffinity {
 
 /// Whom a worker becomes, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct User {
+pub(crate) struct User {
     /// The user's name.
-    pub user: String,
+    pub(crate) user: String,
     /// The group's name; `None`: the user's own group.
-    pub group: Option<String>,
+    pub(crate) group: Option<String>,
 }
 
 /// Writes the form that stands in the configuration.
@@ -160,15 +160,15 @@ impl fmt::Display for User {
 
 /// `[log]`: where the logs go and what they hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
+pub(crate) struct Log {
     /// The directory of `master.log` and the `worker-N.log` files.
-    pub directory: PathBuf,
+    pub(crate) directory: PathBuf,
     /// The least important level that is written.
-    pub level: LogLevel,
+    pub(crate) level: LogLevel,
     /// The size at which a log is rotated, in bytes; `None`: never.
-    pub rotate_size: Option<u64>,
+    pub(crate) rotate_size: Option<u64>,
     /// How many rotated logs are kept.
-    pub rotate_keep: u32,
+    pub(crate) rotate_keep: u32,
 }
 
 impl Default for Log {
@@ -184,7 +184,7 @@ impl Default for Log {
 
 /// What a log holds: this level and those more important.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogLevel {
+pub(crate) enum LogLevel {
     /// A person must act.
     Error,
     /// Handled, but not normal.
@@ -201,12 +201,12 @@ pub enum LogLevel {
 
 impl LogLevel {
     /// All of them, from silent to chatty.
-    pub const ALL: [Self; 6] =
+    pub(crate) const ALL: [Self; 6] =
         [Self::Off, Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
 
     /// As it stands in the configuration.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
             Self::Error => "error",
@@ -233,23 +233,23 @@ impl From<LogLevel> for log::LevelFilter {
 
 /// One `[[listen]]`: an address and how its connections are treated.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listen {
+pub(crate) struct Listen {
     /// Where clients connect to.
-    pub address: Address,
+    pub(crate) address: Address,
     /// What they speak.
-    pub protocol: Protocol,
+    pub(crate) protocol: Protocol,
     /// How many connections may wait to be accepted.
-    pub backlog: u32,
+    pub(crate) backlog: u32,
     /// How the workers share the address.
-    pub accept: Accept,
+    pub(crate) accept: Accept,
     /// Whether an IPv6 listener leaves IPv4 alone.
     pub ipv6only: bool,
     /// Whether the kernel probes idle connections (`SO_KEEPALIVE`).
-    pub keepalive: bool,
+    pub(crate) keepalive: bool,
     /// `SO_RCVBUF` of accepted sockets in bytes; 0: the kernel's choice.
-    pub receive_buffer: usize,
+    pub(crate) receive_buffer: usize,
     /// `SO_SNDBUF` of accepted sockets in bytes; 0: the kernel's choice.
-    pub send_buffer: usize,
+    pub(crate) send_buffer: usize,
 }
 
 impl Default for Listen {
@@ -269,7 +269,7 @@ impl Default for Listen {
 
 /// Where a listener listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Address {
+pub(crate) enum Address {
     /// An IPv4 or IPv6 address; port 0 lets the kernel choose one.
     Tcp(SocketAddr),
     /// A Unix socket at this path.
@@ -289,14 +289,14 @@ impl fmt::Display for Address {
 
 /// What the peers of a listener speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
+pub(crate) enum Protocol {
     /// Length-prefixed frames, as docs/PROTOCOL.md describes them.
     Chappe,
 }
 
 /// How the workers share a listening address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accept {
+pub(crate) enum Accept {
     /// One socket for all workers, woken one at a time (`EPOLLEXCLUSIVE`).
     Shared,
     /// One socket a worker number (`SO_REUSEPORT`).
@@ -305,45 +305,26 @@ pub enum Accept {
 
 /// `[worker]`: one worker process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Worker {
+pub(crate) struct Worker {
     /// Most connections of one worker.
-    pub max_connections: u32,
+    pub(crate) max_connections: u32,
     /// How many threads run message handlers.
-    pub handler_threads: u16,
+    pub(crate) handler_threads: u16,
     /// Whether the event loop runs quick handlers itself.
-    pub fuse: bool,
-    /// On which CPUs the threads run.
-    pub thread_placement: ThreadPlacement,
-    /// Whether the threads are of `SCHED_BATCH`.
-    pub sched_batch: bool,
-}
-
-/// On which CPUs the threads of a worker run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ThreadPlacement {
-    /// The kernel places them.
-    Free,
-    /// Event loop, send thread and the first handler thread share a CPU; the others help.
-    Home,
+    pub(crate) fuse: bool,
 }
 
 impl Default for Worker {
     fn default() -> Self {
-        Self {
-            max_connections: 65_536,
-            handler_threads: 2,
-            fuse: true,
-            thread_placement: ThreadPlacement::Free,
-            sched_batch: false,
-        }
+        Self { max_connections: 65_536, handler_threads: 2, fuse: true }
     }
 }
 
 /// `[frame]`: the received frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frame {
+pub(crate) struct Frame {
     /// Longest frame that is received, in bytes, header included: 8..=65535.
-    pub max_bytes: usize,
+    pub(crate) max_bytes: usize,
 }
 
 impl Default for Frame {
@@ -354,13 +335,13 @@ impl Default for Frame {
 
 /// `[inbox]`: what is received and not yet handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Inbox {
+pub(crate) struct Inbox {
     /// Most messages of a connection.
-    pub max_messages: usize,
+    pub(crate) max_messages: usize,
     /// Most bytes of a connection; at least one frame.
-    pub max_bytes: usize,
+    pub(crate) max_bytes: usize,
     /// Most bytes of a worker, partial frames included.
-    pub total_max_bytes: usize,
+    pub(crate) total_max_bytes: usize,
 }
 
 impl Default for Inbox {
@@ -371,17 +352,17 @@ impl Default for Inbox {
 
 /// `[send]`: what is answered or pushed and not yet sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Send {
+pub(crate) struct Send {
     /// The high mark of a connection, in bytes; the low mark is a half of it.
-    pub outbox_max_bytes: usize,
+    pub(crate) outbox_max_bytes: usize,
     /// Most bytes of a worker.
-    pub outbox_total_max_bytes: usize,
+    pub(crate) outbox_total_max_bytes: usize,
     /// How long a peer may acknowledge nothing while its outbox is blocked.
-    pub outbox_max_age: Duration,
+    pub(crate) outbox_max_age: Duration,
     /// `TCP_NOTSENT_LOWAT` in bytes; 0: the kernel's choice.
-    pub notsent_lowat: usize,
+    pub(crate) notsent_lowat: usize,
     /// What happens to a push beyond `outbox_max_bytes`.
-    pub slow_reader: SlowReader,
+    pub(crate) slow_reader: SlowReader,
 }
 
 impl Default for Send {
@@ -398,7 +379,7 @@ impl Default for Send {
 
 /// What happens to a push for a connection that doesn't read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SlowReader {
+pub(crate) enum SlowReader {
     /// The connection is closed.
     Close,
     /// The new message is dropped and counted.
@@ -407,15 +388,15 @@ pub enum SlowReader {
 
 /// `[timeouts]` of a connection. Their clocks stand while the server itself pauses reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timeouts {
+pub(crate) struct Timeouts {
     /// Nothing was received for this long; `None`: off.
-    pub idle: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
     /// A begun frame must be complete by then.
-    pub frame: Duration,
+    pub(crate) frame: Duration,
     /// The first complete frame must be there this long after accept; `None`: off.
-    pub handshake: Option<Duration>,
+    pub(crate) handshake: Option<Duration>,
     /// How long the unread input of a closing connection is discarded.
-    pub linger: Duration,
+    pub(crate) linger: Duration,
 }
 
 impl Default for Timeouts {
@@ -431,20 +412,20 @@ impl Default for Timeouts {
 
 /// `[limits]`: how fast and how often one peer may come. 0 is off, for each of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Messages of a connection in a second.
-    pub messages_per_second: u32,
+    pub(crate) messages_per_second: u32,
     /// Messages a connection may send at once; 0: one second's worth.
-    pub messages_burst: u32,
+    pub(crate) messages_burst: u32,
     /// Bytes of a connection in a second.
-    pub bytes_per_second: u64,
+    pub(crate) bytes_per_second: u64,
     /// Connections of one address, all workers together.
-    pub connections_per_ip: u32,
+    pub(crate) connections_per_ip: u32,
 }
 
 /// `[metrics]`: counters and gauges over HTTP, for whoever watches the server.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     /// Where they are served; `None`: nowhere.
-    pub address: Option<SocketAddr>,
+    pub(crate) address: Option<SocketAddr>,
 }

@@ -48,13 +48,6 @@ impl<T: Default> Key<T> {
     }
 }
 
-/// Keys that are read and checked, and do nothing yet: the key, and what happens instead.
-pub const KEYS_NOT_BUILT: &[(&str, &str)] = &[];
-
-/// Values that are refused because starting would do something else: key, value (for an
-/// address, its beginning), and what to write instead.
-pub const VALUES_NOT_BUILT: &[(&str, &str, &str)] = &[];
-
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
 const SECOND: u64 = 1000;
@@ -214,19 +207,6 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "the event loop runs quick handlers itself, and writes their replies",
     ),
     Key::new(
-        "worker.thread_placement",
-        Field::Choice(|c: &mut Config| &mut c.worker.thread_placement),
-        "\"free\"",
-        "home: event loop, send thread and the first handler thread share a CPU, the other \
-         handler threads are woken when these cannot keep up",
-    ),
-    Key::new(
-        "worker.sched_batch",
-        Field::Flag(|c: &mut Config| &mut c.worker.sched_batch),
-        "false",
-        "threads are of SCHED_BATCH: one that is woken does not interrupt the one that woke it",
-    ),
-    Key::new(
         "frame.max_bytes",
         Field::Size(
             Number::Usize(|c: &mut Config| &mut c.frame.max_bytes),
@@ -257,7 +237,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::range(8, 64 * GIB),
         ),
         "\"256MiB\"",
-        "received bytes of one worker, partial frames included; without room for a second, the largest holders are closed",
+        "received bytes of one worker, partial frames included; while it is exhausted, connections that bring their message to an end are served, and those that have brought nothing for a second are closed, the largest first",
     ),
     Key::new(
         "send.outbox_max_bytes",

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use super::model::Config;
-use super::schema::{self, APPLICATION, Change, KEYS_NOT_BUILT, Key, LISTEN_KEYS, SECTIONS};
+use super::schema::{self, APPLICATION, Change, Key, LISTEN_KEYS, SECTIONS};
 
 /// Where the comments begin, in characters.
 const COMMENT_COLUMN: usize = 38;
@@ -15,7 +15,7 @@ const COMMENT_COLUMN: usize = 38;
 impl Config {
     /// The whole configuration as TOML, defaults included. [`load`](super::load) reads it back
     /// to an equal one, wherever the prefix is, as long as its paths are UTF-8.
-    pub fn to_toml(&self) -> String {
+    pub(crate) fn to_toml(&self) -> String {
         // A field is reached through `&mut`; the copy keeps `self` untouched.
         let mut config = self.clone();
         let mut text = String::new();
@@ -48,9 +48,6 @@ fn line<T: Default>(text: &mut String, key: &Key<T>, name: &str, target: &mut T)
     let mut comment = key.doc.to_owned();
     if key.change == Change::Restart {
         comment.push_str("; a change needs a restart");
-    }
-    if let Some((_, instead)) = KEYS_NOT_BUILT.iter().find(|(known, _)| *known == key.name) {
-        let _ = write!(comment, "; not built yet: {instead}");
     }
     if !key.is_default(target) {
         let _ = write!(comment, "; the default is {}", key.default);

@@ -1,17 +1,16 @@
-//! One worker's handlers by code, and what becomes of a message: checked,
-//! looked up, handled, answered, or refused with the reason.
+//! One worker's handlers by code, and what is done with a message: its checksum is
+//! compared, its handler is called, and it is answered or refused with the reason.
 
 use super::own_turn::OwnTurn;
-use super::quick::{Pace, Quickness};
+use super::quick::Quickness;
 use super::stock::{Echo, Ping, Time, Who};
-use super::{ConnectionInfo, Handler, Replies, Request};
-use crate::send::SendHalf;
-use crate::throttle::Throttle;
-use bytes::Bytes;
-use chappe_wire::{
-    CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO, Code,
-    ErrorNumber, Header, first_frame,
+use super::{Code, Handler, Replies, Request};
+use crate::protocol::{
+    CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO,
 };
+use crate::throttle::Throttle;
+use chappe_engine::{Batch, Found, Message, Notice, Pace, Problem, Serve, Served};
+use chappe_sys::clock::Moment;
 use parking_lot::Mutex;
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -21,95 +20,18 @@ use std::time::{Duration, Instant};
 
 /// The worker a handler runs in.
 #[derive(Clone, Copy, Debug)]
-pub struct WorkerInfo {
+pub(crate) struct WorkerInfo {
     /// 0 and up; a replacement has the number of the one it replaces.
-    pub number: u16,
+    pub(crate) number: u16,
     /// Process id.
-    pub pid: i32,
+    pub(crate) pid: i32,
     /// Counts reloads, from 1.
-    pub generation: u64,
-}
-
-/// Where a message comes from.
-#[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
-    /// Who the peer is.
-    pub info: &'a ConnectionInfo,
-    /// The way back to it.
-    pub send: &'a Arc<SendHalf>,
-}
-
-/// Messages, whole and end to end, that are to be handled one after the other.
-#[derive(Clone, Copy, Debug)]
-pub struct Messages<'a> {
-    /// What is left of them.
-    pub bytes: &'a [u8],
-    /// What they are a part of; `None`: they lie in a buffer that is about to be used
-    /// for something else.
-    pub chunk: Option<SharedChunk<'a>>,
-}
-
-/// An allocation that received messages share.
-#[derive(Clone, Copy, Debug)]
-pub struct SharedChunk<'a> {
-    /// The bytes.
-    pub bytes: &'a Bytes,
-    /// Its size, as allocated.
-    pub allocated: usize,
-}
-
-/// What a turn does with the next message of a connection. A turn knows chunks
-/// of messages and no protocol; this is where a protocol is.
-pub trait Serve: Send + Sync {
-    /// Who handles the first of these messages.
-    fn find(&self, messages: &[u8]) -> Found;
-
-    /// These messages, whole and end to end, took long for their number: the quick
-    /// handlers among theirs are doubted.
-    fn doubt(&self, messages: &[u8]);
-
-    /// What a call of this handler took; told while it is doubted.
-    ///
-    /// True if it is not taken for quick any more from now on.
-    fn took(&self, found: Found, time: Duration) -> bool;
-
-    /// Takes off the first message and handles it. `found` is who was found for it.
-    fn serve(
-        &self,
-        found: Found,
-        origin: Origin<'_>,
-        messages: &mut Messages<'_>,
-        replies: &mut Replies,
-    ) -> Served;
-}
-
-/// Who handles a message.
-#[derive(Clone, Copy, Debug)]
-pub struct Found {
-    /// Where it may run.
-    pub pace: Pace,
-    /// Its place among the handlers of [`Serve`]; `None` if there is none.
-    pub place: Option<usize>,
-}
-
-/// What became of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Served {
-    /// It was handled.
-    Answered,
-    /// The connection stays open: no handler has this code.
-    UnknownCode,
-    /// The connection stays open: the handler returned an error.
-    Failed,
-    /// To be closed after the replies: the checksum was wrong.
-    BadChecksum,
-    /// To be closed after the replies: the handler panicked.
-    Panicked,
+    pub(crate) generation: u64,
 }
 
 /// The handlers of an application, by message code.
 #[derive(Clone, Default)]
-pub struct Handlers {
+pub(crate) struct Handlers {
     by_code: Vec<(Code, Arc<dyn Handler>)>,
 }
 
@@ -119,7 +41,7 @@ impl Handlers {
     /// # Panics
     /// On a code outside of 16..=65279 and on a code that has one already: both
     /// are mistakes in the program, found when it starts.
-    pub fn add(&mut self, code: Code, handler: Arc<dyn Handler>) {
+    pub(crate) fn add(&mut self, code: Code, handler: Arc<dyn Handler>) {
         assert!(
             (CODE_APPLICATION_MIN..=CODE_APPLICATION_MAX).contains(&code),
             "message code {code} belongs to the server, applications have \
@@ -142,15 +64,16 @@ impl std::fmt::Debug for Handlers {
     }
 }
 
-/// How many panics are written out in ten seconds.
-const PANICS_TOLD: u32 = 5;
+/// Panics of handlers that are logged within ten seconds; of further ones only the number is.
+const PANICS_LOGGED_MAX: u32 = 5;
 
 /// The application of one worker: its handlers and the stock ones.
 #[derive(Debug)]
-pub struct Application {
+pub(crate) struct Application {
     /// By code.
     handlers: Vec<Registered>,
-    /// Over all handler threads: what one message does it does again.
+    /// Shared by all handler threads: a message that causes a panic may come again and
+    /// again.
     panics: Mutex<Throttle>,
 }
 
@@ -168,8 +91,7 @@ impl std::fmt::Debug for Registered {
 
 impl Application {
     /// Adds the stock handlers to those of the application.
-    #[must_use]
-    pub fn new(mut handlers: Handlers, worker: WorkerInfo) -> Self {
+    pub(crate) fn new(mut handlers: Handlers, worker: WorkerInfo) -> Self {
         handlers.insert(CODE_PING, Arc::new(Ping));
         handlers.insert(CODE_ECHO, Arc::new(Echo));
         handlers.insert(CODE_TIME, Arc::new(Time));
@@ -179,7 +101,7 @@ impl Application {
             Registered { code, handler, quickness }
         };
         let handlers = handlers.by_code.into_iter().map(register).collect();
-        Self { handlers, panics: Mutex::new(Throttle::new(PANICS_TOLD)) }
+        Self { handlers, panics: Mutex::new(Throttle::new(PANICS_LOGGED_MAX)) }
     }
 
     fn place_of(&self, code: Code) -> Option<usize> {
@@ -188,29 +110,25 @@ impl Application {
 }
 
 impl Serve for Application {
-    fn find(&self, messages: &[u8]) -> Found {
-        let place = Header::read(messages).and_then(|header| self.place_of(header.code));
-        // To say that a code has no handler is quick.
+    fn find(&self, code: Code) -> Found {
+        let place = self.place_of(code);
+        // An error reply, for a code without a handler, is quick.
         let pace = place.map_or(Pace::Quick, |place| self.handlers[place].quickness.pace());
         Found { pace, place }
     }
 
-    fn doubt(&self, mut messages: &[u8]) {
-        let mut places = BTreeSet::new();
-        while let Some((header, _)) = first_frame(messages) {
-            places.extend(self.place_of(header.code));
-            messages = &messages[usize::from(header.length)..];
-        }
+    fn suspect(&self, codes: &mut dyn Iterator<Item = Code>) {
+        let places: BTreeSet<usize> = codes.filter_map(|code| self.place_of(code)).collect();
         let now = Instant::now();
         for place in places {
-            self.handlers[place].quickness.doubt(now);
+            self.handlers[place].quickness.suspect(now);
         }
     }
 
-    fn took(&self, found: Found, time: Duration) -> bool {
+    fn record(&self, found: Found, time: Duration) -> bool {
         let Some(place) = found.place else { return false };
         let Registered { code, quickness, .. } = &self.handlers[place];
-        let is_demoted = quickness.took(time, Instant::now());
+        let is_demoted = quickness.record(time, Instant::now());
         if is_demoted {
             log::warn!(
                 "the handler of a code says that it is quick and is not, its messages go to \
@@ -221,59 +139,62 @@ impl Serve for Application {
         is_demoted
     }
 
-    fn serve(
-        &self,
-        found: Found,
-        origin: Origin<'_>,
-        messages: &mut Messages<'_>,
-        replies: &mut Replies,
-    ) -> Served {
-        let (header, body) = first_frame(messages.bytes).expect("the loop cut whole frames");
-        messages.bytes = &messages.bytes[usize::from(header.length)..];
-        let code = header.code;
-        if !header.verify(body) {
-            let text = format!("the body's CRC-32 is not {:08x}", header.crc32);
-            replies.send_error(ErrorNumber::BadChecksum, code, &text);
+    fn serve(&self, found: Found, message: &Message<'_>, batch: &mut Batch) -> Served {
+        let opened = message.opened;
+        if !message.protocol.is_intact(&opened) {
+            let text = format!("the body's CRC-32 is not {:08x}", opened.checksum);
+            refuse(message, Problem::BadChecksum, text, batch);
             return Served::BadChecksum;
         }
         let Some(place) = found.place else {
-            let text = format!("no handler for code {code}");
-            replies.send_error(ErrorNumber::UnknownCode, code, &text);
+            let text = format!("no handler for code {}", opened.code);
+            refuse(message, Problem::UnknownCode, text, batch);
             return Served::UnknownCode;
         };
-        let Registered { handler, .. } = &self.handlers[place];
-        let request = Request::new(code, body, messages.chunk, origin);
-        let id = origin.info.id;
-        let mark = replies.mark();
-        // A handler's broken state behind a panic is the handler's to fear;
-        // ours are the replies, and these are rewound.
+        let handler = &*self.handlers[place].handler;
+        let mut replies = Replies::new(batch, message.protocol, Some(opened));
         let outcome = {
-            let _turn = OwnTurn::begin(id);
-            replies.set_request(Some((body, header.crc32)));
-            let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&request, replies)));
-            replies.set_request(None);
-            replies.take_pushes();
-            outcome
+            let _turn = OwnTurn::begin(message.mailbox.id());
+            let request = Request::new(message);
+            // A panic may leave the handler's own data inconsistent, which is the handler's
+            // concern. The replies are ours, and they are taken back.
+            catch_unwind(AssertUnwindSafe(|| handler.handle(&request, &mut replies)))
         };
         match outcome {
-            Ok(Ok(())) => Served::Answered,
+            Ok(Ok(())) => {
+                replies.take_pushes();
+                Served::Answered
+            }
             Ok(Err(error)) => {
-                replies.rewind(mark);
-                replies.send_error(ErrorNumber::HandlerFailed, code, &error.to_string());
-                log::debug!("conn={id} handler failed: {error} code={code}");
+                let text = error.to_string();
+                let (id, code) = (message.mailbox.id(), opened.code);
+                log::debug!("conn={id} handler failed: {text} code={code}");
+                refuse(message, Problem::HandlerFailed, text, replies.take_back());
                 Served::Failed
             }
             Err(panic) => {
-                replies.rewind(mark);
-                replies.send_error(ErrorNumber::HandlerFailed, code, "the handler panicked");
-                let text = panic_text(&*panic);
-                if let Some(held) = self.panics.lock().admit(Instant::now()) {
-                    log::error!("conn={id} handler panicked: {text} code={code}{held}");
-                }
+                self.report_panic(message, &*panic);
+                let text = "the handler panicked".to_owned();
+                refuse(message, Problem::HandlerFailed, text, replies.take_back());
                 Served::Panicked
             }
         }
     }
+}
+
+impl Application {
+    fn report_panic(&self, message: &Message<'_>, panic: &(dyn Any + Send)) {
+        let held = self.panics.lock().admit(Moment::now());
+        let Some(held) = held else { return };
+        let (id, code) = (message.mailbox.id(), message.opened.code);
+        log::error!("conn={id} handler panicked: {} code={code}{held}", panic_text(panic));
+    }
+}
+
+/// Appends an error for the peer, in the place of the replies to a message.
+fn refuse(message: &Message<'_>, problem: Problem, text: String, batch: &mut Batch) {
+    let notice = Notice::Error { problem, code: Some(message.opened.code), text: text.into() };
+    message.protocol.notice(&notice, batch);
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
@@ -281,24 +202,24 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }
 
-#[cfg(all(test, not(loom)))]
-pub(super) mod tests {
+#[cfg(test)]
+mod tests {
+    use super::super::test_peer::TestPeer;
     use super::*;
-    use crate::handler::{HandlerError, Outcome, Peer};
-    use crate::send::sink;
-    use chappe_wire::{CODE_ERROR, encode, parse_notice, split_first};
+    use crate::handler::{HandlerError, Outcome};
+    use crate::protocol::encode;
 
     fn application() -> Application {
         let mut handlers = Handlers::default();
-        let twice = |request: &Request<'_>, replies: &mut Replies| -> Outcome {
+        let twice = |request: &Request<'_>, replies: &mut Replies<'_>| -> Outcome {
             replies.send(16, request.body())?;
             replies.send(16, request.body())
         };
-        let fails = |_: &Request<'_>, replies: &mut Replies| -> Outcome {
+        let fails = |_: &Request<'_>, replies: &mut Replies<'_>| -> Outcome {
             replies.send(17, b"half an answer")?;
             Err(HandlerError::new("out of ink"))
         };
-        let panics = |_: &Request<'_>, replies: &mut Replies| -> Outcome {
+        let panics = |_: &Request<'_>, replies: &mut Replies<'_>| -> Outcome {
             replies.send(18, b"half an answer")?;
             panic!("planned by the test");
         };
@@ -308,44 +229,19 @@ pub(super) mod tests {
         Application::new(handlers, WorkerInfo { number: 2, pid: 77, generation: 1 })
     }
 
-    /// A connection whose peer takes everything.
-    pub(in crate::handler) struct TestPeer {
-        info: ConnectionInfo,
-        send: Arc<SendHalf>,
+    fn serve(bytes: &[u8]) -> (Served, Vec<(Code, Vec<u8>)>) {
+        let (peer, mut batch, application) = (TestPeer::new(9), Batch::default(), application());
+        let opened = peer.mailbox.protocol().open(bytes).expect("a whole message");
+        let found = application.find(opened.code);
+        let served = application.serve(found, &peer.message(opened, None), &mut batch);
+        (served, peer.answers(&mut batch))
     }
 
-    impl TestPeer {
-        pub(in crate::handler) fn origin(&self) -> Origin<'_> {
-            Origin { info: &self.info, send: &self.send }
-        }
-    }
-
-    pub(in crate::handler) fn peer(id: u64) -> TestPeer {
-        let peer = Peer::Tcp(([127, 0, 0, 1], 40000).into());
-        TestPeer { info: ConnectionInfo { id, peer }, send: sink::send_half(id) }
-    }
-
-    fn serve(chunk: &Bytes) -> (Served, Vec<(Code, Vec<u8>)>) {
-        let peer = peer(9);
-        let mut replies = Replies::of_turn();
-        let mut messages = Messages { bytes: chunk, chunk: None };
-        let application = application();
-        let found = application.find(chunk);
-        let served = application.serve(found, peer.origin(), &mut messages, &mut replies);
-        assert!(messages.bytes.is_empty(), "it was one message");
-        let (mut encoded, frames) = replies.take();
-        let mut sent = vec![];
-        while let Some((header, body)) = split_first(&mut encoded) {
-            assert!(header.verify(&body));
-            sent.push((header.code, body.to_vec()));
-        }
-        assert_eq!(sent.len(), frames as usize);
-        (served, sent)
-    }
-
-    fn error_of(replies: &[(Code, Vec<u8>)]) -> ([u16; 2], String) {
-        assert_eq!((replies.len(), replies[0].0), (1, CODE_ERROR));
-        parse_notice(&replies[0].1).expect("a notice")
+    /// The two numbers and the text of an error.
+    fn error_of(replies: &[(Code, Vec<u8>)]) -> ([u8; 4], &str) {
+        let [(65_535, body)] = replies else { panic!("an error: {replies:?}") };
+        let (numbers, text) = body.split_first_chunk().expect("two numbers");
+        (*numbers, std::str::from_utf8(text).expect("text"))
     }
 
     #[test]
@@ -370,12 +266,12 @@ pub(super) mod tests {
     #[test]
     fn errors_take_the_place_of_the_replies_of_their_message() {
         let (served, replies) = serve(&encode(17, b"").unwrap());
-        assert_eq!((served, error_of(&replies)), (Served::Failed, ([4, 17], "out of ink".into())));
+        assert_eq!((served, error_of(&replies)), (Served::Failed, ([0, 4, 0, 17], "out of ink")));
         let (served, replies) = serve(&encode(18, b"").unwrap());
-        let expected = ([4, 18], "the handler panicked".into());
+        let expected = ([0, 4, 0, 18], "the handler panicked");
         assert_eq!((served, error_of(&replies)), (Served::Panicked, expected));
         let (served, replies) = serve(&encode(4, b"").unwrap());
-        let expected = ([3, 4], "no handler for code 4".into());
+        let expected = ([0, 3, 0, 4], "no handler for code 4");
         assert_eq!((served, error_of(&replies)), (Served::UnknownCode, expected));
     }
 
@@ -383,8 +279,8 @@ pub(super) mod tests {
     fn a_wrong_checksum_is_refused_also_on_an_empty_body() {
         let mut frame = encode(0, b"").unwrap().to_vec();
         frame[7] = 1;
-        let (served, replies) = serve(&frame.into());
-        assert_eq!((served, error_of(&replies).0), (Served::BadChecksum, [2, 0]));
+        let (served, replies) = serve(&frame);
+        assert_eq!((served, error_of(&replies).0), (Served::BadChecksum, [0, 2, 0, 0]));
     }
 
     #[test]

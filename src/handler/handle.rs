@@ -1,14 +1,14 @@
 //! Sending to a connection at any time: what a chat, a feed or a timer needs.
 //!
 //! A handle belongs to one connection of one worker process and works on any thread of
-//! it. It holds nothing open: a connection goes when its peer goes, and the handle
-//! then says so. It never names another connection, however often the place in the
-//! table and the descriptor are used again. No call here blocks.
+//! it. It keeps nothing open: when the peer leaves, the connection closes, and sending
+//! returns an error. A handle never refers to another connection, even when the place in
+//! the table and the descriptor are used again. No call here blocks.
 
-use super::own_turn;
-use crate::send::{Entry, Refused, SendHalf};
+use super::{Code, own_turn};
+use crate::protocol;
 use bytes::Bytes;
-use chappe_wire::{BodyTooLong, Code, encode};
+use chappe_engine::{BodyTooLong, Entry, Mailbox, Rejected};
 use std::sync::{Arc, Weak};
 
 /// A way to send to one connection. Cheap to clone, to keep and to give to other
@@ -20,7 +20,7 @@ use std::sync::{Arc, Weak};
 #[derive(Clone, Debug)]
 pub struct Handle {
     id: u64,
-    send: Weak<SendHalf>,
+    mailbox: Weak<Mailbox>,
 }
 
 /// A frame, encoded once, that can go to any number of connections: they share its
@@ -32,16 +32,17 @@ pub struct Message(Bytes);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The peer is owed `send.outbox_max_bytes` already, or all peers of the worker
-    /// together `send.outbox_total_max_bytes`: it may fit again later.
+    /// The message does not fit into `send.outbox_max_bytes` of this peer, or into
+    /// `send.outbox_total_max_bytes` of the worker, with what is queued now. There may be
+    /// room later.
     #[error("too much is queued already")]
     Full,
-    /// The connection is about to end and takes no more: its peer has said its last,
-    /// the server stops, or the peer read so slowly that its backlog was given up
-    /// (`send.slow_reader = "close"`).
+    /// The connection is about to close and takes no more messages: its peer has shut
+    /// down its sending side, the server stops, or the peer read so slowly that its
+    /// backlog was dropped (`send.slow_reader = "close"`).
     #[error("the connection is closing")]
     Closed,
-    /// The connection is gone.
+    /// The connection is closed.
     #[error("the connection is gone")]
     Expired,
     /// The body does not fit into a frame.
@@ -50,16 +51,18 @@ pub enum SendError {
 }
 
 impl Message {
+    /// Encodes a frame.
+    ///
     /// # Errors
     /// A body beyond [`crate::wire::BODY_BYTES_MAX`].
     pub fn new(code: Code, body: &[u8]) -> Result<Self, BodyTooLong> {
-        encode(code, body).map(Self)
+        protocol::encode(code, body).map(Self)
     }
 }
 
 impl Handle {
-    pub(super) fn new(send: &Arc<SendHalf>) -> Self {
-        Self { id: send.id(), send: Arc::downgrade(send) }
+    pub(super) fn new(mailbox: &Arc<Mailbox>) -> Self {
+        Self { id: mailbox.id(), mailbox: Arc::downgrade(mailbox) }
     }
 
     /// The connection's id, as in logs and `chappe connections`: unique over workers
@@ -80,137 +83,136 @@ impl Handle {
         self.send_message(&Message::new(code, body)?)
     }
 
-    /// The same with a frame that is encoded already.
+    /// Queues an encoded frame for the peer. Never blocks.
+    ///
+    /// Queued is not delivered: if the connection breaks, what was queued is lost and
+    /// counted as `messages_expired`.
     ///
     /// # Errors
     /// See [`SendError`].
     pub fn send_message(&self, message: &Message) -> Result<(), SendError> {
-        let send = self.send.upgrade().ok_or(SendError::Expired)?;
+        let mailbox = self.mailbox.upgrade().ok_or(SendError::Expired)?;
         let bytes = message.0.clone();
-        let entry = Entry { bytes, frames: 1 };
+        let entry = Entry::new((bytes.clone(), 1));
         if own_turn::is_of(self.id) {
             let cost = entry.cost();
-            send.join_replies(own_turn::cost(), cost)?;
-            own_turn::push(entry.bytes, cost);
+            mailbox.join_replies(own_turn::cost(), cost)?;
+            own_turn::push(bytes, cost);
         } else {
-            send.push(entry)?;
+            mailbox.push(entry)?;
         }
         Ok(())
     }
 
-    /// Whether a message would be taken now, room provided. It can end at any time:
-    /// this is to drop handles of those who are gone.
+    /// Whether the connection takes messages, as long as there is room. It can close at any
+    /// time, so this only serves to drop the handles of closed connections.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.send.upgrade().is_some_and(|send| send.is_open().is_ok())
+        self.mailbox.upgrade().is_some_and(|mailbox| mailbox.takes_messages().is_ok())
     }
 }
 
-impl From<Refused> for SendError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Full => Self::Full,
-            Refused::Finishing => Self::Closed,
-            Refused::Gone => Self::Expired,
+impl From<Rejected> for SendError {
+    fn from(rejected: Rejected) -> Self {
+        match rejected {
+            Rejected::Full => Self::Full,
+            Rejected::Ending => Self::Closed,
+            Rejected::Gone => Self::Expired,
         }
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
-    use super::super::application::tests::peer;
     use super::super::own_turn::OwnTurn;
+    use super::super::test_peer::{OUTBOX_BYTES_MAX, TestPeer};
     use super::super::{Outcome, Replies};
     use super::*;
-    use crate::send::{ENTRY_COST, sink};
-    use chappe_wire::{BODY_BYTES_MAX, split_first};
+    use chappe_engine::{Batch, Cause, ENTRY_COST};
 
-    fn bodies(replies: &mut Replies) -> Vec<Vec<u8>> {
-        let (mut encoded, _) = replies.take();
-        std::iter::from_fn(|| split_first(&mut encoded)).map(|(_, body)| body.to_vec()).collect()
-    }
+    /// Two messages of this body fill the outbox to the byte.
+    const HALF: [u8; OUTBOX_BYTES_MAX / 2 - 8 - ENTRY_COST] =
+        [0; OUTBOX_BYTES_MAX / 2 - 8 - ENTRY_COST];
 
     #[test]
     fn one_more_byte_than_the_limit_is_full() {
-        let peer = peer(3);
-        let handle = Handle::new(peer.origin().send);
-        // Two messages to the byte.
-        let half = vec![0; sink::BYTES_MAX / 2 - 8 - ENTRY_COST];
-        assert_eq!(handle.send(16, &half), Ok(()));
-        let rest = [&half[..], &[0]].concat();
+        let peer = TestPeer::new(3);
+        let handle = Handle::new(&peer.mailbox);
+        assert_eq!(handle.send(16, &HALF), Ok(()));
+        let rest = [&HALF[..], &[0]].concat();
         assert_eq!(handle.send(16, &rest), Err(SendError::Full));
-        assert_eq!(handle.send(16, &half), Ok(()));
+        assert_eq!(handle.send(16, &HALF), Ok(()));
         assert_eq!(handle.send(16, &[]), Err(SendError::Full));
         assert!(handle.is_open());
     }
 
     #[test]
     fn a_handlers_own_pushes_have_the_same_limit() {
-        let own = peer(3);
-        let handle = Handle::new(own.origin().send);
-        let half = vec![0; sink::BYTES_MAX / 2 - 8 - ENTRY_COST];
+        let own = TestPeer::new(3);
+        let handle = Handle::new(&own.mailbox);
         for _message in 0..2 {
-            let mut replies = Replies::of_turn();
+            let mut batch = Batch::default();
+            let mut replies = Replies::new(&mut batch, own.mailbox.protocol(), None);
             let _turn = OwnTurn::begin(3);
-            assert_eq!(handle.send(16, &half), Ok(()));
-            assert_eq!(handle.send(16, &[&half[..], &[0]].concat()), Err(SendError::Full));
-            assert_eq!(handle.send(16, &half), Ok(()));
+            assert_eq!(handle.send(16, &HALF), Ok(()));
+            assert_eq!(handle.send(16, &[&HALF[..], &[0]].concat()), Err(SendError::Full));
+            assert_eq!(handle.send(16, &HALF), Ok(()));
             assert_eq!(handle.send(16, &[]), Err(SendError::Full));
             replies.take_pushes();
         }
     }
 
     #[test]
-    fn who_ends_or_is_gone_takes_nothing() {
-        let ending = peer(3);
-        let handle = Handle::new(ending.origin().send);
-        ending.origin().send.finish();
+    fn a_connection_that_ends_or_is_gone_takes_nothing() {
+        let ending = TestPeer::new(3);
+        let handle = Handle::new(&ending.mailbox);
+        let _ = ending.mailbox.end_input(Cause::PeerClosed, None, &ending.counters);
         assert_eq!(handle.send(16, &[]), Err(SendError::Closed));
-        sink::abort(ending.origin().send);
+        assert!(ending.mailbox.abort(Cause::Kicked, &ending.counters), "no thread is writing");
         assert_eq!(handle.send(16, &[]), Err(SendError::Expired));
         drop(ending);
         assert_eq!(handle.send(16, &[]), Err(SendError::Expired));
         assert!(!handle.is_open());
-        let too_long = vec![0; BODY_BYTES_MAX + 1];
-        assert!(matches!(handle.send(16, &too_long), Err(SendError::TooLong(_))));
+        assert!(matches!(handle.send(16, &vec![0; 65_528]), Err(SendError::TooLong(_))));
     }
 
     #[test]
     fn pushes_of_a_handler_stand_between_its_replies() -> Outcome {
-        let (own, other) = (peer(3), peer(4));
-        let handle = Handle::new(own.origin().send);
-        let mut replies = Replies::of_turn();
+        let (own, other) = (TestPeer::new(3), TestPeer::new(4));
+        let handle = Handle::new(&own.mailbox);
+        let mut batch = Batch::default();
         {
+            let mut replies = Replies::new(&mut batch, own.mailbox.protocol(), None);
             let _turn = OwnTurn::begin(3);
             replies.send(16, b"1")?;
             assert_eq!(handle.send(16, b"2"), Ok(()));
             assert_eq!(handle.send(16, b"3"), Ok(()));
             replies.send(16, b"4")?;
             assert_eq!(handle.clone().send(16, b"5"), Ok(()));
-            let other = Handle::new(other.origin().send);
+            let other = Handle::new(&other.mailbox);
             assert_eq!(other.send(16, b"not here"), Ok(()));
             replies.take_pushes();
         }
-        assert_eq!(bodies(&mut replies), [b"1", b"2", b"3", b"4", b"5"]);
-        assert_eq!(own.origin().send.view().queued_bytes, 0);
-        assert!(other.origin().send.view().queued_bytes > 0);
+        assert_eq!(own.bodies(&mut batch), [b"1", b"2", b"3", b"4", b"5"]);
+        assert_eq!(own.mailbox.view().outbox_bytes, 0);
+        assert!(other.mailbox.view().outbox_bytes > 0);
         Ok(())
     }
 
     #[test]
     fn a_failed_message_keeps_its_pushes_and_loses_its_replies() -> Outcome {
-        let own = peer(3);
-        let handle = Handle::new(own.origin().send);
-        let mut replies = Replies::of_turn();
+        let own = TestPeer::new(3);
+        let handle = Handle::new(&own.mailbox);
+        let mut batch = Batch::default();
         for round in [b"a", b"b"] {
-            let mark = replies.mark();
+            let mut replies = Replies::new(&mut batch, own.mailbox.protocol(), None);
             let _turn = OwnTurn::begin(3);
             replies.send(16, b"a reply")?;
             assert_eq!(handle.send(16, round), Ok(()));
             replies.send(16, b"a reply")?;
-            replies.rewind(mark);
+            replies.take_back();
         }
-        assert_eq!(bodies(&mut replies), [b"a", b"b"]);
+        assert_eq!(own.bodies(&mut batch), [b"a", b"b"]);
         Ok(())
     }
 }

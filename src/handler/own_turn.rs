@@ -11,13 +11,13 @@ thread_local! {
     /// The connection whose message this thread is handling; 0 for none.
     static CONNECTION: Cell<u64> = const { Cell::new(0) };
     static PUSHED: RefCell<Vec<Bytes>> = const { RefCell::new(Vec::new()) };
-    /// Whether there is anything in it: asked at every reply.
+    /// Whether `PUSHED` holds anything; checked at every reply.
     static HAS_PUSHED: Cell<bool> = const { Cell::new(false) };
-    /// What this message has pushed so far, as it counts against the limits.
+    /// Bytes charged against the limits for what this message has pushed so far.
     static COST: Cell<usize> = const { Cell::new(0) };
 }
 
-/// While it lives, this thread handles a message of one connection.
+/// Marks this thread as handling a message of one connection, until it is dropped.
 pub(super) struct OwnTurn(());
 
 impl OwnTurn {
@@ -40,7 +40,8 @@ pub(super) fn is_of(connection: u64) -> bool {
     CONNECTION.get() == connection
 }
 
-/// What the message that this thread handles has pushed so far.
+/// Bytes charged against the limits for what the message that this thread handles has
+/// pushed so far.
 pub(super) fn cost() -> usize {
     COST.get()
 }

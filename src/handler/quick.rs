@@ -1,115 +1,107 @@
-//! Whether a handler that says it is quick is.
+//! Whether a handler that says that it is quick really is.
 //!
-//! Quick handlers run on the event loop, where every millisecond is one in which no
-//! other connection is served. One that is found to take longer, again and again or
-//! for long, is run by the handler threads from then on, until the next reload.
+//! Quick handlers run on the event loop, which serves no other connection in the
+//! meantime. A handler that is found to take longer, often or for long, is *demoted*: from
+//! then on the handler threads run it, until the next reload.
 //!
-//! To time each call would cost as much as many a handler. So only when a turn of the
-//! loop took long are the handlers of its messages *doubted*, and their next calls timed.
+//! Timing each call would cost as much as many handlers do. So only when a turn of the
+//! loop took long are the handlers of its messages *suspect*, and their next calls timed.
 
+use chappe_engine::{Pace, QUICK_TIME_MAX};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A quick handler that takes longer is none.
-pub const QUICK_TIME_MAX: Duration = Duration::from_micros(200);
-
-/// So much time a quick handler may take from the loop, in calls beyond
-/// [`QUICK_TIME_MAX`], in [`WINDOW`].
-const STOLEN_MAX: Duration = Duration::from_millis(50);
+/// Loop time a quick handler may use per [`WINDOW`], in calls beyond [`QUICK_TIME_MAX`].
+const LONG_CALLS_TIME_MAX: Duration = Duration::from_millis(50);
+/// Time after which earlier long calls and suspicions no longer count.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// So many calls are timed at the first doubt in [`WINDOW`], and twice as many at each
-/// further one: who is slow in one call of many is met by one of them.
-const DOUBTED_CALLS: u32 = 64;
-/// And no more than that in [`WINDOW`]: on a machine that is short of CPUs any turn may
-/// seem long. It is a hundredth of the time, at a microsecond a call.
-const DOUBTED_CALLS_MAX: u32 = 100_000;
+/// Calls that are timed at the first suspicion in a [`WINDOW`]. Each further suspicion
+/// doubles the number: if one call of many is slow, it will be among the timed ones.
+const TIMED_CALLS: u32 = 64;
+/// The most calls that are timed per [`WINDOW`]: on a machine that is short of CPUs any
+/// turn may seem long. At a microsecond a call this is a hundredth of the time.
+const TIMED_CALLS_MAX: u32 = 100_000;
 
-/// Where a handler may run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// It may run on the event loop.
-    Quick,
-    /// Likewise, and its calls are timed.
-    Doubted,
-    /// It does not say that it is quick, or it was demoted.
-    Slow,
-}
-
-/// See the module. One a handler.
+/// Whether one handler is quick, and what speaks against it.
 #[derive(Debug)]
 pub(super) struct Quickness {
     is_quick: AtomicBool,
-    /// How many calls are still to be timed.
-    doubted_calls: AtomicU32,
-    record: Mutex<Record>,
+    /// Calls that are still to be timed.
+    calls_to_time: AtomicU32,
+    evidence: Mutex<Evidence>,
 }
 
-/// What has been held against it since a window began.
+/// What speaks against a handler since a [`WINDOW`] began.
 #[derive(Debug, Default)]
-struct Record {
+struct Evidence {
     since: Option<Instant>,
-    stolen: Duration,
-    doubts: u32,
-    doubted_calls: u32,
+    /// Time of the calls beyond [`QUICK_TIME_MAX`].
+    long_calls_time: Duration,
+    suspicions: u32,
+    /// Calls that were to be timed because of these suspicions.
+    timed_calls: u32,
 }
 
-impl Record {
-    fn begin_window(&mut self, now: Instant) {
+impl Evidence {
+    /// Drops what is older than a [`WINDOW`].
+    fn refresh(&mut self, now: Instant) {
         if self.since.is_none_or(|since| now.saturating_duration_since(since) > WINDOW) {
             *self = Self { since: Some(now), ..Self::default() };
         }
     }
 
-    /// How many calls are to be timed.
-    fn doubt(&mut self) -> u32 {
-        let calls = DOUBTED_CALLS.saturating_mul(1 << self.doubts.min(16));
-        let calls = calls.min(DOUBTED_CALLS_MAX - self.doubted_calls);
-        self.doubts += 1;
-        self.doubted_calls += calls;
+    /// Adds a suspicion. Returns the number of calls to time because of it.
+    fn add_suspicion(&mut self) -> u32 {
+        let calls = TIMED_CALLS.saturating_mul(1 << self.suspicions.min(16));
+        let calls = calls.min(TIMED_CALLS_MAX - self.timed_calls);
+        self.suspicions += 1;
+        self.timed_calls += calls;
         calls
     }
 }
 
-// The atomics order nothing, and a call more or less on the loop, or timed, does not
-// matter: all of them are relaxed.
+// The atomics order nothing, and it does not matter whether one call more or less runs on
+// the loop or is timed: all of them are relaxed.
 impl Quickness {
-    /// As the handler says.
+    /// `is_quick` is the handler's own statement.
     pub(super) fn new(is_quick: bool) -> Self {
-        let (is_quick, doubted_calls) = (AtomicBool::new(is_quick), AtomicU32::new(0));
-        Self { is_quick, doubted_calls, record: Mutex::default() }
+        let (is_quick, calls_to_time) = (AtomicBool::new(is_quick), AtomicU32::new(0));
+        Self { is_quick, calls_to_time, evidence: Mutex::default() }
     }
 
+    /// Where the handler may run now.
     pub(super) fn pace(&self) -> Pace {
         if !self.is_quick.load(Ordering::Relaxed) {
             Pace::Slow
-        } else if self.doubted_calls.load(Ordering::Relaxed) == 0 {
+        } else if self.calls_to_time.load(Ordering::Relaxed) == 0 {
             Pace::Quick
         } else {
-            Pace::Doubted
+            Pace::Suspect
         }
     }
 
-    /// A turn with messages of this handler took long.
-    pub(super) fn doubt(&self, now: Instant) {
-        let mut record = self.record.lock();
-        record.begin_window(now);
-        let calls = record.doubt();
-        self.doubted_calls.fetch_max(calls, Ordering::Relaxed);
+    /// Makes the handler suspect: a turn with messages for it took long.
+    pub(super) fn suspect(&self, now: Instant) {
+        let mut evidence = self.evidence.lock();
+        evidence.refresh(now);
+        let calls = evidence.add_suspicion();
+        self.calls_to_time.fetch_max(calls, Ordering::Relaxed);
     }
 
-    /// Notes what a call took. True if that was the one too many.
-    pub(super) fn took(&self, time: Duration, now: Instant) -> bool {
+    /// Records the time of a call. Returns true if it demotes the handler.
+    pub(super) fn record(&self, time: Duration, now: Instant) -> bool {
         if time <= QUICK_TIME_MAX {
-            let left = self.doubted_calls.load(Ordering::Relaxed).saturating_sub(1);
-            self.doubted_calls.store(left, Ordering::Relaxed);
+            let left = self.calls_to_time.load(Ordering::Relaxed).saturating_sub(1);
+            self.calls_to_time.store(left, Ordering::Relaxed);
             return false;
         }
-        let mut record = self.record.lock();
-        record.begin_window(now);
-        record.stolen += time;
-        record.stolen > STOLEN_MAX && self.is_quick.swap(false, Ordering::Relaxed)
+        let mut evidence = self.evidence.lock();
+        evidence.refresh(now);
+        evidence.long_calls_time += time;
+        let is_too_much = evidence.long_calls_time > LONG_CALLS_TIME_MAX;
+        is_too_much && self.is_quick.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -120,81 +112,81 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn too_much_in_a_window_is_the_end_and_is_told_once() {
+    fn too_much_in_a_window_demotes_once() {
         let (quickness, now) = (Quickness::new(true), Instant::now());
         for _ in 0..25 {
-            assert!(!quickness.took(2 * MS, now) && quickness.pace() == Pace::Quick);
+            assert!(!quickness.record(2 * MS, now) && quickness.pace() == Pace::Quick);
         }
-        assert!(quickness.took(2 * MS, now) && quickness.pace() == Pace::Slow);
-        assert!(!quickness.took(2 * MS, now), "told already");
-        assert!(Quickness::new(true).took(51 * MS, now), "one long call is enough");
+        assert!(quickness.record(2 * MS, now) && quickness.pace() == Pace::Slow);
+        assert!(!quickness.record(2 * MS, now), "demoted already");
+        assert!(Quickness::new(true).record(51 * MS, now), "one long call is enough");
     }
 
     #[test]
     fn a_little_longer_than_quick_counts_and_just_quick_does_not() {
         let (quickness, now) = (Quickness::new(true), Instant::now());
         let longer = QUICK_TIME_MAX + Duration::from_nanos(1);
-        for _ in 0..STOLEN_MAX.as_micros() / QUICK_TIME_MAX.as_micros() - 1 {
-            assert!(!quickness.took(QUICK_TIME_MAX, now), "quick");
-            assert!(!quickness.took(longer, now));
+        for _ in 0..LONG_CALLS_TIME_MAX.as_micros() / QUICK_TIME_MAX.as_micros() - 1 {
+            assert!(!quickness.record(QUICK_TIME_MAX, now), "quick");
+            assert!(!quickness.record(longer, now));
         }
-        assert!(quickness.took(longer, now), "the bound in all");
+        assert!(quickness.record(longer, now), "the bound in all");
     }
 
     #[test]
-    fn now_and_then_is_forgiven() {
+    fn one_long_call_per_window_does_not_demote() {
         let (quickness, start) = (Quickness::new(true), Instant::now());
         for nth in 0..100 {
-            assert!(!quickness.took(40 * MS, start + nth * (WINDOW + MS)));
+            assert!(!quickness.record(40 * MS, start + nth * (WINDOW + MS)));
         }
         assert_ne!(quickness.pace(), Pace::Slow);
     }
 
-    /// Whether it is demoted by so many calls in one window, of which every `slow_each`th
-    /// takes 40 ms, and a turn with it seems long.
+    /// Whether `calls` calls in one window demote a handler. Every `slow_each`th takes 40 ms,
+    /// and makes it suspect.
     fn is_found(slow_each: u32, calls: u32) -> bool {
         let (quickness, now) = (Quickness::new(true), Instant::now());
         (0..calls).any(|nth| {
             let (is_slow, pace) = (nth % slow_each == 0, quickness.pace());
             let took = if is_slow { 40 * MS } else { Duration::ZERO };
-            let is_demoted = pace == Pace::Doubted && quickness.took(took, now);
+            let is_demoted = pace == Pace::Suspect && quickness.record(took, now);
             if is_slow {
-                quickness.doubt(now);
+                quickness.suspect(now);
             }
             is_demoted
         })
     }
 
     #[test]
-    fn one_slow_call_of_many_is_met() {
+    fn one_slow_call_of_many_is_found() {
         assert!(is_found(1, 3), "two that were timed are enough");
         assert!(is_found(100, 1000));
         assert!(is_found(2000, 100_000));
-        assert!(!is_found(100_000, 1_000_000), "as rare as that it is not looked for");
+        assert!(!is_found(100_000, 1_000_000), "it is too rare to be found");
     }
 
     #[test]
-    fn doubts_double_within_a_window_and_have_a_bound() {
+    fn each_suspicion_doubles_the_timed_calls_up_to_a_bound() {
         let (quickness, start) = (Quickness::new(true), Instant::now());
         let timed_until_trusted = |at| {
             let mut calls = 0;
-            while quickness.pace() == Pace::Doubted {
-                quickness.took(QUICK_TIME_MAX, at);
+            while quickness.pace() == Pace::Suspect {
+                quickness.record(QUICK_TIME_MAX, at);
                 calls += 1;
             }
             calls
         };
         let mut all = 0;
-        for doubts in 0..20 {
-            quickness.doubt(start);
+        for suspicion in 0..20 {
+            quickness.suspect(start);
             let timed = timed_until_trusted(start);
-            let left = DOUBTED_CALLS_MAX - all;
-            assert_eq!(timed, (DOUBTED_CALLS << doubts).min(left), "doubt {doubts}");
+            let left = TIMED_CALLS_MAX - all;
+            assert_eq!(timed, (TIMED_CALLS << suspicion).min(left), "suspicion {suspicion}");
             all += timed;
         }
-        assert_eq!(all, DOUBTED_CALLS_MAX);
+        assert_eq!(all, TIMED_CALLS_MAX);
         let later = start + WINDOW + MS;
-        quickness.doubt(later);
-        assert_eq!(timed_until_trusted(later), DOUBTED_CALLS, "another window");
+        quickness.suspect(later);
+        assert_eq!(timed_until_trusted(later), TIMED_CALLS, "another window");
     }
 }

@@ -22,7 +22,7 @@ use socket_file::SocketFile;
 
 /// Why an address can't be listened on.
 #[derive(Debug, Error)]
-pub enum ListenError {
+pub(crate) enum ListenError {
     /// The kernel said no.
     #[error("cannot listen on {address}: {cause}")]
     Bind {
@@ -43,22 +43,20 @@ pub enum ListenError {
 
 impl ListenError {
     /// Whether somebody else listens there.
-    pub fn is_taken(&self) -> bool {
+    pub(crate) fn is_taken(&self) -> bool {
         matches!(self, Self::Bind { cause, .. } if cause.kind() == io::ErrorKind::AddrInUse)
     }
 }
 
 /// A listening, non-blocking socket, as a worker gets it.
 #[derive(Debug)]
-pub struct Listener {
+pub(crate) struct Listener {
     /// The socket.
-    pub socket: OwnedFd,
-    /// The address as it stands in the configuration: what a reload compares.
-    pub configured: Address,
+    pub(crate) socket: OwnedFd,
     /// Where it really listens: with the port that the kernel chose for port 0.
-    pub local: Address,
+    pub(crate) local: Address,
     /// How its connections are to be treated.
-    pub options: config::Listen,
+    pub(crate) options: config::Listen,
 }
 
 impl AsFd for Listener {
@@ -69,10 +67,10 @@ impl AsFd for Listener {
 
 /// A listening socket from whoever started us: systemd's socket activation.
 #[derive(Debug)]
-pub struct Passed {
+pub(crate) struct Passed {
     socket: OwnedFd,
     /// Where it listens.
-    pub address: Address,
+    pub(crate) address: Address,
 }
 
 impl Passed {
@@ -80,7 +78,7 @@ impl Passed {
     ///
     /// # Errors
     /// [`ListenError::Passed`] for anything that is no listening stream socket.
-    pub fn take() -> Result<Vec<Self>, ListenError> {
+    pub(crate) fn take() -> Result<Vec<Self>, ListenError> {
         let wrong = |number, cause| ListenError::Passed { number, cause };
         let passed = activation::take().map_err(|cause| wrong(activation::FIRST, cause))?;
         let examine = |(nth, socket): (usize, OwnedFd)| {
@@ -269,9 +267,8 @@ impl Bound {
         let mut listeners = Vec::new();
         for (nth, socket) in sockets.into_iter().enumerate() {
             if is_shared || nth % usize::from(workers.max(1)) == usize::from(number) {
-                let configured = options.address.clone();
                 let (local, options) = (local.clone(), options.clone());
-                listeners.push(Listener { socket, configured, local, options });
+                listeners.push(Listener { socket, local, options });
             } else {
                 // Closed right after the fork: it is not ours to close again.
                 std::mem::forget(socket);
@@ -336,7 +333,7 @@ mod tests {
             TcpStream::connect(local).unwrap();
             let listeners = bound.into_listeners(1, 2);
             assert_eq!(listeners.len(), 1);
-            assert_eq!(listeners[0].configured.to_string(), address);
+            assert_eq!(listeners[0].options.address.to_string(), address);
         }
     }
 

@@ -4,6 +4,7 @@
 //! theirs: a worker that has dropped its rights may not. So every process changes
 //! over in the same way, whoever moved the files.
 
+use chappe_sys::clock::Moment;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -73,7 +74,7 @@ impl Master<'_> {
             }
         }
         for error in &failed {
-            if let Some(held) = self.rotation.warnings.admit(Instant::now()) {
+            if let Some(held) = self.rotation.warnings.admit(Moment::now()) {
                 log::error!("the old log stays in use: {error}{held}");
             }
         }
@@ -148,7 +149,7 @@ impl Master<'_> {
             match rotate(&path, log.rotate_keep) {
                 Ok(()) => rotated = true,
                 Err(error) => {
-                    if let Some(held) = self.rotation.warnings.admit(now) {
+                    if let Some(held) = self.rotation.warnings.admit(Moment::now()) {
                         log::error!("cannot rotate {}: {error}{held}", path.display());
                     }
                 }

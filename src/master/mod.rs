@@ -71,9 +71,17 @@ pub struct Assignment {
     /// The line to the master.
     pub channel: WorkerEnd,
     /// What to accept from, once `serve` has come.
-    pub listeners: Vec<Listener>,
+    pub(crate) listeners: Vec<Listener>,
     /// The configuration of its generation.
-    pub config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
+}
+
+impl Assignment {
+    /// The `[application]` table of the configuration.
+    #[must_use]
+    pub fn application(&self) -> &toml::Table {
+        &self.config.application
+    }
 }
 
 /// What the master is started with; everything that can fail with a plain reason
@@ -81,32 +89,32 @@ pub struct Assignment {
 #[derive(Debug)]
 pub(crate) struct Setup {
     /// The configuration.
-    pub config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
     /// Listening sockets, in the order of the configuration.
-    pub listeners: Vec<Bound>,
+    pub(crate) listeners: Vec<Bound>,
     /// The log of worker N at place N.
-    pub worker_logs: Vec<Arc<File>>,
+    pub(crate) worker_logs: Vec<Arc<File>>,
     /// The bound control socket.
-    pub control: ControlSocket,
+    pub(crate) control: ControlSocket,
     /// Where metrics are served; `None`: nowhere.
-    pub metrics: Option<Bound>,
+    pub(crate) metrics: Option<Bound>,
     /// Where the workers' log lines go besides their files.
-    pub copies: Copies,
+    pub(crate) copies: Copies,
     /// What the operator should know; `status` repeats it.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     /// Whom the workers become; `None`: they stay who the master is.
-    pub identity: Option<Identity>,
+    pub(crate) identity: Option<Identity>,
     /// The line to the service manager, if one has started us.
-    pub manager: Option<Notifier>,
+    pub(crate) manager: Option<Notifier>,
 }
 
 /// What a reload needs of the outside, which the master knows nothing of.
 #[derive(Clone, Copy)]
 pub(crate) struct Site<'a> {
     /// Reads and checks the configuration anew, from where it was at the start.
-    pub load: &'a dyn Fn() -> Result<Loaded, ConfigErrors>,
+    pub(crate) load: &'a dyn Fn() -> Result<Loaded, ConfigErrors>,
     /// What the operator should know of a configuration that is to be served.
-    pub warnings: &'a dyn Fn(&Config) -> Vec<String>,
+    pub(crate) warnings: &'a dyn Fn(&Config) -> Vec<String>,
 }
 
 /// Why no server came of it. Nothing is left running then.

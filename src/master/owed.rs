@@ -5,6 +5,7 @@
 //! logs only the latest counts; so that one is kept, and said as soon as there is room.
 //! A question to all workers is not kept: whoever asks hears that one was not reached.
 
+use chappe_sys::clock::Moment;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -130,12 +131,12 @@ impl Owed {
             ErrorKind::WouldBlock => self.is_full = true,
             _ => self.not_before = Some(now + TRY_AGAIN),
         }
-        self.warn(&error, message, number, now);
+        self.warn(&error, message, number);
         false
     }
 
-    fn warn(&mut self, error: &io::Error, message: Message, number: u16, now: Instant) {
-        if let Some(held) = self.warnings.admit(now) {
+    fn warn(&mut self, error: &io::Error, message: Message, number: u16) {
+        if let Some(held) = self.warnings.admit(Moment::now()) {
             log::warn!("cannot tell worker {number} to {message:?}: {error}{held}");
         }
     }
@@ -183,7 +184,7 @@ impl Worker {
         match channel.send_parcel(message, value, None) {
             Ok(()) => Told::Yes,
             Err(error) => {
-                self.owed.warn(&error, message, self.number, Instant::now());
+                self.owed.warn(&error, message, self.number);
                 let is_full = error.kind() == ErrorKind::WouldBlock;
                 if is_full { Told::No } else { Told::NotMeant }
             }

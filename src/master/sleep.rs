@@ -1,5 +1,6 @@
 //! The one place where the master sleeps, and what wakes it.
 
+use chappe_sys::clock::Moment;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -54,7 +55,7 @@ impl Master<'_> {
     /// a limit that somebody has lowered from outside. A server that serves is not ended
     /// by it: the master looks at everybody, after a pause instead of an event.
     pub(super) fn look_at_all(&mut self, cause: &io::Error) -> Vec<Pid> {
-        if let Some(held) = self.poll_warnings.admit(Instant::now()) {
+        if let Some(held) = self.poll_warnings.admit(Moment::now()) {
             log::error!("cannot wait for events, looking every {BLIND_TICK:?}: {cause}{held}");
         }
         std::thread::sleep(BLIND_TICK);

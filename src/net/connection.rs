@@ -1,283 +1,519 @@
-//! A connection as the event loop knows it: what only the loop touches.
+//! One connection, as the event loop knows it.
 //!
-//! The two shared halves ([`ReceiveHalf`], [`crate::send::SendHalf`]) have the
-//! queues; here are descriptor, begun frame, clocks and the place in the epoll
-//! set. An idle connection owns no buffer.
+//! What all threads share of it is its [`Mailbox`], with the table of its stages. Here are
+//! socket, begun message, clocks and the place in the epoll set, which only the loop
+//! touches. An idle connection owns no buffer.
+//!
+//! Whatever happens, an event, a call of another thread, a deadline, ends in
+//! [`Connection::advance`]: it reads the shared state, makes the next step, computes what
+//! epoll watches and when to look again, and says whether the connection stays.
+//!
+//! ```text
+//! open ──end_input──▶ answering ──all handled──▶ flushing ──all sent, SHUT_WR──▶ lingering ──FIN──▶ gone
+//!   └────────────────────┴────────── abort ──────────┴─────────────────────────────┴────────────────▶
+//! ```
 
-use super::interest::{Input, Phase, State};
-use super::moment::Moment;
-use super::settings::{DRAIN_QUIET, Settings};
+use super::clocks::{Clocks, Deadline, EndingClock, PeerClock};
+use super::ending::{Ending, Parts, drain_notice};
+use super::framer::Framer;
+use super::input::Read;
+use super::interest::{Input, Interest};
+use super::rates::Rates;
+use super::reactor::{Fate, Key, Poller, Reactor};
+use super::settings::{DRAIN_READS_MAX, DRAIN_RETRY, LINGER_BYTES_MAX, NO_BUFFERS_PAUSE};
 use super::timers::Armed;
-use super::token_bucket::TokenBucket;
 use super::transport::Transport;
-use crate::dispatch::ReceiveHalf;
-use crate::send::{Blocked, View};
-use chappe_wire::Cutter;
+use chappe_engine::{Cause, Mailbox, Next, Received, Source, Stage, View};
+use chappe_shm::Counter;
+use chappe_sys::clock::Moment;
 use nix::sys::epoll::EpollFlags;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-/// See the module.
+/// One connection, as the event loop knows it.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) transport: Arc<Transport>,
-    pub(super) receive: Arc<ReceiveHalf>,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) mailbox: Arc<Mailbox>,
     pub(super) connected_at: Moment,
-    pub(super) phase: Phase,
-    pub(super) input: Input,
-    pub(super) cutter: Cutter,
-    /// What the begun frame is charged for in the inbox total.
-    pub(super) cutter_charged: usize,
     /// All bytes ever received.
     pub(super) input_bytes: u64,
-    /// The inbox was empty and has something now: it is this connection's turn, which
-    /// nobody else knows of yet.
-    pub(super) is_queued: bool,
-    /// The inbox total had no room when this connection was read last.
-    pub(super) starved: bool,
-    /// The peer is gone, and what it sent before may still be in the kernel.
-    pub(super) hung_up: bool,
-    /// What epoll watches now; `None`: it is not in the set.
-    pub(super) watched: Option<EpollFlags>,
-    pub(super) timer: Armed,
+    pub(super) framer: Framer,
     pub(super) clocks: Clocks,
     pub(super) rates: Option<Box<Rates>>,
-    /// It stands in the worker's table of addresses.
-    pub(super) is_counted: bool,
+    pub(super) timer: Armed,
+    /// What epoll watches.
+    watched: Interest,
+    /// As the loop saw it last.
+    pub(super) stage: Stage,
+    /// The inbox total had no room when this connection was to be read last.
+    pub(super) is_starved: bool,
+    /// The peer is gone, and what it sent before may still be in the kernel.
+    is_hung_up: bool,
+    /// The peer's FIN was read.
+    pub(super) has_ended: bool,
+    pub(super) held: Held,
 }
 
-/// Since when. Clocks of the peer stand still while the server pauses reading:
-/// they are shifted by that time when it goes on.
-#[derive(Debug)]
-pub(super) struct Clocks {
-    /// Until a whole frame has come.
-    handshake_began_at: Option<Moment>,
-    received_at: Moment,
-    /// When the frame that is not complete began.
-    frame_began_at: Option<Moment>,
-    paused_at: Option<Moment>,
-    pub(super) blocked: Option<Box<BlockedClock>>,
-    pub(super) ending: Option<Box<Ending>>,
-}
-
-/// What a connection that shall end waits for.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Ending {
-    /// A drain that is to begin.
-    Drain(DrainClock),
-    /// The peer's end, after ours.
-    Linger(LingerClock),
-}
-
-/// When a connection is told goodbye.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct DrainClock {
-    pub(super) at: Instant,
-    /// Reading may be paused at that time; the goodbye, which stands behind what was
-    /// received, waits for it until then.
-    pub(super) by: Instant,
-}
-
-/// What is left of a connection that is over for us.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LingerClock {
-    pub(super) until: Option<Instant>,
-    pub(super) discarded_bytes: u64,
-}
-
-/// Since when a peer has taken nothing.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct BlockedClock {
-    /// When the socket became full.
-    pub(super) began: Instant,
-    /// When it became full, or the peer was last seen to acknowledge something.
-    pub(super) since: Instant,
-    pub(super) why: Blocked,
-    /// How many bytes it had acknowledged then.
-    pub(super) acknowledged: u64,
-    /// When to try again if the kernel had no memory.
-    pub(super) retry_at: Instant,
-}
-
-/// The rate limits of a connection, and since when it is above them.
-#[derive(Debug)]
-pub(super) struct Rates {
-    pub(super) messages: Option<TokenBucket>,
-    pub(super) bytes: Option<TokenBucket>,
-    pub(super) too_fast_since: Option<Instant>,
-    pub(super) refused_at: Option<Instant>,
-}
-
-/// What a deadline is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Deadline {
-    Handshake,
-    Frame,
-    Idle,
-    /// The peer took nothing for `send.outbox_max_age`.
-    Blocked,
-    /// The kernel may have memory again.
-    RetrySend,
-    /// It is this connection's turn to be drained.
-    Drain,
-    /// A draining peer has been quiet.
-    DrainQuiet,
-    Linger,
-}
-
-impl Clocks {
-    pub(super) fn new(now: Instant) -> Self {
-        Self {
-            handshake_began_at: Some(now.into()),
-            received_at: now.into(),
-            frame_began_at: None,
-            paused_at: None,
-            blocked: None,
-            ending: None,
-        }
-    }
-
-    /// The peer has given a sign of life, or the clock of its silence starts anew.
-    pub(super) fn received(&mut self, now: Instant) {
-        self.received_at = now.into();
-    }
-
-    /// Whole frames have come, and what had begun is complete.
-    pub(super) fn frame_is_complete(&mut self) {
-        self.handshake_began_at = None;
-        self.frame_began_at = None;
-    }
-
-    /// A frame has begun, now or before.
-    pub(super) fn frame_has_begun(&mut self, now: Instant) {
-        self.frame_began_at.get_or_insert(now.into());
-    }
-
-    /// There will be no rest of the begun frame.
-    pub(super) fn no_frame(&mut self) {
-        self.frame_began_at = None;
-    }
-
-    /// Notes that reading is or is not paused now. True when a pause begins.
-    pub(super) fn pause(&mut self, paused: bool, now: Instant) -> bool {
-        match (self.paused_at, paused) {
-            (None, true) => {
-                self.paused_at = Some(now.into());
-                return true;
-            }
-            (Some(at), false) => {
-                let stood = now.saturating_duration_since(at.into());
-                // Never into the future: what was set during the pause stays.
-                let shift = |since: Moment| (Instant::from(since) + stood).min(now).into();
-                self.handshake_began_at = self.handshake_began_at.map(shift);
-                self.received_at = shift(self.received_at);
-                self.frame_began_at = self.frame_began_at.map(shift);
-                self.paused_at = None;
-            }
-            (None, false) | (Some(_), true) => {}
-        }
-        false
-    }
+/// What a connection holds of what all workers share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    /// A connection permit. Only a connection that could not be let in has none, and is
+    /// merely seen off.
+    pub(super) permit: bool,
+    /// A place in the table of addresses.
+    pub(super) address: bool,
 }
 
 impl Connection {
-    pub(super) fn new(transport: Arc<Transport>, receive: Arc<ReceiveHalf>, now: Instant) -> Self {
+    pub(super) fn new(
+        transport: Arc<dyn Transport>,
+        mailbox: Arc<Mailbox>,
+        rates: Option<Box<Rates>>,
+        held: Held,
+        now: Moment,
+    ) -> Self {
         Self {
             transport,
-            receive,
-            connected_at: now.into(),
-            phase: Phase::Open,
-            input: Input::Open,
-            cutter: Cutter::default(),
-            cutter_charged: 0,
+            mailbox,
+            connected_at: now,
             input_bytes: 0,
-            is_queued: false,
-            starved: false,
-            hung_up: false,
-            watched: None,
-            timer: Armed::default(),
+            framer: Framer::default(),
             clocks: Clocks::new(now),
-            rates: None,
-            is_counted: false,
+            rates,
+            timer: Armed::default(),
+            watched: Interest::Out,
+            stage: Stage::Open,
+            is_starved: false,
+            is_hung_up: false,
+            has_ended: false,
+            held,
         }
     }
 
     pub(super) fn id(&self) -> u64 {
-        self.receive.info().id
+        self.mailbox.id()
     }
 
-    /// Where it comes from; `None`: a process of this machine.
-    pub(super) fn peer_address(&self) -> Option<IpAddr> {
-        self.receive.info().peer.address()
+    /// SHUT_WR was sent already: the connection could not be let in, and only its peer's
+    /// end is awaited.
+    pub(super) fn see_off<P: Poller>(&mut self, reactor: &Reactor<P>) {
+        let _ = self.mailbox.end_input(Cause::Refused, None, &reactor.counters);
+        self.mailbox.linger();
+        let until = reactor.now.checked_add(reactor.settings.linger);
+        self.clocks.ending = Some(Box::new(EndingClock::Linger { until, discarded_bytes: 0 }));
     }
 
-    /// All that decides what epoll watches.
-    pub(super) fn state(&self, view: &View) -> State {
-        State {
-            phase: self.phase,
-            input: self.input,
-            hung_up: self.hung_up,
-            paused: self.starved || view.paused || self.receive.view().paused,
-            blocked: view.blocked,
+    // --- what happens ---
+
+    /// epoll has something to say.
+    pub(super) fn on_event<P: Poller>(
+        &mut self,
+        key: Key,
+        flags: EpollFlags,
+        reactor: &mut Reactor<P>,
+    ) -> Fate {
+        if self.stage == Stage::Lingering {
+            return self.on_linger(key, reactor);
+        }
+        if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
+            // Neither can be masked: out of the set, or the loop would spin.
+            if !self.can_read_on_after_hangup() {
+                return self.abort(key, Cause::PeerReset, reactor);
+            }
+            self.is_hung_up = true;
+            return self.advance(key, reactor);
+        }
+        let mut next = Next::Rest;
+        if flags.contains(EpollFlags::EPOLLOUT) {
+            next = self.mailbox.flush_blocked(&reactor.counters);
+        }
+        // Another thread may have paused the connection since epoll was told: it has
+        // called, and one read more does no harm.
+        let is_readable = flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP);
+        if is_readable && self.stage == Stage::Open && self.watched.reads() {
+            match self.read(reactor) {
+                Read::Broken => return self.abort(key, Cause::PeerReset, reactor),
+                Read::Served if next == Next::Rest => return Fate::Stay,
+                Read::Served | Read::Bytes | Read::Nothing | Read::Starved | Read::Ended => {}
+            }
+        }
+        self.advance(key, reactor)
+    }
+
+    /// Another thread has changed the shared state.
+    pub(super) fn on_call<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+        // Before the state is read: a later change calls again.
+        self.mailbox.clear_call();
+        self.advance(key, reactor)
+    }
+
+    /// The inbox total has room again.
+    pub(super) fn on_room<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+        self.is_starved = false;
+        self.advance(key, reactor)
+    }
+
+    /// The armed timer has fired: something may be due.
+    pub(super) fn on_timer<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+        let view = self.mailbox.view();
+        let due = self.clocks.deadline(self.input(&view), &reactor.settings);
+        match due.filter(|(at, _)| *at <= reactor.now) {
+            Some((_, what)) => self.on_deadline(key, what, &view, reactor),
+            None => self.advance(key, reactor),
         }
     }
 
-    /// The next thing that has to happen if nothing else does.
-    pub(super) fn deadline(&self, view: &View, settings: &Settings) -> Option<(Instant, Deadline)> {
-        let clocks = &self.clocks;
-        let mut next: Option<(Instant, Deadline)> = None;
-        let mut at_latest = |since: Instant, after: Option<Duration>, what: Deadline| {
-            // A deadline beyond what the clock can name never comes.
-            let at = after.and_then(|after| since.checked_add(after));
-            if let Some(at) = at
-                && next.is_none_or(|(next, _)| at < next)
-            {
-                next = Some((at, what));
+    /// A drain: goodbye at this time, and the end when the peer is quiet then.
+    pub(super) fn drain_at<P: Poller>(
+        &mut self,
+        key: Key,
+        at: Moment,
+        reactor: &mut Reactor<P>,
+    ) -> Fate {
+        if self.stage == Stage::Open {
+            self.clocks.drain_at(at);
+        }
+        self.advance(key, reactor)
+    }
+
+    /// Ends the input for a reason of the loop's, and tells the peer.
+    pub(super) fn end<P: Poller>(
+        &mut self,
+        key: Key,
+        ending: Ending,
+        reactor: &mut Reactor<P>,
+    ) -> Fate {
+        self.end_input(ending, reactor);
+        self.advance(key, reactor)
+    }
+
+    // --- the next step ---
+
+    /// Reads the shared state and does what it asks for.
+    pub(super) fn advance<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+        if self.is_hung_up && self.stage == Stage::Open && !self.read_rest(reactor) {
+            return self.abort(key, Cause::PeerReset, reactor);
+        }
+        let mut view = self.mailbox.view();
+        if view.stage == Stage::Aborted {
+            return self.abort(key, view.cause.unwrap_or(Cause::PeerReset), reactor);
+        }
+        if view.stage == Stage::Flushing && view.is_idle {
+            // Behind the last reply. An error means that the peer is gone.
+            let is_gone = self.transport.finish().is_err();
+            if is_gone || self.is_hung_up || self.has_ended {
+                return self.abort(key, Cause::PeerClosed, reactor);
             }
+            self.mailbox.linger();
+            view.stage = Stage::Lingering;
+            let until = reactor.now.checked_add(reactor.settings.linger);
+            let linger = EndingClock::Linger { until, discarded_bytes: 0 };
+            self.clocks.ending = Some(Box::new(linger));
+        }
+        if view.stage > Stage::Open && self.stage != view.stage {
+            self.let_framer_go(reactor);
+            if view.stage < Stage::Lingering {
+                self.clocks.ending = None;
+            }
+        }
+        self.stage = view.stage;
+        self.note_blocked(key, &view, reactor);
+        self.rearm(key, &view, reactor)
+    }
+
+    /// Brings epoll set and timer up to the state.
+    fn rearm<P: Poller>(&mut self, key: Key, view: &View, reactor: &mut Reactor<P>) -> Fate {
+        let input = self.input(view);
+        let is_paused = input.stage == Stage::Open && input.is_paused;
+        if self.clocks.pause(is_paused, reactor.now) {
+            reactor.count(Counter::ReadsPaused, 1);
+        }
+        let wanted = input.interest();
+        if wanted != self.watched {
+            let watch = reactor.poller.watch(&*self.transport, key, self.watched, wanted);
+            if let Err(error) = watch {
+                // No memory or no watches left: this connection cannot go on.
+                log::warn!("conn={} epoll_ctl failed: {error}", self.id());
+                return self.abort(key, Cause::OutOfMemory, reactor);
+            }
+            self.watched = wanted;
+        }
+        if let Some((at, _)) = self.clocks.deadline(input, &reactor.settings) {
+            reactor.timers.arm(key, &mut self.timer, at);
+        }
+        if self.is_starved {
+            reactor.note_starved(key);
+        }
+        Fate::Stay
+    }
+
+    /// Gives the connection up: out of epoll at once, and gone as soon as no thread
+    /// writes to it any more. What was queued is lost, and counted.
+    pub(super) fn abort<P: Poller>(
+        &mut self,
+        key: Key,
+        cause: Cause,
+        reactor: &mut Reactor<P>,
+    ) -> Fate {
+        if self.watched != Interest::Out {
+            // Fails only on a descriptor that is not in the set.
+            let transport = &*self.transport;
+            let result = reactor.poller.watch(transport, key, self.watched, Interest::Out);
+            debug_assert!(result.is_ok(), "{result:?}");
+            self.watched = Interest::Out;
+        }
+        self.let_framer_go(reactor);
+        self.stage = Stage::Aborted;
+        match self.mailbox.abort(cause, &reactor.counters) {
+            true => Fate::Gone,
+            false => Fate::Stay,
+        }
+    }
+
+    /// Gives up a connection whose peer does not read.
+    pub(super) fn abort_slow<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+        // A peer whose backlog was dropped is counted already.
+        let cause = self.mailbox.view().cause;
+        let is_new = !matches!(cause, Some(Cause::TooSlow | Cause::Overloaded));
+        reactor.count(Counter::ClosedSlow, u64::from(is_new));
+        self.abort(key, Cause::TooSlow, reactor)
+    }
+
+    // --- the input's end ---
+
+    /// Open -> answering: nothing more is read, and the peer is told why behind the
+    /// replies to what came before.
+    pub(super) fn end_input<P: Poller>(&mut self, ending: Ending, reactor: &mut Reactor<P>) {
+        if self.stage != Stage::Open {
+            return;
+        }
+        let Parts { cause, notice, counters } = {
+            let protocol = self.mailbox.protocol();
+            ending.parts(protocol.code_of_part(self.framer.part()))
         };
-        match clocks.ending.as_deref() {
-            Some(Ending::Drain(clock)) => {
-                at_latest(clock.at, Some(Duration::ZERO), Deadline::Drain);
-            }
-            Some(Ending::Linger(LingerClock { until: Some(at), .. })) => {
-                at_latest(*at, Some(Duration::ZERO), Deadline::Linger);
-            }
-            Some(Ending::Linger(LingerClock { until: None, .. })) | None => {}
+        for counter in counters {
+            reactor.count(*counter, 1);
         }
-        if let Some(clock) = &clocks.blocked {
-            at_latest(clock.since, Some(settings.outbox_age_max), Deadline::Blocked);
-            if clock.why == Blocked::Buffers {
-                at_latest(clock.retry_at, Some(Duration::ZERO), Deadline::RetrySend);
-            }
+        log::debug!("conn={} input ends cause={}", self.id(), cause.name());
+        self.let_framer_go(reactor);
+        self.stage = Stage::Answering;
+        self.clocks.ending = None;
+        let received = self.mailbox.end_input(cause, notice, &reactor.counters);
+        self.start_turn(received, false, reactor);
+    }
+
+    /// Drops the begun message, and what it is charged for.
+    fn let_framer_go<P: Poller>(&mut self, reactor: &mut Reactor<P>) {
+        reactor.engine.inbox_total().release(self.framer.held_bytes());
+        self.framer.clear();
+        self.clocks.no_message();
+    }
+
+    /// Starts the turn of an inbox that was empty: here, as far as its handlers are
+    /// quick, or on a handler thread.
+    pub(super) fn start_turn<P: Poller>(
+        &mut self,
+        received: Received,
+        is_for_threads: bool,
+        reactor: &mut Reactor<P>,
+    ) {
+        if received != Received::StartTurn {
+            return;
         }
-        if !self.state(view).reads() || self.phase == Phase::Lingering {
-            // The peer's clocks stand still.
-            return next;
-        }
-        if let Some(began) = clocks.handshake_began_at {
-            at_latest(began.into(), settings.handshake, Deadline::Handshake);
-        }
-        if let Some(began) = clocks.frame_began_at {
-            at_latest(began.into(), Some(settings.frame), Deadline::Frame);
-        }
-        if self.phase == Phase::Draining {
-            at_latest(clocks.received_at.into(), Some(DRAIN_QUIET), Deadline::DrainQuiet);
+        if is_for_threads || !reactor.settings.fuse {
+            self.mailbox.enqueue();
         } else {
-            at_latest(clocks.received_at.into(), settings.idle, Deadline::Idle);
+            // The caller advances in any case.
+            let _ = reactor.turn(&self.mailbox, Source::Inbox);
         }
-        next
+    }
+
+    // --- deadlines ---
+
+    fn on_deadline<P: Poller>(
+        &mut self,
+        key: Key,
+        what: Deadline,
+        view: &View,
+        reactor: &mut Reactor<P>,
+    ) -> Fate {
+        match what {
+            Deadline::Peer(clock) => return self.on_peer_clock(key, clock, reactor),
+            Deadline::Blocked => {
+                let acknowledged = self.transport.acknowledged(view.sent_bytes);
+                if !self.clocks.has_acknowledged(acknowledged, reactor.now) {
+                    log::debug!("conn={} reads too slowly", self.id());
+                    return self.abort_slow(key, reactor);
+                }
+            }
+            Deadline::RetrySend => {
+                if let Some(clock) = &mut self.clocks.blocked {
+                    clock.retry_at = reactor.now + NO_BUFFERS_PAUSE;
+                }
+                // It advances below in any case.
+                let _ = self.mailbox.flush_blocked(&reactor.counters);
+            }
+            Deadline::Drain => {
+                // What the kernel has comes before the goodbye.
+                let is_read = self.read_all(reactor);
+                match self.clocks.ending.as_deref_mut() {
+                    Some(EndingClock::Drain { at, by }) if !is_read && reactor.now < *by => {
+                        *at = reactor.now + DRAIN_RETRY;
+                    }
+                    Some(EndingClock::Drain { .. }) => self.start_drain(reactor),
+                    _ => {}
+                }
+            }
+            Deadline::Linger => return self.abort(key, Cause::PeerClosed, reactor),
+        }
+        self.advance(key, reactor)
+    }
+
+    /// A clock of the peer has run out. What came in time may still be in the kernel, if
+    /// this process or the whole machine stood still: so the socket is read first, and
+    /// the clock is enforced only if there was nothing.
+    fn on_peer_clock<P: Poller>(
+        &mut self,
+        key: Key,
+        clock: PeerClock,
+        reactor: &mut Reactor<P>,
+    ) -> Fate {
+        match self.read(reactor) {
+            Read::Broken => return self.abort(key, Cause::PeerReset, reactor),
+            Read::Nothing => {}
+            Read::Served | Read::Bytes | Read::Starved | Read::Ended => {
+                return self.advance(key, reactor);
+            }
+        }
+        let view = self.mailbox.view();
+        match clock {
+            PeerClock::Handshake => self.end_input(Ending::HandshakeTimeout, reactor),
+            PeerClock::Frame => self.end_input(Ending::FrameTimeout, reactor),
+            // The server owes it something: not idle.
+            PeerClock::Idle if !view.is_idle || !view.is_handled => {
+                self.clocks.received(reactor.now);
+            }
+            PeerClock::Idle => self.end_input(Ending::Idle, reactor),
+            // What is queued is flushed all the same; a peer that is pushed to without a
+            // pause must not hold up the end.
+            PeerClock::Quiet if !view.is_handled => self.clocks.received(reactor.now),
+            PeerClock::Quiet => {
+                let reason = reactor.drain_reason;
+                self.end_input(Ending::Drained(reason), reactor);
+            }
+        }
+        self.advance(key, reactor)
+    }
+
+    /// Goodbye, behind what was received so far; then it goes on until quiet.
+    fn start_drain<P: Poller>(&mut self, reactor: &mut Reactor<P>) {
+        self.clocks.ending = Some(Box::new(EndingClock::Draining));
+        reactor.refresh_clock();
+        self.clocks.received(reactor.now);
+        let notice = drain_notice(reactor.drain_reason);
+        let received = self.mailbox.tell(notice, &reactor.counters);
+        self.start_turn(received, false, reactor);
+    }
+
+    // --- a full socket ---
+
+    fn note_blocked<P: Poller>(&mut self, key: Key, view: &View, reactor: &mut Reactor<P>) {
+        let before = self.clocks.blocked.as_ref().map(|clock| clock.began);
+        let acknowledged = || self.transport.acknowledged(view.sent_bytes);
+        if self.clocks.note_blocked(view.blocked, reactor.now, acknowledged) {
+            let after = self.clocks.blocked.as_ref().map(|clock| clock.began);
+            reactor.note_blocked(key, before, after);
+        }
+    }
+
+    // --- reading on ---
+
+    /// All that decides what epoll watches and which clocks run.
+    fn input(&self, view: &View) -> Input {
+        Input::of(view, self.is_starved, self.is_hung_up)
+    }
+
+    /// Whether the socket may be read now.
+    fn may_read(&self) -> bool {
+        self.stage == Stage::Open && self.input(&self.mailbox.view()).reads()
+    }
+
+    /// Reads what the kernel has, as far as that is a matter of a few reads. False if
+    /// reading is paused: there may be more.
+    fn read_all<P: Poller>(&mut self, reactor: &mut Reactor<P>) -> bool {
+        for _ in 0..DRAIN_READS_MAX {
+            if self.stage != Stage::Open {
+                return true;
+            }
+            if !self.may_read() {
+                return false;
+            }
+            match self.read(reactor) {
+                Read::Bytes | Read::Served => {}
+                Read::Starved => return false,
+                Read::Nothing | Read::Ended | Read::Broken => return true,
+            }
+        }
+        true
+    }
+
+    /// Whether EPOLLHUP leaves something to do: messages that the peer sent before it
+    /// closed, or that are not handled yet. Replies to them reach nobody.
+    fn can_read_on_after_hangup(&self) -> bool {
+        let view = self.mailbox.view();
+        view.stage <= Stage::Answering
+            && view.blocked.is_none()
+            && self.transport.has_input_behind_hangup()
+    }
+
+    /// Reads what a peer that is gone has sent, as far as there is room for it; the rest
+    /// when there is room again. Out of the epoll set, there is no other event. False if
+    /// the connection is broken.
+    fn read_rest<P: Poller>(&mut self, reactor: &mut Reactor<P>) -> bool {
+        /// A call that a signal interrupted is worth another one, not forever.
+        const FRUITLESS_MAX: usize = 8;
+        let mut fruitless = 0;
+        while fruitless < FRUITLESS_MAX {
+            self.is_starved |= reactor.engine.inbox_total().excess() > 0;
+            if !self.may_read() {
+                return true;
+            }
+            match self.read(reactor) {
+                Read::Ended | Read::Starved => return true,
+                Read::Nothing => fruitless += 1,
+                Read::Bytes | Read::Served => {}
+                Read::Broken => return false,
+            }
+        }
+        // Neither bytes nor an end: no hang-up that we know.
+        false
+    }
+
+    /// Discards what a closing connection still sends: close(2) with unread input sends
+    /// RST, and RST destroys what is on its way to the peer.
+    fn on_linger<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+        let is_over = match self.transport.receive(&mut reactor.buffer) {
+            Ok(0) => true,
+            Ok(received) => match self.clocks.ending.as_deref_mut() {
+                Some(EndingClock::Linger { discarded_bytes, .. }) => {
+                    *discarded_bytes += received as u64;
+                    *discarded_bytes >= LINGER_BYTES_MAX
+                }
+                _ => true,
+            },
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        };
+        if is_over { self.abort(key, Cause::PeerClosed, reactor) } else { Fate::Stay }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::event_loop::{Entry, Key};
+    use super::super::transport::KernelSocket;
     use super::*;
-    use crate::send::SendHalf;
     use std::mem::size_of;
 
-    /// What malloc(3) of glibc takes for so many bytes.
+    /// What malloc(3) of glibc takes for an allocation of this size.
     fn allocated(bytes: usize) -> usize {
         (bytes + size_of::<usize>()).next_multiple_of(16)
     }
@@ -289,16 +525,10 @@ mod tests {
 
     /// The sum is measured by `scripts/bench`; here it is seen which part has grown.
     #[test]
-    fn an_idle_connection_takes_at_most_512_bytes() {
-        let in_table = size_of::<Entry>() + size_of::<u64>();
+    fn an_idle_connection_takes_at_most_400_bytes() {
+        let in_table = size_of::<Connection>() + size_of::<u64>();
         let in_timers = size_of::<(Moment, Key)>();
-        let parts = [
-            in_table,
-            in_timers,
-            shared::<Transport>(),
-            shared::<ReceiveHalf>(),
-            shared::<SendHalf>(),
-        ];
-        assert!(parts.iter().sum::<usize>() <= 512, "{parts:?}");
+        let parts = [in_table, in_timers, shared::<KernelSocket>(), shared::<Mailbox>()];
+        assert!(parts.iter().sum::<usize>() <= 400, "{parts:?}");
     }
 }

@@ -1,178 +1,51 @@
-//! The loop itself: the epoll set, the table of connections, one turn after the
-//! other. [`EventLoop::turn`] is the only place where a worker's main thread sleeps.
+//! The loop itself: it composes the owners, the table of connections, the reactor, the
+//! acceptor, the admission, and runs one turn after the other. [`EventLoop::turn`] is the
+//! only place where a worker's main thread sleeps.
 
-use super::accept::{Listeners, Refused};
-use super::connection::{Connection, DrainClock, Ending};
-use super::interest::Phase;
-use super::listing::Listing;
-use super::receive::Read;
+use super::acceptor::{Acceptor, Listening, New};
+use super::admission::{Admission, Refusal};
+use super::connection::{Connection, Held};
+use super::ending::Ending;
+use super::pressure::Pressure;
+use super::rates::Rates;
+use super::reactor::{EpollSet, Event, Fate, Key, Reactor, Table, Watched};
+use super::report::Reports;
 use super::settings::{
-    DRAIN_POSTPONED_MAX, EVENTS_MAX, HANDLER_LONG_MS, LOOK_PAUSE, READ_BYTES_MAX, Settings, TICK,
-    TIMERS_SLACK,
+    ACCEPTS_MAX, EVENTS_MAX, HANDLER_LONG_MS, LAST_ACCEPTS_MAX, REFUSED_LINGERING_MAX, Settings,
+    TICK, TIMERS_SLACK,
 };
-use super::timers::Timers;
-use super::transport::{Acceptor, SocketOptions, Transport};
-use crate::dispatch::{
-    Cut, DispatchPath, OnLoop, ReceiveHalf, run_turn_directly, run_turn_on_loop,
+use super::transport::{KernelSocket, ListenSocket, SocketOptions, Transport};
+use chappe_engine::{
+    Cause, Engine, Goodbye, Mailbox, Names, Notice, Peer, Problem, Serve, Socket, Stage,
 };
-use crate::handler::Serve;
-use crate::send::SendPath;
-use crate::throttle::Throttle;
-use chappe_shm::{Counter, Peers, Permits, Slot, ThreadCounters};
-use chappe_wire::Goodbye;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use slotmap::{Key as _, KeyData, SlotMap, new_key_type};
-use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use chappe_shm::{Counter, Slot, ThreadRole};
+use chappe_sys::clock::Moment;
+use nix::sys::epoll::EpollEvent;
+use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-new_key_type! {
-    /// A place in the table and how often it was used: a late event or call for
-    /// a connection that is gone finds nobody, not the next one in its place.
-    pub(super) struct Key;
-}
-
-/// A descriptor of the worker's own that the loop watches: its signals, its
-/// channel to the master. The number is the worker's to choose, below 8.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Watched(pub u8);
-
-/// Epoll data of what is no connection. A [`Key`] is never below 2^32.
-const BELL: u64 = 0;
-const WATCHED: u64 = 8;
-const LISTENERS: u64 = 16;
-
-/// What connections and the loop both use.
-pub(super) struct Shared {
-    pub(super) settings: Settings,
-    pub(super) dispatch: Arc<DispatchPath>,
-    pub(super) send: Arc<SendPath>,
-    pub(super) counters: ThreadCounters,
-    /// For the turns that the loop runs itself.
-    serve: Arc<dyn Serve>,
-    on_loop: RefCell<OnLoop>,
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    /// The turn of a connection that was empty: here, as far as its handlers are quick,
-    /// or on a handler thread.
-    pub(super) fn start_turn(&self, receive: &Arc<ReceiveHalf>) {
-        if self.settings.fuse {
-            run_turn_on_loop(receive, &*self.serve, &self.counters);
-        } else {
-            receive.list();
-        }
-    }
-
-    /// The turn of what was just read, out of the loop's own buffer. False if it has to
-    /// go through the inbox.
-    pub(super) fn serve_directly(&self, receive: &Arc<ReceiveHalf>, read: &Cut<'_>) -> bool {
-        let mut on_loop = self.on_loop.borrow_mut();
-        self.settings.fuse
-            && run_turn_directly(receive, read, &*self.serve, &self.counters, &mut on_loop)
-    }
-}
-
-/// What stands in the table.
+/// The event loop of a worker.
 #[derive(Debug)]
-pub(super) enum Entry {
-    Connection(Connection),
-    /// Was told "busy".
-    Refused(Refused),
-}
-
-/// The epoll set.
-#[derive(Debug)]
-pub(super) struct Watch(Epoll);
-
-/// Warnings of which there can be thousands a second.
-#[derive(Debug)]
-pub(super) struct Warnings {
-    pub(super) accept_failed: Throttle,
-    pub(super) full: Throttle,
-    pub(super) largest_closed: Throttle,
-    pub(super) per_ip: Throttle,
-    pub(super) uncounted: Throttle,
-}
-
-impl Warnings {
-    fn new() -> Self {
-        Self {
-            accept_failed: Throttle::new(1),
-            full: Throttle::new(1),
-            largest_closed: Throttle::new(5),
-            per_ip: Throttle::new(1),
-            uncounted: Throttle::new(1),
-        }
-    }
-
-    /// Tells of what was held back and has no later warning to be told with.
-    fn tick(&mut self, now: Instant) {
-        let all = [
-            ("accept failed", &mut self.accept_failed),
-            ("at worker.max_connections", &mut self.full),
-            ("total exhausted, closed the largest holders", &mut self.largest_closed),
-            ("at limits.connections_per_ip, connections refused", &mut self.per_ip),
-            ("table of addresses full, connections let in uncounted", &mut self.uncounted),
-        ];
-        for (what, throttle) in all {
-            if let Some(held) = throttle.settle(now) {
-                log::warn!("{what}{held}");
-            }
-        }
-    }
-}
-
-/// See the module.
-#[derive(Debug)]
-pub struct EventLoop {
-    pub(super) epoll: Watch,
-    pub(super) table: SlotMap<Key, Entry>,
-    /// How many of the table's entries are connections.
-    pub(super) connections: usize,
-    pub(super) refused: usize,
-    pub(super) shared: Shared,
-    pub(super) permits: Permits,
-    pub(super) peers: Peers,
-    pub(super) slot: Slot,
-    pub(super) ids: std::ops::Range<u64>,
-    pub(super) timers: Timers<Key>,
-    pub(super) listeners: Listeners,
-    /// Not read for want of room in the inbox total.
-    pub(super) starved: BTreeSet<Key>,
-    /// Whose socket is full, the first first.
-    pub(super) blocked: BTreeSet<(Instant, Key)>,
-    /// Since when the inbox total has had no room, as the ticks saw it.
-    pub(super) starved_since: Option<Instant>,
-    /// The most that was queued since memory was given back.
-    pub(super) queued_peak: usize,
-    /// How often the largest holders went since then.
-    pub(super) reliefs: u32,
-    /// The handler that has been running longest is known to the log.
-    told_of_long_handler: bool,
-    /// What epoll_wait brings.
+pub(crate) struct EventLoop {
+    pub(super) table: Table,
+    pub(super) reactor: Reactor<EpollSet>,
+    acceptor: Acceptor,
+    admission: Admission,
+    pub(super) pressure: Pressure,
+    pub(super) reports: Reports,
+    slot: Slot,
+    /// How many connections that could not be let in are seen off.
+    refused: usize,
+    /// A descriptor or a place has become free.
+    has_room: bool,
+    /// The handler that has been running longest was logged.
+    has_warned_of_handler: bool,
+    /// What epoll_wait(2) brings.
     events: Box<[EpollEvent; EVENTS_MAX]>,
-    /// One for all connections: what is read leaves it at once.
-    pub(super) buffer: Box<[u8]>,
-    pub(super) drain_reason: Goodbye,
     called: Vec<u64>,
-    /// Lists of connections that are being written, and those that are complete.
-    pub(super) listings: VecDeque<Listing>,
-    pub(super) lists: VecDeque<(u64, io::Result<File>)>,
-    pub(super) warnings: Warnings,
-    next_tick: Instant,
-    /// When to look whether work gets on, if any waits and somebody has to.
-    look_at: Option<Instant>,
+    next_tick: Moment,
 }
 
 impl EventLoop {
@@ -180,51 +53,30 @@ impl EventLoop {
     ///
     /// # Errors
     /// Those of epoll_create1(2) and epoll_ctl(2).
-    pub fn new(
+    pub(crate) fn new(
         settings: Settings,
-        listeners: Vec<(Acceptor, SocketOptions)>,
-        dispatch: Arc<DispatchPath>,
-        send: Arc<SendPath>,
+        listeners: Vec<(ListenSocket, SocketOptions)>,
+        engine: Arc<Engine>,
         serve: Arc<dyn Serve>,
         slot: Slot,
     ) -> io::Result<Self> {
-        let epoll = Watch(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
-        epoll.add(send.calls().bell().as_fd(), EpollFlags::EPOLLIN, BELL)?;
-        let counters = slot.counters(chappe_shm::ThreadRole::EventLoop);
+        let epoll = EpollSet::new(&engine)?;
+        let counters = slot.counters(ThreadRole::EventLoop);
+        let admission = Admission::new(slot.clone(), settings.connections_per_ip);
         Ok(Self {
-            epoll,
-            table: SlotMap::with_key(),
-            connections: 0,
-            refused: 0,
-            shared: Shared {
-                settings,
-                dispatch,
-                send,
-                counters,
-                serve,
-                on_loop: RefCell::default(),
-            },
-            permits: slot.permits(),
-            peers: slot.peers(),
+            table: Table::with_key(),
+            reactor: Reactor::new(epoll, settings, engine, serve, counters),
+            acceptor: Acceptor::new(listeners, slot.clone()),
+            admission,
+            pressure: Pressure::default(),
+            reports: Reports::new(slot.report().worker),
             slot,
-            ids: 0..0,
-            timers: Timers::new(),
-            listeners: Listeners::new(listeners),
-            starved: BTreeSet::new(),
-            blocked: BTreeSet::new(),
-            starved_since: None,
-            queued_peak: 0,
-            reliefs: 0,
-            told_of_long_handler: false,
+            refused: 0,
+            has_room: false,
+            has_warned_of_handler: false,
             events: Box::new([EpollEvent::empty(); EVENTS_MAX]),
-            buffer: vec![0; READ_BYTES_MAX].into_boxed_slice(),
-            drain_reason: Goodbye::Stopping,
             called: Vec::new(),
-            listings: VecDeque::new(),
-            lists: VecDeque::new(),
-            warnings: Warnings::new(),
-            next_tick: Instant::now() + TICK,
-            look_at: None,
+            next_tick: Moment::now() + TICK,
         })
     }
 
@@ -232,270 +84,390 @@ impl EventLoop {
     ///
     /// # Errors
     /// Those of epoll_ctl(2).
-    pub fn watch(&self, descriptor: BorrowedFd<'_>, watched: Watched) -> io::Result<()> {
-        debug_assert!(watched.0 < 8);
-        self.epoll.add(descriptor, EpollFlags::EPOLLIN, WATCHED + u64::from(watched.0))
+    pub(crate) fn watch(&self, descriptor: BorrowedFd<'_>, watched: Watched) -> io::Result<()> {
+        self.reactor.poller.watch_own(descriptor, watched)
     }
 
     /// Stops watching it.
     ///
     /// # Errors
     /// Those of epoll_ctl(2).
-    pub fn unwatch(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        Ok(self.epoll.0.delete(descriptor)?)
+    pub(crate) fn unwatch(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        self.reactor.poller.remove(descriptor)
     }
 
-    /// Says goodbye to all connections, spread over a time, and stops listening
-    /// for good. What waits in the backlog is accepted first.
-    pub fn start_drain(&mut self, reason: Goodbye, spread: Duration) {
-        let now = Instant::now();
-        self.drain_reason = reason;
-        self.leave_listeners(now);
+    /// Starts to accept.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub(crate) fn serve(&mut self) -> io::Result<()> {
+        self.acceptor.listen(&self.reactor.poller)
+    }
+
+    /// Says goodbye to all connections, spread over a time, and stops listening for good.
+    /// What waits in the backlog is accepted first.
+    pub(crate) fn start_drain(&mut self, reason: Goodbye, spread: Duration) {
+        self.reactor.refresh_clock();
+        self.reactor.drain_reason = reason;
+        self.leave_listeners();
         let keys: Vec<Key> = self.table.keys().collect();
         let count = u32::try_from(keys.len().max(1)).unwrap_or(u32::MAX);
+        let began = self.reactor.now;
         for (nth, key) in (0_u32..).zip(keys) {
-            if let Some(Entry::Connection(connection)) = self.table.get_mut(key)
-                && connection.phase != Phase::Lingering
-            {
-                let at = now + spread / count * nth;
-                let clock = DrainClock { at, by: at + DRAIN_POSTPONED_MAX };
-                connection.clocks.ending = Some(Box::new(Ending::Drain(clock)));
-                self.look(key, now);
-            }
+            let at = began + spread / count * nth;
+            self.with(key, |connection, reactor| connection.drain_at(key, at, reactor));
         }
     }
 
     /// Closes all connections now. What was queued for them is lost, and counted.
-    pub fn close_all(&mut self) {
-        let now = Instant::now();
-        self.leave_listeners(now);
+    pub(crate) fn close_all(&mut self) {
+        self.reactor.refresh_clock();
+        self.leave_listeners();
         let keys: Vec<Key> = self.table.keys().collect();
         for key in keys {
-            self.abort(key, now);
-            self.end_refused(key);
+            self.with(key, |connection, reactor| connection.abort(key, Cause::Stopping, reactor));
         }
     }
 
     /// Whether no connection is left.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
     /// How many connections there are.
     #[must_use]
-    pub fn connections(&self) -> usize {
-        self.connections
+    pub(crate) fn connections(&self) -> usize {
+        self.admission.connections()
     }
 
     /// Counts something in the event loop's own line.
-    pub fn count(&self, counter: Counter, n: u64) {
+    pub(crate) fn count(&self, counter: Counter, n: u64) {
         if n > 0 {
-            self.shared.counters.add(counter, n);
+            self.reactor.count(counter, n);
         }
     }
+
+    // --- one turn ---
 
     /// Sleeps until something happens, and handles it. Which of the worker's own
     /// descriptors have input is left in `woken`. `until` bounds the sleep.
     ///
     /// # Errors
     /// Those of epoll_wait(2) other than EINTR.
-    pub fn turn(&mut self, until: Option<Instant>, woken: &mut Vec<Watched>) -> io::Result<()> {
+    pub(crate) fn turn(
+        &mut self,
+        until: Option<Moment>,
+        woken: &mut Vec<Watched>,
+    ) -> io::Result<()> {
         woken.clear();
-        let timeout = self.timeout(until);
-        let now_ms = chappe_sys::clock::monotonic_ms();
-        self.slot.heartbeat(now_ms, now_ms + u64::from(timeout));
-        let count = match self.epoll.0.wait(&mut *self.events, timeout) {
-            Ok(count) => count,
-            Err(nix::errno::Errno::EINTR) => 0,
-            Err(errno) => return Err(errno.into()),
-        };
-        let now = Instant::now();
+        let now = Moment::now();
+        let timeout = self.timeout(until, now);
+        self.slot.heartbeat(now.millis(), now.millis() + u64::from(timeout));
+        let count = self.reactor.poller.wait(&mut self.events[..], timeout)?;
+        self.reactor.refresh_clock();
         for nth in 0..count {
             let event = self.events[nth];
-            let (flags, data) = (event.events(), event.data());
-            if data == BELL {
-                self.answer_calls(now);
-            } else if (WATCHED..LISTENERS).contains(&data) {
-                woken.push(Watched(u8::try_from(data - WATCHED).expect("below 8")));
-            } else if data <= u64::from(u32::MAX) {
-                self.accept_from(usize::try_from(data - LISTENERS).expect("32 bits"), now);
-            } else {
-                self.handle_event(KeyData::from_ffi(data).into(), flags, now);
+            match Event::of(event.data()) {
+                Event::Connection(key) => {
+                    let flags = event.events();
+                    self.with(key, |connection, reactor| connection.on_event(key, flags, reactor));
+                }
+                Event::Calls => self.answer_calls(),
+                Event::Watched(watched) => woken.push(watched),
+                Event::Listener(nth) => self.accept_from(nth),
             }
         }
-        while let Some(fired) = self.timers.pop_due(now) {
-            let is_due = match self.table.get_mut(fired.key) {
-                Some(Entry::Connection(connection)) => fired.is_valid(&mut connection.timer),
-                Some(Entry::Refused(_)) => true,
-                None => false,
-            };
-            if is_due {
-                self.enforce_deadline(fired.key, now);
-            }
+        self.fire_timers();
+        self.come_back();
+        self.relieve();
+        self.reports.go_on(&self.table, self.reactor.now);
+        if self.reactor.now >= self.next_tick {
+            self.next_tick = self.reactor.now + TICK;
+            self.tick();
         }
-        self.look_whether_to_come_back(now);
-        self.look_after_work(now);
-        self.go_on_listing(now);
-        if now >= self.next_tick {
-            self.next_tick = now + TICK;
-            self.tick(now);
+        if std::mem::take(&mut self.has_room) {
+            self.listen_again();
         }
+        self.admission.show_blocked(&self.reactor.blocked, self.reactor.now);
         Ok(())
     }
 
-    /// With helpers that nobody wakes for little work: sees that work gets on.
-    fn look_after_work(&mut self, now: Instant) {
-        let run_list = self.shared.dispatch.run_list();
-        if run_list.wants_looks() && self.look_at.is_none_or(|at| at <= now) {
-            self.look_at = run_list.look().then(|| now + LOOK_PAUSE);
-        }
-    }
-
-    /// In milliseconds.
-    fn timeout(&self, until: Option<Instant>) -> u16 {
-        if !self.listings.is_empty() {
+    /// How long to sleep, in milliseconds.
+    fn timeout(&self, until: Option<Moment>, now: Moment) -> u16 {
+        if self.reports.is_writing() {
             return 0;
         }
-        let back = self.listeners.back.map(|back| back.look_at);
-        let next = [self.timers.next(), until, back, self.look_at].into_iter().flatten().min();
-        let next = next.map_or(self.next_tick, |next| next.min(self.next_tick));
-        let left = next.saturating_duration_since(Instant::now());
+        let comes_back = self.acceptor.comes_back_at();
+        let relief = self.pressure.next_relief();
+        let next = [self.reactor.timers.next(), until, comes_back, relief];
+        let next = next.into_iter().flatten().min().unwrap_or(self.next_tick).min(self.next_tick);
+        let left = next.since(now);
         // Rounded up, or the loop would spin through the last millisecond.
         u16::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u16::MAX)
     }
 
-    fn handle_event(&mut self, key: Key, flags: EpollFlags, now: Instant) {
-        let connection = match self.table.get_mut(key) {
-            Some(Entry::Connection(connection)) => connection,
-            Some(Entry::Refused(_)) => return self.linger_refused(key),
-            // Closed by an earlier event of the same turn.
-            None => return,
-        };
-        if connection.phase == Phase::Lingering {
-            return self.linger(key, now);
+    /// Does something with a connection, and removes it if that was its end. Does nothing
+    /// if it is gone: an earlier event of the same turn may have closed it.
+    pub(super) fn with(
+        &mut self,
+        key: Key,
+        act: impl FnOnce(&mut Connection, &mut Reactor<EpollSet>) -> Fate,
+    ) {
+        let Some(connection) = self.table.get_mut(key) else { return };
+        if act(connection, &mut self.reactor) == Fate::Gone {
+            self.remove(key);
         }
-        if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
-            // Neither can be masked: out of the set, or the loop would spin.
-            if !connection.can_read_on_after_hangup() {
-                return self.abort(key, now);
-            }
-            connection.hung_up = true;
-            return self.look(key, now);
-        }
-        if flags.contains(EpollFlags::EPOLLOUT) {
-            connection.receive.send().clone().flush_blocked(&self.shared.counters);
-        }
-        if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP) {
-            let view = connection.receive.send().view();
-            let room = self.room_to_read(key);
-            let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
-            // The state may have changed since epoll was told.
-            if connection.state(&view).reads() {
-                let buffer = &mut self.buffer[..room];
-                match connection.read(buffer, &self.shared, now) {
-                    Read::Broken => return self.abort(key, now),
-                    // Whatever else has changed has called the loop.
-                    Read::Served if !flags.contains(EpollFlags::EPOLLOUT) => return,
-                    Read::Served | Read::GoOn | Read::Ended => {}
-                }
-            }
-        }
-        self.look(key, now);
     }
 
-    /// Looks at each connection that some thread has called for.
-    fn answer_calls(&mut self, now: Instant) {
+    /// The end: the permit goes back, then the descriptor is closed.
+    fn remove(&mut self, key: Key) {
+        let Some(connection) = self.table.remove(key) else { return };
+        if log::log_enabled!(log::Level::Debug) {
+            let cause = connection.mailbox.view().cause;
+            let cause = cause.map_or("none", Cause::name);
+            log::debug!("conn={} closed cause={cause}", connection.id());
+        }
+        let blocked_since = connection.clocks.blocked.as_ref().map(|clock| clock.began);
+        self.reactor.forget(key, blocked_since);
+        let (held, peer) = (connection.held, connection.mailbox.peer());
+        self.admission.give_back(held, peer, &self.reactor.counters);
+        self.refused -= usize::from(!held.permit);
+        drop(connection);
+        self.has_room = true;
+    }
+
+    fn fire_timers(&mut self) {
+        while let Some(fired) = self.reactor.timers.pop_due(self.reactor.now) {
+            let key = fired.key;
+            self.with(key, |connection, reactor| match fired.is_valid(&mut connection.timer) {
+                true => connection.on_timer(key, reactor),
+                false => Fate::Stay,
+            });
+        }
+    }
+
+    /// Advances each connection that some thread has called for.
+    fn answer_calls(&mut self) {
         let mut called = std::mem::take(&mut self.called);
-        self.shared.send.calls().take(&mut called);
+        self.reactor.engine.calls().take(&mut called);
         for token in called.drain(..) {
-            let key = KeyData::from_ffi(token).into();
-            if let Some(Entry::Connection(connection)) = self.table.get(key) {
-                // Before the look: a later change calls again.
-                connection.receive.send().clear_call();
-                self.look(key, now);
-            }
+            let key = Key::of_token(token);
+            self.with(key, |connection, reactor| connection.on_call(key, reactor));
         }
         self.called = called;
-        if self.shared.send.calls().take_room() {
-            for key in std::mem::take(&mut self.starved) {
-                if let Some(Entry::Connection(connection)) = self.table.get_mut(key) {
-                    connection.starved = false;
-                    self.look(key, now);
-                }
+        if self.reactor.engine.calls().take_room() {
+            for key in std::mem::take(&mut self.reactor.starved) {
+                self.with(key, |connection, reactor| connection.on_room(key, reactor));
             }
         }
-        if self.shared.send.calls().take_overload() {
-            self.shed(now);
+        if self.reactor.engine.calls().take_overload() {
+            self.shed();
         }
     }
 
-    /// A handler that runs for long is told of once. It is never killed.
+    fn tick(&mut self) {
+        let now = self.reactor.now;
+        self.acceptor.tick(now);
+        self.admission.tick(now);
+        self.tick_listeners();
+        self.warn_of_long_handler();
+        let engine = &self.reactor.engine;
+        let (inbox, outbox) = (engine.inbox_total().used(), engine.outbox_total().used());
+        self.slot.set_queued(inbox as u64, outbox as u64);
+        self.pressure.tick(engine, now);
+        if self.reactor.timers.len() > 2 * self.table.len() + TIMERS_SLACK {
+            let armed = self.table.iter().map(|(key, connection)| (key, connection.timer));
+            self.reactor.timers.rebuild(armed);
+        }
+    }
+
+    /// A handler that runs for long is logged once. It is never killed.
     fn warn_of_long_handler(&mut self) {
         let running_ms = self.slot.report().oldest_handler_ms;
         if running_ms < HANDLER_LONG_MS {
-            self.told_of_long_handler = false;
-        } else if !self.told_of_long_handler {
-            self.told_of_long_handler = true;
+            self.has_warned_of_handler = false;
+        } else if !self.has_warned_of_handler {
+            self.has_warned_of_handler = true;
             log::warn!("a handler has been running for long running_ms={running_ms}");
         }
     }
 
-    fn tick(&mut self, now: Instant) {
-        self.warnings.tick(now);
-        self.tick_listeners(now);
-        self.relieve_starved(now);
-        self.warn_of_long_handler();
-        let (inbox, outbox) =
-            (self.shared.dispatch.total().used(), self.shared.send.total().used());
-        self.slot.set_queued(inbox as u64, outbox as u64);
-        self.give_memory_back(inbox + outbox);
-        if self.timers.len() > 2 * self.table.len() + TIMERS_SLACK {
-            let armed = self.table.iter().map(|(key, entry)| match entry {
-                Entry::Connection(connection) => (key, connection.timer),
-                Entry::Refused(refused) => (key, refused.timer()),
-            });
-            self.timers.rebuild(armed);
-        }
-    }
+    // --- accepting ---
 
-    /// Shows how many connections there are.
-    pub(super) fn publish_connections(&self) {
-        self.slot.set_connections(u32::try_from(self.connections).unwrap_or(u32::MAX));
-    }
-}
-
-impl Watch {
-    pub(super) fn add(&self, fd: BorrowedFd<'_>, flags: EpollFlags, data: u64) -> io::Result<()> {
-        Ok(self.0.add(fd, EpollEvent::new(flags, data))?)
-    }
-
-    pub(super) fn delete(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        Ok(self.0.delete(fd)?)
-    }
-
-    pub(super) fn add_listener(&self, listener: &Acceptor, nth: usize) -> io::Result<()> {
-        // EPOLLEXCLUSIVE: a connect wakes one worker and not all of them.
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
-        self.add(listener.as_fd(), flags, LISTENERS + nth as u64)
-    }
-
-    /// Brings the set from what it watches to what it shall watch.
-    pub(super) fn watch(
-        &self,
-        transport: &Transport,
-        key: Key,
-        watched: Option<EpollFlags>,
-        wanted: Option<EpollFlags>,
-    ) -> io::Result<()> {
-        let data = key.data().as_ffi();
-        match (watched, wanted) {
-            (None, Some(flags)) => self.add(transport.as_fd(), flags, data),
-            (Some(_), Some(flags)) => {
-                Ok(self.0.modify(transport, &mut EpollEvent::new(flags, data))?)
+    fn accept_from(&mut self, nth: usize) {
+        let mut accepted = 0;
+        while accepted < ACCEPTS_MAX && self.accept_one(nth, true) {
+            accepted += 1;
+            let connections = self.connections();
+            let (epoll, now) = (&self.reactor.poller, self.reactor.now);
+            if self.acceptor.stands_back(nth, connections, epoll, now) {
+                return;
             }
-            (Some(_), None) => self.delete(transport.as_fd()),
-            (None, None) => Ok(()),
         }
+        if accepted > 0 {
+            self.acceptor.go_to_the_end(nth, &self.reactor.poller, self.reactor.now);
+        }
+    }
+
+    /// Accepts one, and stops listening if there cannot be another. False if there was
+    /// none.
+    fn accept_one(&mut self, nth: usize, is_armed: bool) -> bool {
+        let Reactor { poller, counters, now, .. } = &self.reactor;
+        let new = match is_armed {
+            true => self.acceptor.accept(nth, poller, counters, *now),
+            false => self.acceptor.accept_unarmed(nth, poller, counters, *now),
+        };
+        let Some(new) = new else { return false };
+        self.let_in(new);
+        let is_full = self.connections() >= self.reactor.settings.connections_max;
+        if is_full && self.acceptor.listening == Listening::Yes {
+            self.acceptor.is_full(&self.reactor.poller, self.reactor.now);
+        }
+        true
+    }
+
+    fn let_in(&mut self, new: New) {
+        let New { stream, peer, options } = new;
+        let transport = match KernelSocket::new(stream, &options) {
+            Ok(transport) => Arc::new(transport),
+            Err(error) => {
+                log::debug!("cannot set up the socket of {peer}: {error}");
+                self.reactor.count(Counter::AcceptErrors, 1);
+                return;
+            }
+        };
+        match self.admission.admit(peer, &self.reactor.counters, self.reactor.now) {
+            Ok((id, held)) => {
+                log::debug!("conn={id} accepted peer={peer}");
+                let rates = Rates::new(&self.reactor.settings, self.reactor.now);
+                self.install(id, peer, options.protocol, transport, rates, held);
+            }
+            Err(refusal) => self.refuse(transport, peer, options.protocol, refusal),
+        }
+    }
+
+    /// Puts a connection into the table, and advances it for the first time.
+    fn install(
+        &mut self,
+        id: u64,
+        peer: Peer,
+        protocol: u8,
+        transport: Arc<dyn Transport>,
+        rates: Option<Box<Rates>>,
+        held: Held,
+    ) {
+        let key = self.table.insert_with_key(|key| {
+            let names = Names { id, token: key.token(), peer, protocol };
+            let socket = Arc::clone(&transport) as Arc<dyn Socket>;
+            let engine = Arc::clone(&self.reactor.engine);
+            let mailbox = Arc::new(Mailbox::new(names, socket, engine));
+            Connection::new(transport, mailbox, rates, held, self.reactor.now)
+        });
+        self.with(key, |connection, reactor| {
+            if !held.permit {
+                connection.see_off(reactor);
+            }
+            connection.advance(key, reactor)
+        });
+    }
+
+    /// Tells a peer why it cannot stay, and sees it off.
+    fn refuse(&mut self, transport: Arc<KernelSocket>, peer: Peer, protocol: u8, why: Refusal) {
+        let notice = Notice::Error { problem: Problem::Busy, code: None, text: why.0.into() };
+        let (encoded, _) = self.reactor.engine.protocol(protocol).notice_alone(&notice);
+        // A fresh socket has room for so little; if not, the close must do.
+        let sent = transport.send(&[IoSlice::new(&encoded)]);
+        if sent.is_err() || transport.finish().is_err() || self.refused >= REFUSED_LINGERING_MAX {
+            return;
+        }
+        self.refused += 1;
+        self.install(0, peer, protocol, transport, None, Held::default());
+    }
+
+    /// The pause of a worker that stands back may be over.
+    fn come_back(&mut self) {
+        let now = self.reactor.now;
+        let connections = self.connections();
+        let take = self.acceptor.come_back(connections, &self.reactor.poller, now);
+        if take == 0 {
+            return;
+        }
+        let mut taken = 0;
+        for nth in 0..self.acceptor.count() {
+            while taken < take && self.acceptor.is_shared(nth) && self.accept_one(nth, false) {
+                taken += 1;
+            }
+        }
+        self.acceptor.has_taken(taken, &self.reactor.poller, now);
+    }
+
+    /// A connection is gone, and its descriptor with it.
+    fn listen_again(&mut self) {
+        if matches!(self.acceptor.listening, Listening::Full | Listening::NoDescriptors) {
+            self.acceptor.listen_or_wait(&self.reactor.poller, self.reactor.now);
+            for nth in 0..self.acceptor.count() {
+                self.accept_from(nth);
+            }
+        }
+    }
+
+    fn tick_listeners(&mut self) {
+        match self.acceptor.listening {
+            Listening::NoDescriptors => self.listen_again(),
+            Listening::Yes => {
+                for nth in 0..self.acceptor.count() {
+                    self.accept_from(nth);
+                }
+            }
+            Listening::No | Listening::Full => {}
+        }
+    }
+
+    /// Stops listening for good, after what already waits was accepted.
+    fn leave_listeners(&mut self) {
+        let was_listening = self.acceptor.listening == Listening::Yes;
+        self.acceptor.cease(Listening::No, &self.reactor.poller);
+        let mut accepts = if was_listening { LAST_ACCEPTS_MAX } else { 0 };
+        for nth in 0..self.acceptor.count() {
+            while accepts > 0
+                && self.connections() < self.reactor.settings.connections_max
+                && self.accept_one(nth, false)
+            {
+                accepts -= 1;
+            }
+        }
+        self.acceptor.close();
+    }
+
+    // --- for an operator ---
+
+    /// Closes a connection with a goodbye, or at once if nothing gets through to its peer.
+    /// False if it is not here. It looks at all of them: an operator is rare.
+    pub(crate) fn kick(&mut self, id: u64) -> bool {
+        let is_wanted = |connection: &Connection| connection.held.permit && connection.id() == id;
+        let found = self.table.iter().find(|(_, connection)| is_wanted(connection));
+        let Some((key, connection)) = found else { return false };
+        let view = connection.mailbox.view();
+        log::info!("conn={id} kicked peer={}", connection.mailbox.peer());
+        self.reactor.refresh_clock();
+        self.reactor.count(Counter::ConnectionsKicked, 1);
+        let gets_through = view.stage <= Stage::Answering && view.blocked.is_none();
+        self.with(key, |connection, reactor| match gets_through {
+            true => connection.end(key, Ending::Kicked, reactor),
+            false => connection.abort(key, Cause::Kicked, reactor),
+        });
+        true
+    }
+
+    /// Begins a list of the connections, or of those that are blocked.
+    /// [`EventLoop::take_list`] has it when it is complete.
+    pub(crate) fn list(&mut self, ticket: u64, only_slow: bool) {
+        self.reports.begin(ticket, only_slow, self.table.keys().collect());
+    }
+
+    /// A complete list and its ticket.
+    pub(crate) fn take_list(&mut self) -> Option<(u64, io::Result<std::fs::File>)> {
+        self.reports.take()
     }
 }

@@ -40,41 +40,38 @@ pub(super) const READ_BYTES_MAX: usize = 64 * 1024;
 pub(super) const EVENTS_MAX: usize = 256;
 /// How many connections one listener may bring in one turn of the loop.
 pub(super) const ACCEPTS_MAX: usize = 64;
-/// A handler that runs for so long is told of in the log.
+/// A handler that runs for so long is logged.
 pub(super) const HANDLER_LONG_MS: u64 = 1000;
 /// So much must have been queued before the allocator is asked to give memory back.
 pub(super) const GIVE_BACK_MIN: usize = 32 * 1024 * 1024;
-/// Work that nobody has begun for so long wakes another handler thread, where these are
-/// woken for a reason only.
-pub(super) const LOOK_PAUSE: Duration = Duration::from_millis(1);
 /// The pulse of everything that is not urgent.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
 /// See `docs/CONFIGURATION.md` for each.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// `worker.max_connections`, or what descriptors allow if that is less.
-    pub connections_max: usize,
+    pub(crate) connections_max: usize,
     /// `frame.max_bytes`.
-    pub frame_bytes_max: usize,
+    pub(crate) frame_bytes_max: usize,
     /// `timeouts.idle`.
-    pub idle: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
     /// `timeouts.frame`.
-    pub frame: Duration,
+    pub(crate) frame: Duration,
     /// `timeouts.handshake`.
-    pub handshake: Option<Duration>,
+    pub(crate) handshake: Option<Duration>,
     /// `timeouts.linger`.
-    pub linger: Duration,
+    pub(crate) linger: Duration,
     /// `send.outbox_max_age`.
-    pub outbox_age_max: Duration,
+    pub(crate) outbox_age_max: Duration,
     /// `worker.fuse`: the loop runs quick handlers and writes their replies itself.
-    pub fuse: bool,
+    pub(crate) fuse: bool,
     /// `limits.messages_per_second`; 0 = off.
-    pub messages_per_second: u32,
+    pub(crate) messages_per_second: u32,
     /// `limits.messages_burst`.
-    pub messages_burst: u32,
+    pub(crate) messages_burst: u32,
     /// `limits.bytes_per_second`; 0 = off.
-    pub bytes_per_second: u64,
+    pub(crate) bytes_per_second: u64,
     /// `limits.connections_per_ip`; 0 = off.
-    pub connections_per_ip: u32,
+    pub(crate) connections_per_ip: u32,
 }

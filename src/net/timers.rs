@@ -5,12 +5,11 @@
 //! asked for its real deadline, and an entry is armed for that. Only a deadline
 //! that comes *closer* arms a second entry, and the first is stale then.
 
-use super::moment::Moment;
+use chappe_sys::clock::Moment;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::Instant;
 
-/// See the module. `K` names a connection.
+/// Armed entries, the earliest first. `K` names a connection.
 #[derive(Debug)]
 pub(super) struct Timers<K: Ord> {
     heap: BinaryHeap<Reverse<(Moment, K)>>,
@@ -26,8 +25,7 @@ impl<K: Ord + Copy> Timers<K> {
     }
 
     /// Makes sure that an entry fires at `deadline` or before.
-    pub(super) fn arm(&mut self, key: K, armed: &mut Armed, deadline: Instant) {
-        let deadline = Moment::from(deadline);
+    pub(super) fn arm(&mut self, key: K, armed: &mut Armed, deadline: Moment) {
         if armed.0.is_none_or(|at| deadline < at) {
             armed.0 = Some(deadline);
             self.heap.push(Reverse((deadline, key)));
@@ -45,12 +43,12 @@ impl<K: Ord + Copy> Timers<K> {
     }
 
     /// When the next entry fires.
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse((at, _))| Instant::from(*at))
+    pub(super) fn next(&self) -> Option<Moment> {
+        self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
     /// Takes an entry that is due.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Fired<K>> {
+    pub(super) fn pop_due(&mut self, now: Moment) -> Option<Fired<K>> {
         if self.next()? > now {
             return None;
         }
@@ -83,7 +81,7 @@ mod tests {
 
     #[test]
     fn an_entry_fires_once_at_the_earliest_deadline() {
-        let start = Instant::now();
+        let start = Moment::now();
         let at = |s| start + Duration::from_secs(s);
         let (mut timers, mut armed) = (Timers::new(), Armed::default());
         timers.arm(1, &mut armed, at(30));
@@ -102,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_rebuild_keeps_what_is_armed() {
-        let start = Instant::now();
+        let start = Moment::now();
         let at = |s| start + Duration::from_secs(s);
         let (mut timers, mut one, mut two) = (Timers::new(), Armed::default(), Armed::default());
         for seconds in (10..60).rev() {
@@ -118,10 +116,10 @@ mod tests {
 
     #[test]
     fn fires_in_the_order_of_a_sorted_list() {
-        let start = Instant::now();
+        let start = Moment::now();
         let mut timers = Timers::new();
         let mut seed = 7_u64;
-        let mut expected: Vec<(Instant, u64)> = (0..500)
+        let mut expected: Vec<(Moment, u64)> = (0..500)
             .map(|key| {
                 seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                 (start + Duration::from_millis(seed >> 54), key)

@@ -1,6 +1,6 @@
 //! A token bucket: so many a second on average, so many at once. Pure.
 
-use std::time::Instant;
+use chappe_sys::clock::Moment;
 
 /// Full at first.
 #[derive(Clone, Copy, Debug)]
@@ -8,19 +8,19 @@ pub(super) struct TokenBucket {
     per_second: f64,
     burst: f64,
     tokens: f64,
-    filled_at: Instant,
+    filled_at: Moment,
 }
 
 impl TokenBucket {
     /// `None` for a rate of 0, which means no limit. A burst of 0 is one second's worth.
-    pub(super) fn new(per_second: f64, burst: f64, now: Instant) -> Option<Self> {
+    pub(super) fn new(per_second: f64, burst: f64, now: Moment) -> Option<Self> {
         let burst = if burst > 0.0 { burst } else { per_second.max(1.0) };
         (per_second > 0.0).then_some(Self { per_second, burst, tokens: burst, filled_at: now })
     }
 
     /// Whether `tokens` are there now; does not take them.
-    pub(super) fn has(&mut self, tokens: f64, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
+    pub(super) fn has(&mut self, tokens: f64, now: Moment) -> bool {
+        let passed = now.since(self.filled_at).as_secs_f64();
         self.tokens = (self.tokens + passed * self.per_second).min(self.burst);
         self.filled_at = now;
         self.tokens >= tokens
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn take(bucket: &mut TokenBucket, now: Instant) -> bool {
+    fn take(bucket: &mut TokenBucket, now: Moment) -> bool {
         let is_there = bucket.has(1.0, now);
         if is_there {
             bucket.take(1.0);
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn the_burst_passes_and_one_more_does_not() {
-        let now = Instant::now();
+        let now = Moment::now();
         let mut bucket = TokenBucket::new(10.0, 25.0, now).unwrap();
         assert_eq!((0..40).filter(|_| take(&mut bucket, now)).count(), 25);
         let later = now + Duration::from_millis(500);
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn no_rate_is_no_limit_and_no_burst_is_a_seconds_worth() {
-        let now = Instant::now();
+        let now = Moment::now();
         assert!(TokenBucket::new(0.0, 5.0, now).is_none());
         for (burst, at_once) in [(0.0, 10), (1.0, 1), (5.0, 5)] {
             let mut bucket = TokenBucket::new(10.0, burst, now).unwrap();

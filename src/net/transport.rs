@@ -1,23 +1,23 @@
-//! A connection's socket. All that the worker does to a connected socket stands
-//! here, so that another kind of connection would be another one of these.
+//! Sockets: those that listen, and those that are connected. All that the worker does to a
+//! connected socket stands behind [`Transport`], so that another kind of connection would
+//! be another one of these, and a script can play one in tests.
 
-use crate::handler::Peer;
-use crate::send::Socket;
-use chappe_sys::socket::{self, AcceptQueue};
-use nix::sys::socket::{MsgFlags, send, sendmsg, setsockopt, sockopt};
-use std::io::{self, IoSlice, Read};
+use chappe_engine::{Peer, Socket};
+use chappe_sys::socket;
+use nix::sys::socket::{MsgFlags, sendmsg, setsockopt, sockopt};
+use std::io::{self, IoSlice};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 /// A listening, non-blocking socket of either family.
 #[derive(Debug)]
-pub enum Acceptor {
+pub(crate) enum ListenSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-impl Acceptor {
+impl ListenSocket {
     /// accept(2): a socket to set up, and who is at its other end.
     pub(super) fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
@@ -29,14 +29,9 @@ impl Acceptor {
             }
         }
     }
-
-    /// How many connections wait to be accepted; a Unix socket does not tell.
-    pub(super) fn queue(&self) -> Option<AcceptQueue> {
-        AcceptQueue::of(self.as_fd()).ok()
-    }
 }
 
-impl AsFd for Acceptor {
+impl AsFd for ListenSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(listener) => listener.as_fd(),
@@ -61,26 +56,62 @@ impl AsFd for Stream {
     }
 }
 
-/// A connected, non-blocking socket. Closed when the last holder drops it, which
-/// by the states of the outbox is the event loop.
+/// A connected, non-blocking socket, as the event loop uses it.
+pub(super) trait Transport: Socket {
+    /// For epoll.
+    fn descriptor(&self) -> BorrowedFd<'_>;
+
+    /// recv(2) into `buffer`; 0 is the peer's FIN.
+    ///
+    /// # Errors
+    /// Those of recv(2).
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// How many bytes the next reads would find in the kernel.
+    fn unread_bytes(&self) -> usize;
+
+    /// SHUT_WR: the peer reads end of file after what was sent.
+    ///
+    /// # Errors
+    /// Those of shutdown(2).
+    fn finish(&self) -> io::Result<()>;
+
+    /// Whether what the peer sent can still be read after EPOLLHUP. On TCP that means
+    /// that both directions are over. A Unix socket has it as soon as its peer has
+    /// closed, in front of everything that the peer sent before.
+    fn has_input_behind_hangup(&self) -> bool;
+
+    /// How far the peer has got with what was given to the kernel. Grows whenever the
+    /// peer takes something, and means nothing by itself. On TCP these are the
+    /// acknowledged bytes, all of them if the socket cannot tell.
+    fn acknowledged(&self, given_bytes: u64) -> u64;
+}
+
+/// A connected socket of the kernel's. Closed when the last holder drops it, which by the
+/// states of the outbox is the event loop.
 #[derive(Debug)]
-pub(super) struct Transport(Stream);
+pub(super) struct KernelSocket(Stream);
 
 /// Options of a listener and of the sockets that are accepted from it.
 #[derive(Clone, Copy, Debug)]
-pub struct SocketOptions {
+pub(crate) struct SocketOptions {
+    /// The place of its protocol in the engine.
+    pub(crate) protocol: u8,
     /// Other workers accept from the same listener.
-    pub shared: bool,
-    pub keepalive: bool,
+    pub(crate) shared: bool,
+    pub(crate) keepalive: bool,
     /// 0 = the kernel's choice.
-    pub receive_buffer: usize,
+    pub(crate) receive_buffer: usize,
     /// 0 = the kernel's choice.
-    pub send_buffer: usize,
-    pub notsent_lowat: usize,
+    pub(crate) send_buffer: usize,
+    pub(crate) notsent_lowat: usize,
 }
 
-impl Transport {
+impl KernelSocket {
     /// Sets up an accepted socket.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2) and fcntl(2).
     pub(super) fn new(stream: Stream, options: &SocketOptions) -> io::Result<Self> {
         match &stream {
             Stream::Tcp(tcp) => {
@@ -103,34 +134,33 @@ impl Transport {
         }
         Ok(Self(stream))
     }
+}
 
-    /// recv(2) into `buffer`; 0 is the peer's FIN.
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &self.0 {
-            Stream::Tcp(stream) => (&*stream).read(buffer),
-            Stream::Unix(stream) => (&*stream).read(buffer),
-        }
+impl Transport for KernelSocket {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
-    /// SHUT_WR: the peer reads end of file after what was sent.
-    pub(super) fn finish(&self) -> io::Result<()> {
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        socket::receive(self.0.as_fd(), buffer)
+    }
+
+    fn unread_bytes(&self) -> usize {
+        socket::unread_bytes(self.0.as_fd()).unwrap_or(0)
+    }
+
+    fn finish(&self) -> io::Result<()> {
         match &self.0 {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
         }
     }
 
-    /// Whether what the peer sent can still be read after EPOLLHUP. On TCP that
-    /// means that both directions are over. A Unix socket has it as soon as its
-    /// peer has closed, in front of everything that the peer sent before.
-    pub(super) fn has_input_behind_hangup(&self) -> bool {
+    fn has_input_behind_hangup(&self) -> bool {
         matches!(self.0, Stream::Unix(_))
     }
 
-    /// How far the peer has got with what was given to the kernel. Grows whenever
-    /// the peer takes something, and means nothing by itself. On TCP these are the
-    /// acknowledged bytes, all of them if the socket cannot tell.
-    pub(super) fn acknowledged(&self, given_bytes: u64) -> u64 {
+    fn acknowledged(&self, given_bytes: u64) -> u64 {
         /// A Unix socket counts the memory that it holds and not bytes: the
         /// difference could be below zero.
         const NEVER_BELOW_ZERO: u64 = 1 << 40;
@@ -142,19 +172,13 @@ impl Transport {
     }
 }
 
-impl Socket for Transport {
+impl Socket for KernelSocket {
     fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         if let [one] = slices {
             // Nothing to gather: one copy into the kernel less.
-            return Ok(send(self.as_fd().as_raw_fd(), one, flags)?);
+            return socket::send(self.0.as_fd(), one);
         }
-        Ok(sendmsg::<()>(self.as_fd().as_raw_fd(), slices, &[], flags, None)?)
-    }
-}
-
-impl AsFd for Transport {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        Ok(sendmsg::<()>(self.0.as_fd().as_raw_fd(), slices, &[], flags, None)?)
     }
 }

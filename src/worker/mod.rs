@@ -1,48 +1,42 @@
-//! One worker process: wires the event loop, the handler threads and the send
-//! thread, and decides between turns of the loop what signals and the master
+//! One worker process: connects the event loop, the handler threads and the send
+//! thread, and between turns of the loop carries out what signals and the master
 //! ask for.
 //!
 //! Runs in a process that was just forked and has one thread; the other threads
 //! are started here, with all signals blocked, so that signals reach the event
-//! loop's thread only. Never returns before it is told to stop, drained, or
-//! broken.
+//! loop's thread only. Returns when the worker has stopped, drained or failed.
 
 mod orders;
-mod placement;
 mod signals;
 mod threads;
 
 use crate::channel::{self, Message, ReceivedParcel};
 use crate::config::{self, Config};
-use crate::dispatch::{DispatchPath, InboxLimits};
-use crate::handler::{Application, Handlers, Serve, WorkerInfo};
+use crate::handler::{Application, Handlers, WorkerInfo};
 use crate::listen::Listener;
 use crate::logging;
-use crate::net::{Acceptor, EventLoop, Settings, SocketOptions, Watched};
-use crate::send::{CallList, Entry, SendLimits, SendList, SendPath, SlowReader};
+use crate::net::{EventLoop, ListenSocket, Settings, SocketOptions, Watched};
+use crate::protocol;
+use chappe_engine::{Engine, Goodbye, Limits, Serve, SlowReader};
 use chappe_shm::{Counter, Slot};
+use chappe_sys::clock::Moment;
 use chappe_sys::limits;
 use chappe_sys::process::ExitReason;
 use chappe_sys::signals::{self as sys_signals, Signals};
-use chappe_wire::{Goodbye, goodbye_frame};
-use placement::{Place, Placement};
-use signals::{Asked, asked_by};
+use signals::{Action, action_of};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use threads::Threads;
 
-/// What a peer is told whose backlog was given up.
-const TOO_SLOW: &str = "more was queued than may be, and you read too slowly";
-
-/// How often an ending worker looks whether its threads are gone.
+/// How often an ending worker checks whether its threads have ended.
 const ENDING_POLL: Duration = Duration::from_millis(10);
 
 const SIGNALS: Watched = Watched(0);
 const CHANNEL: Watched = Watched(1);
 
-/// What the master hands to a worker.
+/// What a worker gets from the master at its start.
 #[derive(Debug)]
 pub(crate) struct Start {
     /// 0 and up.
@@ -55,9 +49,9 @@ pub(crate) struct Start {
     pub(crate) channel: channel::WorkerEnd,
     /// Bound and listening, shared by all workers.
     pub(crate) listeners: Vec<Listener>,
-    /// Checked.
+    /// Checked already.
     pub(crate) config: Arc<Config>,
-    /// Of the application.
+    /// The application's.
     pub(crate) handlers: Handlers,
 }
 
@@ -86,11 +80,12 @@ pub(crate) fn run(start: Start) -> ExitReason {
 enum Stage {
     /// Ready, and does not accept yet.
     Waiting,
+    /// Accepts connections.
     Serving,
-    /// Until all connections are gone, or this time has come.
-    Draining(Instant),
-    /// No connection is left: until the threads are gone, or this time has come.
-    Ending(Instant),
+    /// Accepts no more. Goes on until all connections are closed, at most until then.
+    Draining(Moment),
+    /// No connection is left. Goes on until the threads have ended, at most until then.
+    Ending(Moment),
 }
 
 struct Worker {
@@ -103,7 +98,7 @@ struct Worker {
     stage: Stage,
     shutdown_timeout: Duration,
     drain_spread: Duration,
-    /// Log lines lost so far, as counted.
+    /// Lost log lines that are counted already.
     lines_lost: u64,
 }
 
@@ -113,26 +108,18 @@ impl Worker {
         // Signals are blocked since before the fork; the threads started below
         // inherit that.
         let signals = Signals::new(&signals::taken())?;
-        let limits = InboxLimits {
-            messages_max: config.inbox.max_messages,
-            bytes_max: config.inbox.max_bytes,
-        };
-        let placement = Placement::new(&config, number);
-        let dispatch =
-            Arc::new(DispatchPath::new(limits, config.inbox.total_max_bytes, placement.wake()));
-        let list = SendList::new(slot.send_semaphore().into());
-        let send = Arc::new(SendPath::new(
-            list,
-            CallList::new()?,
-            send_limits(&config),
-            Entry { bytes: goodbye_frame(Goodbye::TooSlow, TOO_SLOW), frames: 1 },
+        chappe_sys::memory::keep_for_reuse();
+        let engine = Arc::new(Engine::new(
+            &limits_of(&config),
+            slot.send_semaphore().into(),
+            protocol::all(config.frame.max_bytes),
             slot.shared_counters(),
-        ));
+        )?);
         let listeners = listeners
             .into_iter()
             .map(|listener| {
                 let options = socket_options(&listener, &config);
-                (acceptor(listener), options)
+                (listen_socket(listener), options)
             })
             .collect();
         let worker = WorkerInfo { number, pid: nix::unistd::getpid().as_raw(), generation };
@@ -140,17 +127,14 @@ impl Worker {
         let event_loop = EventLoop::new(
             settings(&config),
             listeners,
-            Arc::clone(&dispatch),
-            Arc::clone(&send),
+            Arc::clone(&engine),
             Arc::clone(&application) as Arc<dyn Serve>,
             slot.clone(),
         )?;
         event_loop.watch(signals.as_fd(), SIGNALS)?;
         event_loop.watch(channel.as_fd(), CHANNEL)?;
         let count = config.worker.handler_threads;
-        let threads = Threads::start(count, &application, &dispatch, &send, &slot, placement)?;
-        // After the others, which would inherit it.
-        placement.settle(Place::Home);
+        let threads = Threads::start(count, &application, &engine, &slot)?;
         sys_signals::unblock()?;
         slot.mark_ready();
         channel.send(Message::Ready)?;
@@ -164,7 +148,7 @@ impl Worker {
             threads,
             stage: Stage::Waiting,
             shutdown_timeout: config.worker_shutdown_timeout,
-            // Whoever is told last shall still have time to finish.
+            // Connections that get their goodbye last must still have time to finish.
             drain_spread: config.worker_drain_spread.min(config.worker_shutdown_timeout / 2),
             lines_lost: 0,
         })
@@ -177,8 +161,8 @@ impl Worker {
             let until = match self.stage {
                 Stage::Waiting | Stage::Serving => None,
                 Stage::Draining(until) => Some(until),
-                // A thread's end is no event; a handler that blocks is rare.
-                Stage::Ending(until) => Some(until.min(Instant::now() + ENDING_POLL)),
+                // The end of a thread does not wake the loop. Waiting for one is rare.
+                Stage::Ending(until) => Some(until.min(Moment::now() + ENDING_POLL)),
             };
             self.event_loop.turn(until, &mut woken)?;
             let lost = logging::lines_lost();
@@ -186,8 +170,8 @@ impl Worker {
             self.lines_lost = lost;
             for watched in woken.drain(..) {
                 let stops = match watched {
-                    SIGNALS => self.hear_signals(),
-                    _ => self.hear_master()?,
+                    SIGNALS => self.on_signals(),
+                    _ => self.on_master_messages()?,
                 };
                 if stops {
                     log::info!("worker stops connections={}", self.event_loop.connections());
@@ -202,7 +186,7 @@ impl Worker {
         }
     }
 
-    /// Goes on with the end of a drain. True when the worker may leave: what its
+    /// Continues the end of a drain. Returns true when the worker may exit: what its
     /// threads still do ends with the process.
     fn has_ended(&mut self) -> bool {
         if let Stage::Draining(until) = self.stage
@@ -216,7 +200,7 @@ impl Worker {
             log::info!("worker drained");
             return true;
         }
-        let is_late = Instant::now() >= until;
+        let is_late = Moment::now() >= until;
         if is_late {
             let left = self.event_loop.connections();
             log::warn!("worker_shutdown_timeout is over, cutting connections={left}");
@@ -226,21 +210,21 @@ impl Worker {
         is_late
     }
 
-    /// True if the worker is to stop at once.
-    fn hear_signals(&mut self) -> bool {
+    /// Acts on pending signals. Returns true if the worker has to stop at once.
+    fn on_signals(&mut self) -> bool {
         for signal in self.signals.pending() {
-            match asked_by(signal) {
-                Asked::Terminate => return true,
-                Asked::Drain => self.start_drain("SIGQUIT", Goodbye::Stopping),
-                Asked::ReopenLogs => self.say(Message::AskReopen, 0, None),
-                Asked::Nothing => {}
+            match action_of(signal) {
+                Action::Terminate => return true,
+                Action::Drain => self.start_drain("SIGQUIT", Goodbye::Stopping),
+                Action::ReopenLogs => self.send_to_master(Message::AskReopen, 0, None),
+                Action::Nothing => {}
             }
         }
         false
     }
 
-    /// True if the worker is to stop at once.
-    fn hear_master(&mut self) -> io::Result<bool> {
+    /// Acts on the master's messages. Returns true if the worker has to stop at once.
+    fn on_master_messages(&mut self) -> io::Result<bool> {
         while let Some(received) = self.channel.try_receive_parcel()? {
             match received {
                 ReceivedParcel::Parcel(parcel) => match parcel.message {
@@ -253,7 +237,7 @@ impl Worker {
                     _ => self.carry_out(parcel),
                 },
                 ReceivedParcel::Closed => {
-                    // Readable for ever from now on.
+                    // It stays readable from now on.
                     self.event_loop.unwatch(self.channel.as_fd())?;
                     log::warn!("the master is gone, draining");
                     self.start_drain("the master's death", Goodbye::Stopping);
@@ -279,7 +263,7 @@ impl Worker {
             return;
         }
         log::info!("worker drains, asked by {by} connections={}", self.event_loop.connections());
-        self.stage = Stage::Draining(Instant::now() + self.shutdown_timeout);
+        self.stage = Stage::Draining(Moment::now() + self.shutdown_timeout);
         self.slot.mark_draining();
         chappe_sys::set_title(&format!("chappe: worker process {} (draining)", self.number));
         let spread = if reason == Goodbye::Reloading { self.drain_spread } else { Duration::ZERO };
@@ -287,10 +271,10 @@ impl Worker {
     }
 }
 
-fn acceptor(listener: Listener) -> Acceptor {
+fn listen_socket(listener: Listener) -> ListenSocket {
     match listener.local {
-        config::Address::Tcp(_) => Acceptor::Tcp(listener.socket.into()),
-        config::Address::Unix(_) => Acceptor::Unix(listener.socket.into()),
+        config::Address::Tcp(_) => ListenSocket::Tcp(listener.socket.into()),
+        config::Address::Unix(_) => ListenSocket::Unix(listener.socket.into()),
     }
 }
 
@@ -298,7 +282,8 @@ fn socket_options(listener: &Listener, config: &Config) -> SocketOptions {
     let options = &listener.options;
     let is_unix = matches!(listener.local, config::Address::Unix(_));
     SocketOptions {
-        // There is no reuseport for paths.
+        protocol: protocol::place_of(options.protocol),
+        // Paths have no SO_REUSEPORT.
         shared: is_unix || options.accept == config::Accept::Shared,
         keepalive: options.keepalive,
         receive_buffer: options.receive_buffer,
@@ -307,13 +292,19 @@ fn socket_options(listener: &Listener, config: &Config) -> SocketOptions {
     }
 }
 
-fn send_limits(config: &Config) -> SendLimits {
-    let config::Send { outbox_max_bytes, outbox_total_max_bytes, slow_reader, .. } = config.send;
-    let slow_reader = match slow_reader {
-        config::SlowReader::Close => SlowReader::Close,
-        config::SlowReader::DropNewest => SlowReader::DropNewest,
-    };
-    SendLimits { bytes_max: outbox_max_bytes, total_bytes_max: outbox_total_max_bytes, slow_reader }
+fn limits_of(config: &Config) -> Limits {
+    let Config { inbox, send, .. } = config;
+    Limits {
+        inbox_messages_max: inbox.max_messages,
+        inbox_bytes_max: inbox.max_bytes,
+        inbox_total_bytes_max: inbox.total_max_bytes,
+        outbox_bytes_max: send.outbox_max_bytes,
+        outbox_total_bytes_max: send.outbox_total_max_bytes,
+        slow_reader: match send.slow_reader {
+            config::SlowReader::Close => SlowReader::Close,
+            config::SlowReader::DropNewest => SlowReader::DropNewest,
+        },
+    }
 }
 
 fn settings(config: &Config) -> Settings {
@@ -334,7 +325,8 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// The master has told the operator if it is less than what is configured.
+/// Connections that the worker takes at most. If descriptors allow fewer than are
+/// configured, the master has warned of it.
 fn connections_max(config: &Config) -> usize {
     let descriptors = limits::descriptors().unwrap_or(u64::MAX);
     config.effective_worker_connections(descriptors) as usize

@@ -1,5 +1,5 @@
-//! What the master asks of a worker besides serving and stopping: another log file
-//! or level, a list of its connections, the end of one.
+//! The master's orders to a worker other than to serve and to stop: change the log file
+//! or the log level, list connections, close a connection.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,11 +17,11 @@ impl Worker {
             (Message::SwapLog, Some(file)) => {
                 logging::swap(Arc::new(File::from(file)));
                 log::info!("log reopened");
-                self.say(Message::Done, value, None);
+                self.send_to_master(Message::Done, value, None);
             }
             (Message::SwapLog, None) => {
                 log::error!("the log stays the old one: no descriptor left for the new one");
-                self.say(Message::NotDone, value, None);
+                self.send_to_master(Message::NotDone, value, None);
             }
             (Message::LogLevel, _) => set_level(value),
             (Message::ListConnections, _) => self.event_loop.list(value, false),
@@ -29,29 +29,34 @@ impl Worker {
             (Message::Kick, _) => {
                 let is_here = self.event_loop.kick(value);
                 let answer = if is_here { Message::Kicked } else { Message::NotKicked };
-                self.say(answer, value, None);
+                self.send_to_master(answer, value, None);
             }
-            (other, _) => log::warn!("the master said {other:?}, which is ours"),
+            (other, _) => log::warn!("the master has sent {other:?}, which only workers send"),
         }
     }
 
-    /// Gives the master the lists that are complete.
+    /// Sends the master the lists of connections that are complete.
     pub(super) fn hand_over_lists(&mut self) {
         while let Some((ticket, list)) = self.event_loop.take_list() {
             match list {
-                Ok(file) => self.say(Message::Done, ticket, Some(file.as_fd())),
+                Ok(file) => self.send_to_master(Message::Done, ticket, Some(file.as_fd())),
                 Err(error) => {
                     log::warn!("cannot list the connections: {error}");
-                    self.say(Message::NotDone, ticket, None);
+                    self.send_to_master(Message::NotDone, ticket, None);
                 }
             }
         }
     }
 
-    /// Says something to the master. One that does not listen gets no answer.
-    pub(super) fn say(&self, message: Message, value: u64, file: Option<BorrowedFd<'_>>) {
+    /// Sends a message to the master. If that fails, it is logged and the message is lost.
+    pub(super) fn send_to_master(
+        &self,
+        message: Message,
+        value: u64,
+        file: Option<BorrowedFd<'_>>,
+    ) {
         if let Err(error) = self.channel.send_parcel(message, value, file) {
-            log::warn!("cannot tell the master {message:?}: {error}");
+            log::warn!("cannot send {message:?} to the master: {error}");
         }
     }
 }
@@ -59,7 +64,7 @@ impl Worker {
 fn set_level(place: u64) {
     let level = usize::try_from(place).ok().and_then(|place| LogLevel::ALL.get(place));
     let Some(&level) = level else {
-        log::warn!("the master named log level {place}, which there is not");
+        log::warn!("the master has sent log level {place}, which does not exist");
         return;
     };
     match logging::set_level(level) {

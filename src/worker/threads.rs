@@ -1,22 +1,21 @@
-//! The threads of a worker beside its event loop.
+//! The threads of a worker other than its event loop.
 
-use super::placement::{Place, Placement};
-use crate::dispatch::{DispatchPath, HandlerThread};
 use crate::handler::Application;
-use crate::send::{SendPath, send_thread};
+use chappe_engine::{Batch, Engine, Place, Source, Turns};
 use chappe_shm::{Slot, ThreadRole};
+use chappe_sys::clock::Moment;
 use chappe_sys::clock::monotonic_us;
+use chappe_sys::limits;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-/// See the module. They end when they are told to.
+/// The handler threads and the send thread. They end after [`Threads::stop`].
 #[derive(Debug)]
 pub(super) struct Threads {
     joins: Vec<JoinHandle<()>>,
-    dispatch: Arc<DispatchPath>,
-    send: Arc<SendPath>,
+    engine: Arc<Engine>,
 }
 
 impl Threads {
@@ -24,37 +23,29 @@ impl Threads {
     pub(super) fn start(
         handlers: u16,
         application: &Arc<Application>,
-        dispatch: &Arc<DispatchPath>,
-        send: &Arc<SendPath>,
+        engine: &Arc<Engine>,
         slot: &Slot,
-        placement: Placement,
     ) -> io::Result<Self> {
+        // Threads inherit it.
+        schedule_as_batch();
         let mut joins = Vec::new();
         for number in 0..handlers {
-            let thread = HandlerThread::new(number, Arc::clone(dispatch), slot.clone());
+            let (slot, engine) = (slot.clone(), Arc::clone(engine));
             let application = Arc::clone(application);
-            let place = if number == 0 { Place::Home } else { Place::Anywhere };
-            let body = move || {
-                placement.settle(place);
-                thread.run(&*application, monotonic_us);
-            };
+            let body = move || handle(number, &application, &engine, &slot);
             joins.push(spawn(format!("handler-{number}"), body)?);
         }
         let counters = slot.counters(ThreadRole::SendThread);
-        let path = Arc::clone(send);
-        let body = move || {
-            placement.settle(Place::Home);
-            send_thread::run(&path, &counters);
-        };
+        let sends = Arc::clone(engine);
+        let body = move || sends.run_send_thread(&counters);
         joins.push(spawn("sender".to_owned(), body)?);
-        Ok(Self { joins, dispatch: Arc::clone(dispatch), send: Arc::clone(send) })
+        Ok(Self { joins, engine: Arc::clone(engine) })
     }
 
-    /// Tells all of them to end. Each finishes what it is in; a handler may take
-    /// long, so nobody waits for it here.
+    /// Makes all of them end. Each finishes its current work first. That can take a
+    /// handler long, so this does not wait for it.
     pub(super) fn stop(&self) {
-        self.dispatch.run_list().stop();
-        self.send.list().stop();
+        self.engine.stop();
     }
 
     /// Whether all of them have ended.
@@ -63,8 +54,31 @@ impl Threads {
     }
 }
 
-/// A worker that lost one of its threads is a corpse that still accepts: a panic
-/// outside of a handler ends the process, and the master replaces it.
+/// A handler thread: takes a connection off the run list, runs its turn, and publishes in
+/// the worker's slot since when it has been busy and how long turns took.
+fn handle(number: u16, application: &Application, engine: &Engine, slot: &Slot) {
+    let counters = slot.counters(ThreadRole::Handler(number));
+    let mut batch = Batch::default();
+    let mut turns = Turns::new(application, &counters, Place::Thread, &mut batch);
+    while let Some(mailbox) = engine.next_to_handle() {
+        let begun_us = monotonic_us();
+        slot.handler_started(number, begun_us / 1000);
+        // What is left to do is for the event loop only.
+        let _ = turns.run(&mailbox, Source::Inbox, Moment::now());
+        slot.handler_finished(number, monotonic_us().saturating_sub(begun_us));
+    }
+}
+
+/// SCHED_BATCH, sched(7): a thread that is woken does not interrupt the one that woke it,
+/// which has more to hand over.
+fn schedule_as_batch() {
+    if let Err(error) = limits::schedule_as_batch() {
+        log::warn!("the worker's threads are not of SCHED_BATCH: {error}");
+    }
+}
+
+/// A worker that has lost one of its threads would still accept connections, and not serve
+/// them. So a panic outside of a handler ends the process, and the master replaces it.
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     Builder::new().name(name.clone()).spawn(move || {
         if catch_unwind(AssertUnwindSafe(body)).is_err() {

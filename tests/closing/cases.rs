@@ -13,7 +13,7 @@ pub(crate) struct Case {
     pub(crate) site: Site,
     /// How many connections are in that state at a time.
     pub(crate) batch: usize,
-    /// Frames that the server says to each of its own accord: at least, at most.
+    /// Frames that the server sends to each of its own accord: at least, at most.
     pub(crate) own_frames: (u64, u64),
     /// Messages that each loses at least; none was lost by closing too late.
     pub(crate) loses: u64,
@@ -435,7 +435,7 @@ fn bad_length() -> [u8; 8] {
     Header { length: 3, code: CODE_ECHO, crc32: 0 }.to_bytes()
 }
 
-/// The server has said its last and waits for the peer's.
+/// The server has sent its last frame and waits for the peer's end.
 fn lingering(stage: &Stage, count: usize, close: Close) -> usize {
     for _ in 0..count {
         let mut client = stage.connect(close);

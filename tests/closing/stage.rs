@@ -9,14 +9,14 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
-use chappe_client::{CODE_ECHO, Client};
+use chappe_client::{CODE_ECHO, Client, Frame};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
 };
 use serde_json::Value;
 
 use super::support::{DEADLINE, TestServer, proc, reset_on_close, wait_for};
-use super::{HOLD, IS_SERVER, wait_some};
+use super::{GIVE_BACK, HOLD, IS_SERVER, wait_some};
 
 /// Which server a case needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +68,6 @@ pub(crate) struct Stage {
 pub(crate) struct Measured {
     pub(crate) worker: i32,
     pub(crate) descriptors: usize,
-    /// RssAnon: what it has allocated, without the program and shared memory.
-    pub(crate) anonymous_bytes: u64,
     pub(crate) permits: u64,
     status: Value,
 }
@@ -108,11 +106,10 @@ impl Stage {
     pub(crate) fn start(site: Site) -> Self {
         let mut program = Command::new(std::env::current_exe().expect("this program"));
         program.env(IS_SERVER, "1");
-        // glibc gives each thread an arena of its own, and each keeps some of what it had:
-        // memory then grows for as long as each thread has not yet met its worst round.
-        // With one arena, and large pieces given back to the kernel at once, what grows is
-        // a leak.
-        program.env("MALLOC_ARENA_MAX", "1").env("MALLOC_MMAP_THRESHOLD_", "16384");
+        // glibc gives each thread an arena of its own, and each keeps pages that it shares
+        // with something in use: memory then grows for as long as each thread has not yet
+        // met its worst round. With one arena, what grows is a leak.
+        program.env("MALLOC_ARENA_MAX", "1");
         // With it the first panic loads the program's debug information, for good.
         program.env_remove("RUST_BACKTRACE");
         // Handlers look at files of the test, which may lie where only its user may.
@@ -203,14 +200,10 @@ impl Stage {
 
     pub(crate) fn measure(&self) -> Measured {
         let worker = self.server.worker_pids()[0];
-        let text = fs::read_to_string(format!("/proc/{worker}/status")).expect("it runs");
-        let kib = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-        let kib = kib.and_then(|kib| kib.trim().strip_suffix(" kB")?.parse::<u64>().ok());
         let status = self.status();
         Measured {
             worker,
             descriptors: proc::open_descriptors(worker).len(),
-            anonymous_bytes: kib.expect("RssAnon") * 1024,
             permits: status["semaphores"]["connection_permits"].as_u64().expect("permits"),
             status,
         }
@@ -218,7 +211,7 @@ impl Stage {
 
     /// Waits until the `made` connections since `before` are gone, and everything
     /// that came with them is accounted for. `own_frames`: the fewest and the most
-    /// that the server says to each of its own accord.
+    /// that the server sends to each of its own accord.
     pub(crate) fn settle(
         &self,
         before: &Measured,
@@ -263,7 +256,7 @@ impl Stage {
         })
     }
 
-    /// Nothing is queued for connections that are gone. The worker tells once a second,
+    /// Nothing is queued for connections that are gone. The worker reports once a second,
     /// so this is not asked after each case when there is no time.
     pub(crate) fn wait_empty(&self) {
         for gauge in ["connections_blocked", "inbox_bytes", "outbox_bytes"] {
@@ -271,14 +264,35 @@ impl Stage {
         }
     }
 
+    /// RssAnon: what the worker has allocated, without the program and shared memory. A
+    /// worker keeps freed memory for reuse, up to 32 MiB (`chappe_sys::memory`), which
+    /// would hide a leak: it is returned to the kernel first.
+    pub(crate) fn anonymous_bytes(&self) -> u64 {
+        assert_eq!(self.visit(GIVE_BACK, b"").code, GIVE_BACK);
+        let worker = self.server.worker_pids()[0];
+        let text = fs::read_to_string(format!("/proc/{worker}/status")).expect("it runs");
+        let kib = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = kib.and_then(|kib| kib.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.expect("RssAnon") * 1024
+    }
+
     /// The next client finds a server that serves.
     pub(crate) fn prove_service(&self) {
-        let before = self.number("/totals/connections_closed");
+        assert_eq!(self.visit(CODE_ECHO, b"next").body, "next");
+    }
+
+    /// The reply to a client that asks once and leaves. Nothing of it is left afterwards.
+    fn visit(&self, code: u16, body: &[u8]) -> Frame {
+        let before = self.measure();
         let mut client = self.connect(Close::Fin);
-        assert_eq!(client.call(CODE_ECHO, b"next").expect("a reply").body, "next");
+        let reply = client.call(code, body).expect("a reply");
         drop(client);
-        wait_some("the witness is gone", || {
-            (self.number("/totals/connections_closed") == before + 1).then_some(())
+        wait_some("the visitor is gone", || {
+            let now = self.measure();
+            let closed = now.total("connections_closed") - before.total("connections_closed");
+            (closed == 1 && now.permits == before.permits && now.descriptors == before.descriptors)
+                .then_some(())
         });
+        reply
     }
 }

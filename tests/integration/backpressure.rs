@@ -114,8 +114,8 @@ fn a_slow_reader_gets_everything_in_order() {
     assert!(status["totals"]["sends_blocked"].as_u64() > Some(0), "{status:#}");
 }
 
-/// Begun frames that never end may fill the inbox total; who sends whole messages
-/// is served all the same, and the memory comes back.
+/// Begun frames that never end may fill the inbox total; clients that send whole messages
+/// are served all the same, and the memory comes back.
 #[test]
 fn begun_frames_do_not_stop_the_others() {
     let toml = "worker_processes = 1\n[inbox]\nmax_bytes = \"64KiB\"\n\

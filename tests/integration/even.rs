@@ -1,5 +1,7 @@
 //! How connections are spread over the workers of a shared socket.
 
+use std::ops::RangeInclusive;
+
 use chappe_client::{CODE_PING, Client};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -13,7 +15,7 @@ fn start(test: &str) -> TestServer {
     TestServer::start(test, &format!("worker_processes = {WORKERS}\n[log]\nlevel = \"info\"\n"))
 }
 
-/// Connections of each worker, in the order of their numbers, once there are so many.
+/// Connections of each worker, in the order of their numbers, once there are enough.
 fn spread(server: &TestServer, connections: u64) -> Vec<u64> {
     let counts = wait_for(|| {
         let status = server.status_json();
@@ -33,21 +35,46 @@ fn are_even(how: &str, counts: &[u64]) -> bool {
     most * 4 <= fewest * 5
 }
 
+/// How connections that are all opened before one is answered are spread; they are closed
+/// again.
+fn at_once(server: &TestServer, connections: u64) -> Vec<u64> {
+    let clients: Vec<_> = (0..connections).map(|_| server.connect()).collect();
+    let counts = spread(server, connections);
+    drop(clients);
+    spread(server, 0);
+    counts
+}
+
 /// A burst is over in less time than a worker may have to wait for its CPU on a machine
-/// with ten times as much to do as it has CPUs; the others do not wait for it for ever. So
+/// with ten times as much to do as it has CPUs; the others do not wait for it forever. So
 /// it may come out uneven, but not always.
 #[test]
 fn connections_opened_at_once_are_spread_evenly() {
     const ATTEMPTS: u32 = 3;
     let server = start("even_at_once");
-    let is_even = (0..ATTEMPTS).any(|_| {
-        let clients: Vec<_> = (0..CONNECTIONS).map(|_| server.connect()).collect();
-        let is_even = are_even("at once", &spread(&server, CONNECTIONS));
-        drop(clients);
-        spread(&server, 0);
-        is_even
-    });
+    let is_even = (0..ATTEMPTS).any(|_| are_even("at once", &at_once(&server, CONNECTIONS)));
     assert!(is_even, "uneven each time");
+}
+
+/// Checks the shares in each of `rounds` rounds on a server with two workers.
+#[track_caller]
+fn check_two(test: &str, rounds: u32, connections: u64, fair: RangeInclusive<u64>) {
+    let server = TestServer::start(test, "worker_processes = 2\n[log]\nlevel = \"info\"\n");
+    let mut all: Vec<_> = (0..rounds).map(|_| at_once(&server, connections)).collect();
+    println!("{connections} at once: {all:?}");
+    all.retain(|counts| counts.iter().any(|count| !fair.contains(count)));
+    assert!(all.is_empty(), "{} of {rounds} are not within {fair:?}: {all:?}", all.len());
+}
+
+/// As few as that are all accepted before the workers have seen each other accept.
+#[test]
+fn fifty_connections_opened_at_once_are_for_both_workers() {
+    check_two("even_fifty_at_once", 20, 50, 17..=33);
+}
+
+#[test]
+fn a_thousand_connections_opened_at_once_are_for_both_workers() {
+    check_two("even_thousand_at_once", 5, 1000, 400..=600);
 }
 
 /// Clients that connect one after the other and are answered.

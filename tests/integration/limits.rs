@@ -119,32 +119,12 @@ fn policy(pid: i32, thread: i32) -> u32 {
 }
 
 #[test]
-fn threads_at_home_share_a_cpu_and_helpers_go_anywhere() {
-    let all = allowed_cpus(0);
-    let toml = "worker_processes = 3\n[worker]\nhandler_threads = 3\nfuse = false\n\
-                thread_placement = \"home\"\nsched_batch = true\n";
-    let server = TestServer::start("placement_home", toml);
-    let status = server.status_json();
-    for row in status["workers"].as_array().expect("workers") {
-        let number = usize::try_from(row["worker"].as_u64().expect("a number")).expect("small");
-        let pid = i32::try_from(row["pid"].as_u64().expect("a pid")).expect("a pid");
-        let home = all.iter().copied().nth(number % all.len()).expect("a CPU");
-        for (thread, name) in crate::support::proc::threads(pid) {
-            let is_helper = matches!(name.as_str(), "handler-1" | "handler-2");
-            let expected = if is_helper { all.clone() } else { BTreeSet::from([home]) };
-            assert_eq!(allowed_cpus(thread), expected, "{name} of worker {number}");
-            assert_eq!(policy(pid, thread), 3, "{name} of worker {number}");
-        }
-    }
-    assert_eq!(policy(server.pid(), server.pid()), 0, "the master is as usual");
-}
-
-#[test]
-fn threads_are_placed_by_the_kernel_unless_told_otherwise() {
-    let server = TestServer::start("placement_free", "[worker]\nfuse = true\n");
+fn all_threads_of_a_worker_are_of_sched_batch_and_the_master_is_not() {
+    let server = TestServer::start("sched_batch", "worker_processes = 1\n");
     let pid = server.worker_pids()[0];
     for thread in crate::support::proc::threads(pid).into_keys() {
         assert_eq!(allowed_cpus(thread), allowed_cpus(0));
-        assert_eq!(policy(pid, thread), 0);
+        assert_eq!(policy(pid, thread), 3);
     }
+    assert_eq!(policy(server.pid(), server.pid()), 0, "the master is as usual");
 }

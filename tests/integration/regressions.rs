@@ -4,8 +4,9 @@
 //! flag for each connection says whether the send thread or the event loop writes.
 //!
 //! Faults that are a matter of nanoseconds are proved absent by the models of
-//! `scripts/loom`; here the real server meets the same situation, as often as time
-//! allows.
+//! `scripts/loom`; here the real server gets into the same situation, as often as time
+//! allows. Where a comment names a fault, it is planted by the file of that name in
+//! crates/engine/tests/faults, and found by a model.
 
 use std::io::{self, IoSlice};
 use std::sync::mpsc;
@@ -13,21 +14,17 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use chappe::send::{
-    CallList, Entry, SendHalf, SendLimits, SendList, SendPath, SlowReader, Socket, send_thread,
-};
-use chappe::sync::Semaphore;
 use chappe_client::{
     BODY_BYTES_MAX, CODE_ECHO, CODE_PING, Client, ClientError, ErrorNumber, Sender,
 };
+use chappe_engine::sync::Semaphore;
+use chappe_engine::{Engine, Entry, Limits, Mailbox, Names, Peer, SlowReader, Socket};
 use chappe_shm::{SharedCounters, ThreadCounters};
 use chappe_wire::{Header, encode};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::support::{
     DEADLINE, Numbered, TestServer, drain, receive_error, reset_on_close, small_buffers, wait_for,
-    wait_until,
+    wait_until, while_stopped,
 };
 
 /// One worker, and sockets that are full soon.
@@ -70,14 +67,6 @@ fn blocked(server: &TestServer, stream: u32, replies: u32) -> Client {
     client
 }
 
-/// What happens while the only worker stands still, it then sees all at once.
-fn while_stopped(server: &TestServer, act: impl FnOnce()) {
-    let worker = Pid::from_raw(server.worker_pids()[0]);
-    kill(worker, Signal::SIGSTOP).expect("it is there");
-    act();
-    kill(worker, Signal::SIGCONT).expect("it is there");
-}
-
 /// A peer that went away with replies to come killed the classic design's worker: the
 /// second send after a reset raises SIGPIPE, and nobody had ignored it. Reset after a
 /// FIN, even the first one does.
@@ -109,7 +98,7 @@ fn a_peer_that_has_shut_its_sending_side_gets_every_reply() {
     let server = TestServer::start("regression_half_close", "worker_processes = 1\n");
     for _ in 0..20 {
         let mut client = server.connect();
-        while_stopped(&server, || {
+        while_stopped(server.worker_pids()[0], || {
             client.send_bytes(&ping().repeat(50)).unwrap();
             client.shutdown_write().unwrap();
         });
@@ -230,9 +219,9 @@ fn a_half_sent_reply_goes_on_where_it_stopped() {
 
 /// The classic event loop posted before it took the flag back: the send thread woke, saw
 /// the flag, went to sleep, and the next message lay there until somebody sent another.
-/// The model of the outbox is the proof (planted fault `PostBeforeUnblock`), and the next
-/// test its one order; here nothing further is ever sent, so a reply that was left behind
-/// stays away.
+/// The models are the proof (fault `settle_without_look`), and the next test has the one
+/// order that matters; here nothing further is ever sent, so a reply that was left behind
+/// never comes.
 #[test]
 fn the_last_reply_after_a_full_socket_needs_no_further_traffic() {
     const SMALL_ONES: usize = 300;
@@ -276,84 +265,87 @@ impl Socket for SlowSocket {
 }
 
 fn a_message() -> Entry {
-    Entry { bytes: bytes::Bytes::from_static(b"message"), frames: 1 }
+    Entry::new((bytes::Bytes::from_static(b"message"), 1))
 }
 
-/// A send path without a server around it, and its send thread.
-fn send_path() -> (Arc<SendPath>, JoinHandle<()>) {
-    let semaphore = Semaphore::from(chappe_sys::Semaphore::new(0).expect("a semaphore"));
-    let limits = SendLimits {
-        bytes_max: 1 << 20,
-        total_bytes_max: 1 << 20,
+/// An engine without a server around it, and its send thread.
+fn engine() -> (Arc<Engine>, JoinHandle<()>) {
+    let permits = Semaphore::from(chappe_sys::Semaphore::new(0).expect("a semaphore"));
+    let limits = Limits {
+        inbox_messages_max: 1,
+        inbox_bytes_max: 1,
+        inbox_total_bytes_max: 1,
+        outbox_bytes_max: 1 << 20,
+        outbox_total_bytes_max: 1 << 20,
         slow_reader: SlowReader::DropNewest,
     };
-    let (list, pushers) = (SendList::new(semaphore), SharedCounters::detached());
-    let calls = CallList::new().expect("an eventfd");
-    let path = Arc::new(SendPath::new(list, calls, limits, a_message(), pushers));
+    let engine = Engine::new(&limits, permits, Vec::new(), SharedCounters::detached());
+    let engine = Arc::new(engine.expect("an eventfd"));
     let thread = {
-        let path = Arc::clone(&path);
-        std::thread::spawn(move || send_thread::run(&path, &ThreadCounters::detached()))
+        let engine = Arc::clone(&engine);
+        std::thread::spawn(move || engine.run_send_thread(&ThreadCounters::detached()))
     };
-    (path, thread)
+    (engine, thread)
 }
 
 /// A connection with such a socket, and what tells the socket to go on.
-fn slow_half(
+fn slow_mailbox(
     token: u64,
-    path: &Arc<SendPath>,
+    engine: &Arc<Engine>,
     entered: &mpsc::Sender<()>,
-) -> (Arc<SendHalf>, mpsc::Sender<usize>) {
+) -> (Arc<Mailbox>, mpsc::Sender<usize>) {
     let (permission, taken) = mpsc::channel();
     let socket = SlowSocket { entered: entered.clone(), taken: Mutex::new(taken) };
-    (Arc::new(SendHalf::new(token, token, Arc::new(socket), Arc::clone(path))), permission)
+    let names = Names { id: token, token, peer: Peer::Unix, protocol: 0 };
+    (Arc::new(Mailbox::new(names, Arc::new(socket), Arc::clone(engine))), permission)
 }
 
 /// The moment in which the classic order loses: a message is queued while the event loop
 /// is still inside the send that empties the socket's backlog.
 #[test]
 fn what_is_queued_while_the_loop_writes_is_posted_when_it_is_done() {
-    let (path, thread) = send_path();
+    let (engine, thread) = engine();
     let (entered, is_in_send) = mpsc::channel();
-    let (half, permission) = slow_half(1, &path, &entered);
-    half.append(a_message(), &ThreadCounters::detached()).unwrap();
+    let (mailbox, permission) = slow_mailbox(1, &engine, &entered);
+    mailbox.push(a_message()).unwrap();
     is_in_send.recv_timeout(DEADLINE).expect("the send thread sends");
     permission.send(3).unwrap();
-    wait_until("the socket is full", || half.view().blocked.is_some());
+    wait_until("the socket is full", || mailbox.view().blocked.is_some());
     let event_loop = {
-        let half = Arc::clone(&half);
-        std::thread::spawn(move || half.flush_blocked(&ThreadCounters::detached()))
+        let mailbox = Arc::clone(&mailbox);
+        std::thread::spawn(move || mailbox.flush_blocked(&ThreadCounters::detached()))
     };
     is_in_send.recv_timeout(DEADLINE).expect("the event loop sends the rest");
     // The list is worked off in order: with this one, whatever was posted too early is gone.
-    let (other, other_permission) = slow_half(2, &path, &entered);
-    other.append(a_message(), &ThreadCounters::detached()).unwrap();
+    let (other, other_permission) = slow_mailbox(2, &engine, &entered);
+    other.push(a_message()).unwrap();
     other_permission.send(usize::MAX).unwrap();
     is_in_send.recv_timeout(DEADLINE).expect("the send thread sends the other");
-    half.append(a_message(), &ThreadCounters::detached()).unwrap();
+    mailbox.push(a_message()).unwrap();
     permission.send(usize::MAX).unwrap();
-    event_loop.join().unwrap();
+    let _ = event_loop.join().unwrap();
     let is_sent = is_in_send.recv_timeout(DEADLINE);
     permission.send(usize::MAX).unwrap();
-    path.list().stop();
+    engine.stop();
     thread.join().unwrap();
     is_sent.expect("the send thread sends the second");
 }
 
 /// The classic send thread held the lock of its list over every send: all handlers that
-/// had a reply stood still meanwhile. A system call takes as long as it takes, so this
-/// test brings a socket of its own.
+/// had a reply stood still in the meantime. A system call takes as long as it takes, so
+/// this test brings a socket of its own.
 #[test]
 fn replies_are_queued_while_a_socket_is_written() {
-    let (path, thread) = send_path();
+    let (engine, thread) = engine();
     let (entered, is_in_send) = mpsc::channel();
-    let (slow, permission) = slow_half(1, &path, &entered);
-    let (other, other_permission) = slow_half(2, &path, &entered);
-    slow.append(a_message(), &ThreadCounters::detached()).unwrap();
+    let (slow, permission) = slow_mailbox(1, &engine, &entered);
+    let (other, other_permission) = slow_mailbox(2, &engine, &entered);
+    slow.push(a_message()).unwrap();
     is_in_send.recv_timeout(DEADLINE).expect("the send thread sends");
     let (queued, is_queued) = mpsc::channel();
     std::thread::spawn(move || {
-        for half in [slow, other] {
-            half.append(a_message(), &ThreadCounters::detached()).unwrap();
+        for mailbox in [slow, other] {
+            mailbox.push(a_message()).unwrap();
         }
         let _ = queued.send(());
     });
@@ -367,13 +359,13 @@ fn replies_are_queued_while_a_socket_is_written() {
     for _ in 0..2 {
         is_in_send.recv_timeout(DEADLINE).expect("both are sent");
     }
-    path.list().stop();
+    engine.stop();
     thread.join().unwrap();
 }
 
 /// The classic semaphore was posted once a message, though one walk of the list sends
-/// them all: the other permits were spent on walks for nothing. Here a permit stands for
-/// a connection; that there is never one too many is modelled (`PostTooMany`).
+/// them all: the other permits were spent on walks for nothing. Here a connection is
+/// posted once for each time that it gets something to send.
 #[test]
 fn a_connection_is_posted_once_however_much_it_is_sent() {
     const MANY: u64 = 2000;
@@ -381,7 +373,7 @@ fn a_connection_is_posted_once_however_much_it_is_sent() {
     let toml = format!("{SMALL}[worker]\nfuse = false\n");
     let server = TestServer::start("regression_posts", &toml);
     let mut client = server.connect();
-    while_stopped(&server, || {
+    while_stopped(server.worker_pids()[0], || {
         client.send_bytes(&ping().repeat(usize::try_from(MANY).unwrap())).unwrap();
     });
     for _ in 0..MANY {
@@ -413,7 +405,7 @@ fn room_and_fin_in_one_event_tear_no_frame() {
     for stream in 0..5 {
         let mut client = blocked(&server, stream, COUNT);
         let mut first = None;
-        while_stopped(&server, || {
+        while_stopped(server.worker_pids()[0], || {
             // As much as there is of the first: the socket has room now.
             client.set_timeout(Some(Duration::from_millis(50))).unwrap();
             first = client.receive().ok();
@@ -480,9 +472,9 @@ fn a_socket_that_has_drained_wakes_nobody() {
 }
 
 /// Several threads of the classic design closed descriptors, some twice, and its send
-/// thread wrote to numbers that it had looked up before: a reply could go to whoever had
-/// got the number since. Here the event loop alone closes, when nobody writes any more
-/// (model: `CloseUnderWriter`), and the numbers are used again at once.
+/// thread wrote to numbers that it had looked up before: a reply could go to the next
+/// connection with the same number. Here the event loop alone closes, when no thread writes
+/// any more (fault `closed_under_a_writer`), and the numbers are used again at once.
 #[test]
 fn a_reply_never_reaches_the_next_owner_of_a_descriptor() {
     let server = TestServer::start("regression_stranger", SMALL);
@@ -503,8 +495,8 @@ fn a_reply_never_reaches_the_next_owner_of_a_descriptor() {
 }
 
 /// The classic limit closed the connection under the lock of the list, and walked timers
-/// and closed connections meanwhile; nobody could queue anything. Here whoever finds a
-/// limit exceeded only calls the event loop.
+/// and closed connections meanwhile; no thread could queue anything. Here a thread that
+/// finds a limit exceeded only calls the event loop.
 #[test]
 fn closing_the_largest_holders_holds_nobody_up() {
     let toml = SMALL.replace(

@@ -30,7 +30,7 @@ pub(crate) fn receive_error(client: &mut Client, number: ErrorNumber) -> ServerE
     error
 }
 
-/// A client whose kernel buffers hold about so many bytes. They must be set
+/// A client whose kernel buffers hold about `bytes` bytes. They must be set
 /// before connecting: the window is agreed on then.
 pub(crate) fn small_buffers(address: SocketAddr, bytes: usize) -> Client {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };

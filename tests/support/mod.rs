@@ -10,5 +10,5 @@ pub(crate) mod wait;
 pub(crate) use client::{
     Numbered, connect_from, drain, receive_error, reset_on_close, small_buffers, try_connect_from,
 };
-pub(crate) use server::{Finished, TestServer, fresh_dir};
+pub(crate) use server::{Finished, TestServer, fresh_dir, while_stopped};
 pub(crate) use wait::{DEADLINE, wait_for, wait_until};

@@ -11,7 +11,11 @@ struct Stat {
 }
 
 fn stat(pid: i32) -> Option<Stat> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    read_stat(&format!("/proc/{pid}/stat"))
+}
+
+fn read_stat(path: &str) -> Option<Stat> {
+    let text = fs::read_to_string(path).ok()?;
     // The name stands in brackets and may hold anything, brackets too.
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.chars().next()?;
@@ -23,6 +27,14 @@ fn stat(pid: i32) -> Option<Stat> {
 /// Whether the process runs; one that only waits to be reaped does not.
 pub(crate) fn is_running(pid: i32) -> bool {
     stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
+}
+
+/// Whether a stop signal has reached every thread: kill(2) returns before it has.
+pub(crate) fn is_stopped(pid: i32) -> bool {
+    let threads = threads(pid);
+    let stat = |thread| read_stat(&format!("/proc/{pid}/task/{thread}/stat"));
+    let is_stopped = |thread: &i32| stat(*thread).is_some_and(|stat| stat.state == 'T');
+    !threads.is_empty() && threads.keys().all(is_stopped)
 }
 
 /// All running processes that `is_wanted` wants, in ascending order.

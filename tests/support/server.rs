@@ -51,16 +51,9 @@ pub(crate) fn fresh_dir(test: &str) -> PathBuf {
 }
 
 /// If this variable is set, every message goes through all three threads: the same
-/// tests then show the same of the long way, with helpers that are woken for a reason only.
+/// tests then show the same of the long way.
 const IS_UNFUSED: &str = "CHAPPE_TEST_UNFUSED";
-const UNFUSED: [&str; 6] = [
-    "--set",
-    "worker.fuse=false",
-    "--set",
-    "worker.thread_placement=home",
-    "--set",
-    "worker.sched_batch=true",
-];
+const UNFUSED: [&str; 2] = ["--set", "worker.fuse=false"];
 
 /// The configuration of a test: two workers that log much, on a port that the
 /// kernel picks, unless `toml` says otherwise.
@@ -124,9 +117,20 @@ pub(crate) fn finish(command: &mut Command) -> Finished {
     Finished { code: status.code(), stdout, stderr }
 }
 
+/// What happens while none of a worker's threads runs: it then sees all at once.
+#[track_caller]
+pub(crate) fn while_stopped<T>(worker: i32, act: impl FnOnce() -> T) -> T {
+    let pid = Pid::from_raw(worker);
+    kill(pid, Signal::SIGSTOP).expect("it is there");
+    wait_until("the worker has stopped", || proc::is_stopped(worker));
+    let result = act();
+    kill(pid, Signal::SIGCONT).expect("it is there");
+    result
+}
+
 impl TestServer {
     /// Returns once every worker serves. The kernel picks the port and the
-    /// server tells it, so nothing can race.
+    /// server prints it, so nothing can race.
     #[track_caller]
     pub(crate) fn start(test: &str, toml: &str) -> Self {
         let mut program = Command::new(PROGRAM);
@@ -134,7 +138,7 @@ impl TestServer {
         Self::start_program(program, test, toml)
     }
 
-    /// The same with another program that is a server.
+    /// Starts another program that is a server; returns once every worker serves.
     #[track_caller]
     pub(crate) fn start_program(program: Command, test: &str, toml: &str) -> Self {
         let dir = fresh_dir(test);
@@ -196,7 +200,7 @@ impl TestServer {
         proc::children(self.pid())
     }
 
-    /// Waits until so many workers run, none of which is `gone`.
+    /// Waits until `count` workers run, none of which is `gone`.
     #[track_caller]
     pub(crate) fn wait_workers(&self, count: usize, gone: &[i32]) -> Vec<i32> {
         wait_until("the workers are as many as they should be", || {
@@ -206,7 +210,7 @@ impl TestServer {
         self.worker_pids()
     }
 
-    /// Waits until so many workers serve, and no other is left.
+    /// Waits until `count` workers serve, and no other is left.
     #[track_caller]
     pub(crate) fn wait_serving(&self, count: usize) {
         wait_until("all workers serve", || {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::thread;
 
-use chappe::boot::{self, Assignment, Message, Parcel, ReceivedParcel};
+use chappe::prefork::{self, Assignment, Message, Parcel, ReceivedParcel};
 use chappe_sys::process::ExitReason;
 use chappe_sys::signals::{self, Signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -25,7 +25,7 @@ use crate::wait::{wait_for, wait_until};
 pub(crate) fn run(tests: &[(&str, fn())]) -> ExitCode {
     let mut arguments = std::env::args_os().skip(1).peekable();
     if arguments.peek().is_some_and(|first| first == "server") {
-        return boot::run(arguments, play);
+        return prefork::run(arguments, play);
     }
     let only = arguments.next().filter(|name| !name.to_string_lossy().starts_with('-'));
     let chosen: Vec<_> = tests
@@ -48,7 +48,7 @@ fn passes(name: &str, test: fn()) -> bool {
 // What a worker plays.
 
 fn play(assignment: Assignment) -> ExitReason {
-    let part = assignment.config.application.get("play").and_then(|part| part.as_str());
+    let part = assignment.application().get("play").and_then(|part| part.as_str());
     let part = part.unwrap_or("well").to_owned();
     let first = assignment.slot.connection_ids(1) == 1;
     match part.as_str() {

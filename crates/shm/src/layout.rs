@@ -193,7 +193,7 @@ shared_layout! {
         /// When it comes back from the sleep that began at its heartbeat, at the latest.
         pub(super) wakes_by_ms: AtomicU64,
         pub(super) connections: AtomicU32,
-        /// What it does with its shared sockets: an `Accepting`.
+        /// Whether it accepts connections.
         pub(super) accepting: AtomicU32,
         /// Connections whose socket is full.
         pub(super) blocked: AtomicU32,

@@ -30,7 +30,7 @@ pub use handler_times::{HANDLER_BOUNDS_US, HandlerTimes};
 pub use header::ZoneError;
 pub use history::History;
 pub use layout::{GENERATIONS, HANDLER_THREADS_MAX, SLOTS};
-pub use load::{Accepting, Load};
+pub use load::Load;
 pub use peers::{Admission, Peers};
 pub use permits::{PermitBooks, Permits};
 pub use slot::{Gauges, Slot, SlotReport, SlotState, ThreadRole};

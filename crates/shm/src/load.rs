@@ -1,64 +1,41 @@
 //! How connections are spread over the workers that accept from the same sockets.
 //!
-//! Each event loop says in its own line how many connections it has and whether it
-//! listens; the others read it, once in a few accepts. Nothing is decided here, and
-//! nobody waits for anybody.
+//! Each event loop publishes, in a cache line of its own, how many connections it has and
+//! whether it accepts; the others read that after an accept. Nothing is decided here, and
+//! no worker waits for another.
 
 use std::sync::atomic::Ordering;
 
+use super::slot::{Slot, SlotState};
 use chappe_sys::clock::monotonic_ms;
 
-use super::slot::{Slot, SlotState};
-
-/// A worker that is overdue for so long is left out: it may be stopped or stuck, and
-/// nobody shall leave connections to it.
+/// A worker whose loop is overdue for longer than this is left out: it may be stopped or
+/// stuck, so the others leave no connections to it.
 const OVERDUE_MAX_MS: u64 = 1000;
 
-/// What a worker does with its shared sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Accepting {
-    /// It takes none: it does not serve, or has all it can have.
-    No = 0,
-    /// It waits for connects.
-    Listens = 1,
-    /// It leaves them to those with fewer connections, and will be back.
-    StandsBack = 2,
-}
-
-/// The connections of all workers of a generation that take part.
+/// The workers of a generation that accept, and their connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// How many workers.
+    /// Number of these workers.
     pub workers: u64,
-    /// How many connections they have together.
+    /// Number of connections that they have together.
     pub connections: u64,
-    /// The fewest of those among the others that listen, or should look by now whether
-    /// they do.
-    pub least_listening: Option<u64>,
 }
 
 impl Load {
-    /// Whether a worker with `own` connections has more than the mean and `slack`, and
-    /// there is one with no more than the mean who hears of new ones.
+    /// Whether a worker with `own` connections has more than the mean and some slack: two
+    /// connections and a 32nd of the mean.
     #[must_use]
-    pub fn leaves_to_others(&self, own: u64, slack: u64) -> bool {
-        let is_next = |least: u64| least * self.workers <= self.connections;
-        own * self.workers > self.connections + slack * self.workers
-            && self.least_listening.is_some_and(is_next)
-    }
-
-    /// The mean, rounded down.
-    #[must_use]
-    pub fn mean(&self) -> u64 {
-        self.connections.checked_div(self.workers).unwrap_or(0)
+    pub fn is_ahead(&self, own: u64) -> bool {
+        let mean = self.connections.checked_div(self.workers).unwrap_or(0);
+        own * self.workers > self.connections + (2 + mean / 32) * self.workers
     }
 }
 
 impl Slot {
-    /// Says what the worker does with its shared sockets. Event loop only.
-    pub fn set_accepting(&self, accepting: Accepting) {
-        self.layout().event_loop.accepting.store(accepting as u32, Ordering::Relaxed);
+    /// Publishes whether the worker accepts connections. Event loop only.
+    pub fn set_accepts(&self, accepts: bool) {
+        self.layout().event_loop.accepting.store(u32::from(accepts), Ordering::Relaxed);
     }
 
     /// The load of the workers of this one's generation, itself included.
@@ -72,25 +49,13 @@ impl Slot {
             let state = SlotState::from_cell(layout.states[index].load(Ordering::Acquire));
             let slot = &layout.slots[index];
             let line = &slot.event_loop;
-            let accepting = line.accepting.load(Ordering::Relaxed);
-            let wakes_by_ms = line.wakes_by_ms.load(Ordering::Relaxed);
-            if state != SlotState::Serving
-                || accepting == Accepting::No as u32
-                || slot.identity.generation.load(Ordering::Relaxed) != generation
-                || now_ms > wakes_by_ms + OVERDUE_MAX_MS
-            {
-                continue;
-            }
-            let connections = u64::from(line.connections.load(Ordering::Relaxed));
-            load.workers += 1;
-            load.connections += connections;
-            // On a busy machine one that was to look may be late for longer than a burst
-            // of connects takes: without it, who comes first would take them all.
-            let is_late = wakes_by_ms < now_ms;
-            let hears = accepting == Accepting::Listens as u32 || is_late;
-            if index != self.index() && hears {
-                let least = load.least_listening.unwrap_or(u64::MAX).min(connections);
-                load.least_listening = Some(least);
+            let takes_part = state == SlotState::Serving
+                && line.accepting.load(Ordering::Relaxed) != 0
+                && slot.identity.generation.load(Ordering::Relaxed) == generation
+                && now_ms <= line.wakes_by_ms.load(Ordering::Relaxed) + OVERDUE_MAX_MS;
+            if takes_part {
+                load.workers += 1;
+                load.connections += u64::from(line.connections.load(Ordering::Relaxed));
             }
         }
         load
@@ -104,46 +69,34 @@ mod tests {
     use std::sync::Arc;
 
     fn serving(zone: &Arc<Zone>, generation: u64, connections: u32) -> Slot {
-        let slot = zone.claim(0, generation).unwrap().unwrap();
+        let slot = zone.claim_slot(0, generation).unwrap();
         slot.mark_serving();
         slot.heartbeat(monotonic_ms(), monotonic_ms() + 1000);
-        slot.set_accepting(Accepting::Listens);
+        slot.set_accepts(true);
         slot.set_connections(connections);
         slot
     }
 
     #[test]
-    fn only_those_who_take_part_count() {
+    fn only_workers_that_take_part_count() {
         let zone = Zone::create(1).unwrap();
         let own = serving(&zone, 2, 50);
-        let (other, back) = (serving(&zone, 2, 30), serving(&zone, 2, 10));
-        back.set_accepting(Accepting::StandsBack);
-        let all = Load { workers: 3, connections: 90, least_listening: Some(30) };
-        assert_eq!(own.load(), all);
-        // Late.
-        back.heartbeat(monotonic_ms() - 10, monotonic_ms() - 1);
-        assert_eq!(own.load(), Load { least_listening: Some(10), ..all });
-        back.heartbeat(monotonic_ms(), monotonic_ms() + 1000);
+        let _other = serving(&zone, 2, 30);
         // Of another generation, full, draining, overdue, dead.
         serving(&zone, 1, 1000);
-        serving(&zone, 2, 1000).set_accepting(Accepting::No);
+        serving(&zone, 2, 1000).set_accepts(false);
         serving(&zone, 2, 1000).mark_draining();
-        let now = monotonic_ms();
-        serving(&zone, 2, 1000).heartbeat(now, now.saturating_sub(OVERDUE_MAX_MS + 1));
+        serving(&zone, 2, 1000).heartbeat(0, monotonic_ms() - OVERDUE_MAX_MS - 1);
         zone.free(&serving(&zone, 2, 1000));
-        assert_eq!(own.load(), all);
-        assert_eq!(other.load().least_listening, Some(50));
+        assert_eq!(own.load(), Load { workers: 2, connections: 80 });
     }
 
     #[test]
-    fn connections_are_left_to_those_who_have_fewer_and_listen() {
-        let load = |least_listening| Load { workers: 4, connections: 400, least_listening };
-        assert!(load(Some(90)).leaves_to_others(111, 10));
-        assert!(!load(Some(90)).leaves_to_others(110, 10), "within the slack");
-        assert!(load(Some(100)).leaves_to_others(111, 10));
-        assert!(!load(Some(101)).leaves_to_others(111, 10), "the others have more than the mean");
-        assert!(!load(None).leaves_to_others(400, 10), "nobody listens");
-        assert!(!Load::default().leaves_to_others(0, 0));
-        assert_eq!((load(None).mean(), Load::default().mean()), (100, 0));
+    fn a_worker_is_ahead_one_connection_beyond_the_slack() {
+        let load = |connections| Load { workers: 2, connections };
+        assert!(!load(4).is_ahead(4) && load(5).is_ahead(5));
+        assert!(!load(50).is_ahead(27) && load(50).is_ahead(28));
+        assert!(!load(1000).is_ahead(517) && load(1000).is_ahead(518));
+        assert!(!Load { workers: 1, connections: 1000 }.is_ahead(1000), "alone");
     }
 }

@@ -316,13 +316,6 @@ mod tests {
     use super::*;
     use crate::ThreadRole;
 
-    impl Zone {
-        /// As the tests of `load` call it.
-        pub(crate) fn claim(self: &Arc<Self>, worker: u16, of: u64) -> io::Result<Option<Slot>> {
-            Ok(self.claim_slot(worker, of))
-        }
-    }
-
     #[test]
     fn ready_is_told_by_state_and_bell() {
         let zone = Zone::create(1).unwrap();

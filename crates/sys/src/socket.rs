@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// TCP_NOTSENT_LOWAT, tcp(7): EPOLLOUT fires when fewer than so many bytes wait
+/// TCP_NOTSENT_LOWAT, tcp(7): EPOLLOUT fires when fewer than `bytes` bytes wait
 /// in the kernel unsent, and not only when a third of the buffer is free.
 ///
 /// # Errors
@@ -25,6 +25,61 @@ pub fn set_notsent_lowat(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()>
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// recv(2) into `buffer`. Returns how many bytes came; 0 means that the peer has shut down
+/// its sending side.
+///
+/// By the system call itself: the C library's `recv` is a point at which a thread could be
+/// cancelled, and prepares for that at each call, though no thread here ever is.
+///
+/// # Errors
+/// Those of recv(2).
+#[inline]
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let no_address = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: recvfrom writes at most `len` bytes at the pointer, which is to a live slice
+    // of that length; without an address it reads and writes nothing else. The descriptor
+    // is borrowed and so open.
+    let received = unsafe {
+        libc::syscall(
+            libc::SYS_recvfrom,
+            socket.as_raw_fd(),
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            0,
+            no_address,
+            no_address,
+        )
+    };
+    usize::try_from(received).map_err(|_| io::Error::last_os_error())
+}
+
+/// send(2) of `bytes` without waiting and without SIGPIPE. Returns how many bytes were taken.
+///
+/// By the system call itself: the C library's `send` is a point at which a thread could be
+/// cancelled, and prepares for that at each call, though no thread here ever is.
+///
+/// # Errors
+/// Those of send(2).
+#[inline]
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let no_address = std::ptr::null::<libc::c_void>();
+    // SAFETY: sendto reads `len` bytes at the pointer, which is to a live slice of that
+    // length; without an address it reads nothing else. The descriptor is borrowed and so
+    // open.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_sendto,
+            socket.as_raw_fd(),
+            bytes.as_ptr(),
+            bytes.len(),
+            libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+            no_address,
+            0,
+        )
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
 /// SIOCOUTQ, tcp(7): bytes in the send queue, sent and not acknowledged ones
 /// included. It falls exactly when the peer acknowledges.
 ///
@@ -42,41 +97,19 @@ pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
     }
 }
 
-/// The queue of a listening socket: connections that nobody has accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AcceptQueue {
-    /// How many wait.
-    pub waiting: u32,
-    /// How many may: `backlog`, or `net.core.somaxconn` if that is less. Beyond it
-    /// connects are dropped, and tried again by their senders a second later.
-    pub max: u32,
-}
-
-impl AcceptQueue {
-    /// The queue of a listening TCP socket, by TCP_INFO, tcp(7): the kernel tells it in
-    /// two fields that mean something else for a connected one.
-    ///
-    /// # Errors
-    /// Those of getsockopt(2); EOPNOTSUPP for a socket that is not TCP's.
-    pub fn of(listener: BorrowedFd<'_>) -> io::Result<Self> {
-        // SAFETY: all zeroes is a value of this plain C struct of integers.
-        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-        let mut size = libc::socklen_t::try_from(size_of_val(&info)).expect("a small struct");
-        // SAFETY: getsockopt writes at most `size` bytes at the first pointer, which is to
-        // a live local of that size, and the size that it wrote at the second.
-        let result = unsafe {
-            libc::getsockopt(
-                listener.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                (&raw mut info).cast(),
-                &raw mut size,
-            )
-        };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self { waiting: info.tcpi_unacked, max: info.tcpi_sacked })
+/// SIOCINQ, tcp(7): bytes in the receive queue, which were not read yet.
+///
+/// # Errors
+/// Those of ioctl(2).
+pub fn unread_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCINQ (FIONREAD) writes one int at the pointer, which is to a live local;
+    // the descriptor is borrowed and so open.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    if result == 0 {
+        Ok(usize::try_from(bytes).unwrap_or(0))
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 
@@ -100,22 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_tells_how_many_wait_and_how_many_may() {
+    fn unread_bytes_are_counted() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let queue = || AcceptQueue::of(listener.as_fd()).unwrap();
-        assert_eq!(queue().waiting, 0);
-        assert!(queue().max >= 3, "{:?}", queue());
-        let _waiting: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
-        // A connect may return before its last segment has arrived.
-        let begun = std::time::Instant::now();
-        while queue().waiting < 3 && begun.elapsed().as_secs() < 10 {
-            std::thread::yield_now();
-        }
-        assert_eq!(queue().waiting, 3);
-        let _accepted = listener.accept().unwrap();
-        assert_eq!(queue().waiting, 2);
-        let (unix, _) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert!(AcceptQueue::of(unix.as_fd()).is_err());
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (receiver, _) = listener.accept().unwrap();
+        assert_eq!(unread_bytes(receiver.as_fd()).unwrap(), 0);
+        sender.write_all(&[0; 7]).unwrap();
+        // Peeks until it has arrived.
+        receiver.peek(&mut [0; 1]).unwrap();
+        assert_eq!(unread_bytes(receiver.as_fd()).unwrap(), 7);
     }
 }

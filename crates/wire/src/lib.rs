@@ -9,14 +9,14 @@
 //!     u16     u16        u32          big-endian throughout
 //! ```
 //!
-//! A receiver works in two steps, on two threads. The event loop only *cuts*
-//! ([`cut`]): it needs the length and nothing else. A handler thread *opens*
-//! what was cut ([`split_first`], [`Header::verify`]): code and checksum.
+//! A receiver can work in two steps: [`cut`] finds the whole frames in what has arrived and
+//! needs nothing but their lengths; [`first_frame`] or [`split_first`] opens one of them,
+//! and [`Header::verify`] checks its body.
 
 mod cut;
 mod notice;
 
-pub use cut::{Chunk, Cut, Cutter, Rest, cut};
+pub use cut::{Cut, Rest, cut};
 pub use notice::{ErrorNumber, Goodbye, NO_CODE, error_frame, goodbye_frame, parse_notice};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -30,7 +30,7 @@ pub const FRAME_BYTES_MAX: usize = u16::MAX as usize;
 /// The largest body: 65527 bytes.
 pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - HEADER_BYTES;
 
-/// The message code of a frame: which handler it is for.
+/// The message code of a frame, which names its handler.
 pub type Code = u16;
 
 /// Answered by an empty frame of the same code: the heartbeat.
@@ -39,7 +39,7 @@ pub const CODE_PING: Code = 0;
 pub const CODE_ECHO: Code = 1;
 /// Answered by u64 milliseconds since the Unix epoch.
 pub const CODE_TIME: Code = 2;
-/// Answered by UTF-8 text that tells worker, pid, generation, connection, peer.
+/// Answered by UTF-8 text: worker, pid, generation, connection, peer.
 pub const CODE_WHO: Code = 3;
 /// The first code that belongs to applications.
 pub const CODE_APPLICATION_MIN: Code = 16;
@@ -55,7 +55,7 @@ pub const CODE_ERROR: Code = 65535;
 pub struct Header {
     /// Header and body, in bytes. A sender may claim less than 8: see [`cut`].
     pub length: u16,
-    /// Which handler the frame is for.
+    /// Names the handler.
     pub code: Code,
     /// CRC-32 (IEEE 802.3, as zlib's) of the body; 0 for an empty one.
     pub crc32: u32,
@@ -120,10 +120,11 @@ pub fn append_frame(out: &mut BytesMut, code: Code, body: &[u8]) -> Result<(), B
     append_checked(out, code, body, None)
 }
 
-/// The same, of a body whose checksum may be known.
+/// Appends a whole frame to `out`. The checksum of the body is computed unless it is known
+/// already.
 ///
 /// # Errors
-/// As [`append_frame`].
+/// [`BodyTooLong`]; `out` is then as it was.
 pub fn append_checked(
     out: &mut BytesMut,
     code: Code,
@@ -139,7 +140,7 @@ pub fn append_checked(
     Ok(())
 }
 
-/// A whole frame of its own.
+/// A whole frame in a buffer of its own.
 ///
 /// # Errors
 /// [`BodyTooLong`].
@@ -149,8 +150,8 @@ pub fn encode(code: Code, body: &[u8]) -> Result<Bytes, BodyTooLong> {
     Ok(out.freeze())
 }
 
-/// The first frame of a chunk of whole frames, as [`cut`] leaves them: its header and
-/// its body.
+/// The first frame of a chunk of whole frames, such as the first `whole_bytes` of what
+/// [`cut`] has looked at: its header and its body.
 ///
 /// `None` when the chunk is used up, or does not begin with a whole frame.
 #[must_use]
@@ -160,8 +161,8 @@ pub fn first_frame(chunk: &[u8]) -> Option<(Header, &[u8])> {
     Some((header, body))
 }
 
-/// Takes the first frame off a chunk, as [`first_frame`] finds it. The body shares the
-/// chunk's allocation.
+/// Takes the first frame off a chunk, as [`first_frame`] finds it, and returns its header
+/// and its body, which shares the chunk's allocation.
 pub fn split_first(chunk: &mut Bytes) -> Option<(Header, Bytes)> {
     let (header, body) = first_frame(chunk)?;
     let body = chunk.slice_ref(body);

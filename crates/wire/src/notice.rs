@@ -1,5 +1,5 @@
-//! The two frames that a server sends on its own account: error and goodbye.
-//! Both are two numbers and a text for people.
+//! The two frames that a server sends on its own account: an error has two numbers, a
+//! goodbye has one, and both have a text for people.
 
 use super::{CODE_ERROR, CODE_GOODBYE, Code, encode};
 use bytes::Bytes;
@@ -22,7 +22,8 @@ pub enum ErrorNumber {
     UnknownCode = 3,
     /// The handler returned an error (stays open) or panicked (closed).
     HandlerFailed = 4,
-    /// A rate limit. The frame is refused, the connection stays open unless it goes on.
+    /// A rate limit. The frame is refused, the connection stays open unless the peer
+    /// keeps exceeding it.
     TooFast = 5,
     /// No connection permit is left. Sent once on accept, then closed.
     Busy = 6,
@@ -69,7 +70,7 @@ fn notice(code: Code, numbers: &[u8], text: &str) -> Bytes {
 }
 
 /// The numbers and the text of a notice's body; `None` if it is too short.
-/// Text that is not UTF-8 has its bad bytes replaced.
+/// Bytes of the text that are not UTF-8 are replaced.
 #[must_use]
 pub fn parse_notice<const NUMBERS: usize>(body: &[u8]) -> Option<([u16; NUMBERS], String)> {
     let (numbers, text) = body.split_at_checked(NUMBERS * 2)?;

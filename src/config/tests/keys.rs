@@ -101,12 +101,6 @@ const CASES: &[Case] = &[
     Case("worker.handler_threads", &[("1", "1"), ("128", "128")], &["0", "129", "65538", "'2'"]),
     Case("worker.fuse", &[("true", "true"), ("false", "false")], &["1", "'on'"]),
     Case(
-        "worker.thread_placement",
-        &[("'free'", "\"free\""), ("'home'", "\"home\"")],
-        &["true", "'off'"],
-    ),
-    Case("worker.sched_batch", &[("true", "true"), ("false", "false")], &["1", "'on'"]),
-    Case(
         "frame.max_bytes",
         &[("8", "8"), ("65535", "65535"), ("'32KiB'", "\"32KiB\"")],
         &["7", "65536", "'64KiB'", "0", "-8"],
@@ -243,6 +237,6 @@ fn every_key_of_a_listener_takes_its_range_and_nothing_else() {
 fn the_number_of_workers_is_never_zero() {
     let mut config = Config::default();
     assert!((1..=1024).contains(&config.effective_worker_processes()));
-    config.worker_processes = crate::config::WorkerProcesses::Count(7);
+    config.worker_processes = crate::config::model::WorkerProcesses::Count(7);
     assert_eq!(config.effective_worker_processes(), 7);
 }

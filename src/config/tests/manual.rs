@@ -1,9 +1,9 @@
 //! The manual, the document and `-T` say what the code does.
 
 use super::{Files, loaded};
+use crate::config::Config;
 use crate::config::field::Field;
 use crate::config::schema::{Change, KEYS, Key, LISTEN_KEYS};
-use crate::config::{Config, KEYS_NOT_BUILT, VALUES_NOT_BUILT};
 
 const MANUAL: &str = include_str!("../../../conf/chappe.toml");
 const DOCUMENT: &str = include_str!("../../../docs/CONFIGURATION.md");
@@ -11,13 +11,7 @@ const DOCUMENT: &str = include_str!("../../../docs/CONFIGURATION.md");
 /// The row of a key in docs/CONFIGURATION.md.
 fn row<T: Default>(key: &Key<T>, dotted: &str) -> String {
     let name = dotted.rsplit_once('.').map_or(dotted, |(_, name)| name);
-    let mut effect = key.doc.to_owned();
-    if let Some((_, instead)) = KEYS_NOT_BUILT.iter().find(|(known, _)| *known == dotted) {
-        effect.push_str(&format!(". **Not built yet**: {instead}"));
-    }
-    for (_, value, instead) in VALUES_NOT_BUILT.iter().filter(|(known, ..)| *known == dotted) {
-        effect.push_str(&format!(". **Not built yet**: `{value}` is refused, write {instead}"));
-    }
+    let effect = key.doc;
     let change = if key.change == Change::Reload { "reload" } else { "restart" };
     let change = if matches!(key.field, Field::Include) { "read anew" } else { change };
     format!("| `{name}` | {} | `{}` | {effect} | {change} |", key.field.allowed(), key.default)
@@ -78,11 +72,6 @@ fn the_manual_sets_every_key_to_its_default_and_says_why() {
         let line = line.unwrap_or_else(|| panic!("{section}: no line {setting}"));
         let before = text.lines().nth(line.wrapping_sub(1)).unwrap_or_default();
         assert!(before.starts_with("# "), "{dotted} has no comment above it");
-        let comment: Vec<&str> = text.lines().take(line).collect();
-        let comment = comment.rsplit(|line| line.is_empty()).next().unwrap_or_default().join(" ");
-        let not_built = KEYS_NOT_BUILT.iter().any(|(key, _)| *key == dotted)
-            || VALUES_NOT_BUILT.iter().any(|(key, ..)| *key == dotted);
-        assert_eq!(comment.contains("Not built yet"), not_built, "{dotted}: {comment}");
     }
 }
 
@@ -91,18 +80,6 @@ fn the_manual_gives_exactly_the_defaults() {
     let manual = loaded(MANUAL, &[]);
     assert_eq!(manual.config, loaded("", &[]).config);
     assert_eq!(manual.warnings, Vec::<String>::new());
-}
-
-#[test]
-fn lists_of_what_is_not_built_name_real_keys() {
-    let names: Vec<String> = keys().into_iter().map(|(dotted, ..)| dotted).collect();
-    for key in KEYS_NOT_BUILT
-        .iter()
-        .map(|(key, _)| key)
-        .chain(VALUES_NOT_BUILT.iter().map(|(key, ..)| key))
-    {
-        assert!(names.iter().any(|name| name == key), "{key}");
-    }
 }
 
 #[test]

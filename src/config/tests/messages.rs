@@ -183,7 +183,7 @@ fn an_empty_file_gives_the_defaults_under_the_prefix() {
     let expected = Config {
         pid_file: "/prefix/run/chappe.pid".into(),
         control_socket: "/prefix/run/chappe.sock".into(),
-        log: crate::config::Log { directory: "/prefix/logs".into(), ..Default::default() },
+        log: crate::config::model::Log { directory: "/prefix/logs".into(), ..Default::default() },
         ..Config::default()
     };
     let found = loaded("", &[]);

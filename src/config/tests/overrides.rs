@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{faults, loaded};
-use crate::config::{LogLevel, WorkerProcesses};
+use crate::config::LogLevel;
+use crate::config::model::WorkerProcesses;
 
 #[test]
 fn an_override_wins_over_the_file_and_over_earlier_ones() {

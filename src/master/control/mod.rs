@@ -9,6 +9,7 @@
 
 mod client;
 
+use chappe_sys::clock::Moment;
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
@@ -245,7 +246,7 @@ impl ControlSocket {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    if let Some(held) = self.warnings.admit(now) {
+                    if let Some(held) = self.warnings.admit(Moment::now()) {
                         log::warn!("cannot accept on the control socket: {error}{held}");
                     }
                     self.paused_until = Some(now + ACCEPT_PAUSE);
@@ -253,7 +254,7 @@ impl ControlSocket {
                 }
             };
             if let Err(error) = stream.set_nonblocking(true).and_then(|()| check_peer(&stream)) {
-                if let Some(held) = self.warnings.admit(now) {
+                if let Some(held) = self.warnings.admit(Moment::now()) {
                     log::warn!("a control client was turned away: {error}{held}");
                 }
                 continue;

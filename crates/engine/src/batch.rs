@@ -1,0 +1,121 @@
+//! Encoded messages end to end in one buffer, so that they leave in one piece.
+
+use bytes::{Bytes, BytesMut};
+
+/// How much larger than twice its content a queued buffer may be.
+const WASTE_BYTES_MAX: usize = 256;
+
+/// The largest buffer that is kept for the next batch.
+const KEPT_BYTES_MAX: usize = 256 * 1024;
+
+/// Encoded messages of one turn, end to end. The protocol appends, the turn takes.
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: BytesMut,
+    messages: u32,
+}
+
+/// A place in a batch to come back to.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    bytes: usize,
+    messages: u32,
+}
+
+impl Batch {
+    /// Where the next message is appended: then [`Batch::count`] it.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.bytes
+    }
+
+    /// One message more was appended.
+    pub fn count(&mut self) {
+        self.messages += 1;
+    }
+
+    /// Appends a message that is encoded already.
+    pub fn append(&mut self, encoded: &[u8]) {
+        self.bytes.extend_from_slice(encoded);
+        self.messages += 1;
+    }
+
+    /// Whether nothing was appended.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// How many bytes were appended.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The present end.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { bytes: self.bytes.len(), messages: self.messages }
+    }
+
+    /// Forgets what was appended since the mark.
+    pub fn rewind(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.bytes);
+        self.messages = mark.messages;
+    }
+
+    /// Hands over what was appended, with its buffer: bytes and number of messages.
+    #[must_use]
+    pub fn take(&mut self) -> (Bytes, u32) {
+        let bytes = std::mem::take(&mut self.bytes);
+        // What was rewound may have left a large buffer behind a few bytes, which would
+        // be queued with them and not be counted.
+        let is_wasteful = bytes.capacity() > 2 * bytes.len() + WASTE_BYTES_MAX;
+        let bytes = if is_wasteful { Bytes::copy_from_slice(&bytes) } else { bytes.freeze() };
+        (bytes, std::mem::take(&mut self.messages))
+    }
+
+    /// What was appended, to be sent as it is: then [`Batch::clear`].
+    #[must_use]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Forgets what was appended, and keeps the buffer for the next time unless it has
+    /// become large. Returns how many messages it was.
+    pub(crate) fn clear(&mut self) -> u32 {
+        self.bytes.clear();
+        if self.bytes.capacity() > KEPT_BYTES_MAX {
+            self.bytes = BytesMut::new();
+        }
+        std::mem::take(&mut self.messages)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_rewound_is_not_queued_with_the_rest() {
+        let mut batch = Batch::default();
+        let mark = batch.mark();
+        batch.append(&[0; 60_000]);
+        batch.rewind(mark);
+        batch.append(b"few");
+        let (bytes, messages) = batch.take();
+        assert_eq!(messages, 1);
+        assert!(bytes.try_into_mut().expect("nobody shares it").capacity() < 1000);
+    }
+
+    #[test]
+    fn a_cleared_buffer_is_used_again_unless_it_is_large() {
+        let mut batch = Batch::default();
+        batch.append(&[1; 64]);
+        let address = batch.bytes().as_ptr();
+        assert_eq!(batch.clear(), 1);
+        batch.append(&[2; 64]);
+        assert_eq!((batch.bytes().as_ptr(), batch.len()), (address, 64));
+        batch.append(&vec![3; KEPT_BYTES_MAX]);
+        assert_eq!((batch.clear(), batch.bytes.capacity()), (2, 0));
+    }
+}

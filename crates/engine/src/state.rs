@@ -1,0 +1,538 @@
+//! The life of a connection: one state, every change of it, and no lock, no clock, no
+//! system call. [`crate::Mailbox`] puts the lock around it and does what a change asks for.
+//!
+//! A connection has a *stage*, an *inbox* and an *outbox*. These combinations are legal,
+//! and no others:
+//!
+//! | stage | what happens | input | inbox | outbox | leaves when |
+//! |---|---|---|---|---|---|
+//! | open | messages come and go | read, unless paused | any | any but closed | the input ends: answering, or flushing if all is handled |
+//! | answering | what was received is answered | not read | not empty | any but closed | the last message is handled: flushing |
+//! | flushing | what is queued is sent | not read | let go | any but closed | all is sent: the loop sends SHUT_WR, lingering |
+//! | lingering | the peer's end is awaited | read and discarded | let go | idle | FIN, time or bytes: aborted |
+//! | aborted | nothing any more | not read | let go | sending, closed | the writer is back: the loop closes the socket |
+//!
+//! Two ways are shorter. From open and answering a handler's panic, a wrong checksum and a
+//! dropped backlog lead to flushing at once; and from any stage whatever breaks the
+//! connection leads to aborted.
+//!
+//! The inbox: who handles what was received.
+//!
+//! | inbox | means | leaves when |
+//! |---|---|---|
+//! | empty | nothing to handle | the loop adds something: queued; or has a turn of its own: running |
+//! | queued | on the run list, once | a thread takes it: running |
+//! | running | on exactly one thread | the turn ends: empty, queued or stalled |
+//! | stalled | replies back up, its own or all together; on no list | the outbox has drained: queued |
+//!
+//! *Let go* means that it has no items and is empty, or is still queued or running: the
+//! thread that has it finds nothing and leaves.
+//!
+//! The outbox: who may write to the socket.
+//!
+//! | outbox | who may write | leaves when |
+//! |---|---|---|
+//! | idle | nobody | a message is queued: ready; or the loop begins a turn of its own: sending |
+//! | ready | nobody; it is on the send list | the send thread takes it: sending |
+//! | sending | the one thread that took the writer | all sent: idle; more: ready; full: blocked; broken: closed |
+//! | blocked | nobody until EPOLLOUT; then the event loop takes it: sending | |
+//! | closed | nobody, ever | |
+//!
+//! Every decision that two threads could make at once ("all is sent" against "one more is
+//! queued", "above the mark" against "below it", "nothing is left to handle" against
+//! "one more was received") is one method here, and runs under one lock.
+
+use crate::budget::Room;
+use crate::effects::{Effects, Leaving, Received, Rejected};
+use crate::engine::Bounds;
+use crate::flush::{Flushed, Socket};
+use crate::inbox::{Backlog, Inbox, Phase, small};
+use crate::item::{Done, Item};
+use crate::notice::Cause;
+use crate::outbox::{Blocked, Outbox, Seat};
+use crate::writer::{ENTRY_COST, Entry, Resting, Sent, Writer};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// How far the end of a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Messages come and go.
+    Open,
+    /// No more input is taken; what was received is answered.
+    Answering,
+    /// No more messages are handled or queued; what is queued is sent.
+    Flushing,
+    /// SHUT_WR was sent; what the peer still sends is discarded.
+    Lingering,
+    /// Given up: nothing is handled or sent any more.
+    Aborted,
+}
+
+/// What a turn gets when it begins.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// The first item.
+    Item(Item),
+    /// Replies back up: it is stalled, and waits for this.
+    Stalled(Backlog),
+    /// There is nothing to handle any more.
+    Nothing,
+}
+
+/// What the event loop sees of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// How far its end has come.
+    pub stage: Stage,
+    /// Why it ends, if it does.
+    pub cause: Option<Cause>,
+    /// Reading is to pause, for what the inbox or the outbox holds.
+    pub is_paused: bool,
+    /// Whether, and for what, the outbox waits.
+    pub blocked: Option<Blocked>,
+    /// Nothing is queued to be sent, and nobody writes.
+    pub is_idle: bool,
+    /// Nothing is queued to be handled, running or stalled.
+    pub is_handled: bool,
+    /// What the inbox holds, in bytes as charged.
+    pub inbox_bytes: usize,
+    /// What the outbox holds, in bytes as charged.
+    pub outbox_bytes: usize,
+    /// All bytes ever sent.
+    pub sent_bytes: u64,
+}
+
+/// All that threads share of one connection; the table stands at the head of the module.
+#[derive(Debug)]
+pub(crate) struct State {
+    stage: Stage,
+    cause: Option<Cause>,
+    /// Reading pauses for what the inbox holds. Set and cleared under the lock that guards
+    /// the level, or a resume could fall between the look at the level and the flag.
+    inbox_pauses: bool,
+    /// Reading pauses for what the outbox holds; as for the inbox.
+    outbox_pauses: bool,
+    /// The backlog was dropped while a thread had the writer, which still has its part.
+    drops_at_return: bool,
+    inbox: Inbox,
+    outbox: Outbox,
+}
+
+impl State {
+    /// Open, with nothing to handle and nothing to send.
+    pub(crate) fn new(socket: Arc<dyn Socket>) -> Self {
+        Self {
+            stage: Stage::Open,
+            cause: None,
+            inbox_pauses: false,
+            outbox_pauses: false,
+            drops_at_return: false,
+            inbox: Inbox {
+                phase: Phase::Empty,
+                in_turn: 0,
+                messages: 0,
+                bytes: 0,
+                items: VecDeque::new(),
+            },
+            outbox: Outbox {
+                seat: Seat::Idle(Resting::new(socket)),
+                bytes: 0,
+                sent_bytes: 0,
+                waiting: Vec::new(),
+            },
+        }
+    }
+
+    // --- the event loop ---
+
+    /// Adds what was received. If the worker's total has no room, reading pauses at
+    /// once: it goes on as this inbox is worked off.
+    pub(crate) fn receive(&mut self, item: Item, total: Room, bounds: &Bounds) -> Received {
+        if self.stage != Stage::Open {
+            return Received::Discarded;
+        }
+        let inbox = &mut self.inbox;
+        inbox.add(&item);
+        inbox.items.push_back(item);
+        self.inbox_pauses |= inbox.messages as usize >= bounds.inbox_messages_max
+            || inbox.bytes as usize >= bounds.inbox_bytes_max
+            || total == Room::Exhausted;
+        inbox.leave_empty()
+    }
+
+    /// Open -> answering: no more is received, and `last` is told behind the replies to
+    /// what was. If all is handled: flushing. Any later stage stays what it is.
+    pub(crate) fn end_input(&mut self, cause: Cause, last: Option<Item>) -> Received {
+        if self.stage != Stage::Open {
+            return Received::Discarded;
+        }
+        self.stage = Stage::Answering;
+        self.cause = Some(cause);
+        if let Some(last) = last {
+            self.inbox.add(&last);
+            self.inbox.items.push_back(last);
+            return self.inbox.leave_empty();
+        }
+        if self.inbox.phase == Phase::Empty {
+            self.stage = Stage::Flushing;
+        }
+        Received::Added
+    }
+
+    /// Flushing -> lingering, after SHUT_WR.
+    pub(crate) fn linger(&mut self) {
+        debug_assert!(self.stage == Stage::Flushing && matches!(self.outbox.seat, Seat::Idle(_)));
+        self.stage = Stage::Lingering;
+    }
+
+    /// Gives the connection up. Nothing is written from now on; a thread that writes just
+    /// now returns the writer and calls the loop.
+    pub(crate) fn abort(&mut self, cause: Cause, effects: &mut Effects) {
+        self.cause.get_or_insert(cause);
+        self.stage = Stage::Aborted;
+        self.let_inbox_go(effects);
+        if !matches!(self.outbox.seat, Seat::Sending) {
+            let seat = std::mem::replace(&mut self.outbox.seat, Seat::Closed);
+            let unsent = seat.into_resting().map_or_else(Vec::new, Resting::into_unsent);
+            self.outbox_pauses = false;
+            self.outbox.close(unsent, effects);
+        }
+    }
+
+    /// Whether the socket can be closed: no thread writes, and none will.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.outbox.seat, Seat::Closed)
+    }
+
+    pub(crate) fn view(&self) -> View {
+        View {
+            stage: self.stage,
+            cause: self.cause,
+            is_paused: self.inbox_pauses || self.outbox_pauses,
+            blocked: match self.outbox.seat {
+                Seat::Blocked(_, why) => Some(why),
+                _ => None,
+            },
+            is_idle: matches!(self.outbox.seat, Seat::Idle(_)),
+            is_handled: self.inbox.phase == Phase::Empty,
+            inbox_bytes: self.inbox.bytes as usize,
+            outbox_bytes: self.outbox.bytes,
+            sent_bytes: self.outbox.sent_bytes,
+        }
+    }
+
+    // --- a turn ---
+
+    /// Queued -> running, with the first item; or stalled, if replies back up.
+    pub(crate) fn begin(&mut self, total: Room, bounds: &Bounds) -> Begun {
+        debug_assert_eq!(self.inbox.phase, Phase::Queued, "listed once");
+        self.inbox.phase = match (self.outbox.bytes > bounds.outbox_high, total) {
+            _ if self.stage > Stage::Answering => Phase::Empty,
+            (true, _) => Phase::Stalled(Backlog::Own),
+            (false, Room::Exhausted) => Phase::Stalled(Backlog::Total),
+            (false, Room::Free) => Phase::Running,
+        };
+        match self.inbox.phase {
+            Phase::Running => Begun::Item(self.inbox.take().expect("a queued inbox has an item")),
+            Phase::Stalled(backlog) => Begun::Stalled(backlog),
+            Phase::Empty | Phase::Queued => Begun::Nothing,
+        }
+    }
+
+    /// Empty -> running, for messages that the loop has just read and that are in no
+    /// inbox. If nobody writes, the loop gets the writer too, for the replies: idle ->
+    /// sending. `None`: the messages have to go through the inbox.
+    pub(crate) fn begin_unqueued(&mut self) -> Option<Option<Writer>> {
+        let is_free = self.stage == Stage::Open
+            && self.inbox.phase == Phase::Empty
+            && !self.inbox_pauses
+            && !self.outbox_pauses;
+        if !is_free {
+            return None;
+        }
+        self.inbox.phase = Phase::Running;
+        let is_idle = matches!(self.outbox.seat, Seat::Idle(_));
+        Some(if is_idle { self.outbox.take() } else { None })
+    }
+
+    /// The running turn's next item, if there is one and the connection goes on.
+    pub(crate) fn next(
+        &mut self,
+        done: Done,
+        bounds: &Bounds,
+        effects: &mut Effects,
+    ) -> Option<Item> {
+        self.take_off(done, bounds, effects);
+        if self.is_open() { self.inbox.take() } else { None }
+    }
+
+    /// Queues replies in the middle of a turn. False if the turn has to end: the
+    /// connection does, or replies back up.
+    pub(crate) fn hand_over(
+        &mut self,
+        replies: Entry,
+        total: Room,
+        bounds: &Bounds,
+        effects: &mut Effects,
+    ) -> bool {
+        self.append(replies, total, bounds, effects);
+        self.is_open() && self.outbox.bytes <= bounds.outbox_high && total == Room::Free
+    }
+
+    /// Running -> empty, queued or stalled.
+    pub(crate) fn leave(
+        &mut self,
+        leaving: Leaving,
+        total: Room,
+        bounds: &Bounds,
+        effects: &mut Effects,
+    ) {
+        debug_assert_eq!(self.inbox.phase, Phase::Running);
+        self.take_off(leaving.done, bounds, effects);
+        if let Some(rest) = leaving.rest {
+            self.inbox.items.push_front(rest);
+        }
+        if let Some(replies) = leaving.replies {
+            self.append(replies, total, bounds, effects);
+        }
+        if let Some(cause) = leaving.end.filter(|_| self.is_open()) {
+            self.finish(cause, effects);
+        } else if !self.is_open() {
+            self.let_inbox_go(effects);
+        }
+        if self.inbox.items.is_empty() {
+            self.inbox.rest();
+            if self.stage == Stage::Answering {
+                self.stage = Stage::Flushing;
+                effects.call |= matches!(self.outbox.seat, Seat::Idle(_));
+            }
+            return;
+        }
+        self.inbox.phase = match total {
+            _ if self.outbox.bytes > bounds.outbox_high => Phase::Stalled(Backlog::Own),
+            Room::Exhausted => Phase::Stalled(Backlog::Total),
+            Room::Free => Phase::Queued,
+        };
+        effects.enqueue |= self.inbox.phase == Phase::Queued;
+        effects.wait_for_total |= self.inbox.phase == Phase::Stalled(Backlog::Total);
+    }
+
+    /// Stalled for the total -> queued. Any other phase stays what it is.
+    pub(crate) fn resume(&mut self) -> Effects {
+        let is_stalled = self.inbox.phase == Phase::Stalled(Backlog::Total);
+        if is_stalled {
+            self.inbox.phase = Phase::Queued;
+        }
+        Effects { enqueue: is_stalled, ..Effects::default() }
+    }
+
+    // --- any thread ---
+
+    /// Queues a message that answers nothing, within the high mark: there is no request
+    /// to leave unread until it has drained. One message always fits.
+    pub(crate) fn push(&mut self, entry: Entry, bounds: &Bounds) -> Result<Effects, Rejected> {
+        self.has_room(0, entry.cost(), bounds)?;
+        let mut effects = Effects::default();
+        self.outbox.append(entry, &mut effects);
+        Ok(effects)
+    }
+
+    /// Whether a push of this cost would be taken, behind others that cost `before`.
+    pub(crate) fn has_room(
+        &self,
+        before: usize,
+        cost: usize,
+        bounds: &Bounds,
+    ) -> Result<(), Rejected> {
+        self.takes_messages()?;
+        let bytes = self.outbox.bytes + before;
+        let is_full = bytes > 0 && bytes + cost > bounds.outbox_high;
+        if is_full { Err(Rejected::Full) } else { Ok(()) }
+    }
+
+    /// Whether messages are still queued for the peer.
+    pub(crate) fn takes_messages(&self) -> Result<(), Rejected> {
+        match self.stage {
+            Stage::Open | Stage::Answering => Ok(()),
+            Stage::Flushing | Stage::Lingering => Err(Rejected::Ending),
+            Stage::Aborted => Err(Rejected::Gone),
+        }
+    }
+
+    /// Drops the backlog of a peer that is too slow: what is not begun is dropped, `last`
+    /// tells the peer so behind the message that is half sent, and the connection is
+    /// flushing. `None`: it ends already, and `last` is not queued.
+    pub(crate) fn drop_backlog(&mut self, last: Entry, cause: Cause) -> Option<Effects> {
+        if !self.is_open() {
+            return None;
+        }
+        let mut effects = Effects { call: true, ..Effects::default() };
+        let unsent = match &mut self.outbox.seat {
+            Seat::Idle(writer) | Seat::Ready(writer) | Seat::Blocked(writer, _) => {
+                writer.drop_backlog()
+            }
+            Seat::Sending => {
+                self.drops_at_return = true;
+                Vec::new()
+            }
+            Seat::Closed => return None,
+        };
+        self.outbox.drop_entries(unsent, &mut effects);
+        let waiting = std::mem::take(&mut self.outbox.waiting);
+        self.outbox.drop_entries(waiting, &mut effects);
+        self.outbox.append(last, &mut effects);
+        self.outbox_pauses = false;
+        self.finish(cause, &mut effects);
+        Some(effects)
+    }
+
+    // --- who writes ---
+
+    /// Ready -> sending, with all that is queued. `None` if the connection was given up
+    /// while it was listed.
+    pub(crate) fn take_ready(&mut self) -> Option<Writer> {
+        if matches!(self.outbox.seat, Seat::Ready(_)) { self.outbox.take() } else { None }
+    }
+
+    /// Blocked -> sending, for the event loop at EPOLLOUT or its timer. `None` if it is
+    /// not blocked: a late event.
+    pub(crate) fn take_blocked(&mut self) -> Option<Writer> {
+        if matches!(self.outbox.seat, Seat::Blocked(..)) { self.outbox.take() } else { None }
+    }
+
+    /// The writer comes back, with how its flush ended.
+    pub(crate) fn settle(
+        &mut self,
+        mut writer: Writer,
+        flushed: &Flushed,
+        total: Room,
+        bounds: &Bounds,
+        effects: &mut Effects,
+    ) {
+        debug_assert!(matches!(self.outbox.seat, Seat::Sending), "only the taker returns it");
+        let Sent { bytes, entries, uncharged, added } = writer.take_sent();
+        effects.outbox_released += bytes + entries * ENTRY_COST;
+        self.outbox.bytes = self.outbox.bytes + added - (bytes + entries * ENTRY_COST);
+        self.outbox.sent_bytes += (bytes + uncharged) as u64;
+        if matches!(flushed, Flushed::Broken(_)) {
+            self.cause.get_or_insert(Cause::PeerReset);
+            self.stage = Stage::Aborted;
+            self.let_inbox_go(effects);
+        }
+        if self.stage == Stage::Aborted {
+            self.outbox_pauses = false;
+            self.outbox.close(writer.into_unsent(), effects);
+            effects.call = true;
+            return;
+        }
+        if std::mem::take(&mut self.drops_at_return) && !matches!(flushed, Flushed::All) {
+            self.outbox.drop_entries(writer.drop_backlog(), effects);
+        }
+        self.outbox.seat = match flushed {
+            // "All is sent" and "one more is queued" are decided under the lock that
+            // `append` takes, or a message could be left behind.
+            Flushed::All if self.outbox.waiting.is_empty() => Seat::Idle(writer.rest()),
+            Flushed::All | Flushed::ShareUsed => Seat::Ready(writer.rest()),
+            Flushed::SocketFull => Seat::Blocked(writer.rest(), Blocked::Socket),
+            Flushed::NoBuffers => Seat::Blocked(writer.rest(), Blocked::Buffers),
+            Flushed::Broken(_) => unreachable!("aborted above"),
+        };
+        match self.outbox.seat {
+            Seat::Ready(_) => effects.list = true,
+            Seat::Blocked(..) => (effects.became_blocked, effects.call) = (true, true),
+            _ => effects.call |= self.stage == Stage::Flushing,
+        }
+        self.pause_or_resume(total, bounds, effects);
+    }
+
+    // --- parts ---
+
+    fn is_open(&self) -> bool {
+        self.stage <= Stage::Answering
+    }
+
+    /// After a flush: at the low mark reading goes on, and so does the stalled inbox.
+    fn pause_or_resume(&mut self, total: Room, bounds: &Bounds, effects: &mut Effects) {
+        if self.outbox.bytes > bounds.outbox_low {
+            self.pause_above(total, bounds, effects);
+            return;
+        }
+        effects.call |= std::mem::take(&mut self.outbox_pauses);
+        if self.inbox.phase == Phase::Stalled(Backlog::Own) {
+            self.inbox.phase = Phase::Queued;
+            effects.enqueue = true;
+        }
+    }
+
+    /// Queues replies. Above the high mark, or the worker's total, reading pauses.
+    fn append(&mut self, replies: Entry, total: Room, bounds: &Bounds, effects: &mut Effects) {
+        if !self.is_open() {
+            effects.outbox_released += replies.cost();
+            effects.rejected += u64::from(replies.messages());
+            return;
+        }
+        self.outbox.append(replies, effects);
+        self.pause_above(total, bounds, effects);
+    }
+
+    /// Above the high mark, or the worker's total, reading pauses.
+    fn pause_above(&mut self, total: Room, bounds: &Bounds, effects: &mut Effects) {
+        let is_above = self.outbox.bytes > bounds.outbox_high || total == Room::Exhausted;
+        if is_above && !self.outbox_pauses {
+            self.outbox_pauses = true;
+            effects.call = true;
+        }
+    }
+
+    /// Takes off what the running turn has handled. If the connection has ended under
+    /// it, all else that it has is lost.
+    fn take_off(&mut self, done: Done, bounds: &Bounds, effects: &mut Effects) {
+        let inbox = &mut self.inbox;
+        let unhandled = std::mem::take(&mut inbox.in_turn) as usize - done.messages;
+        if self.stage > Stage::Answering {
+            // What it was charged for was released when the inbox was let go.
+            effects.lost += unhandled as u64;
+            return;
+        }
+        inbox.messages -= small(done.messages);
+        inbox.bytes -= small(done.bytes);
+        effects.inbox_released += done.bytes;
+        let has_room = done.messages > 0
+            && inbox.messages as usize <= bounds.inbox_messages_max / 2
+            && inbox.bytes as usize <= bounds.inbox_bytes_max / 2;
+        effects.call |= has_room && std::mem::take(&mut self.inbox_pauses);
+    }
+
+    /// Open or answering -> flushing, whatever is in the inbox.
+    fn finish(&mut self, cause: Cause, effects: &mut Effects) {
+        debug_assert!(self.is_open());
+        self.cause.get_or_insert(cause);
+        self.stage = Stage::Flushing;
+        self.let_inbox_go(effects);
+        effects.call = true;
+    }
+
+    /// Drops what is to be handled. What the running turn has taken is the turn's.
+    fn let_inbox_go(&mut self, effects: &mut Effects) {
+        let inbox = &mut self.inbox;
+        self.inbox_pauses = false;
+        if matches!(inbox.phase, Phase::Stalled(_)) {
+            inbox.phase = Phase::Empty;
+        }
+        let messages = std::mem::take(&mut inbox.messages);
+        effects.lost += u64::from(messages.saturating_sub(inbox.in_turn));
+        effects.inbox_released += std::mem::take(&mut inbox.bytes) as usize;
+        if !inbox.items.is_empty() {
+            effects.remains().items = std::mem::take(&mut inbox.items);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+#[path = "state_tests.rs"]
+mod tests;
+
+#[cfg(all(test, not(loom)))]
+#[path = "limit_tests.rs"]
+mod limit_tests;

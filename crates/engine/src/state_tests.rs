@@ -1,0 +1,578 @@
+//! The state over every legal combination and every event: where each leads, that nothing
+//! illegal is reached, that each account is right, and that nobody waits for a call that
+//! does not come.
+
+use super::*;
+use crate::item::Chunk;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IoSlice};
+
+#[derive(Debug)]
+pub(super) struct NoSocket;
+
+impl Socket for NoSocket {
+    fn send(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
+        unreachable!("the test plays the writer")
+    }
+}
+
+/// Two messages fill the inbox, and so do two entries the outbox.
+pub(super) const BOUNDS: Bounds = Bounds {
+    inbox_messages_max: 2,
+    inbox_bytes_max: 10_000,
+    outbox_high: ENTRY_COST + 1,
+    outbox_low: ENTRY_COST / 2,
+};
+
+/// No more than so many are received or queued in one run, or there would be no end.
+const MESSAGES_MAX: usize = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Receive { exhausted: bool },
+    EndInput { notice: bool },
+    Look,
+    Begin { exhausted: bool },
+    BeginUnqueued,
+    Handle,
+    HandOver,
+    Leave { replies: bool, handled: bool, end: bool, exhausted: bool },
+    Resume,
+    Push,
+    DropBacklog,
+    TakeReady,
+    TakeBlocked,
+    Settle(Came),
+    Linger,
+    Abort,
+}
+
+/// How a flush came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Came {
+    AllSent,
+    HalfSent,
+    NotSent,
+    NoBuffers,
+    Broken,
+}
+
+fn events() -> Vec<Event> {
+    use Event::*;
+    let mut all = vec![
+        EndInput { notice: false },
+        EndInput { notice: true },
+        Look,
+        BeginUnqueued,
+        Handle,
+        HandOver,
+        Resume,
+        Push,
+        DropBacklog,
+        TakeReady,
+        TakeBlocked,
+        Linger,
+        Abort,
+    ];
+    for exhausted in [false, true] {
+        all.extend([Receive { exhausted }, Begin { exhausted }]);
+        for bits in 0..8 {
+            let is = |bit: u32| bits & (1 << bit) != 0;
+            let (replies, handled, end) = (is(0), is(1), is(2));
+            all.push(Leave { replies, handled, end, exhausted });
+        }
+    }
+    all.extend(
+        [Came::AllSent, Came::HalfSent, Came::NotSent, Came::NoBuffers, Came::Broken].map(Settle),
+    );
+    all
+}
+
+/// A state with all that other threads and lists hold of it.
+struct World {
+    state: State,
+    /// The running turn: what it has taken and not handled.
+    turn: Option<Option<Item>>,
+    writer: Option<Writer>,
+    on_run_list: usize,
+    on_send_list: usize,
+    waits_for_total: bool,
+    is_called: bool,
+    /// What the loop saw last, as far as it acts on it.
+    seen: Seen,
+    received: usize,
+    handled: usize,
+    queued: usize,
+    sent: usize,
+    lost: usize,
+    rejected: usize,
+    inbox_charged: usize,
+    outbox_charged: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Seen {
+    reads: bool,
+    is_blocked: Option<bool>,
+    is_sent: bool,
+    is_over: bool,
+}
+
+/// The combination, and what else decides what happens next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    stage: Stage,
+    phase: &'static str,
+    seat: &'static str,
+    paused: (bool, bool),
+    items: usize,
+    in_turn: u32,
+    waiting: usize,
+    flight: (usize, bool),
+    drops_at_return: bool,
+    has_item: bool,
+    lists: (usize, usize, bool),
+    is_called: bool,
+    seen: Seen,
+    totals: (usize, usize),
+}
+
+fn seat_name(state: &State) -> &'static str {
+    match state.outbox.seat {
+        Seat::Idle(_) => "idle",
+        Seat::Ready(_) => "ready",
+        Seat::Sending => "sending",
+        Seat::Blocked(..) => "blocked",
+        Seat::Closed => "closed",
+    }
+}
+
+fn phase_name(state: &State) -> &'static str {
+    match state.inbox.phase {
+        Phase::Empty => "empty",
+        Phase::Queued => "queued",
+        Phase::Running => "running",
+        Phase::Stalled(_) => "stalled",
+    }
+}
+
+/// The table at the head of the module.
+fn is_legal(stage: Stage, phase: &str, seat: &str) -> bool {
+    match stage {
+        Stage::Open => seat != "closed",
+        Stage::Answering => phase != "empty" && seat != "closed",
+        Stage::Flushing => phase != "stalled" && seat != "closed",
+        Stage::Lingering => phase != "stalled" && seat == "idle",
+        Stage::Aborted => phase != "stalled" && matches!(seat, "sending" | "closed"),
+    }
+}
+
+fn one_byte() -> Entry {
+    Entry::new((Bytes::from_static(b"x"), 1))
+}
+
+impl World {
+    fn new() -> Self {
+        let state = State::new(Arc::new(NoSocket));
+        let seen = Self::see(&state);
+        Self {
+            state,
+            turn: None,
+            writer: None,
+            on_run_list: 0,
+            on_send_list: 0,
+            waits_for_total: false,
+            is_called: false,
+            seen,
+            received: 0,
+            handled: 0,
+            queued: 0,
+            sent: 0,
+            lost: 0,
+            rejected: 0,
+            inbox_charged: 0,
+            outbox_charged: 0,
+        }
+    }
+
+    fn see(state: &State) -> Seen {
+        let view = state.view();
+        Seen {
+            reads: view.stage == Stage::Open && !view.is_paused,
+            is_blocked: view.blocked.map(|why| why == Blocked::Socket),
+            is_sent: view.stage == Stage::Flushing && view.is_idle,
+            is_over: view.stage == Stage::Aborted && state.is_over(),
+        }
+    }
+
+    fn key(&self) -> Key {
+        let State { stage, inbox, outbox, .. } = &self.state;
+        Key {
+            stage: *stage,
+            phase: phase_name(&self.state),
+            seat: seat_name(&self.state),
+            paused: (self.state.inbox_pauses, self.state.outbox_pauses),
+            items: inbox.items.len(),
+            in_turn: inbox.in_turn,
+            waiting: outbox.waiting.len(),
+            flight: (outbox.bytes, outbox.sent_bytes > 0),
+            drops_at_return: self.state.drops_at_return,
+            has_item: matches!(self.turn, Some(Some(_))),
+            lists: (self.on_run_list, self.on_send_list, self.waits_for_total),
+            is_called: self.is_called,
+            seen: self.seen,
+            totals: (self.received, self.queued),
+        }
+    }
+
+    fn item(&mut self) -> Item {
+        let item = Item::chunk(Chunk { bytes: Bytes::from_static(b"m"), messages: 1 });
+        self.inbox_charged += item.charged();
+        self.received += 1;
+        item
+    }
+
+    fn reply(&mut self) -> Entry {
+        let entry = one_byte();
+        self.outbox_charged += entry.cost();
+        self.queued += 1;
+        entry
+    }
+
+    fn carry_out(&mut self, effects: &Effects, on_loop: bool) {
+        self.on_run_list += usize::from(effects.enqueue);
+        self.on_send_list += usize::from(effects.list);
+        self.waits_for_total |= effects.wait_for_total;
+        self.is_called |= effects.call && !on_loop;
+        self.lost += usize::try_from(effects.lost).expect("few");
+        self.rejected += usize::try_from(effects.rejected).expect("few");
+        self.inbox_charged -= effects.inbox_released;
+        self.outbox_charged -= effects.outbox_released;
+    }
+
+    /// False if the event cannot happen now.
+    fn apply(&mut self, event: Event) -> bool {
+        let room = |exhausted| if exhausted { Room::Exhausted } else { Room::Free };
+        match event {
+            Event::Receive { .. } | Event::EndInput { notice: true } | Event::BeginUnqueued
+                if self.received >= MESSAGES_MAX =>
+            {
+                return false;
+            }
+            Event::Push | Event::HandOver | Event::Leave { replies: true, .. }
+                if self.queued >= MESSAGES_MAX =>
+            {
+                return false;
+            }
+            Event::Receive { .. } | Event::EndInput { .. } | Event::Look => self.by_loop(event),
+            Event::Begin { exhausted } => {
+                if self.on_run_list == 0 {
+                    return false;
+                }
+                self.on_run_list -= 1;
+                match self.state.begin(room(exhausted), &BOUNDS) {
+                    Begun::Item(item) => self.turn = Some(Some(item)),
+                    Begun::Stalled(backlog) => self.waits_for_total |= backlog == Backlog::Total,
+                    Begun::Nothing => {}
+                }
+            }
+            Event::BeginUnqueued => {
+                let Some(writer) = self.state.begin_unqueued() else { return false };
+                self.turn = Some(None);
+                self.writer = self.writer.take().or(writer);
+            }
+            Event::Resume => {
+                if !std::mem::take(&mut self.waits_for_total) {
+                    return false;
+                }
+                let effects = self.state.resume();
+                self.carry_out(&effects, false);
+            }
+            Event::Handle | Event::HandOver | Event::Leave { .. } => return self.turn(event),
+            Event::TakeReady | Event::TakeBlocked | Event::Settle(_) => return self.write(event),
+            Event::Push => match self.state.push(one_byte(), &BOUNDS) {
+                Ok(effects) => {
+                    _ = self.reply();
+                    self.carry_out(&effects, false);
+                }
+                Err(_) => return false,
+            },
+            Event::DropBacklog => {
+                let Some(effects) = self.state.drop_backlog(one_byte(), Cause::TooSlow) else {
+                    return false;
+                };
+                _ = self.reply();
+                self.carry_out(&effects, false);
+            }
+            Event::Linger => {
+                let view = self.state.view();
+                if view.stage != Stage::Flushing || !view.is_idle {
+                    return false;
+                }
+                self.state.linger();
+                self.seen = Self::see(&self.state);
+            }
+            Event::Abort => {
+                let mut effects = Effects::default();
+                self.state.abort(Cause::Kicked, &mut effects);
+                self.carry_out(&effects, true);
+                self.seen = Self::see(&self.state);
+            }
+        }
+        true
+    }
+
+    fn by_loop(&mut self, event: Event) {
+        match event {
+            Event::Receive { exhausted } => {
+                let item = self.item();
+                let received = self.state.receive(
+                    item,
+                    if exhausted { Room::Exhausted } else { Room::Free },
+                    &BOUNDS,
+                );
+                self.note_received(received);
+                self.seen = Self::see(&self.state);
+            }
+            Event::EndInput { notice } => {
+                let last = notice.then(|| self.item());
+                let received = self.state.end_input(Cause::Idle, last);
+                if received != Received::Discarded || notice {
+                    self.note_received(received);
+                }
+                self.seen = Self::see(&self.state);
+            }
+            Event::Look => {
+                self.is_called = false;
+                self.seen = Self::see(&self.state);
+            }
+            _ => unreachable!("events of the loop"),
+        }
+    }
+
+    fn note_received(&mut self, received: Received) {
+        match received {
+            Received::StartTurn => self.on_run_list += 1,
+            Received::Added => {}
+            Received::Discarded => {
+                self.inbox_charged -= crate::item::ITEM_COST + 1;
+                self.lost += 1;
+            }
+        }
+    }
+
+    fn turn(&mut self, event: Event) -> bool {
+        let Some(item) = self.turn.take() else { return false };
+        let mut done = Done::default();
+        let mut rest = None;
+        let is_handled = !matches!(event, Event::HandOver | Event::Leave { handled: false, .. });
+        match item {
+            Some(item) if is_handled => {
+                done = Done { messages: 1, bytes: item.charged() };
+                self.handled += 1;
+            }
+            // Such a turn has messages of the loop's buffer.
+            None if matches!(event, Event::Handle) => {
+                self.turn = Some(None);
+                return false;
+            }
+            other => rest = other,
+        }
+        let mut effects = Effects::default();
+        match event {
+            Event::Handle => {
+                let item = self.state.next(done, &BOUNDS, &mut effects);
+                self.turn = Some(item);
+            }
+            Event::HandOver => {
+                let reply = self.reply();
+                self.state.hand_over(reply, Room::Free, &BOUNDS, &mut effects);
+                self.turn = Some(rest);
+            }
+            Event::Leave { replies, end, exhausted, .. } => {
+                let replies = replies.then(|| self.reply());
+                let end = end.then_some(Cause::HandlerPanicked);
+                let leaving = Leaving { done, rest, replies, end };
+                let total = if exhausted { Room::Exhausted } else { Room::Free };
+                self.state.leave(leaving, total, &BOUNDS, &mut effects);
+            }
+            _ => unreachable!("events of a turn"),
+        }
+        self.carry_out(&effects, false);
+        true
+    }
+
+    fn write(&mut self, event: Event) -> bool {
+        let came = match event {
+            Event::TakeReady => {
+                if self.on_send_list == 0 {
+                    return false;
+                }
+                self.on_send_list -= 1;
+                let writer = self.state.take_ready();
+                self.writer = self.writer.take().or(writer);
+                return true;
+            }
+            Event::TakeBlocked => {
+                let writer = self.state.take_blocked();
+                let is_taken = writer.is_some();
+                self.writer = self.writer.take().or(writer);
+                self.seen = Self::see(&self.state);
+                return is_taken;
+            }
+            Event::Settle(came) => came,
+            _ => unreachable!("events of a writer"),
+        };
+        let Some(mut writer) = self.writer.take() else { return false };
+        if writer.is_empty() && came != Came::AllSent {
+            // Replies of a turn of the loop's, which are in no entry: two bytes.
+            if self.queued >= MESSAGES_MAX {
+                self.writer = Some(writer);
+                return false;
+            }
+            let entry = Entry::new((Bytes::from_static(b"xy"), 1));
+            self.queued += 1;
+            self.outbox_charged += entry.cost();
+            writer.begin(entry, usize::from(came == Came::HalfSent));
+            return self.settle(writer, came);
+        }
+        let (mut all, mut first) = (0, 0);
+        while came == Came::AllSent && !writer.is_empty() {
+            all += usize::try_from(writer.advance(1)).expect("one");
+        }
+        if came == Came::HalfSent {
+            first = usize::try_from(writer.advance(1)).expect("one");
+        }
+        self.sent += all + first;
+        self.settle(writer, came)
+    }
+
+    fn settle(&mut self, writer: Writer, came: Came) -> bool {
+        let flushed = match came {
+            Came::AllSent => Flushed::All,
+            Came::HalfSent if writer.is_empty() => Flushed::All,
+            Came::HalfSent => Flushed::ShareUsed,
+            Came::NotSent => Flushed::SocketFull,
+            Came::NoBuffers => Flushed::NoBuffers,
+            Came::Broken => Flushed::Broken(io::Error::other("broken")),
+        };
+        let mut effects = Effects::default();
+        self.state.settle(writer, &flushed, Room::Free, &BOUNDS, &mut effects);
+        self.carry_out(&effects, false);
+        true
+    }
+
+    fn check(&self, path: &[Event]) {
+        let State { stage, inbox, outbox, .. } = &self.state;
+        let (phase, seat) = (phase_name(&self.state), seat_name(&self.state));
+        assert!(is_legal(*stage, phase, seat), "{stage:?} {phase} {seat} after {path:?}");
+        assert_eq!(self.on_run_list, usize::from(phase == "queued"), "run list after {path:?}");
+        assert!(self.on_send_list >= usize::from(seat == "ready"), "send list after {path:?}");
+        assert_eq!(self.turn.is_some(), phase == "running", "turn after {path:?}");
+        assert_eq!(self.writer.is_some(), seat == "sending", "writer after {path:?}");
+        let stalls_for_total = inbox.phase == Phase::Stalled(Backlog::Total);
+        assert!(self.waits_for_total || !stalls_for_total, "not resumed after {path:?}");
+        let stalls_for_own = inbox.phase == Phase::Stalled(Backlog::Own);
+        assert!(!stalls_for_own || outbox.bytes > BOUNDS.outbox_low, "stalled after {path:?}");
+        assert!(!self.state.outbox_pauses || outbox.bytes > 0, "paused for good after {path:?}");
+        let is_open = *stage <= Stage::Answering;
+        assert!(is_open || inbox.items.is_empty() && inbox.bytes == 0, "kept after {path:?}");
+        assert_eq!(self.inbox_charged, inbox.bytes as usize, "inbox total after {path:?}");
+        assert_eq!(self.outbox_charged, outbox.bytes, "outbox total after {path:?}");
+        // What was received is handled, lost, or still here; so is what was queued.
+        let in_turn = inbox.in_turn as usize;
+        let here = if is_open { inbox.messages as usize } else { in_turn };
+        let queued = self.queued - self.sent - self.rejected;
+        let received = self.received - self.handled - here;
+        assert!(self.lost <= received + queued && self.lost >= received, "lost after {path:?}");
+        if seat == "closed" {
+            assert_eq!(self.lost, received + queued, "lost after {path:?}");
+        }
+        let now = Self::see(&self.state);
+        assert!(self.is_called || now == self.seen, "not called after {path:?}");
+    }
+}
+
+/// Every combination that any sequence of events leads to, with the shortest one.
+fn explore() -> BTreeMap<Key, Vec<Event>> {
+    let mut found = BTreeMap::from([(World::new().key(), Vec::new())]);
+    let mut open = vec![Vec::new()];
+    while let Some(path) = open.pop() {
+        for event in events() {
+            let mut world = World::new();
+            for step in &path {
+                assert!(world.apply(*step));
+            }
+            if !world.apply(event) {
+                continue;
+            }
+            let mut longer = path.clone();
+            longer.push(event);
+            world.check(&longer);
+            let is_new = !found.contains_key(&world.key());
+            if is_new {
+                found.insert(world.key(), longer.clone());
+                open.push(longer);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_event_in_every_state_leads_to_a_legal_one_and_all_legal_ones_are_reached() {
+    let found = explore();
+    let reached: BTreeSet<_> = found.keys().map(|key| (key.stage, key.phase, key.seat)).collect();
+    let mut legal = BTreeSet::new();
+    for stage in [Stage::Open, Stage::Answering, Stage::Flushing, Stage::Lingering, Stage::Aborted]
+    {
+        for phase in ["empty", "queued", "running", "stalled"] {
+            for seat in ["idle", "ready", "sending", "blocked", "closed"] {
+                if is_legal(stage, phase, seat) {
+                    legal.insert((stage, phase, seat));
+                }
+            }
+        }
+    }
+    let never: Vec<_> = legal.difference(&reached).collect();
+    assert_eq!(never, [] as [&(Stage, &str, &str); 0], "the table is wider than the code");
+    println!("{} combinations, {} states", reached.len(), found.len());
+    from_each_the_end_is_reached(found.values());
+}
+
+fn from_each_the_end_is_reached<'a>(paths: impl Iterator<Item = &'a Vec<Event>>) {
+    for path in paths {
+        let mut world = World::new();
+        for step in path {
+            assert!(world.apply(*step));
+        }
+        // The peer goes away: whatever other threads still do, the socket can be closed.
+        world.apply(Event::Abort);
+        if !world.apply(Event::Settle(Came::NotSent)) {
+            world.apply(Event::Settle(Came::AllSent));
+        }
+        world.apply(Event::Leave { replies: false, handled: false, end: false, exhausted: false });
+        world.apply(Event::Begin { exhausted: false });
+        assert!(world.state.is_over(), "{path:?}");
+        assert_eq!((phase_name(&world.state), world.outbox_charged), ("empty", 0), "{path:?}");
+    }
+}
+
+#[test]
+fn an_idle_connection_owns_no_queue() {
+    let mut world = World::new();
+    for event in [
+        Event::Receive { exhausted: false },
+        Event::Begin { exhausted: false },
+        Event::Leave { replies: true, handled: true, end: false, exhausted: false },
+        Event::TakeReady,
+        Event::Settle(Came::AllSent),
+    ] {
+        assert!(world.apply(event), "{event:?}");
+    }
+    let State { inbox, outbox, .. } = &world.state;
+    assert_eq!((inbox.items.capacity(), outbox.waiting.capacity()), (0, 0));
+    let Seat::Idle(resting) = &outbox.seat else { panic!("idle") };
+    assert!(resting.is_bare());
+}

@@ -1,0 +1,444 @@
+//! One turn of one connection: some of what it has sent is handled and answered.
+//!
+//! A turn has a *source*, the inbox or the event loop's own read buffer, and a *place*,
+//! a handler thread or the event loop. The steps are the same:
+//!
+//! 1. begin: the inbox becomes *running*, so no other thread has a turn of it;
+//! 2. handle messages, one after the other, until nothing is left or the share is used;
+//! 3. leave, with the replies and what is not handled.
+//!
+//! A turn is bounded in messages, bytes and time; then the others have theirs. Its
+//! replies leave in one piece at the end, or earlier, before a handler that may block.
+//!
+//! On the event loop a turn runs quick handlers only, and writes the replies itself: a
+//! wake-up of another thread costs more than what that thread would do. What is not
+//! quick, or too much, it leaves to the handler threads.
+
+use crate::batch::Batch;
+use crate::effects::Leaving;
+use crate::item::{Chunk, Done, Item};
+use crate::mailbox::{Mailbox, Next, Place};
+use crate::notice::Cause;
+use crate::protocol::{Opened, Protocol};
+use crate::writer::Entry;
+use bytes::{Buf, Bytes};
+use chappe_shm::{Counter, ThreadCounters};
+use chappe_sys::Stopwatch;
+use chappe_sys::clock::Moment;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Messages a connection may have handled on a handler thread before the next has its
+/// turn.
+pub const TURN_MESSAGES_MAX: usize = 64;
+/// Bytes of requests, and bytes of replies, that one turn may have; also on the event loop.
+pub const TURN_BYTES_MAX: usize = 64 * 1024;
+/// Time that one turn may take; looked at between messages.
+pub const TURN_TIME_MAX: Duration = Duration::from_millis(1);
+
+/// The longest time that a call of a quick handler may take.
+pub const QUICK_TIME_MAX: Duration = Duration::from_micros(200);
+
+/// A turn of the loop that takes longer for each of its messages, and longer than
+/// [`QUICK_TIME_MAX`], makes their handlers suspect.
+const MESSAGE_TIME_MAX: Duration = Duration::from_micros(20);
+
+/// How many quick messages pass between two looks at the clock.
+const MESSAGES_PER_CLOCK: usize = 16;
+
+/// The share of a turn that is not bounded in messages.
+const ANY_MESSAGES: usize = usize::MAX / MESSAGES_PER_CLOCK * MESSAGES_PER_CLOCK;
+
+/// Where the messages of a turn come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// The connection's inbox. It is queued, and has just been taken off the run list, or
+    /// [`crate::Received::StartTurn`] was said of it.
+    Inbox,
+    /// What the event loop has just read, with perhaps a part of a message at the end. If
+    /// nothing is in front of them these messages need no inbox.
+    Buffer(&'a [u8]),
+}
+
+/// What came of a turn.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Turned {
+    /// How many bytes of [`Source::Buffer`] were handled: whole messages from the front.
+    /// The rest has to go through the inbox.
+    pub handled_bytes: usize,
+    /// How many messages these were.
+    pub handled: usize,
+    /// The next message is not for the event loop: its handler is not quick, or the
+    /// turn's share is used.
+    pub is_for_threads: bool,
+    /// What is left to do for the event loop.
+    pub next: Next,
+    /// When it ended.
+    pub ended: Moment,
+}
+
+/// What a turn does with each message: the application.
+pub trait Serve: Send + Sync {
+    /// The handler of a code.
+    fn find(&self, code: u16) -> Found;
+
+    /// A turn with messages of these codes took long: the quick handlers among theirs
+    /// are suspect.
+    fn suspect(&self, codes: &mut dyn Iterator<Item = u16>);
+
+    /// Records how long a call of a suspect handler took. Returns true if the handler is
+    /// not quick any more from now on.
+    fn record(&self, found: Found, time: Duration) -> bool;
+
+    /// Handles a message and appends its replies.
+    fn serve(&self, found: Found, message: &Message<'_>, replies: &mut Batch) -> Served;
+}
+
+/// The handler of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Where it may run.
+    pub pace: Pace,
+    /// Its place among the handlers of [`Serve`]; `None` if there is none.
+    pub place: Option<usize>,
+}
+
+/// Where a handler may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// On the event loop.
+    Quick,
+    /// On the event loop, and its calls are timed.
+    Suspect,
+    /// On a handler thread only.
+    Slow,
+}
+
+/// A message on its way to its handler.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// What it says.
+    pub opened: Opened<'a>,
+    /// Whose it is.
+    pub mailbox: &'a Arc<Mailbox>,
+    /// What its replies are encoded by.
+    pub protocol: &'a dyn Protocol,
+    /// What it is a part of; `None`: it lies in a buffer that is about to be used for
+    /// something else.
+    pub chunk: Option<SharedChunk<'a>>,
+}
+
+/// An allocation that received messages share.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedChunk<'a> {
+    /// The bytes.
+    pub bytes: &'a Bytes,
+    /// Its size, as allocated.
+    pub allocated: usize,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// It was handled.
+    Answered,
+    /// The connection stays open: no handler has this code.
+    UnknownCode,
+    /// The connection stays open: the handler returned an error.
+    Failed,
+    /// To be closed after the replies: the checksum was wrong.
+    BadChecksum,
+    /// To be closed after the replies: the handler panicked.
+    Panicked,
+}
+
+/// What a thread that runs turns needs. One for each thread.
+#[derive(Debug)]
+pub struct Turns<'a, S: ?Sized> {
+    serve: &'a S,
+    counters: &'a ThreadCounters,
+    place: Place,
+    /// Empty between turns; on the loop its buffer is used again.
+    batch: &'a mut Batch,
+}
+
+impl<'a, S: Serve + ?Sized> Turns<'a, S> {
+    /// For turns at this place.
+    pub fn new(
+        serve: &'a S,
+        counters: &'a ThreadCounters,
+        place: Place,
+        batch: &'a mut Batch,
+    ) -> Self {
+        Self { serve, counters, place, batch }
+    }
+
+    /// Runs a turn, which begins now.
+    pub fn run(&mut self, mailbox: &Arc<Mailbox>, source: Source<'_>, now: Moment) -> Turned {
+        debug_assert!(self.batch.is_empty());
+        let (protocol, share) = (mailbox.protocol(), Share::new(self.place, now));
+        let turn = Turn {
+            mailbox,
+            protocol,
+            serve: self.serve,
+            counters: self.counters,
+            place: self.place,
+            batch: self.batch,
+            share,
+            next: Next::Rest,
+            is_for_threads: false,
+        };
+        match source {
+            Source::Inbox => turn.run_inbox(),
+            Source::Buffer(bytes) => turn.run_buffer(bytes),
+        }
+    }
+}
+
+struct Turn<'a, S: ?Sized> {
+    mailbox: &'a Arc<Mailbox>,
+    protocol: &'a dyn Protocol,
+    serve: &'a S,
+    counters: &'a ThreadCounters,
+    place: Place,
+    batch: &'a mut Batch,
+    share: Share,
+    next: Next,
+    is_for_threads: bool,
+}
+
+/// Messages that are handled one after the other.
+struct Messages<'a> {
+    /// What is left of them.
+    bytes: &'a [u8],
+    chunk: Option<SharedChunk<'a>>,
+    /// The first of what is left, if it is opened already.
+    first: Option<(Opened<'a>, Found)>,
+    handled: usize,
+}
+
+/// Why handling stopped before the end of the messages.
+enum Stop {
+    /// The connection goes on.
+    GoOn,
+    /// It ends.
+    End(Cause),
+}
+
+impl<S: Serve + ?Sized> Turn<'_, S> {
+    fn run_buffer(mut self, bytes: &[u8]) -> Turned {
+        let Some(opened) = self.protocol.open(bytes) else { return self.turned(0, 0) };
+        let found = self.serve.find(opened.code);
+        self.is_for_threads = self.place == Place::Loop && found.pace == Pace::Slow;
+        if self.is_for_threads {
+            return self.turned(0, 0);
+        }
+        let Some(writer) = self.mailbox.begin_unqueued() else { return self.turned(0, 0) };
+        let first = Some((opened, found));
+        let mut messages = Messages { bytes, chunk: None, first, handled: 0 };
+        let end = match self.handle(&mut messages) {
+            Some(Stop::End(cause)) => Some(cause),
+            Some(Stop::GoOn) | None => None,
+        };
+        self.next = self.mailbox.leave_unqueued(writer, self.batch, end, self.counters);
+        self.turned(bytes.len() - messages.bytes.len(), messages.handled)
+    }
+
+    fn run_inbox(mut self) -> Turned {
+        let mut item = self.mailbox.begin(self.counters, self.place);
+        if item.is_none() {
+            return self.turned(0, 0);
+        }
+        let mut leaving = Leaving::default();
+        while let Some(taken) = item {
+            let stop = self.handle_item(taken, &mut leaving);
+            if let Some(Stop::End(cause)) = stop {
+                leaving.end = Some(cause);
+            }
+            if stop.is_some() || self.share.is_used(self.batch.len()) {
+                break;
+            }
+            let done = std::mem::take(&mut leaving.done);
+            let (next_item, next) = self.mailbox.next(done, self.counters, self.place);
+            self.next = self.next.and(next);
+            item = next_item;
+        }
+        self.leave(leaving);
+        self.turned(0, 0)
+    }
+
+    fn turned(self, handled_bytes: usize, handled: usize) -> Turned {
+        let Self { is_for_threads, next, share, .. } = self;
+        Turned { handled_bytes, handled, is_for_threads, next, ended: share.now }
+    }
+
+    fn leave(&mut self, mut leaving: Leaving) {
+        if !self.batch.is_empty() {
+            leaving.replies = Some(Entry::new(self.batch.take()));
+        }
+        self.next = self.next.and(self.mailbox.leave(leaving, self.counters, self.place));
+    }
+
+    /// `Some` if the turn has to end.
+    fn handle_item(&mut self, item: Item, leaving: &mut Leaving) -> Option<Stop> {
+        let charged = item.charged();
+        match item {
+            Item::Notice(notice) => {
+                self.protocol.notice(&notice, self.batch);
+                leaving.done = Done { messages: notice.messages(), bytes: charged };
+                self.share.use_up(notice.messages(), 0);
+                None
+            }
+            Item::Chunk { mut chunk, charged } => {
+                let shared = SharedChunk { bytes: &chunk.bytes, allocated: charged };
+                let mut messages =
+                    Messages { bytes: &chunk.bytes, chunk: Some(shared), first: None, handled: 0 };
+                let stop = self.handle(&mut messages);
+                let (handled, rest_bytes) = (messages.handled, messages.bytes.len());
+                let is_whole = handled == chunk.messages;
+                let bytes = if is_whole { charged } else { 0 };
+                leaving.done = Done { messages: handled, bytes };
+                if !is_whole {
+                    let Chunk { bytes, messages } = &mut chunk;
+                    bytes.advance(bytes.len() - rest_bytes);
+                    *messages -= handled;
+                    leaving.rest = Some(Item::Chunk { chunk, charged });
+                }
+                // A rest means that the turn ends, also where the messages gave no reason.
+                stop.or(leaving.rest.as_ref().map(|_| Stop::GoOn))
+            }
+        }
+    }
+
+    /// Handles messages until none is whole, or there is a reason to stop.
+    fn handle(&mut self, messages: &mut Messages<'_>) -> Option<Stop> {
+        let all = messages.bytes;
+        let stop = self.handle_each(messages);
+        if self.place == Place::Loop && !cfg!(loom) {
+            self.share.look_at_clock();
+            if self.share.is_longer_than_quick() {
+                let mut handled = &all[..all.len() - messages.bytes.len()];
+                self.serve.suspect(&mut std::iter::from_fn(|| {
+                    let opened = self.protocol.open(handled)?;
+                    handled = &handled[opened.length..];
+                    Some(opened.code)
+                }));
+            }
+        }
+        stop
+    }
+
+    fn handle_each(&mut self, messages: &mut Messages<'_>) -> Option<Stop> {
+        let on_loop = self.place == Place::Loop;
+        loop {
+            if self.share.is_used(self.batch.len()) {
+                self.is_for_threads = !messages.bytes.is_empty();
+                return Some(Stop::GoOn);
+            }
+            let (opened, found) = match messages.first.take() {
+                Some(first) => first,
+                None => {
+                    let opened = self.protocol.open(messages.bytes)?;
+                    (opened, self.serve.find(opened.code))
+                }
+            };
+            let is_slow = found.pace == Pace::Slow;
+            if is_slow && on_loop {
+                self.is_for_threads = true;
+                return Some(Stop::GoOn);
+            }
+            if is_slow && !self.batch.is_empty() {
+                // A handler that blocks must not hold back what is answered.
+                let replies = Entry::new(self.batch.take());
+                if !self.mailbox.hand_over(replies, self.counters) {
+                    return Some(Stop::GoOn);
+                }
+            }
+            let (mailbox, protocol) = (self.mailbox, self.protocol);
+            let message = Message { opened, mailbox, protocol, chunk: messages.chunk };
+            let is_timed = on_loop && found.pace == Pace::Suspect;
+            let watch = is_timed.then(Stopwatch::start);
+            let served = self.serve.serve(found, &message, self.batch);
+            if let Some(watch) = watch {
+                let is_demoted = self.serve.record(found, watch.stop());
+                self.counters.add(Counter::HandlersDemoted, u64::from(is_demoted));
+            }
+            messages.bytes = &messages.bytes[opened.length..];
+            messages.handled += 1;
+            self.share.use_up(1, opened.length);
+            // On the loop soon after the start too: the first tell whether they are quick.
+            let is_early = on_loop && matches!(messages.handled, 1 | 4);
+            if is_slow || is_timed || is_early && !messages.bytes.is_empty() {
+                self.share.look_at_clock();
+            }
+            if let Some(cause) = self.count(served) {
+                return Some(Stop::End(cause));
+            }
+        }
+    }
+
+    /// Counts what became of a message; why the connection has to end, if it has to.
+    fn count(&self, served: Served) -> Option<Cause> {
+        let (counter, cause) = match served {
+            Served::Answered => return None,
+            Served::UnknownCode => (Counter::ProtocolErrors, None),
+            Served::BadChecksum => (Counter::ProtocolErrors, Some(Cause::ProtocolError)),
+            Served::Failed => (Counter::HandlerErrors, None),
+            Served::Panicked => (Counter::HandlerPanics, Some(Cause::HandlerPanicked)),
+        };
+        self.counters.add(counter, 1);
+        cause
+    }
+}
+
+/// What is left of a turn.
+struct Share {
+    began: Moment,
+    /// When the clock was read last.
+    now: Moment,
+    handled: u32,
+    messages: usize,
+    bytes: usize,
+    is_late: bool,
+}
+
+impl Share {
+    fn new(place: Place, now: Moment) -> Self {
+        // On the loop one read is the bound, and the time: a hand-over in the middle of
+        // what one read has brought would cost more than the rest of it.
+        let messages = match place {
+            Place::Loop => ANY_MESSAGES,
+            Place::Thread => TURN_MESSAGES_MAX,
+        };
+        Self { began: now, now, handled: 0, messages, bytes: TURN_BYTES_MAX, is_late: false }
+    }
+
+    fn use_up(&mut self, messages: usize, bytes: usize) {
+        self.handled += u32::try_from(messages).unwrap_or(0);
+        self.messages = self.messages.saturating_sub(messages);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        if self.messages.is_multiple_of(MESSAGES_PER_CLOCK) {
+            self.look_at_clock();
+        }
+    }
+
+    /// Whether it took longer than quick messages may, as many as were handled.
+    fn is_longer_than_quick(&self) -> bool {
+        let took = self.now.since(self.began);
+        took > QUICK_TIME_MAX
+            && took > (MESSAGE_TIME_MAX * self.handled).clamp(QUICK_TIME_MAX, 2 * TURN_TIME_MAX)
+    }
+
+    fn look_at_clock(&mut self) {
+        // A model has no time: each of its runs must be repeatable.
+        if !cfg!(loom) {
+            self.now = Moment::now();
+            self.is_late = self.now.since(self.began) >= TURN_TIME_MAX;
+        }
+    }
+
+    fn is_used(&self, reply_bytes: usize) -> bool {
+        self.messages == 0 || self.bytes == 0 || self.is_late || reply_bytes >= TURN_BYTES_MAX
+    }
+}

@@ -1,0 +1,242 @@
+//! The clocks of one connection, and the next thing that is due. Pure.
+//!
+//! The peer's clocks (handshake, frame, idle, quiet) stand still while the server itself
+//! pauses reading: they are shifted by that time when it goes on.
+
+use super::interest::Input;
+use super::settings::{DRAIN_POSTPONED_MAX, DRAIN_QUIET, NO_BUFFERS_PAUSE, Settings};
+use chappe_engine::{Blocked, Stage, View};
+use chappe_sys::clock::Moment;
+use std::time::Duration;
+
+/// Since when.
+#[derive(Debug)]
+pub(super) struct Clocks {
+    /// Until a whole message has come.
+    handshake_began_at: Option<Moment>,
+    received_at: Moment,
+    /// When the message that is not complete began.
+    frame_began_at: Option<Moment>,
+    paused_at: Option<Moment>,
+    pub(super) blocked: Option<Box<BlockedClock>>,
+    pub(super) ending: Option<Box<EndingClock>>,
+}
+
+/// What a connection that is to end waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum EndingClock {
+    /// A drain that is to begin.
+    Drain {
+        at: Moment,
+        /// Reading may be paused at that time; the goodbye, which stands behind what was
+        /// received, waits for it until then.
+        by: Moment,
+    },
+    /// Goodbye was said; it goes on until the peer is quiet.
+    Draining,
+    /// The peer's end, after ours.
+    Linger { until: Option<Moment>, discarded_bytes: u64 },
+}
+
+/// Since when a peer has taken nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BlockedClock {
+    /// When the socket became full.
+    pub(super) began: Moment,
+    /// When it became full, or the peer was last seen to acknowledge something.
+    pub(super) since: Moment,
+    pub(super) why: Blocked,
+    /// How many bytes it had acknowledged then.
+    pub(super) acknowledged: u64,
+    /// When to try again if the kernel had no memory.
+    pub(super) retry_at: Moment,
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deadline {
+    /// One of the peer's clocks.
+    Peer(PeerClock),
+    /// The peer took nothing for `send.outbox_max_age`.
+    Blocked,
+    /// The kernel may have memory again.
+    RetrySend,
+    /// It is this connection's turn to be drained.
+    Drain,
+    /// A lingering peer has not closed.
+    Linger,
+}
+
+/// The peer has not sent what it should have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PeerClock {
+    Handshake,
+    Frame,
+    Idle,
+    /// A draining peer is quiet.
+    Quiet,
+}
+
+impl Clocks {
+    pub(super) fn new(now: Moment) -> Self {
+        Self {
+            handshake_began_at: Some(now),
+            received_at: now,
+            frame_began_at: None,
+            paused_at: None,
+            blocked: None,
+            ending: None,
+        }
+    }
+
+    /// The peer has given a sign of life, or the clock of its silence starts again.
+    pub(super) fn received(&mut self, now: Moment) {
+        self.received_at = now;
+    }
+
+    /// For how long the peer has been silent.
+    pub(super) fn silent_for(&self, now: Moment) -> Duration {
+        now.since(self.received_at)
+    }
+
+    /// Whole messages have come, and what had begun is complete.
+    pub(super) fn message_is_complete(&mut self) {
+        self.handshake_began_at = None;
+        self.frame_began_at = None;
+    }
+
+    /// A message has begun, now or before.
+    pub(super) fn message_has_begun(&mut self, now: Moment) {
+        self.frame_began_at.get_or_insert(now);
+    }
+
+    /// There will be no rest of the begun message.
+    pub(super) fn no_message(&mut self) {
+        self.frame_began_at = None;
+    }
+
+    /// Notes whether reading is paused now. True when a pause begins.
+    pub(super) fn pause(&mut self, is_paused: bool, now: Moment) -> bool {
+        match (self.paused_at, is_paused) {
+            (None, true) => {
+                self.paused_at = Some(now);
+                return true;
+            }
+            (Some(at), false) => {
+                let stood = now.since(at);
+                // Never into the future: what was set during the pause stays.
+                let shift = |since: Moment| (since + stood).min(now);
+                self.handshake_began_at = self.handshake_began_at.map(shift);
+                self.received_at = shift(self.received_at);
+                self.frame_began_at = self.frame_began_at.map(shift);
+                self.paused_at = None;
+            }
+            (None, false) | (Some(_), true) => {}
+        }
+        false
+    }
+
+    /// Schedules the goodbye of a drain.
+    pub(super) fn drain_at(&mut self, at: Moment) {
+        let by = at + DRAIN_POSTPONED_MAX;
+        self.ending = Some(Box::new(EndingClock::Drain { at, by }));
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        matches!(self.ending.as_deref(), Some(EndingClock::Draining))
+    }
+
+    /// Keeps the clock of a peer that takes nothing. `acknowledged` is asked when it
+    /// starts. True if it has started or stopped.
+    pub(super) fn note_blocked(
+        &mut self,
+        blocked: Option<Blocked>,
+        now: Moment,
+        acknowledged: impl FnOnce() -> u64,
+    ) -> bool {
+        match (&mut self.blocked, blocked) {
+            (None, None) => false,
+            (clock @ Some(_), None) => {
+                *clock = None;
+                true
+            }
+            (Some(clock), Some(why)) => {
+                clock.why = why;
+                false
+            }
+            (clock @ None, Some(why)) => {
+                let (acknowledged, retry_at) = (acknowledged(), now + NO_BUFFERS_PAUSE);
+                let new = BlockedClock { began: now, since: now, why, acknowledged, retry_at };
+                *clock = Some(Box::new(new));
+                true
+            }
+        }
+    }
+
+    /// Whether a blocked peer has acknowledged anything since its clock started. If so the
+    /// clock starts again: slow, but honest.
+    pub(super) fn has_acknowledged(&mut self, acknowledged: u64, now: Moment) -> bool {
+        let Some(clock) = &mut self.blocked else { return true };
+        let has = acknowledged > clock.acknowledged;
+        if has {
+            (clock.since, clock.acknowledged) = (now, acknowledged);
+        }
+        has
+    }
+
+    /// The next thing that has to happen if nothing else does.
+    pub(super) fn deadline(&self, input: Input, settings: &Settings) -> Option<(Moment, Deadline)> {
+        let mut next: Option<(Moment, Deadline)> = None;
+        let mut at_latest = |since: Moment, after: Option<Duration>, what: Deadline| {
+            // A deadline beyond what the clock can name never comes.
+            let at = after.and_then(|after| since.checked_add(after));
+            if let Some(at) = at
+                && next.is_none_or(|(next, _)| at < next)
+            {
+                next = Some((at, what));
+            }
+        };
+        match self.ending.as_deref() {
+            Some(EndingClock::Drain { at, .. }) => {
+                at_latest(*at, Some(Duration::ZERO), Deadline::Drain);
+            }
+            Some(EndingClock::Linger { until: Some(at), .. }) => {
+                at_latest(*at, Some(Duration::ZERO), Deadline::Linger);
+            }
+            Some(EndingClock::Draining | EndingClock::Linger { until: None, .. }) | None => {}
+        }
+        if let Some(clock) = &self.blocked {
+            at_latest(clock.since, Some(settings.outbox_age_max), Deadline::Blocked);
+            if clock.why == Blocked::Buffers {
+                at_latest(clock.retry_at, Some(Duration::ZERO), Deadline::RetrySend);
+            }
+        }
+        if input.stage != Stage::Open || !input.reads() {
+            // The peer's clocks stand still.
+            return next;
+        }
+        if let Some(began) = self.handshake_began_at {
+            at_latest(began, settings.handshake, Deadline::Peer(PeerClock::Handshake));
+        }
+        if let Some(began) = self.frame_began_at {
+            at_latest(began, Some(settings.frame), Deadline::Peer(PeerClock::Frame));
+        }
+        let (silence, clock) = match self.is_draining() {
+            true => (Some(DRAIN_QUIET), PeerClock::Quiet),
+            false => (settings.idle, PeerClock::Idle),
+        };
+        at_latest(self.received_at, silence, Deadline::Peer(clock));
+        next
+    }
+}
+
+/// What a list of connections shows as the state of one.
+pub(super) fn state_name(view: &View, is_draining: bool) -> &'static str {
+    match view.stage {
+        Stage::Open if is_draining => "draining",
+        Stage::Open | Stage::Answering => "open",
+        Stage::Flushing => "finishing",
+        Stage::Lingering => "lingering",
+        Stage::Aborted => "aborting",
+    }
+}

@@ -1,0 +1,600 @@
+//! The data path of the loop, played: socket and epoll set are scripts, the clock is moved by
+//! hand, and the test is the handler thread. The send thread is one, and is waited for.
+
+mod scenes;
+
+use super::connection::{Connection, Held};
+use super::interest::{Input, Interest};
+use super::reactor::{Fate, Key, Poller, Reactor, Table};
+use super::{ending::Ending, rates::Rates, settings::Settings, transport::Transport};
+use crate::protocol::{self, encode};
+use chappe_engine::*;
+use chappe_shm::{SharedCounters, ThreadCounters};
+use chappe_sys::clock::Moment;
+use nix::{errno::Errno, sys::epoll::EpollFlags};
+use parking_lot::Mutex;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Barrier};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+const S: Duration = Duration::from_secs(1);
+/// Codes; all others are a quick echo.
+const SLOW: u16 = 16;
+const FAILS: u16 = 17;
+const PANICS: u16 = 18;
+const HELD: Held = Held { permit: true, address: true };
+const IN: EpollFlags = EpollFlags::EPOLLIN;
+const OUT: EpollFlags = EpollFlags::EPOLLOUT;
+const HUP: EpollFlags = EpollFlags::EPOLLHUP;
+const ERR: EpollFlags = EpollFlags::EPOLLERR;
+
+/// Holds the next thread that comes to it, a slow handler or the send thread.
+type Gate = Arc<Mutex<Option<Arc<Barrier>>>>;
+
+fn pass(gate: &Gate) {
+    let barrier = gate.lock().take();
+    if let Some(barrier) = barrier {
+        barrier.wait();
+        barrier.wait();
+    }
+}
+
+/// A connected socket.
+#[derive(Debug, Default)]
+struct Script {
+    is_unix: bool,
+    gate: Gate,
+    at: Mutex<Played>,
+}
+
+#[derive(Debug, Default)]
+struct Played {
+    /// What recv(2) finds, then EAGAIN. An empty piece is the peer's FIN, and stays.
+    input: VecDeque<Result<Vec<u8>, Errno>>,
+    /// How much each send(2) takes, then all.
+    sends: VecDeque<Result<usize, Errno>>,
+    sent: Vec<u8>,
+    acknowledged: u64,
+    reads: usize,
+    writes: usize,
+    finished: usize,
+}
+
+impl Socket for Script {
+    fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        pass(&self.gate);
+        let mut at = self.at.lock();
+        at.writes += 1;
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+        let taken = at.sends.pop_front().unwrap_or(Ok(bytes.len()))?.min(bytes.len());
+        at.sent.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+}
+
+impl Transport for Script {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        unreachable!("the poller is a script too")
+    }
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut at = self.at.lock();
+        at.reads += 1;
+        let mut bytes = at.input.pop_front().unwrap_or(Err(Errno::EAGAIN))?;
+        let rest = bytes.split_off(bytes.len().min(buffer.len()));
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        if bytes.is_empty() || !rest.is_empty() {
+            at.input.push_front(Ok(rest));
+        }
+        Ok(bytes.len())
+    }
+    fn unread_bytes(&self) -> usize {
+        self.at.lock().input.iter().flatten().map(Vec::len).sum()
+    }
+    fn finish(&self) -> io::Result<()> {
+        self.at.lock().finished += 1;
+        Ok(())
+    }
+    fn has_input_behind_hangup(&self) -> bool {
+        self.is_unix
+    }
+    fn acknowledged(&self, _: u64) -> u64 {
+        self.at.lock().acknowledged
+    }
+}
+
+/// An epoll set.
+#[derive(Debug, Default)]
+struct ScriptPoller {
+    watched: RefCell<BTreeMap<Key, Interest>>,
+    changes: Cell<usize>,
+    /// The next change fails, unless it is a removal.
+    fails: Cell<bool>,
+}
+
+impl ScriptPoller {
+    fn of(&self, key: Key) -> Interest {
+        self.watched.borrow().get(&key).copied().unwrap_or(Interest::Out)
+    }
+}
+
+impl Poller for ScriptPoller {
+    fn watch(&self, _: &dyn Transport, key: Key, from: Interest, to: Interest) -> io::Result<()> {
+        assert!(self.of(key) == from && from != to, "{from:?} to {to:?}");
+        self.changes.set(self.changes.get() + 1);
+        if to != Interest::Out && self.fails.take() {
+            return Err(Errno::ENOMEM.into());
+        }
+        self.watched.borrow_mut().insert(key, to);
+        Ok(())
+    }
+}
+
+/// The handlers.
+struct Play(Gate);
+
+impl Serve for Play {
+    fn find(&self, code: u16) -> Found {
+        Found { pace: if code == SLOW { Pace::Slow } else { Pace::Quick }, place: None }
+    }
+    fn suspect(&self, _: &mut dyn Iterator<Item = u16>) {}
+    fn record(&self, _: Found, _: Duration) -> bool {
+        false
+    }
+    fn serve(&self, found: Found, message: &Message<'_>, replies: &mut Batch) -> Served {
+        let Message { opened, protocol, .. } = *message;
+        if found.pace == Pace::Slow {
+            pass(&self.0);
+        }
+        let (problem, served) = match opened.code {
+            _ if !protocol.is_intact(&opened) => (Problem::BadChecksum, Served::BadChecksum),
+            FAILS => (Problem::HandlerFailed, Served::Failed),
+            PANICS => (Problem::HandlerFailed, Served::Panicked),
+            code => {
+                protocol.reply(code, opened.body, Some(opened.checksum), replies).unwrap();
+                return Served::Answered;
+            }
+        };
+        let notice = Notice::Error { problem, code: Some(opened.code), text: "".into() };
+        protocol.notice(&notice, replies);
+        served
+    }
+}
+
+/// Stands behind all others on the send list: once it is written to, they are done.
+#[derive(Debug)]
+struct Bell(Sender<()>);
+
+impl Socket for Bell {
+    fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.send(()).expect("it is waited for");
+        Ok(slices[0].len())
+    }
+}
+
+/// A worker with a connection.
+struct World {
+    reactor: Reactor<ScriptPoller>,
+    table: Table,
+    now: Moment,
+    key: Key,
+    script: Arc<Script>,
+    mailbox: Arc<Mailbox>,
+    is_hung_up: bool,
+    gate: Gate,
+    last: Arc<Mailbox>,
+    rung: Receiver<()>,
+    sender: Option<JoinHandle<()>>,
+    /// What holds a thread, of the handler if it is not the send thread.
+    inside: Option<(Arc<Barrier>, Option<JoinHandle<()>>)>,
+    trace: String,
+}
+
+fn settings(fuse: bool) -> Settings {
+    Settings {
+        connections_max: 9,
+        frame_bytes_max: 60_000,
+        idle: Some(60 * S),
+        frame: 10 * S,
+        handshake: None,
+        linger: 2 * S,
+        outbox_age_max: 30 * S,
+        fuse,
+        messages_per_second: 0,
+        messages_burst: 2,
+        bytes_per_second: 0,
+        connections_per_ip: 0,
+    }
+}
+
+fn frame(code: u16, body: &str) -> Vec<u8> {
+    encode(code, body.as_bytes()).unwrap().to_vec()
+}
+
+/// What a handler thread does.
+fn turn(mailbox: &Arc<Mailbox>, gate: &Gate, counters: &ThreadCounters) {
+    let (play, mut batch) = (Play(Arc::clone(gate)), Batch::default());
+    let mut turns = Turns::new(&play, counters, Place::Thread, &mut batch);
+    _ = turns.run(mailbox, Source::Inbox, Moment::now());
+}
+
+impl World {
+    fn new(settings: Settings, is_unix: bool) -> Self {
+        let limits = Limits {
+            inbox_messages_max: 8,
+            inbox_bytes_max: 10_000,
+            inbox_total_bytes_max: 4000,
+            outbox_bytes_max: 2000,
+            outbox_total_bytes_max: 100_000,
+            slow_reader: SlowReader::Close,
+        };
+        let permits = chappe_sys::Semaphore::new(0).unwrap().into();
+        let protocols = protocol::all(settings.frame_bytes_max);
+        let engine = Engine::new(&limits, permits, protocols, SharedCounters::detached()).unwrap();
+        let (engine, gate, (bell, rung)) = (Arc::new(engine), Gate::default(), mpsc::channel());
+        let names = Names { id: 0, token: 0, peer: Peer::Unix, protocol: 0 };
+        let last = Arc::new(Mailbox::new(names, Arc::new(Bell(bell)), Arc::clone(&engine)));
+        // A turn on the loop reads the real clock: one that begins later is never too long.
+        let now = Moment::now() + if settings.fuse { 3600 * S } else { Duration::ZERO };
+        let (play, counters) = (Play(Arc::clone(&gate)), ThreadCounters::detached());
+        let sending = Arc::clone(&engine);
+        let sender = move || sending.run_send_thread(&ThreadCounters::detached());
+        let mut world = Self {
+            reactor: Reactor::new(<_>::default(), settings, engine, Arc::new(play), counters),
+            table: Table::with_key(),
+            now,
+            key: Key::default(),
+            script: Arc::default(),
+            mailbox: Arc::clone(&last),
+            is_hung_up: false,
+            gate,
+            last,
+            rung,
+            sender: Some(thread::spawn(sender)),
+            inside: None,
+            trace: String::new(),
+        };
+        world.connect(is_unix, HELD);
+        world
+    }
+
+    fn connect(&mut self, is_unix: bool, held: Held) {
+        let script = Script { is_unix, gate: Arc::clone(&self.gate), ..Script::default() };
+        let (script, engine, now) = (Arc::new(script), &self.reactor.engine, self.now);
+        self.script = Arc::clone(&script);
+        self.key = self.table.insert_with_key(|key| {
+            let names = Names { id: 7, token: key.token(), peer: Peer::Unix, protocol: 0 };
+            let socket = Arc::clone(&script) as Arc<dyn Socket>;
+            self.mailbox = Arc::new(Mailbox::new(names, socket, Arc::clone(engine)));
+            let rates = Rates::new(&self.reactor.settings, now);
+            Connection::new(script, Arc::clone(&self.mailbox), rates, held, now)
+        });
+        self.with(|connection, key, reactor| {
+            if !held.permit {
+                connection.see_off(reactor);
+            }
+            connection.advance(key, reactor)
+        });
+    }
+
+    fn act(
+        &mut self,
+        key: Key,
+        act: impl FnOnce(&mut Connection, Key, &mut Reactor<ScriptPoller>) -> Fate,
+    ) {
+        let Some(connection) = self.table.get_mut(key) else { return };
+        let held = connection.held;
+        self.reactor.now = self.now;
+        let fate = act(connection, key, &mut self.reactor);
+        assert_eq!(connection.held, held, "for who owns the table");
+        if fate == Fate::Gone {
+            let since = connection.clocks.blocked.as_ref().map(|clock| clock.began);
+            self.table.remove(key);
+            self.reactor.forget(key, since);
+        }
+    }
+
+    fn with(&mut self, act: impl FnOnce(&mut Connection, Key, &mut Reactor<ScriptPoller>) -> Fate) {
+        self.act(self.key, act);
+        self.settle();
+    }
+
+    /// Answers what other threads call for; then all is as the state says.
+    fn settle(&mut self) {
+        let (engine, mut called) = (Arc::clone(&self.reactor.engine), Vec::new());
+        loop {
+            engine.calls().take(&mut called);
+            let has_room = engine.calls().take_room();
+            if called.is_empty() && !has_room {
+                break;
+            }
+            for token in called.drain(..) {
+                self.act(Key::of_token(token), |it, key, reactor| it.on_call(key, reactor));
+            }
+            if has_room && self.reactor.starved.remove(&self.key) {
+                self.act(self.key, |it, key, reactor| it.on_room(key, reactor));
+            }
+        }
+        let (view, key, watched) = (self.mailbox.view(), self.key, self.watched());
+        let is_blocked = self.reactor.blocked.iter().any(|(_, blocked)| *blocked == key);
+        let Some(connection) = self.table.get(key) else {
+            assert_eq!((view.stage, watched, is_blocked), (Stage::Aborted, Interest::Out, false));
+            return;
+        };
+        let input = Input::of(&view, connection.is_starved, self.is_hung_up);
+        // A last message that is handled on a thread is no event for a full socket.
+        let is_seen = connection.stage == view.stage
+            || (connection.stage, view.stage) == (Stage::Answering, Stage::Flushing)
+                && !view.is_idle;
+        assert!(is_seen && watched == input.interest(), "{:?} {watched:?}", connection.stage);
+        if view.stage == Stage::Aborted {
+            return assert!(matches!(self.inside, Some((_, None))), "waits for the writer only");
+        }
+        assert_eq!(is_blocked, view.blocked.is_some());
+        // A connection that is drained reads the real clock, which may be behind.
+        let due = connection.clocks.deadline(input, &self.reactor.settings);
+        let due = due.filter(|_| !connection.clocks.is_draining());
+        assert!(due.is_none_or(|(at, _)| self.reactor.timers.next().is_some_and(|it| it <= at)));
+    }
+
+    fn event(&mut self, flags: EpollFlags) {
+        let hangs_up = flags.intersects(HUP | ERR) && self.script.is_unix;
+        self.is_hung_up |= hangs_up && self.stage() != Stage::Lingering;
+        self.with(|connection, key, reactor| connection.on_event(key, flags, reactor));
+    }
+
+    fn finds(&self, what: Result<Vec<u8>, Errno>) {
+        self.script.at.lock().input.push_back(what);
+    }
+
+    fn meets(&mut self, what: Result<Vec<u8>, Errno>, flags: EpollFlags) {
+        self.finds(what);
+        self.event(flags);
+    }
+
+    fn bring(&mut self, bytes: impl Into<Vec<u8>>) {
+        self.meets(Ok(bytes.into()), IN);
+    }
+
+    fn fin(&mut self) {
+        self.bring([]);
+    }
+
+    /// The loop wakes at this time.
+    fn fire(&mut self, at: Moment) {
+        self.now = at;
+        for _ in 0..100 {
+            let Some(fired) = self.reactor.timers.pop_due(at) else { return };
+            self.act(fired.key, |it, key, reactor| match fired.is_valid(&mut it.timer) {
+                true => it.on_timer(key, reactor),
+                false => Fate::Stay,
+            });
+            self.settle();
+        }
+        panic!("timers without an end");
+    }
+
+    fn ring(&self) {
+        self.last.push(Entry::new((vec![0].into(), 1))).unwrap();
+        self.rung.recv().unwrap();
+    }
+
+    /// What a handler thread is to have next.
+    fn listed(&self) -> Option<Arc<Mailbox>> {
+        self.reactor.engine.next_to_handle().filter(|it| !Arc::ptr_eq(it, &self.last))
+    }
+
+    /// All that is listed is handled and sent.
+    fn threads(&mut self) {
+        for _ in 0..4 {
+            self.last.enqueue();
+            while let Some(mailbox) = self.listed() {
+                turn(&mailbox, &self.gate, &self.reactor.counters);
+            }
+            self.ring();
+            self.settle();
+        }
+    }
+
+    fn hold_handler(&mut self) {
+        self.bring(frame(SLOW, "s"));
+        let (barrier, gate) = (Arc::new(Barrier::new(2)), Arc::clone(&self.gate));
+        *gate.lock() = Some(Arc::clone(&barrier));
+        let mailbox = self.listed().unwrap();
+        let run = move || turn(&mailbox, &gate, &ThreadCounters::detached());
+        self.inside = Some((Arc::clone(&barrier), Some(thread::spawn(run))));
+        barrier.wait();
+    }
+
+    fn push(&mut self, bytes: usize) {
+        let message = encode(9, &vec![b'x'; bytes]).unwrap();
+        _ = self.mailbox.push(Entry::new((message, 1)));
+        if !matches!(self.inside, Some((_, None))) {
+            self.ring();
+        }
+        self.settle();
+    }
+
+    /// While the send thread is inside of a send.
+    fn abort_inside(&mut self) {
+        let barrier = Arc::new(Barrier::new(2));
+        *self.gate.lock() = Some(Arc::clone(&barrier));
+        self.inside = Some((Arc::clone(&barrier), None));
+        self.push(9);
+        barrier.wait();
+        self.abort();
+    }
+
+    fn let_go(&mut self) {
+        if let Some((barrier, thread)) = self.inside.take() {
+            barrier.wait();
+            thread.map_or(Ok(()), JoinHandle::join).unwrap();
+            self.ring();
+            self.settle();
+        }
+    }
+
+    /// The socket takes so much of a message, and the rest waits.
+    fn block(&mut self, takes: Result<usize, Errno>, bytes: usize) {
+        self.sends([takes]);
+        self.push(bytes);
+    }
+
+    /// Now: a goodbye reads the real clock.
+    fn drain(&mut self) {
+        let now = Moment::now();
+        self.with(|connection, key, reactor| connection.drain_at(key, now, reactor));
+        self.fire(now);
+    }
+
+    fn abort(&mut self) {
+        self.with(|connection, key, reactor| connection.abort(key, Cause::Stopping, reactor));
+    }
+
+    fn next_timer(&mut self) {
+        if let Some(at) = self.reactor.timers.next() {
+            self.fire(at.max(self.now + S / 10));
+        }
+    }
+
+    /// It comes to its end when its peer is gone, or by time alone.
+    fn end(&mut self, is_reset: bool) {
+        for _ in 0..if is_reset { 2 } else { 40 } {
+            self.threads();
+            if self.is_gone() {
+                return;
+            }
+            if is_reset {
+                self.script.at.lock().input = [Err(Errno::ECONNRESET)].into();
+                self.event(HUP | ERR | IN | OUT);
+            } else {
+                self.next_timer();
+            }
+        }
+        assert!(self.is_gone(), "it has no end");
+    }
+
+    fn sends(&self, sends: impl IntoIterator<Item = Result<usize, Errno>>) {
+        self.script.at.lock().sends.extend(sends);
+    }
+
+    fn writes(&mut self, takes: Result<usize, Errno>) {
+        self.sends([takes]);
+        self.event(OUT);
+    }
+
+    fn stage(&self) -> Stage {
+        self.mailbox.view().stage
+    }
+
+    fn watched(&self) -> Interest {
+        self.reactor.poller.of(self.key)
+    }
+
+    fn is_gone(&self) -> bool {
+        !self.table.contains_key(self.key)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            return eprintln!("{} {:?} {:?}", self.trace, self.mailbox.view(), self.table);
+        }
+        for key in self.table.keys().collect::<Vec<_>>() {
+            self.act(key, |it, key, reactor| it.abort(key, Cause::Stopping, reactor));
+        }
+        let engine = &self.reactor.engine;
+        engine.stop();
+        self.sender.take().map_or(Ok(()), JoinHandle::join).unwrap();
+        assert_eq!((engine.inbox_total().used(), engine.outbox_total().used()), (0, 0));
+        assert!(self.reactor.starved.is_empty() && self.reactor.blocked.is_empty());
+    }
+}
+
+type Act = fn(&mut World);
+
+const STAGES: &[(Stage, &str, Act)] = &[
+    (Stage::Open, "idle", |_| {}),
+    (Stage::Open, "begun", |it| it.bring(&frame(1, "half")[..9])),
+    (Stage::Open, "blocked", |it| it.block(Ok(3), 9)),
+    (Stage::Open, "no memory", |it| it.block(Err(Errno::ENOBUFS), 9)),
+    (Stage::Open, "paused", |it| it.block(Ok(3), 2500)),
+    (Stage::Open, "handling", World::hold_handler),
+    (Stage::Open, "draining", World::drain),
+    (Stage::Answering, "answering", |it| {
+        it.hold_handler();
+        it.fin();
+    }),
+    (Stage::Flushing, "flushing", |it| {
+        it.block(Ok(3), 9);
+        it.fin();
+    }),
+    (Stage::Lingering, "lingering", |it| {
+        it.bring([0, 7]);
+        it.threads();
+    }),
+    (Stage::Lingering, "seen off", |it| it.connect(it.script.is_unix, Held::default())),
+    (Stage::Aborted, "writer out", World::abort_inside),
+];
+
+const EVENTS: &[(&str, Act)] = &[
+    ("bytes", |it| it.bring(frame(1, "more"))),
+    ("slow bytes", |it| it.bring(frame(SLOW, "more"))),
+    ("begun", |it| it.bring([0, 99, 0])),
+    ("malformed", |it| it.bring([0, 7])),
+    ("panic", |it| it.bring(frame(PANICS, ""))),
+    ("FIN", World::fin),
+    ("reset", |it| it.meets(Err(Errno::ECONNRESET), IN)),
+    ("nothing", |it| it.event(IN | OUT)),
+    ("room to send", |it| it.event(OUT)),
+    ("full again", |it| it.writes(Err(Errno::EAGAIN))),
+    ("broken send", |it| it.writes(Err(Errno::EPIPE))),
+    ("hang-up", |it| it.meets(Ok(vec![]), HUP | IN)),
+    ("error", |it| it.event(ERR)),
+    ("call", |it| it.with(|connection, key, reactor| connection.on_call(key, reactor))),
+    ("room", |it| it.with(|connection, key, reactor| connection.on_room(key, reactor))),
+    ("look", |it| it.with(|connection, key, reactor| connection.on_timer(key, reactor))),
+    ("timer", World::next_timer),
+    ("push", |it| it.push(9)),
+    ("large push", |it| it.push(2500)),
+    ("drain", World::drain),
+    ("abort", World::abort),
+    ("kick", |it| {
+        let view = it.mailbox.view();
+        it.with(|connection, key, reactor| {
+            if view.stage <= Stage::Answering && view.blocked.is_none() {
+                return connection.end(key, Ending::Kicked, reactor);
+            }
+            connection.abort(key, Cause::Kicked, reactor)
+        });
+    }),
+];
+
+/// After each step the world looks: whether the interest is that of the state, whether who is
+/// aborted is gone or waits for the writer alone; at the end, whether all bytes are given back.
+#[test]
+fn whatever_happens_in_any_stage_a_connection_comes_to_its_end() {
+    let mut nth = 0;
+    for (stage, name, build) in STAGES {
+        for (first, one) in EVENTS {
+            for (second, two) in EVENTS {
+                nth += 1;
+                for (fuse, is_unix) in [(true, nth % 2 == 0), (false, nth % 2 == 1)] {
+                    let mut it = World::new(settings(fuse), is_unix);
+                    it.trace = format!("{name}, {first}, {second}, {fuse}, {is_unix}");
+                    build(&mut it);
+                    assert_eq!(it.stage(), *stage);
+                    one(&mut it);
+                    two(&mut it);
+                    it.let_go();
+                    it.end(nth % 3 > 0);
+                }
+            }
+        }
+    }
+}

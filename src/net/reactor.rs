@@ -1,0 +1,283 @@
+//! What a connection needs of its event loop: the epoll set, the timers, the clock, the
+//! read buffer, and turns. The connections themselves stand beside it in the table, so that
+//! one can be advanced with the reactor in hand.
+
+use super::connection::Connection;
+use super::interest::Interest;
+use super::settings::{READ_BYTES_MAX, SCARCE_READ_BYTES, Settings};
+use super::timers::Timers;
+use super::transport::{ListenSocket, Transport};
+use chappe_engine::{
+    Batch, Engine, Goodbye, Mailbox, Place, Resume, Room, Serve, Source, Turned, Turns,
+};
+use chappe_shm::{Counter, ThreadCounters};
+use chappe_sys::clock::Moment;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use slotmap::{Key as _, KeyData, SlotMap, new_key_type};
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+new_key_type! {
+    /// A place in the table and how often it was used: a late event or call for a
+    /// connection that is gone finds nobody, not the next one in its place.
+    pub(super) struct Key;
+}
+
+impl Key {
+    /// As epoll and the call list carry it. Never below 2^32.
+    pub(super) fn token(self) -> u64 {
+        self.data().as_ffi()
+    }
+
+    pub(super) fn of_token(token: u64) -> Self {
+        KeyData::from_ffi(token).into()
+    }
+}
+
+/// The connections of a worker, by their keys.
+pub(super) type Table = SlotMap<Key, Connection>;
+
+/// Whether a connection is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Fate {
+    /// It goes on.
+    Stay,
+    /// Nothing is left to do: its owner removes it, which closes the socket.
+    Gone,
+}
+
+/// Who watches sockets.
+pub(super) trait Poller {
+    /// Brings the set from what it watches for a socket to what it is to watch.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    fn watch(
+        &self,
+        transport: &dyn Transport,
+        key: Key,
+        from: Interest,
+        to: Interest,
+    ) -> io::Result<()>;
+}
+
+/// The loop without its connections.
+#[derive(Debug)]
+pub(super) struct Reactor<P> {
+    pub(super) poller: P,
+    pub(super) settings: Settings,
+    pub(super) engine: Arc<Engine>,
+    pub(super) counters: ThreadCounters,
+    pub(super) timers: Timers<Key>,
+    /// The time, as the loop read it last: when it woke, or when a turn ended.
+    pub(super) now: Moment,
+    /// One for all connections: what is read leaves it at once.
+    pub(super) buffer: Box<[u8]>,
+    /// Connections that are not read for want of room in the inbox total.
+    pub(super) starved: BTreeSet<Key>,
+    /// Connections whose socket is full, the first first.
+    pub(super) blocked: BTreeSet<(Moment, Key)>,
+    /// What a drained connection is told.
+    pub(super) drain_reason: Goodbye,
+    application: Application,
+    batch: Batch,
+}
+
+/// The handlers, for the turns that the loop runs itself.
+#[derive(Clone)]
+pub(super) struct Application(pub(super) Arc<dyn Serve>);
+
+impl std::fmt::Debug for Application {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Application")
+    }
+}
+
+impl<P: Poller> Reactor<P> {
+    pub(super) fn new(
+        poller: P,
+        settings: Settings,
+        engine: Arc<Engine>,
+        serve: Arc<dyn Serve>,
+        counters: ThreadCounters,
+    ) -> Self {
+        Self {
+            poller,
+            settings,
+            engine,
+            counters,
+            timers: Timers::new(),
+            now: Moment::now(),
+            buffer: vec![0; READ_BYTES_MAX].into_boxed_slice(),
+            starved: BTreeSet::new(),
+            blocked: BTreeSet::new(),
+            drain_reason: Goodbye::Stopping,
+            application: Application(serve),
+            batch: Batch::default(),
+        }
+    }
+
+    /// Runs a turn on the loop.
+    pub(super) fn turn(&mut self, mailbox: &Arc<Mailbox>, source: Source<'_>) -> Turned {
+        let serve = &*self.application.0;
+        let mut turns = Turns::new(serve, &self.counters, Place::Loop, &mut self.batch);
+        let turned = turns.run(mailbox, source, self.now);
+        self.now = turned.ended;
+        turned
+    }
+
+    /// Reads the clock, where the last time that it was read may be long ago.
+    pub(super) fn refresh_clock(&mut self) {
+        self.now = Moment::now();
+    }
+
+    /// How many bytes a connection may bring now; `None`: it has to wait for room in the
+    /// inbox total. Asked before each read, so that all connections together go no further
+    /// beyond the total than one read, and then [`SCARCE_READ_BYTES`] each.
+    ///
+    /// Those few bytes are for connections that hold nothing: what fits into them, a ping
+    /// above all, is handled and gone, however much memory begun messages hold.
+    pub(super) fn room_to_read(&self, connection: &Connection) -> Option<usize> {
+        if self.engine.inbox_total().room() == Room::Free {
+            return Some(READ_BYTES_MAX);
+        }
+        (!connection.framer.is_inside_message()).then_some(SCARCE_READ_BYTES)
+    }
+
+    /// A connection waits for room in the inbox total.
+    pub(super) fn note_starved(&mut self, key: Key) {
+        let is_first = self.starved.is_empty();
+        self.starved.insert(key);
+        let waiter = Arc::clone(&self.engine) as Arc<dyn Resume>;
+        if is_first && self.engine.inbox_total().wait_for_room(waiter) == Room::Free {
+            self.engine.calls().report_room();
+        }
+    }
+
+    /// Keeps the order in which sockets became full.
+    pub(super) fn note_blocked(&mut self, key: Key, before: Option<Moment>, after: Option<Moment>) {
+        if let Some(began) = before {
+            self.blocked.remove(&(began, key));
+        }
+        if let Some(began) = after {
+            self.blocked.insert((began, key));
+        }
+    }
+
+    /// A connection is gone.
+    pub(super) fn forget(&mut self, key: Key, blocked_since: Option<Moment>) {
+        // No connection is closed to make room for one that is gone.
+        self.starved.remove(&key);
+        self.note_blocked(key, blocked_since, None);
+    }
+
+    pub(super) fn count(&self, counter: Counter, n: u64) {
+        self.counters.add(counter, n);
+    }
+}
+
+/// Epoll data of what is no connection.
+const CALLS: u64 = 0;
+const WATCHED: u64 = 8;
+const LISTENERS: u64 = 16;
+
+/// A descriptor of the worker's own that the loop watches: its signals, its channel to the
+/// master. The number is the worker's to choose, below 8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Watched(pub u8);
+
+/// What an event is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// The call list.
+    Calls,
+    /// One of the worker's own descriptors.
+    Watched(Watched),
+    /// The listener of this number.
+    Listener(usize),
+    Connection(Key),
+}
+
+impl Event {
+    pub(super) fn of(data: u64) -> Self {
+        if data == CALLS {
+            Self::Calls
+        } else if data < LISTENERS {
+            Self::Watched(Watched(u8::try_from(data - WATCHED).expect("below 8")))
+        } else if data <= u64::from(u32::MAX) {
+            Self::Listener(usize::try_from(data - LISTENERS).expect("32 bits"))
+        } else {
+            Self::Connection(Key::of_token(data))
+        }
+    }
+}
+
+/// The epoll set.
+#[derive(Debug)]
+pub(super) struct EpollSet(Epoll);
+
+impl EpollSet {
+    /// With the call list in it.
+    ///
+    /// # Errors
+    /// Those of epoll_create1(2) and epoll_ctl(2).
+    pub(super) fn new(engine: &Engine) -> io::Result<Self> {
+        let set = Self(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+        set.add(engine.calls().waker().as_fd(), EpollFlags::EPOLLIN, CALLS)?;
+        Ok(set)
+    }
+
+    /// epoll_wait(2). EINTR counts as no event: nothing is said of what is ready.
+    ///
+    /// # Errors
+    /// Those of epoll_wait(2), other than EINTR.
+    pub(super) fn wait(&self, events: &mut [EpollEvent], timeout: u16) -> io::Result<usize> {
+        match self.0.wait(events, timeout) {
+            Ok(count) => Ok(count),
+            Err(nix::errno::Errno::EINTR) => Ok(0),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    pub(super) fn watch_own(&self, fd: BorrowedFd<'_>, watched: Watched) -> io::Result<()> {
+        debug_assert!(watched.0 < 8);
+        self.add(fd, EpollFlags::EPOLLIN, WATCHED + u64::from(watched.0))
+    }
+
+    pub(super) fn watch_listener(&self, listener: &ListenSocket, nth: usize) -> io::Result<()> {
+        // EPOLLEXCLUSIVE: a connect wakes one worker and not all of them.
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+        self.add(listener.as_fd(), flags, LISTENERS + nth as u64)
+    }
+
+    fn add(&self, fd: BorrowedFd<'_>, flags: EpollFlags, data: u64) -> io::Result<()> {
+        Ok(self.0.add(fd, EpollEvent::new(flags, data))?)
+    }
+
+    pub(super) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(self.0.delete(fd)?)
+    }
+}
+
+impl Poller for EpollSet {
+    fn watch(
+        &self,
+        transport: &dyn Transport,
+        key: Key,
+        from: Interest,
+        to: Interest,
+    ) -> io::Result<()> {
+        let fd = transport.descriptor();
+        match (from.flags(), to.flags()) {
+            (None, Some(flags)) => self.add(fd, flags, key.token()),
+            (Some(_), Some(flags)) => {
+                Ok(self.0.modify(fd, &mut EpollEvent::new(flags, key.token()))?)
+            }
+            (Some(_), None) => self.remove(fd),
+            (None, None) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The list of connections, for an operator.
+//!
+//! A list of 65 536 connections takes longer than the loop may be held up, so it is written
+//! some hundred at a turn, into a file in memory. Connections come and go in the meantime:
+//! it has all that were there from its beginning to its end.
+
+use super::clocks::state_name;
+use super::connection::Connection;
+use super::reactor::{Key, Table};
+use super::settings::{LISTED_AT_ONCE, LISTINGS_MAX};
+use chappe_sys::clock::Moment;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Seek, Write};
+
+/// The lists that are being written, and those that are complete.
+#[derive(Debug)]
+pub(super) struct Reports {
+    worker: u16,
+    begun: VecDeque<Report>,
+    complete: VecDeque<(u64, io::Result<File>)>,
+}
+
+/// A list that is being written: JSON objects, one on each line.
+#[derive(Debug)]
+struct Report {
+    ticket: u64,
+    only_slow: bool,
+    keys: std::vec::IntoIter<Key>,
+    file: File,
+}
+
+impl Reports {
+    /// Of the worker of this number.
+    pub(super) fn new(worker: u16) -> Self {
+        Self { worker, begun: VecDeque::new(), complete: VecDeque::new() }
+    }
+
+    pub(super) fn is_writing(&self) -> bool {
+        !self.begun.is_empty()
+    }
+
+    pub(super) fn begin(&mut self, ticket: u64, only_slow: bool, keys: Vec<Key>) {
+        if self.begun.len() >= LISTINGS_MAX {
+            self.complete.push_back((ticket, Err(io::Error::other("too many lists at a time"))));
+            return;
+        }
+        match memfd_create("chappe-connections", MFdFlags::MFD_CLOEXEC) {
+            Ok(file) => {
+                let (keys, file) = (keys.into_iter(), file.into());
+                self.begun.push_back(Report { ticket, only_slow, keys, file });
+            }
+            Err(errno) => self.complete.push_back((ticket, Err(errno.into()))),
+        }
+    }
+
+    pub(super) fn take(&mut self) -> Option<(u64, io::Result<File>)> {
+        self.complete.pop_front()
+    }
+
+    /// Writes a part of the oldest list.
+    pub(super) fn go_on(&mut self, table: &Table, now: Moment) {
+        let Some(mut report) = self.begun.pop_front() else { return };
+        let mut text = String::new();
+        for key in report.keys.by_ref().take(LISTED_AT_ONCE) {
+            let connection = table.get(key).filter(|connection| connection.held.permit);
+            if let Some(connection) = connection {
+                describe(connection, report.only_slow, self.worker, now, &mut text);
+            }
+        }
+        let written = report.file.write_all(text.as_bytes());
+        if written.is_ok() && report.keys.len() > 0 {
+            self.begun.push_front(report);
+            return;
+        }
+        // The file goes to another process with its position.
+        let mut file = report.file;
+        let list = written.and_then(|()| file.rewind()).map(|()| file);
+        self.complete.push_back((report.ticket, list));
+    }
+}
+
+fn describe(connection: &Connection, only_slow: bool, worker: u16, now: Moment, text: &mut String) {
+    let blocked = connection.clocks.blocked.as_ref().map(|clock| millis(now, clock.since));
+    if only_slow && blocked.is_none() {
+        return;
+    }
+    let view = connection.mailbox.view();
+    let state = state_name(&view, connection.clocks.is_draining());
+    let blocked = blocked.map_or_else(|| "null".to_owned(), |millis| millis.to_string());
+    // An address has no character that JSON would want escaped.
+    let result = writeln!(
+        text,
+        "{{\"id\":{},\"worker\":{worker},\"peer\":\"{}\",\"state\":\"{state}\",\
+         \"connected_ms\":{},\"received_bytes\":{},\"sent_bytes\":{},\
+         \"queued_bytes\":{},\"blocked_ms\":{blocked}}}",
+        connection.id(),
+        connection.mailbox.peer(),
+        millis(now, connection.connected_at),
+        connection.input_bytes,
+        view.sent_bytes,
+        view.outbox_bytes,
+    );
+    debug_assert!(result.is_ok(), "a string takes everything");
+}
+
+fn millis(now: Moment, since: Moment) -> u64 {
+    let elapsed = now.since(since);
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}

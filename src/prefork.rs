@@ -1,0 +1,9 @@
+//! The command line and the master, without the data path: for a program whose workers do
+//! something else than serve messages, and for tests of the supervision.
+//!
+//! A worker gets an [`Assignment`], sends [`Message::Ready`] over its channel, and from then
+//! on follows the messages that it receives there.
+
+pub use crate::boot::run;
+pub use crate::channel::{Message, Parcel, ReceivedParcel, WorkerEnd};
+pub use crate::master::Assignment;

@@ -1,0 +1,39 @@
+//! Wire formats, a folder each, and nothing but pure parts: bytes become messages, replies
+//! and notices become bytes. This folder alone names a wire format; what it implements is
+//! [`chappe_engine::Protocol`].
+//!
+//! A listener chooses its protocol (`listen.protocol`), and a connection keeps the place of
+//! its protocol in the worker's list.
+
+mod chappe;
+
+use crate::config;
+use bytes::Bytes;
+use chappe_engine::{Batch, BodyTooLong, Protocol};
+use std::sync::Arc;
+
+pub(crate) use chappe::{
+    CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO,
+};
+
+/// The protocols of a worker, each at its place: [`place_of`].
+pub(crate) fn all(frame_bytes_max: usize) -> Vec<Arc<dyn Protocol>> {
+    vec![Arc::new(chappe::Chappe::new(frame_bytes_max))]
+}
+
+/// Where a listener's protocol stands in [`all`].
+pub(crate) fn place_of(protocol: config::Protocol) -> u8 {
+    match protocol {
+        config::Protocol::Chappe => 0,
+    }
+}
+
+/// A message of the native protocol by itself, to be sent to many connections.
+///
+/// # Errors
+/// [`BodyTooLong`].
+pub(crate) fn encode(code: u16, body: &[u8]) -> Result<Bytes, BodyTooLong> {
+    let mut batch = Batch::default();
+    chappe::Chappe::default().reply(code, body, None, &mut batch)?;
+    Ok(batch.take().0)
+}
