@@ -99,7 +99,8 @@ pub(crate) fn main(handlers: &Handlers) -> ExitCode {
     })
 }
 
-/// As [`main`], with arguments from somewhere else; the first is the program's name.
+/// Does what the command line asks for, with workers that run `run_worker`. The first of
+/// `arguments` is the program's name. Returns the exit code.
 pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     run_worker: impl Fn(Assignment) -> ExitReason,

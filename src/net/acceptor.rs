@@ -140,9 +140,11 @@ impl Acceptor {
         self.slot.set_accepts(false);
     }
 
-    /// Closes the listeners. The last holder's close resets the connects that still wait.
+    /// Closes the listeners for good. The last holder's close resets the connects that
+    /// still wait.
     pub(super) fn close(&mut self) {
         self.sockets.clear();
+        self.listening = Listening::No;
     }
 
     fn disarm(&mut self, nth: usize, epoll: &EpollSet) {
@@ -177,7 +179,8 @@ impl Acceptor {
         counters: &ThreadCounters,
         now: Moment,
     ) -> Option<New> {
-        loop {
+        // An error that leaves the connection in the queue must not hold the loop up.
+        for _ in 0..ACCEPTS_MAX {
             let ListeningSocket { socket, options, .. } = self.sockets.get(nth)?;
             let error = match socket.accept() {
                 Ok((stream, peer)) => return Some(New { stream, peer, options: *options }),
@@ -200,6 +203,7 @@ impl Acceptor {
                 }
             }
         }
+        None
     }
 
     /// The worker has all connections that it may have: connects wait in the backlog.

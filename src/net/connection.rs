@@ -23,7 +23,7 @@ use super::reactor::{Fate, Key, Poller, Reactor};
 use super::settings::{DRAIN_READS_MAX, DRAIN_RETRY, LINGER_BYTES_MAX, NO_BUFFERS_PAUSE};
 use super::timers::Armed;
 use super::transport::Transport;
-use chappe_engine::{Cause, Mailbox, Next, Received, Source, Stage, View};
+use chappe_engine::{Cause, Mailbox, Received, Source, Stage, View};
 use chappe_shm::Counter;
 use chappe_sys::clock::Moment;
 use nix::sys::epoll::EpollFlags;
@@ -123,9 +123,10 @@ impl Connection {
             self.is_hung_up = true;
             return self.advance(key, reactor);
         }
-        let mut next = Next::Rest;
-        if flags.contains(EpollFlags::EPOLLOUT) {
-            next = self.mailbox.flush_blocked(&reactor.counters);
+        let has_room = flags.contains(EpollFlags::EPOLLOUT);
+        if has_room {
+            // It advances below in any case: it may not be blocked any more.
+            let _ = self.mailbox.flush_blocked(&reactor.counters);
         }
         // Another thread may have paused the connection since epoll was told: it has
         // called, and one read more does no harm.
@@ -133,7 +134,7 @@ impl Connection {
         if is_readable && self.stage == Stage::Open && self.watched.reads() {
             match self.read(reactor) {
                 Read::Broken => return self.abort(key, Cause::PeerReset, reactor),
-                Read::Served if next == Next::Rest => return Fate::Stay,
+                Read::Served if !has_room => return Fate::Stay,
                 Read::Served | Read::Bytes | Read::Nothing | Read::Starved | Read::Ended => {}
             }
         }
@@ -212,6 +213,8 @@ impl Connection {
         }
         if view.stage > Stage::Open && self.stage != view.stage {
             self.let_framer_go(reactor);
+            // It waits for no room any more.
+            reactor.starved.remove(&key);
             if view.stage < Stage::Lingering {
                 self.clocks.ending = None;
             }
@@ -241,7 +244,7 @@ impl Connection {
         if let Some((at, _)) = self.clocks.deadline(input, &reactor.settings) {
             reactor.timers.arm(key, &mut self.timer, at);
         }
-        if self.is_starved {
+        if self.is_starved && view.stage == Stage::Open {
             reactor.note_starved(key);
         }
         Fate::Stay
@@ -264,6 +267,7 @@ impl Connection {
         }
         self.let_framer_go(reactor);
         self.stage = Stage::Aborted;
+        self.clocks.ending = None;
         match self.mailbox.abort(cause, &reactor.counters) {
             true => Fate::Gone,
             false => Fate::Stay,

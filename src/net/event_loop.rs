@@ -38,8 +38,8 @@ pub(crate) struct EventLoop {
     slot: Slot,
     /// How many connections that could not be let in are seen off.
     refused: usize,
-    /// A descriptor or a place has become free.
-    has_room: bool,
+    /// A connection was removed: a descriptor, and perhaps a place, has become free.
+    has_removed: bool,
     /// The handler that has been running longest was logged.
     has_warned_of_handler: bool,
     /// What epoll_wait(2) brings.
@@ -72,7 +72,7 @@ impl EventLoop {
             reports: Reports::new(slot.report().worker),
             slot,
             refused: 0,
-            has_room: false,
+            has_removed: false,
             has_warned_of_handler: false,
             events: Box::new([EpollEvent::empty(); EVENTS_MAX]),
             called: Vec::new(),
@@ -173,9 +173,15 @@ impl EventLoop {
                     let flags = event.events();
                     self.with(key, |connection, reactor| connection.on_event(key, flags, reactor));
                 }
-                Event::Calls => self.answer_calls(),
+                Event::Calls => {
+                    self.answer_calls();
+                    self.reactor.refresh_clock();
+                }
                 Event::Watched(watched) => woken.push(watched),
-                Event::Listener(nth) => self.accept_from(nth),
+                Event::Listener(nth) => {
+                    self.accept_from(nth);
+                    self.reactor.refresh_clock();
+                }
             }
         }
         self.fire_timers();
@@ -186,7 +192,7 @@ impl EventLoop {
             self.next_tick = self.reactor.now + TICK;
             self.tick();
         }
-        if std::mem::take(&mut self.has_room) {
+        if std::mem::take(&mut self.has_removed) {
             self.listen_again();
         }
         self.admission.show_blocked(&self.reactor.blocked, self.reactor.now);
@@ -234,7 +240,7 @@ impl EventLoop {
         self.admission.give_back(held, peer, &self.reactor.counters);
         self.refused -= usize::from(!held.permit);
         drop(connection);
-        self.has_room = true;
+        self.has_removed = true;
     }
 
     fn fire_timers(&mut self) {
@@ -395,7 +401,12 @@ impl EventLoop {
         }
         let mut taken = 0;
         for nth in 0..self.acceptor.count() {
-            while taken < take && self.acceptor.is_shared(nth) && self.accept_one(nth, false) {
+            // A connection may have been the last there was room for.
+            while taken < take
+                && self.acceptor.listening == Listening::Yes
+                && self.acceptor.is_shared(nth)
+                && self.accept_one(nth, false)
+            {
                 taken += 1;
             }
         }
@@ -404,7 +415,9 @@ impl EventLoop {
 
     /// A connection is gone, and its descriptor with it.
     fn listen_again(&mut self) {
-        if matches!(self.acceptor.listening, Listening::Full | Listening::NoDescriptors) {
+        let has_place = self.connections() < self.reactor.settings.connections_max;
+        let waits = matches!(self.acceptor.listening, Listening::Full | Listening::NoDescriptors);
+        if waits && has_place {
             self.acceptor.listen_or_wait(&self.reactor.poller, self.reactor.now);
             for nth in 0..self.acceptor.count() {
                 self.accept_from(nth);

@@ -102,6 +102,8 @@ impl Connection {
         }
         self.frame(rest, &mut starts, reactor);
         self.start_turn(starts.received, starts.is_for_threads, reactor);
+        // The next turn of the loop is not to pay for this.
+        reactor.refresh_clock();
         Read::Bytes
     }
 

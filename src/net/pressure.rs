@@ -18,7 +18,7 @@ use super::connection::Connection;
 use super::ending::Ending;
 use super::event_loop::EventLoop;
 use super::input::Read;
-use super::reactor::{Fate, Key};
+use super::reactor::{EpollSet, Fate, Key, Reactor};
 use super::settings::{GIVE_BACK_MIN, READ_BYTES_MAX, STARVED_MAX, TICK};
 use crate::throttle::Throttle;
 use chappe_engine::{Cause, Engine, Stage};
@@ -186,6 +186,9 @@ impl EventLoop {
         let now = self.reactor.now;
         let mut largest = Largest::default();
         for (key, connection) in &self.table {
+            if connection.clocks.blocked.is_some() {
+                continue;
+            }
             let held = connection.framer.held_bytes();
             let is_silent = connection.clocks.silent_for(now) >= STARVED_MAX;
             if connection.stage == Stage::Open
@@ -199,23 +202,24 @@ impl EventLoop {
         for (began, key) in &self.reactor.blocked {
             let is_long = now.since(*began) >= STARVED_MAX;
             let connection = self.table.get(*key).filter(|_| is_long);
-            let held = connection.map_or(0, |connection| connection.mailbox.view().inbox_bytes);
+            let held = connection.map_or(0, |connection| {
+                connection.mailbox.view().inbox_bytes + connection.framer.held_bytes()
+            });
             largest.add(held, *key);
         }
         largest
     }
 
     fn close_holders(&mut self, largest: Largest, wanted: usize) {
-        self.close_each(largest, "inbox", wanted, |connection, key, reactor| {
-            let holds_begun = connection.framer.held_bytes();
-            if connection.stage == Stage::Open
-                && holds_begun >= connection.mailbox.view().inbox_bytes
-            {
+        self.close_each(largest, "inbox", wanted, |connection, key, held, reactor| {
+            let is_blocked = connection.clocks.blocked.is_some();
+            let fate = if connection.stage == Stage::Open && !is_blocked {
                 // It holds a begun message, no more: it can be told.
                 connection.end(key, Ending::HoldsMemory, reactor)
             } else {
                 connection.abort_slow(key, reactor)
-            }
+            };
+            (fate, held)
         });
     }
 
@@ -231,48 +235,49 @@ impl EventLoop {
         for (_, key) in &self.reactor.blocked {
             let connection = self.table.get(*key).filter(|it| it.stage < Stage::Aborted);
             let queued = connection.map_or(0, |it| it.mailbox.view().outbox_bytes);
-            largest.add(queued, *key);
-        }
-        self.close_each(largest, "outbox", shortage, |connection, key, reactor| {
-            // Memory first: its backlog goes now, the connection when its peer has read
-            // the goodbye. A peer that had that chance is not given another.
-            match connection.mailbox.drop_backlog(Cause::Overloaded, &reactor.counters) {
-                Some(_) => connection.advance(key, reactor),
-                None => connection.abort_slow(key, reactor),
+            // A backlog so small that closing it would not help is not to blame.
+            if queued * 2 * CLOSED_AT_ONCE >= shortage {
+                largest.add(queued, *key);
             }
-        });
-        if self.reactor.engine.outbox_total().excess() > 0 && !self.reactor.blocked.is_empty() {
-            // More than are ended at a time.
+        }
+        let closed =
+            self.close_each(largest, "outbox", shortage, |connection, key, held, reactor| {
+                // Memory first: its backlog goes now, the connection when its peer has read
+                // the goodbye. A peer that had that chance is not given another.
+                match connection.mailbox.drop_backlog(Cause::Overloaded, &reactor.counters) {
+                    Some(freed) => (connection.advance(key, reactor), freed),
+                    None => (connection.abort_slow(key, reactor), held),
+                }
+            });
+        if closed == CLOSED_AT_ONCE && self.reactor.engine.outbox_total().excess() > 0 {
+            // Perhaps there are more than are ended at a time.
             self.reactor.engine.calls().report_overload();
         }
     }
 
-    /// Ends the largest, until `wanted` bytes of the total are free.
+    /// Ends the largest, until `wanted` bytes of the total are free. `end` says how many each
+    /// has freed. Returns how many were ended.
     fn close_each(
         &mut self,
         largest: Largest,
         name: &str,
         wanted: usize,
-        mut end: impl FnMut(
-            &mut Connection,
-            Key,
-            &mut super::reactor::Reactor<super::reactor::EpollSet>,
-        ) -> Fate,
-    ) {
+        mut end: impl FnMut(&mut Connection, Key, usize, &mut Reactor<EpollSet>) -> (Fate, usize),
+    ) -> usize {
         let (mut freed, mut closed) = (0, 0);
         for (held, key) in largest.into_sorted() {
             if freed >= wanted {
                 break;
             }
-            let was_open = self.table.get(key).map(|connection| connection.stage);
-            self.with(key, |connection, reactor| end(connection, key, reactor));
-            if self.table.get(key).map(|connection| connection.stage) != was_open {
-                freed += held;
+            self.with(key, |connection, reactor| {
+                let (fate, bytes) = end(connection, key, held, reactor);
+                freed += bytes;
                 closed += 1;
-            }
+                fate
+            });
         }
         if closed == 0 {
-            return;
+            return 0;
         }
         if let Some(held) = self.pressure.closed.admit(self.reactor.now) {
             log::warn!(
@@ -280,5 +285,6 @@ impl EventLoop {
                  bytes={freed}{held}"
             );
         }
+        closed
     }
 }

@@ -22,7 +22,7 @@ pub trait Socket: Send + Sync + std::fmt::Debug {
     fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 }
 
-/// Why [`flush`] ended.
+/// Why a flush ended.
 #[derive(Debug)]
 pub enum Flushed {
     /// Nothing is left to send.

@@ -57,7 +57,7 @@ pub enum Next {
 }
 
 impl Next {
-    /// Both.
+    /// What two changes ask for together.
     pub fn and(self, other: Self) -> Self {
         if self == Self::Rest { other } else { self }
     }
@@ -417,6 +417,10 @@ impl Mailbox {
         }
         if effects.became_blocked {
             counters.add(Counter::SendsBlocked, 1);
+            // The loop may have found nobody to blame when the total was exceeded.
+            if self.engine.outbox_total.room() == Room::Exhausted {
+                self.engine.calls.report_overload();
+            }
         }
         if effects.enqueue {
             self.enqueue();
