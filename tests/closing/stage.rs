@@ -265,7 +265,7 @@ impl Stage {
     }
 
     /// RssAnon: what the worker has allocated, without the program and shared memory. A
-    /// worker keeps freed memory for reuse, up to 32 MiB (`chappe_sys::memory`), which
+    /// worker keeps freed memory for reuse, up to 1 MiB a heap (`chappe_sys::memory`), which
     /// would hide a leak: it is returned to the kernel first.
     pub(crate) fn anonymous_bytes(&self) -> u64 {
         assert_eq!(self.visit(GIVE_BACK, b"").code, GIVE_BACK);

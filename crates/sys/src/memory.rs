@@ -5,9 +5,10 @@
 const MMAP_THRESHOLD_BYTES: libc::c_int = 4 * 1024 * 1024;
 
 /// Free memory that is left at the top of a heap when it grows or is trimmed. It is trimmed
-/// when twice as much is free there.
+/// when twice as much is free there. Each thread may have a heap of its own, and
+/// malloc_trim(3) leaves the tops of all but the first: this is what a storm leaves.
 #[cfg(target_env = "gnu")]
-const KEPT_BYTES: libc::c_int = 16 * 1024 * 1024;
+const KEPT_BYTES: libc::c_int = 512 * 1024;
 
 /// Makes the allocator keep freed memory for the next allocation. By default glibc returns
 /// it to the kernel as soon as 128 KiB are free at the top of a heap, and the next
