@@ -149,7 +149,7 @@ impl Semaphore {
     /// Takes a permit, sleeping until there is one.
     ///
     /// # Panics
-    /// Never in a correct program, see the module.
+    /// On EINVAL or EOVERFLOW, which a correct program never meets.
     pub fn wait(&self) {
         loop {
             // SAFETY: sem_wait asks for an initialised semaphore; every handle is made
@@ -167,7 +167,7 @@ impl Semaphore {
     /// `false` means that time ran out and nothing was taken.
     ///
     /// # Panics
-    /// Never in a correct program, see the module.
+    /// On EINVAL or EOVERFLOW, which a correct program never meets.
     #[must_use]
     pub fn wait_until(&self, deadline: Instant) -> bool {
         let deadline = monotonic_timespec(deadline);
@@ -189,7 +189,7 @@ impl Semaphore {
     /// Takes a permit if there is one; never sleeps.
     ///
     /// # Panics
-    /// Never in a correct program, see the module.
+    /// On EINVAL or EOVERFLOW, which a correct program never meets.
     #[must_use]
     pub fn try_wait(&self) -> bool {
         self.take().unwrap_or_else(|error| fault("sem_trywait", &error))
@@ -217,7 +217,7 @@ impl Semaphore {
     /// Adds a permit and wakes a sleeper, if there is one; never sleeps.
     ///
     /// # Panics
-    /// Never in a correct program, see the module.
+    /// On EINVAL or EOVERFLOW, which a correct program never meets.
     pub fn post(&self) {
         self.add().unwrap_or_else(|error| fault("sem_post", &error));
     }
@@ -243,7 +243,7 @@ impl Semaphore {
     /// The permits there are now. Another thread may change it at once.
     ///
     /// # Panics
-    /// Never in a correct program, see the module.
+    /// On EINVAL or EOVERFLOW, which a correct program never meets.
     #[must_use]
     pub fn value(&self) -> u32 {
         self.count().unwrap_or_else(|error| fault("sem_getvalue", &error))

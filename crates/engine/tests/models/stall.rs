@@ -1,4 +1,4 @@
-//! Replies that back up: the inbox stalls, and whoever drains the outbox lets it go on.
+//! Replies that back up: the inbox stalls, and goes on when the outbox has drained.
 
 use super::*;
 
