@@ -247,8 +247,24 @@ impl Bound {
         self.options.accept == config::Accept::Shared || matches!(self.local, Address::Unix(_))
     }
 
-    /// The descriptors of one worker.
-    pub(crate) fn sockets_of(&self, number: u16, workers: u16) -> impl Iterator<Item = &OwnedFd> {
+    /// What one worker listens on, as descriptors of its own.
+    ///
+    /// # Errors
+    /// `EMFILE`: no descriptor is left.
+    pub(crate) fn listeners_of(&self, number: u16, workers: u16) -> io::Result<Vec<Listener>> {
+        self.sockets_of(number, workers)
+            .map(|socket| {
+                Ok(Listener {
+                    socket: socket.try_clone()?,
+                    local: self.local.clone(),
+                    options: self.options.clone(),
+                })
+            })
+            .collect()
+    }
+
+    /// The sockets of one worker.
+    fn sockets_of(&self, number: u16, workers: u16) -> impl Iterator<Item = &OwnedFd> {
         let is_shared = self.is_shared();
         self.sockets
             .iter()
@@ -257,24 +273,6 @@ impl Bound {
                 is_shared || nth % usize::from(workers.max(1)) == usize::from(number)
             })
             .map(|(_, socket)| socket)
-    }
-
-    /// What one worker listens on; for the worker's own process, in which the other
-    /// descriptors are gone already.
-    pub(crate) fn into_listeners(self, number: u16, workers: u16) -> Vec<Listener> {
-        let is_shared = self.is_shared();
-        let Self { sockets, local, options, .. } = self;
-        let mut listeners = Vec::new();
-        for (nth, socket) in sockets.into_iter().enumerate() {
-            if is_shared || nth % usize::from(workers.max(1)) == usize::from(number) {
-                let (local, options) = (local.clone(), options.clone());
-                listeners.push(Listener { socket, local, options });
-            } else {
-                // Closed right after the fork: it is not ours to close again.
-                std::mem::forget(socket);
-            }
-        }
-        listeners
     }
 }
 
@@ -331,7 +329,7 @@ mod tests {
             assert!(TcpStream::connect(local).is_err(), "it does not listen yet");
             bound.listen().unwrap();
             TcpStream::connect(local).unwrap();
-            let listeners = bound.into_listeners(1, 2);
+            let listeners = bound.listeners_of(1, 2).unwrap();
             assert_eq!(listeners.len(), 1);
             assert_eq!(listeners[0].options.address.to_string(), address);
         }

@@ -8,10 +8,11 @@
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use chappe_sys::privileges::{self, Identity};
 use chappe_sys::process::{self, ExitReason, Forked};
-use chappe_sys::{privileges, signals};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::policy::{self, Death, Verdict};
 use super::{Master, reload};
-use crate::channel::{Channel, MasterEnd, WorkerEnd};
+use crate::channel::{Channel, MasterEnd};
 use crate::config::{self, Address, Config, LogLevel};
 use crate::listen::{Bound, ListenError};
 use crate::logging::{self, Copies};
@@ -181,52 +182,65 @@ impl Master<'_> {
 
     fn fork_metrics(&mut self) -> io::Result<Helper> {
         let (channel, helper_end) = Channel::pair()?;
-        signals::block()?;
-        let forked = process::fork_worker(|forked| {
-            self.become_metrics(&forked, helper_end).unwrap_or(ExitReason::CannotBoot)
-        });
-        signals::unblock()?;
-        Ok(Helper { pid: forked?, _channel: channel, started: Instant::now() })
+        let listener = match &self.metrics.endpoint {
+            Some(bound) => bound.listeners_of(0, 1)?.pop(),
+            None => None,
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let started_at = now.saturating_sub(self.started.elapsed());
+        let birth = Birth {
+            start: metrics::Start {
+                zone: Arc::clone(&self.zone),
+                channel: helper_end,
+                listener: TcpListener::from(listener.ok_or(io::ErrorKind::NotFound)?.socket),
+                facts: Facts {
+                    version: env!("CARGO_PKG_VERSION"),
+                    started_at_ms: u64::try_from(started_at.as_millis()).unwrap_or(u64::MAX),
+                },
+            },
+            copies: self.copies,
+            identity: self.identity.clone(),
+        };
+        let pid = self
+            .signals
+            .fork(|forked| birth.begin(&forked).map_or(ExitReason::CannotBoot, metrics::run))?;
+        Ok(Helper { pid, _channel: channel, started: Instant::now() })
     }
+}
 
-    /// In the new process, in the order of `become_worker`. It has no log: the file of
-    /// the master's is not its own, and the master tells of its start and end.
-    fn become_metrics(&mut self, forked: &Forked, channel: WorkerEnd) -> io::Result<ExitReason> {
-        drop(self.signals.take());
+/// What the process is born with, see the workers' `Birth`.
+struct Birth {
+    start: metrics::Start,
+    copies: Copies,
+    identity: Option<Identity>,
+}
+
+impl Birth {
+    /// In the new process, in the order of a worker. It has no log: the file of the
+    /// master's is not its own, and the master logs its start and end.
+    fn begin(self, forked: &Forked) -> io::Result<metrics::Start> {
+        let Self { start, copies, identity } = self;
         logging::set_level(LogLevel::Off).map_err(io::Error::other)?;
-        let bound = self.metrics.endpoint.take();
-        let listener = bound.and_then(|bound| bound.into_listeners(0, 1).pop());
-        let listener = listener.ok_or(io::ErrorKind::NotFound)?.socket;
-        self.zone.close_descriptor();
+        start.zone.close_descriptor();
         let streams = (io::stdin(), io::stdout(), io::stderr());
         let keep = [
             streams.0.as_fd(),
             streams.1.as_fd(),
             streams.2.as_fd(),
-            channel.as_fd(),
-            listener.as_fd(),
+            start.channel.as_fd(),
+            start.listener.as_fd(),
         ];
         process::close_all_except(forked, &keep)?;
         process::redirect_stdin_stdout_to_null()?;
-        if self.copies == Copies::None {
+        if copies == Copies::None {
             process::redirect_stderr_to_null()?;
         }
         chappe_sys::set_title("chappe: metrics process");
-        if let Some(identity) = &self.identity {
+        if let Some(identity) = identity {
             identity.assume(forked)?;
         }
         privileges::give_up_new_privileges(forked)?;
-        self.zone.forbid_writes(forked)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let started_at = now.saturating_sub(self.started.elapsed());
-        Ok(metrics::run(metrics::Start {
-            zone: std::sync::Arc::clone(&self.zone),
-            channel,
-            listener: TcpListener::from(listener),
-            facts: Facts {
-                version: env!("CARGO_PKG_VERSION"),
-                started_at_ms: u64::try_from(started_at.as_millis()).unwrap_or(u64::MAX),
-            },
-        }))
+        start.zone.forbid_writes(forked)?;
+        Ok(start)
     }
 }

@@ -215,8 +215,7 @@ struct Master<'a> {
     manager: Manager,
     metrics: metrics::Metrics,
     run_worker: &'a dyn Fn(Assignment) -> ExitReason,
-    /// `None` only in a worker, right after its fork.
-    signals: Option<Signals>,
+    signals: Signals,
     workers: Vec<Worker>,
     vacancies: Vec<Vacancy>,
     /// The pace of each worker number, for `policy::judge`.
@@ -284,7 +283,7 @@ pub(crate) fn run(
         manager: Manager::new(setup.manager),
         metrics: metrics::Metrics::new(setup.metrics),
         run_worker,
-        signals: Some(signals),
+        signals,
         workers: Vec::new(),
         vacancies: Vec::new(),
         pauses: vec![Duration::ZERO; usize::from(workers)],
@@ -369,8 +368,7 @@ impl Master<'_> {
     }
 
     fn take_signals(&mut self) {
-        let Some(signals) = &mut self.signals else { return };
-        let mut pending = signals.pending();
+        let mut pending = self.signals.pending();
         // First who is gone: what is alive decides whether a stop is complete.
         pending.sort_by_key(|&signal| signal != Signal::SIGCHLD);
         for signal in pending {

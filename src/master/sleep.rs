@@ -34,7 +34,7 @@ impl Master<'_> {
                 fds.push(PollFd::new(channel.as_fd(), flags));
             }
         }
-        let signals = self.signals.iter().map(|signals| (signals.as_fd(), PollFlags::POLLIN));
+        let signals = std::iter::once((self.signals.as_fd(), PollFlags::POLLIN));
         let control = self.control.iter().flat_map(ControlSocket::interests);
         fds.extend(signals.chain(control).map(|(fd, flags)| PollFd::new(fd, flags)));
         match poll(&mut fds, self.poll_timeout()) {

@@ -1,24 +1,26 @@
-//! One fork: what the master does before and after it, and what the new process
-//! does until it is a worker.
+//! One fork: what a worker is born with, and what the new process does until it is a
+//! worker.
 //!
-//! The order matters. Signals are blocked over the fork, since the new process has
-//! the master's handlers and pipe until it drops them: a signal sent to it would
-//! wake the master. It logs to its own file before it closes the inherited ones, so
-//! that the inherited logger is dropped while its descriptor is still its own.
+//! A [`Birth`] holds everything that the new process needs, all of it its own. It is made
+//! before the fork and moves into the new process, which touches nothing else of the
+//! master's memory. It logs to its own file before it closes the inherited descriptors, so
+//! that the inherited logger is dropped while its descriptor is still open.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use chappe_shm::{Slot, Zone};
+use chappe_sys::limits;
+use chappe_sys::privileges::{self, Identity};
 use chappe_sys::process::{self, ExitReason, Forked};
-use chappe_sys::{limits, privileges, signals};
 
 use super::owed::Owed;
 use super::{Assignment, Master, Worker};
-use crate::channel::{Channel, WorkerEnd};
-use crate::config::{Config, CpuAffinity};
+use crate::channel::{Channel, MasterEnd};
+use crate::config::{Config, CpuAffinity, LogLevel};
 use crate::logging::{self, Copies, Role};
 
 /// The zone of a server that begins with this configuration.
@@ -72,18 +74,9 @@ impl Master<'_> {
     }
 
     fn fork(&mut self, number: u16, generation: u64, slot: &Slot) -> io::Result<Worker> {
-        let (channel, worker_end) = Channel::pair()?;
-        signals::block()?;
-        let assigned = slot.clone();
-        let forked = process::fork_worker(|forked| {
-            self.adopt(generation);
-            self.become_worker(&forked, number, assigned, worker_end).unwrap_or_else(|error| {
-                log::error!("worker {number} cannot boot: {error}");
-                ExitReason::CannotBoot
-            })
-        });
-        signals::unblock()?;
-        let pid = forked?;
+        let (birth, channel) = self.birth(number, generation, slot.clone())?;
+        let run_worker = self.run_worker;
+        let pid = self.signals.fork(move |forked| birth.begin(&forked, run_worker))?;
         slot.set_pid(pid.as_raw().unsigned_abs());
         Ok(Worker {
             number,
@@ -100,93 +93,109 @@ impl Master<'_> {
         })
     }
 
-    /// In the new process, before it closes anything: from here on its copy of the
-    /// master is of its own generation, and the other one's descriptors are gone.
-    fn adopt(&mut self, generation: u64) {
-        let Some(candidate) = self.candidate.take() else { return };
-        if candidate.generation == generation {
-            if candidate.config.log.level != self.config.log.level {
-                self.log_level = None;
-            }
-            self.config = candidate.config;
-            self.generation = generation;
-            self.listeners = candidate.listeners;
-            self.worker_logs = candidate.worker_logs;
-            self.workers_wanted = candidate.workers;
+    /// What a worker of the generation that serves is born with, or one of the candidate's,
+    /// and the master's end of its channel.
+    fn birth(&self, number: u16, generation: u64, slot: Slot) -> io::Result<(Birth, MasterEnd)> {
+        let next = self.candidate.as_ref().filter(|next| next.generation == generation);
+        let (config, listeners, logs, workers) = match next {
+            Some(next) => (&next.config, &next.listeners, &next.worker_logs, next.workers),
+            None => (&self.config, &self.listeners, &self.worker_logs, self.workers_wanted),
+        };
+        // Whoever changes the level in the file wants that one.
+        let is_overridden = config.log.level == self.config.log.level;
+        let level = self.log_level.filter(|_| is_overridden).unwrap_or(config.log.level);
+        let (master_end, channel) = Channel::pair()?;
+        let mut own = Vec::with_capacity(listeners.len());
+        for bound in listeners {
+            own.extend(bound.listeners_of(number, workers)?);
         }
+        let log = logs.get(usize::from(number)).ok_or(io::ErrorKind::NotFound)?;
+        let config = Arc::clone(config);
+        let birth = Birth {
+            assignment: Assignment { number, generation, slot, channel, listeners: own, config },
+            log: log.try_clone()?,
+            level,
+            copies: self.copies,
+            identity: self.identity.clone(),
+        };
+        Ok((birth, master_end))
+    }
+}
+
+/// What a worker is born with. All descriptors are its own: dropped in the master, after
+/// the fork, they leave the master's open.
+#[derive(Debug)]
+struct Birth {
+    assignment: Assignment,
+    log: File,
+    level: LogLevel,
+    /// Where its log lines go besides its log.
+    copies: Copies,
+    /// Whom it becomes; `None`: it stays who the master is.
+    identity: Option<Identity>,
+}
+
+impl Birth {
+    /// In the new process. Signals stay blocked until the worker has handlers.
+    fn begin(self, forked: &Forked, run_worker: &dyn Fn(Assignment) -> ExitReason) -> ExitReason {
+        let number = self.assignment.number;
+        let assignment = self.settle_in(forked);
+        assignment.map_or_else(
+            |error| {
+                log::error!("worker {number} cannot boot: {error}");
+                ExitReason::CannotBoot
+            },
+            run_worker,
+        )
     }
 
-    /// In the new process. Signals stay blocked until the worker has handlers.
-    fn become_worker(
-        &mut self,
-        forked: &Forked,
-        number: u16,
-        slot: Slot,
-        channel: WorkerEnd,
-    ) -> io::Result<ExitReason> {
-        drop(self.signals.take());
-        let file = Arc::clone(&self.worker_logs[usize::from(number)]);
-        // Now, while their descriptors are their own; a copy of ours that stayed would
-        // keep the file open for good after it was rotated.
-        self.worker_logs.clear();
-        self.workers.clear();
-        let level = self.log_level.unwrap_or(self.config.log.level);
-        logging::init(Role::Worker(number), Arc::clone(&file), level, self.copies)
+    fn settle_in(self, forked: &Forked) -> io::Result<Assignment> {
+        let Self { assignment, log, level, copies, identity } = self;
+        let number = assignment.number;
+        let log = Arc::new(log);
+        logging::init(Role::Worker(number), Arc::clone(&log), level, copies)
             .map_err(io::Error::other)?;
-
         // The zone stays mapped; its descriptor is the master's, for an upgrade.
-        self.zone.close_descriptor();
+        assignment.slot.zone().close_descriptor();
         // What the master has and is not in this list is closed, above all its ends
         // of the other workers' channels: a dead master must close something.
         let streams = (io::stdin(), io::stdout(), io::stderr());
         let mut keep = vec![streams.0.as_fd(), streams.1.as_fd(), streams.2.as_fd()];
-        keep.extend([channel.as_fd(), file.as_fd()]);
-        let workers = self.workers_wanted;
-        let sockets = self.listeners.iter().flat_map(|bound| bound.sockets_of(number, workers));
-        keep.extend(sockets.map(AsFd::as_fd));
+        keep.extend([assignment.channel.as_fd(), log.as_fd()]);
+        keep.extend(assignment.listeners.iter().map(AsFd::as_fd));
         process::close_all_except(forked, &keep)?;
-        drop(keep);
-        drop(file);
         process::redirect_stdin_stdout_to_null()?;
-        if self.copies == Copies::None {
+        if copies == Copies::None {
             // A daemon's worker would hold the launcher's terminal open for life, and
             // whoever reads the launcher's stderr to its end would wait as long.
             process::redirect_stderr_to_null()?;
         }
         chappe_sys::set_title(&format!("chappe: worker process {number}"));
-        self.confine(forked, number)?;
-
-        let assignment = Assignment {
-            number,
-            generation: self.generation,
-            slot,
-            channel,
-            // Taken in this process's copy of the master; the master keeps its own.
-            listeners: std::mem::take(&mut self.listeners)
-                .into_iter()
-                .flat_map(|bound| bound.into_listeners(number, workers))
-                .collect(),
-            config: Arc::clone(&self.config),
-        };
-        Ok((self.run_worker)(assignment))
+        confine(forked, &assignment, identity.as_ref())?;
+        Ok(assignment)
     }
+}
 
-    /// Limits first, while there are still the rights to set them; then the rights
-    /// go. There is no second thread yet that would keep them.
-    fn confine(&self, forked: &Forked, number: u16) -> io::Result<()> {
-        if let Err(error) = limits::set_descriptors(self.config.worker_rlimit_nofile) {
-            // What is too much was told by the master, and is no error here.
-            log::warn!("worker_rlimit_nofile cannot be set: {error}");
-        }
-        if self.config.worker_cpu_affinity == CpuAffinity::Auto
-            && let Err(error) = limits::cpu_of(number).and_then(limits::bind_to_cpu)
-        {
-            log::warn!("worker_cpu_affinity has no effect: {error}");
-        }
-        if let Some(identity) = &self.identity {
-            let named = |error| io::Error::other(format!("cannot become the user: {error}"));
-            identity.assume(forked).map_err(named)?;
-        }
-        privileges::give_up_new_privileges(forked)
+/// Limits first, while there are still the rights to set them; then the rights
+/// go. There is no second thread yet that would keep them.
+fn confine(
+    forked: &Forked,
+    assignment: &Assignment,
+    identity: Option<&Identity>,
+) -> io::Result<()> {
+    let config = &assignment.config;
+    if let Err(error) = limits::set_descriptors(config.worker_rlimit_nofile) {
+        // What is too much was told by the master, and is no error here.
+        log::warn!("worker_rlimit_nofile cannot be set: {error}");
     }
+    if config.worker_cpu_affinity == CpuAffinity::Auto
+        && let Err(error) = limits::cpu_of(assignment.number).and_then(limits::bind_to_cpu)
+    {
+        log::warn!("worker_cpu_affinity has no effect: {error}");
+    }
+    if let Some(identity) = identity {
+        let named = |error| io::Error::other(format!("cannot become the user: {error}"));
+        identity.assume(forked).map_err(named)?;
+    }
+    privileges::give_up_new_privileges(forked)
 }

@@ -2,9 +2,10 @@
 //! sleeping place reads which signals came.
 //!
 //! Every process makes its own [`Signals`]. A fork copies handlers and pipe: a
-//! process that went on with the copy would steal the other's wake-ups. So the
-//! order is: block, fork; the new process drops the copy before anything else and
-//! later makes its own; the old one unblocks. Main threads only.
+//! process that went on with the copy would steal the other's wake-ups. So a process
+//! that has one forks by [`Signals::fork`] only, in this order: block, fork; the new
+//! process drops the copy before anything else and later makes its own; the old one
+//! unblocks. Main threads only.
 
 use std::fmt;
 use std::io;
@@ -12,8 +13,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::Pid;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
+
+use super::process::{ExitReason, Forked, fork_worker};
 
 /// The signals that a process of this program has an answer to.
 pub const USED: [Signal; 9] = [
@@ -30,7 +34,9 @@ pub const USED: [Signal; 9] = [
 
 /// This process's delivery of signals.
 pub struct Signals {
-    delivery: SignalDelivery<UnixStream, SignalOnly>,
+    /// `None` only in a process that was forked by [`Signals::fork`], in the copy that it
+    /// never uses.
+    delivery: Option<SignalDelivery<UnixStream, SignalOnly>>,
 }
 
 impl Signals {
@@ -42,20 +48,37 @@ impl Signals {
         let (read, write) = UnixStream::pair()?;
         let numbers = signals.iter().map(|&signal| signal as i32);
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, numbers)?;
-        Ok(Self { delivery })
+        Ok(Self { delivery: Some(delivery) })
+    }
+
+    /// Forks, as [`fork_worker`]. In the new process the used signals are blocked, and
+    /// neither handlers nor pipe of this one are left; `body` makes its own and unblocks.
+    ///
+    /// # Errors
+    /// As [`fork_worker`]; the signals are unblocked then as well.
+    pub fn fork(&mut self, body: impl FnOnce(Forked) -> ExitReason) -> io::Result<Pid> {
+        block()?;
+        let forked = fork_worker(|forked| {
+            self.delivery = None;
+            body(forked)
+        });
+        unblock()?;
+        Ok(forked?)
     }
 
     /// Signals that came since the last call, each once, in the order of their
     /// numbers. Never sleeps.
     pub fn pending(&mut self) -> Vec<Signal> {
-        self.delivery.pending().filter_map(|number| Signal::try_from(number).ok()).collect()
+        let pending = self.delivery.iter_mut().flat_map(SignalDelivery::pending);
+        pending.filter_map(|number| Signal::try_from(number).ok()).collect()
     }
 }
 
 /// Readable when [`Signals::pending`] has something.
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.delivery.get_read().as_fd()
+        let delivery = self.delivery.as_ref();
+        delivery.expect("a forked process has no use for the copy").get_read().as_fd()
     }
 }
 
@@ -78,10 +101,7 @@ pub fn ignore_file_size_signal() -> io::Result<()> {
 }
 
 /// Blocks the used signals in this thread and in all that it starts or forks.
-///
-/// # Errors
-/// None that Linux reports for valid signals.
-pub fn block() -> io::Result<()> {
+fn block() -> io::Result<()> {
     Ok(used().thread_block()?)
 }
 
