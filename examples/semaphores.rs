@@ -390,10 +390,10 @@ fn how_this_server_gives_permits_back() -> Result<()> {
     let ready = zone.worker_ready().wait_until(Instant::now() + PATIENCE);
     show(ready, "100 permits; a worker took 2 and noted it in its slot");
     killed(child)?;
-    show(zone.connection_permits().value() == 98, "SIGKILL: 98 permits");
+    show(zone.free_permits() == 98, "SIGKILL: 98 permits");
     zone.free(&slot);
     show(zone.settle() == Some(2), "the master asks what is missing: 2");
-    show(zone.connection_permits().value() == LIMIT, "and posts that many: 100 permits");
+    show(zone.free_permits() == LIMIT, "and lends that many again: 100 permits");
 
     for _ in 0..25 {
         let workers = [worker(&zone, churn)?, worker(&zone, churn)?];
@@ -405,12 +405,12 @@ fn how_this_server_gives_permits_back() -> Result<()> {
             killed(pid)?;
             zone.free(&slot);
         }
-        if zone.settle().is_none() || zone.connection_permits().value() != LIMIT {
+        if zone.settle().is_none() || zone.free_permits() != LIMIT {
             show(false, "all permits come back");
         }
     }
     show(true, "50 workers killed while they took and gave back as fast as they could:");
-    show(zone.connection_permits().value() == LIMIT, "100 permits, each time");
+    show(zone.free_permits() == LIMIT, "100 permits, each time");
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! The line between the master and one worker: a pair of sockets that keeps
-//! message boundaries. A message is one byte, some with a number or an open file.
+//! message boundaries. A message is one byte and a number, some with an open file.
 //!
-//! Besides its messages it tells of death: when one end is gone, the other one
-//! sees it closed. The master uses its end in its loop and the worker's event loop
+//! What a worker is to do stands in its slot of the zone, and the channel only rings:
+//! [`Message::Orders`]. Besides its messages it tells of death: when one end is gone, the
+//! other one sees it closed. The master uses its end in its loop and the worker's event loop
 //! the other; neither ever sleeps in it.
 
 use std::io;
@@ -18,19 +19,14 @@ const PARCEL_BYTES: usize = 1 + size_of::<u64>();
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Message {
-    /// Master to worker: accept connections.
-    Serve = b'S',
-    /// Master to worker: stop gracefully.
-    Drain = b'D',
-    /// Master to worker: another generation serves now; stop gracefully, spread over
-    /// `worker_drain_spread`, and tell clients to connect again.
-    DrainForReload = b'L',
-    /// Master to worker: stop now.
-    Terminate = b'T',
+    /// Master to worker: your orders have changed, read them in your slot. They are to be
+    /// read after any other message as well, since this one is not sent while the channel
+    /// is full.
+    Orders = b'O',
     /// Worker to master: look into my slot, I am ready.
     Ready = b'R',
     /// Master to worker: this file is your log from now on. The number is a ticket.
-    SwapLog = b'O',
+    SwapLog = b'L',
     /// Worker to master: done with what this ticket asked for; perhaps with a file
     /// that holds the answer.
     Done = b'A',
@@ -38,8 +34,6 @@ pub enum Message {
     NotDone = b'N',
     /// Worker to master: have all logs opened anew.
     AskReopen = b'o',
-    /// Master to worker: log from this level on, 0 (off) to 5 (trace).
-    LogLevel = b'V',
     /// Master to worker: list your connections. The number is a ticket.
     ListConnections = b'C',
     /// The same, for those that are blocked only.
@@ -55,16 +49,12 @@ pub enum Message {
 impl Message {
     fn from_byte(byte: u8) -> Option<Self> {
         [
-            Self::Serve,
-            Self::Drain,
-            Self::DrainForReload,
-            Self::Terminate,
+            Self::Orders,
             Self::Ready,
             Self::SwapLog,
             Self::Done,
             Self::NotDone,
             Self::AskReopen,
-            Self::LogLevel,
             Self::ListConnections,
             Self::ListSlowConnections,
             Self::Kick,
@@ -81,6 +71,8 @@ impl Message {
 pub enum Received {
     /// The other end said this.
     Message(Message),
+    /// The other end said what is no message.
+    Nonsense,
     /// The other end is gone, and nothing will come any more.
     Closed,
 }
@@ -102,6 +94,8 @@ pub struct Parcel {
 pub enum ReceivedParcel {
     /// The other end said this.
     Parcel(Parcel),
+    /// The other end said what is no message. Descriptors that came with it are closed.
+    Nonsense,
     /// The other end is gone, and nothing will come any more.
     Closed,
 }
@@ -147,7 +141,7 @@ impl ChannelEnd {
     /// `BrokenPipe` when the other end is gone; `WouldBlock` when it has not listened
     /// for hundreds of messages.
     pub fn send(&self, message: Message) -> io::Result<()> {
-        unix_socket::send_message(self.socket.as_fd(), &[message as u8], None)
+        self.send_parcel(message, 0, None)
     }
 
     /// Says something with a number, and hands over an open file. Never sleeps.
@@ -169,24 +163,31 @@ impl ChannelEnd {
     /// The next thing that came; `None` when there is nothing yet. Never sleeps.
     ///
     /// # Errors
-    /// Of recvmsg; `InvalidData` for what is no message.
+    /// Of recvmsg.
     pub fn try_receive_parcel(&self) -> io::Result<Option<ReceivedParcel>> {
         let mut bytes = [0; PARCEL_BYTES];
-        match unix_socket::receive_message(self.socket.as_fd(), &mut bytes) {
-            Ok((0, _)) => Ok(Some(ReceivedParcel::Closed)),
-            Ok((_, file)) => {
-                let [kind, value @ ..] = bytes;
-                let message = Message::from_byte(kind)
-                    .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-                let value = u64::from_le_bytes(value);
-                Ok(Some(ReceivedParcel::Parcel(Parcel { message, value, file })))
+        let message = match unix_socket::receive_message(self.socket.as_fd(), &mut bytes) {
+            Ok(message) if message.bytes == 0 => return Ok(Some(ReceivedParcel::Closed)),
+            Ok(message) => message,
+            Err(error) => {
+                return match error.kind() {
+                    io::ErrorKind::ConnectionReset => Ok(Some(ReceivedParcel::Closed)),
+                    io::ErrorKind::WouldBlock => Ok(None),
+                    _ => Err(error),
+                };
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::ConnectionReset => Ok(Some(ReceivedParcel::Closed)),
-                io::ErrorKind::WouldBlock => Ok(None),
-                _ => Err(error),
-            },
-        }
+        };
+        let mut descriptors = message.descriptors.into_iter();
+        let file = descriptors.next();
+        let is_whole = message.bytes == PARCEL_BYTES && !message.is_cut;
+        let [kind, value @ ..] = bytes;
+        Ok(Some(match Message::from_byte(kind) {
+            Some(message) if is_whole && descriptors.next().is_none() => {
+                let value = u64::from_le_bytes(value);
+                ReceivedParcel::Parcel(Parcel { message, value, file })
+            }
+            _ => ReceivedParcel::Nonsense,
+        }))
     }
 
     /// As [`ChannelEnd::try_receive_parcel`], for who cares only for what is said.
@@ -196,6 +197,7 @@ impl ChannelEnd {
     pub fn try_receive(&self) -> io::Result<Option<Received>> {
         Ok(self.try_receive_parcel()?.map(|received| match received {
             ReceivedParcel::Parcel(parcel) => Received::Message(parcel.message),
+            ReceivedParcel::Nonsense => Received::Nonsense,
             ReceivedParcel::Closed => Received::Closed,
         }))
     }
@@ -215,8 +217,7 @@ mod tests {
     #[test]
     fn messages_arrive_one_by_one() {
         let (master, worker) = Channel::pair().unwrap();
-        let messages =
-            [Message::Serve, Message::Drain, Message::DrainForReload, Message::Terminate];
+        let messages = [Message::Orders, Message::Kick, Message::ListConnections, Message::Orders];
         for message in messages {
             master.send(message).unwrap();
         }
@@ -236,7 +237,7 @@ mod tests {
         assert_eq!(master.try_receive().unwrap(), Some(Received::Message(Message::Ready)));
         assert_eq!(master.try_receive().unwrap(), Some(Received::Closed));
         assert_eq!(master.try_receive().unwrap(), Some(Received::Closed));
-        assert!(master.send(Message::Serve).is_err());
+        assert!(master.send(Message::Orders).is_err());
     }
 
     #[test]
@@ -245,7 +246,7 @@ mod tests {
         let (master, worker) = Channel::pair().unwrap();
         let mut file = tempfile::tempfile().unwrap();
         master.send_parcel(Message::SwapLog, u64::MAX, Some(file.as_fd())).unwrap();
-        master.send(Message::Serve).unwrap();
+        master.send(Message::Orders).unwrap();
         let received = worker.try_receive_parcel().unwrap();
         let Some(ReceivedParcel::Parcel(parcel)) = received else { panic!("{received:?}") };
         assert_eq!((parcel.message, parcel.value), (Message::SwapLog, u64::MAX));
@@ -255,14 +256,14 @@ mod tests {
         let mut text = String::new();
         theirs.read_to_string(&mut text).unwrap();
         assert_eq!(text, "text");
-        assert_eq!(worker.try_receive().unwrap(), Some(Received::Message(Message::Serve)));
+        assert_eq!(worker.try_receive().unwrap(), Some(Received::Message(Message::Orders)));
         assert_eq!(worker.try_receive().unwrap(), None);
     }
 
     #[test]
     fn unheard_messages_do_not_hide_the_end() {
         let (master, worker) = Channel::pair().unwrap();
-        master.send(Message::Serve).unwrap();
+        master.send(Message::Orders).unwrap();
         drop(worker);
         assert_eq!(master.try_receive().unwrap(), Some(Received::Closed));
     }
@@ -270,7 +271,24 @@ mod tests {
     #[test]
     fn a_full_channel_refuses_instead_of_sleeping() {
         let (master, _worker) = Channel::pair().unwrap();
-        let refused = (0..100_000).find_map(|_| master.send(Message::Serve).err());
+        let refused = (0..100_000).find_map(|_| master.send(Message::Orders).err());
         assert_eq!(refused.unwrap().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn what_is_no_message_is_nonsense() {
+        let (master, worker) = Channel::pair().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let mut whole = [0; PARCEL_BYTES];
+        whole[0] = Message::Ready as u8;
+        let too_long = [&whole[..], &[0]].concat();
+        for bytes in [&[Message::Ready as u8][..], &whole[..8], &too_long, &[b'?'; PARCEL_BYTES]] {
+            for file in [None, Some(null.as_fd())] {
+                unix_socket::send_message(worker.socket.as_fd(), bytes, file).unwrap();
+                assert_eq!(master.try_receive().unwrap(), Some(Received::Nonsense));
+            }
+        }
+        unix_socket::send_message(worker.socket.as_fd(), &whole, None).unwrap();
+        assert_eq!(master.try_receive().unwrap(), Some(Received::Message(Message::Ready)));
     }
 }

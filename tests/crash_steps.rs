@@ -150,7 +150,7 @@ fn assert_all_returned(zone: &Arc<Zone>, dead: &Slot, living: &mut Sharer, limit
     let lost = zone.settle().expect("nobody else is inside");
     assert!((2..=4).contains(&lost), "{what}: {lost}");
     assert_eq!(zone.settle(), Some(0), "{what}: twice");
-    let free = || zone.connection_permits().value();
+    let free = || zone.free_permits();
     assert_eq!((free(), zone.debt()), (limit - 2, 0), "{what}");
     for (last, count) in [(1, 2), (2, 0), (9, 0)] {
         assert_eq!(zone.connections_of(loopback(last)), count, "{what}: 127.0.0.{last}");

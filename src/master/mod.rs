@@ -27,13 +27,14 @@ mod spawn;
 mod status;
 mod stop;
 mod stuck;
+mod worker;
 
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chappe_shm::{Counter, Slot, SlotState, Zone};
+use chappe_shm::{Counter, Slot, SlotState, Stage, Zone};
 use chappe_sys::notify::Notifier;
 use chappe_sys::privileges::Identity;
 use chappe_sys::process::ExitReason;
@@ -47,17 +48,17 @@ use control::{Answer, Request};
 pub(crate) use metrics::bind as bind_metrics;
 pub(crate) use pid_file::{PidFile, PidFileError};
 
-use crate::channel::{MasterEnd, Message, ReceivedParcel, WorkerEnd};
+use crate::channel::{Message, ReceivedParcel, WorkerEnd};
 use crate::config::{Address, Config, ConfigErrors, Loaded, LogLevel};
 use crate::listen::{Bound, Listener};
 use crate::logging::{self, Copies};
 use crate::throttle::Throttle;
 use manager::Manager;
-use owed::Owed;
 use plan::{Event, Plan};
 use reload::{Candidate, History};
 use stop::Stop;
-use stuck::{Stall, Watchdog};
+use stuck::Watchdog;
+use worker::{Told, Worker};
 
 /// What a worker is started with, all of it its own.
 #[derive(Debug)]
@@ -151,28 +152,6 @@ pub(crate) enum StartError {
     /// Somebody stopped the start.
     #[error("stopped before all workers were ready")]
     Interrupted,
-}
-
-/// A running worker, as the master sees it.
-#[derive(Debug)]
-struct Worker {
-    number: u16,
-    generation: u64,
-    pid: Pid,
-    slot: Slot,
-    /// `None` once its end is gone; the signal of its death follows.
-    channel: Option<MasterEnd>,
-    /// What could not be said on it yet.
-    owed: Owed,
-    started: Instant,
-    /// When it must be ready; `None` once `serve` was sent.
-    ready_by: Option<Instant>,
-    /// When it is killed; `None` unless it was told to leave. Nobody replaces it.
-    leaves_by: Option<Instant>,
-    /// It was told to leave without finishing anything.
-    is_cut: bool,
-    /// What the master has seen of its progress.
-    stall: Stall,
 }
 
 /// A worker number that waits for its next worker.
@@ -402,6 +381,9 @@ impl Master<'_> {
                             log::warn!("worker {} said {message:?}, which is ours", worker.number);
                         }
                     },
+                    Ok(Some(ReceivedParcel::Nonsense)) => {
+                        log::warn!("worker {} has sent what is no message", worker.number);
+                    }
                     Ok(Some(ReceivedParcel::Closed)) => worker.channel = None,
                     Ok(None) => break,
                     Err(error) => {
@@ -441,7 +423,7 @@ impl Master<'_> {
         }
         for worker in self.workers.iter_mut().filter(|w| is_waited_for(w) && is_ready(w)) {
             worker.ready_by = None;
-            worker.tell(Message::Serve);
+            worker.order(Stage::Serve);
         }
         if self.phase == Phase::Starting {
             let deadline = Instant::now() + self.config.worker_ready_timeout;
@@ -482,7 +464,7 @@ impl Master<'_> {
         self.enforce_candidate(now);
         self.enforce_readiness(now);
         self.enforce_metrics(now);
-        self.workers.iter_mut().for_each(|worker| worker.pay(now));
+        self.workers.iter_mut().for_each(|worker| worker.try_again(now));
         self.enforce_progress(now);
         if self.settle_at.is_some_and(|at| at <= now) {
             self.settle();
@@ -564,14 +546,5 @@ impl Master<'_> {
             Request::Connections { slow } => return self.list_connections(slow),
             Request::Kick { id } => return self.kick(id),
         })
-    }
-}
-
-impl Worker {
-    /// Its process can't be another one: it is not reaped yet.
-    fn signal(&self, signal: Signal) {
-        if let Err(error) = nix::sys::signal::kill(self.pid, signal) {
-            log::warn!("cannot send {signal} to worker {}: {error}", self.number);
-        }
     }
 }

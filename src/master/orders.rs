@@ -14,8 +14,7 @@ use serde_json::{Value, json};
 
 use super::control::Answer;
 use super::logs::FreshLog;
-use super::owed::Told;
-use super::{Master, Worker, status};
+use super::{Master, Told, Worker, status};
 use crate::channel::{Message, Parcel};
 use crate::config::LogLevel;
 use crate::logging;
@@ -160,8 +159,8 @@ impl Master<'_> {
             return json!({ "error": error.to_string() });
         }
         let place = LogLevel::ALL.iter().position(|known| *known == level);
-        let place = place.map_or(0, |place| place as u64);
-        self.workers.iter_mut().for_each(|worker| worker.tell_level(place));
+        let place = place.and_then(|place| u8::try_from(place).ok()).unwrap_or(0);
+        self.workers.iter_mut().for_each(|worker| worker.order_level(place));
         log::info!("log level changed level={} workers={}", level.name(), self.workers.len());
         status::accepted()
     }

@@ -14,14 +14,13 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use chappe_shm::{Counter, SlotState};
+use chappe_shm::{Counter, SlotState, Stage};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::plan::{Due, Event, Verdict};
 use super::stop::{CUT_GRACE, FAST_STOP_MAX};
 use super::{Master, Worker, spawn};
-use crate::channel::Message;
 use crate::config::{Changes, Config, ConfigErrors, match_listeners};
 use crate::listen::Bound;
 use crate::logging::{self, Role};
@@ -339,14 +338,14 @@ impl Master<'_> {
         for worker in &mut self.workers {
             if worker.generation == candidate.generation {
                 worker.ready_by = None;
-                worker.tell(Message::Serve);
+                worker.order(Stage::Serve);
             }
         }
         // Now that somebody else serves.
         let old_timeout = self.config.worker_shutdown_timeout + CUT_GRACE;
         for worker in &mut self.workers {
             if worker.generation != candidate.generation && worker.leaves_by.is_none() {
-                worker.drain(Message::DrainForReload, now + old_timeout);
+                worker.drain(Stage::DrainForReload, now + old_timeout);
             }
         }
         let waiters = std::mem::take(&mut candidate.waiters);
@@ -481,11 +480,10 @@ impl Master<'_> {
 
 impl Worker {
     /// It finishes what it has; if it is still there at `until`, it is killed.
-    pub(super) fn drain(&mut self, message: Message, until: Instant) {
+    pub(super) fn drain(&mut self, stage: Stage, until: Instant) {
         self.ready_by = None;
         self.leaves_by = Some(until);
-        self.tell(message);
-        self.slot.note_drain_order();
+        self.order(stage);
     }
 
     /// It goes now.
@@ -493,7 +491,9 @@ impl Worker {
         self.ready_by = None;
         self.is_cut = true;
         self.leaves_by = Some(Instant::now() + FAST_STOP_MAX);
-        self.slot.note_drain_order();
+        // To everybody else it drains from now on.
+        self.orders.stage = Stage::Drain;
+        self.slot.set_orders(self.orders);
         self.signal(Signal::SIGTERM);
     }
 }

@@ -3,10 +3,11 @@
 
 use std::time::Instant;
 
+use chappe_shm::Stage;
+
 use super::plan::{Event, Verdict};
 use super::stop::CUT_GRACE;
 use super::{Master, Vacancy};
-use crate::channel::Message;
 use crate::config::WORKER_PROCESSES_MAX;
 use crate::listen::{Bound, ListenError};
 use crate::logging::{self, Role};
@@ -85,7 +86,7 @@ impl Master<'_> {
             let is_current = worker.generation == self.generation && worker.leaves_by.is_none();
             if is_current && worker.number >= wanted {
                 log::info!("worker is drained worker={} pid={}", worker.number, worker.pid);
-                worker.drain(Message::DrainForReload, until);
+                worker.drain(Stage::DrainForReload, until);
             }
         }
         self.set_wanted(wanted);

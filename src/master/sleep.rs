@@ -29,9 +29,7 @@ impl Master<'_> {
         for worker in &self.workers {
             if let Some(channel) = &worker.channel {
                 pids.push(worker.pid);
-                let mut flags = PollFlags::POLLIN;
-                flags.set(PollFlags::POLLOUT, worker.owed.wants_room());
-                fds.push(PollFd::new(channel.as_fd(), flags));
+                fds.push(PollFd::new(channel.as_fd(), PollFlags::POLLIN));
             }
         }
         let signals = std::iter::once((self.signals.as_fd(), PollFlags::POLLIN));
@@ -71,7 +69,8 @@ impl Master<'_> {
             self.vacancies.iter().map(|vacancy| vacancy.due).min(),
             self.workers.iter().filter_map(|worker| worker.ready_by).min(),
             self.workers.iter().filter_map(|worker| worker.leaves_by).min(),
-            self.workers.iter().filter_map(|worker| worker.owed.deadline()).min(),
+            self.workers.iter().filter_map(|worker| worker.ring_at).min(),
+            self.workers.iter().filter_map(|worker| worker.log.due()).min(),
             self.candidate.as_ref().map(|candidate| candidate.ready_by),
             self.control.as_ref().and_then(ControlSocket::next_deadline),
             self.stop.deadline(),

@@ -12,16 +12,18 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use chappe_shm::{Slot, Zone};
+use chappe_shm::{Orders, Slot, Zone};
 use chappe_sys::limits;
 use chappe_sys::privileges::{self, Identity};
 use chappe_sys::process::{self, ExitReason, Forked};
 
-use super::owed::Owed;
+use super::owed::OwedLog;
+use super::stuck::Stall;
 use super::{Assignment, Master, Worker};
 use crate::channel::{Channel, MasterEnd};
 use crate::config::{Config, CpuAffinity, LogLevel};
 use crate::logging::{self, Copies, Role};
+use crate::throttle::Throttle;
 
 /// The zone of a server that begins with this configuration.
 pub(super) fn make_zone(config: &Config) -> io::Result<Arc<Zone>> {
@@ -84,12 +86,15 @@ impl Master<'_> {
             pid,
             slot: slot.clone(),
             channel: Some(channel),
-            owed: Owed::new(),
+            orders: Orders::default(),
+            ring_at: None,
+            log: OwedLog::default(),
+            warnings: Throttle::new(2),
             started: Instant::now(),
             ready_by: None,
             leaves_by: None,
             is_cut: false,
-            stall: super::Stall::default(),
+            stall: Stall::default(),
         })
     }
 

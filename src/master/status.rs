@@ -46,18 +46,17 @@ impl Master<'_> {
             "limits": self.limits(),
             "semaphores": {
                 "worker_ready": self.zone.worker_ready().checked_value(),
-                "connection_permits": self.zone.connection_permits().checked_value(),
+                "connection_permits": self.zone.free_permits(),
             },
             "permits": self.permits(),
-            // The master writes them itself, so they are never in the middle of a change.
-            "totals": self.zone.totals().as_ref().map(|totals| counters(totals, &[])),
+            "totals": counters(&self.zone.own_totals(), &[]),
         })
     }
 
     /// Where the connection permits are at one moment, `None` if workers were moving some
     /// each time that it was looked.
     fn permits(&self) -> Option<Value> {
-        let books = (0..PERMIT_LOOKS_MAX).find_map(|_| self.zone.permit_books())?;
+        let books = (0..PERMIT_LOOKS_MAX).find_map(|_| self.zone.own_permit_books())?;
         let PermitBooks { limit, debt, free, held } = books;
         Some(json!({ "limit": limit, "debt": debt, "free": free, "held": held }))
     }

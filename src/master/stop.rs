@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use chappe_shm::Stage;
 use nix::sys::signal::Signal;
 
 use super::Master;
 use super::plan::Event;
-use crate::channel::Message;
 
 /// How long workers may take for the fast stop; they only have sockets to close.
 pub(super) const FAST_STOP_MAX: Duration = Duration::from_secs(5);
@@ -71,8 +71,7 @@ impl Master<'_> {
         let deadline = Instant::now() + self.config.worker_shutdown_timeout + CUT_GRACE;
         self.begin_stop(Stop::Graceful { deadline });
         for worker in &mut self.workers {
-            worker.tell(Message::Drain);
-            worker.slot.note_drain_order();
+            worker.order(Stage::Drain);
         }
     }
 

@@ -129,7 +129,7 @@ fn sleep(
 fn has_ended(channel: &WorkerEnd) -> bool {
     loop {
         match channel.try_receive() {
-            Ok(Some(Received::Message(_))) => {}
+            Ok(Some(Received::Message(_) | Received::Nonsense)) => {}
             Ok(None) => return false,
             Ok(Some(Received::Closed)) | Err(_) => return true,
         }

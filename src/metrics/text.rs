@@ -67,7 +67,7 @@ fn master(text: &mut Text, zone: &Arc<Zone>, facts: &Facts) {
     text.family(name, "gauge", "The value of a semaphore that all processes share.");
     let semaphores = [
         ("worker_ready", zone.worker_ready().value()),
-        ("connection_permits", zone.connection_permits().value()),
+        ("connection_permits", zone.free_permits()),
     ];
     for (semaphore, value) in semaphores {
         text.sample(name, &format!("{{semaphore=\"{semaphore}\"}}"), u64::from(value));

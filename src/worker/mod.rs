@@ -18,7 +18,7 @@ use crate::logging;
 use crate::net::{EventLoop, ListenSocket, Settings, SocketOptions, Watched};
 use crate::protocol;
 use chappe_engine::{Engine, Goodbye, Limits, Serve, SlowReader};
-use chappe_shm::{Counter, Slot};
+use chappe_shm::{Counter, Orders, Slot, Stage};
 use chappe_sys::clock::Moment;
 use chappe_sys::limits;
 use chappe_sys::process::ExitReason;
@@ -77,7 +77,7 @@ pub(crate) fn run(start: Start) -> ExitReason {
 
 /// Where a worker is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum Life {
     /// Ready, and does not accept yet.
     Waiting,
     /// Accepts connections.
@@ -95,9 +95,11 @@ struct Worker {
     signals: Signals,
     event_loop: EventLoop,
     threads: Threads,
-    stage: Stage,
+    life: Life,
     shutdown_timeout: Duration,
     drain_spread: Duration,
+    /// The log level that the master has last ordered.
+    log_level: Option<u8>,
     /// Lost log lines that are counted already.
     lines_lost: u64,
 }
@@ -146,10 +148,11 @@ impl Worker {
             signals,
             event_loop,
             threads,
-            stage: Stage::Waiting,
+            life: Life::Waiting,
             shutdown_timeout: config.worker_shutdown_timeout,
             // Connections that get their goodbye last must still have time to finish.
             drain_spread: config.worker_drain_spread.min(config.worker_shutdown_timeout / 2),
+            log_level: None,
             lines_lost: 0,
         })
     }
@@ -158,11 +161,11 @@ impl Worker {
     fn run(&mut self) -> io::Result<()> {
         let mut woken = Vec::new();
         loop {
-            let until = match self.stage {
-                Stage::Waiting | Stage::Serving => None,
-                Stage::Draining(until) => Some(until),
+            let until = match self.life {
+                Life::Waiting | Life::Serving => None,
+                Life::Draining(until) => Some(until),
                 // The end of a thread does not wake the loop. Waiting for one is rare.
-                Stage::Ending(until) => Some(until.min(Moment::now() + ENDING_POLL)),
+                Life::Ending(until) => Some(until.min(Moment::now() + ENDING_POLL)),
             };
             self.event_loop.turn(until, &mut woken)?;
             let lost = logging::lines_lost();
@@ -171,7 +174,10 @@ impl Worker {
             for watched in woken.drain(..) {
                 let stops = match watched {
                     SIGNALS => self.on_signals(),
-                    _ => self.on_master_messages()?,
+                    _ => {
+                        self.on_master_messages()?;
+                        false
+                    }
                 };
                 if stops {
                     log::info!("worker stops connections={}", self.event_loop.connections());
@@ -189,14 +195,14 @@ impl Worker {
     /// Continues the end of a drain. Returns true when the worker may exit: what its
     /// threads still do ends with the process.
     fn has_ended(&mut self) -> bool {
-        if let Stage::Draining(until) = self.stage
+        if let Life::Draining(until) = self.life
             && self.event_loop.is_empty()
         {
             self.threads.stop();
-            self.stage = Stage::Ending(until);
+            self.life = Life::Ending(until);
         }
-        let (Stage::Draining(until) | Stage::Ending(until)) = self.stage else { return false };
-        if matches!(self.stage, Stage::Ending(_)) && self.threads.are_gone() {
+        let (Life::Draining(until) | Life::Ending(until)) = self.life else { return false };
+        if matches!(self.life, Life::Ending(_)) && self.threads.are_gone() {
             log::info!("worker drained");
             return true;
         }
@@ -223,19 +229,13 @@ impl Worker {
         false
     }
 
-    /// Acts on the master's messages. Returns true if the worker has to stop at once.
-    fn on_master_messages(&mut self) -> io::Result<bool> {
+    /// Acts on the master's messages, and then on its orders in the slot: whatever message
+    /// has come, the channel may have been too full for the one that rings.
+    fn on_master_messages(&mut self) -> io::Result<()> {
         while let Some(received) = self.channel.try_receive_parcel()? {
             match received {
-                ReceivedParcel::Parcel(parcel) => match parcel.message {
-                    Message::Serve => self.serve()?,
-                    Message::Drain => self.start_drain("the master", Goodbye::Stopping),
-                    Message::DrainForReload => {
-                        self.start_drain("a reload", Goodbye::Reloading);
-                    }
-                    Message::Terminate => return Ok(true),
-                    _ => self.carry_out(parcel),
-                },
+                ReceivedParcel::Parcel(parcel) => self.carry_out(parcel),
+                ReceivedParcel::Nonsense => log::warn!("the master has sent what is no message"),
                 ReceivedParcel::Closed => {
                     // It stays readable from now on.
                     self.event_loop.unwatch(self.channel.as_fd())?;
@@ -245,25 +245,41 @@ impl Worker {
                 }
             }
         }
-        Ok(false)
+        self.follow_orders()
+    }
+
+    fn follow_orders(&mut self) -> io::Result<()> {
+        let Orders { stage, log_level } = self.slot.orders();
+        if let Some(place) = log_level
+            && self.log_level.replace(place) != Some(place)
+        {
+            orders::set_level(place);
+        }
+        match stage {
+            Stage::Wait => {}
+            Stage::Serve => self.serve()?,
+            Stage::Drain => self.start_drain("the master", Goodbye::Stopping),
+            Stage::DrainForReload => self.start_drain("a reload", Goodbye::Reloading),
+        }
+        Ok(())
     }
 
     fn serve(&mut self) -> io::Result<()> {
-        if self.stage == Stage::Waiting {
+        if self.life == Life::Waiting {
             self.event_loop.serve()?;
             self.slot.mark_serving();
-            self.stage = Stage::Serving;
+            self.life = Life::Serving;
             log::info!("worker serves");
         }
         Ok(())
     }
 
     fn start_drain(&mut self, by: &str, reason: Goodbye) {
-        if matches!(self.stage, Stage::Draining(_) | Stage::Ending(_)) {
+        if matches!(self.life, Life::Draining(_) | Life::Ending(_)) {
             return;
         }
         log::info!("worker drains, asked by {by} connections={}", self.event_loop.connections());
-        self.stage = Stage::Draining(Moment::now() + self.shutdown_timeout);
+        self.life = Life::Draining(Moment::now() + self.shutdown_timeout);
         self.slot.mark_draining();
         chappe_sys::set_title(&format!("chappe: worker process {} (draining)", self.number));
         let spread = if reason == Goodbye::Reloading { self.drain_spread } else { Duration::ZERO };

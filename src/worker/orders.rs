@@ -1,5 +1,5 @@
-//! The master's orders to a worker other than to serve and to stop: change the log file
-//! or the log level, list connections, close a connection.
+//! What the master asks of a worker by messages: change the log file, list connections,
+//! close a connection. What stands in the slot is followed in `follow_orders`.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,7 +23,8 @@ impl Worker {
                 log::error!("the log stays the old one: no descriptor left for the new one");
                 self.send_to_master(Message::NotDone, value, None);
             }
-            (Message::LogLevel, _) => set_level(value),
+            // The slot has them; they are read after all messages.
+            (Message::Orders, _) => {}
             (Message::ListConnections, _) => self.event_loop.list(value, false),
             (Message::ListSlowConnections, _) => self.event_loop.list(value, true),
             (Message::Kick, _) => {
@@ -61,10 +62,10 @@ impl Worker {
     }
 }
 
-fn set_level(place: u64) {
-    let level = usize::try_from(place).ok().and_then(|place| LogLevel::ALL.get(place));
-    let Some(&level) = level else {
-        log::warn!("the master has sent log level {place}, which does not exist");
+/// By its place in [`LogLevel::ALL`].
+pub(super) fn set_level(place: u8) {
+    let Some(&level) = LogLevel::ALL.get(usize::from(place)) else {
+        log::warn!("the master orders log level {place}, which does not exist");
         return;
     };
     match logging::set_level(level) {

@@ -107,7 +107,7 @@ fn a_worker_that_does_not_listen_is_told_later() {
             let mut control = UnixStream::connect(server.dir.join("run/chappe.sock")).unwrap();
             control.write_all(b"{\"command\":\"kick\",\"id\":99}\n").unwrap();
         }
-        server.read("logs/master.log").contains("cannot tell worker 0 to Kick")
+        server.read("logs/master.log").contains("cannot send worker 0 Kick")
     });
     assert_eq!(server.command(&["reopen"]).code, Some(0));
     assert_eq!(server.command(&["reload"]).code, Some(0));

@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::thread;
 
 use chappe::prefork::{self, Assignment, Message, Parcel, ReceivedParcel};
+use chappe_shm::Stage;
 use chappe_sys::process::ExitReason;
 use chappe_sys::signals::{self, Signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -67,6 +68,7 @@ fn play(assignment: Assignment) -> ExitReason {
     signals::unblock().expect("signals");
     assignment.slot.mark_ready();
     assignment.channel.send(Message::Ready).expect("the master lives");
+    let mut followed = Stage::Wait;
     loop {
         let mut fds = [
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
@@ -80,25 +82,25 @@ fn play(assignment: Assignment) -> ExitReason {
         let (message, value) = match received {
             Some(ReceivedParcel::Parcel(Parcel { message, value, .. })) => (message, value),
             Some(ReceivedParcel::Closed) => return ExitReason::Stopped,
-            None => continue,
+            Some(ReceivedParcel::Nonsense) | None => continue,
         };
-        match message {
-            Message::Serve => {
-                log::info!("worker serves");
-                assignment.slot.mark_serving();
+        if message == Message::SwapLog {
+            assignment.channel.send_parcel(Message::Done, value, None).expect("told");
+        }
+        let stage = assignment.slot.orders().stage;
+        if stage == followed {
+            continue;
+        }
+        followed = stage;
+        if stage == Stage::Serve {
+            log::info!("worker serves");
+            assignment.slot.mark_serving();
+        } else if stage.is_drain() {
+            log::info!("worker drains");
+            assignment.slot.mark_draining();
+            if part != "stubborn" && part != "linger" {
+                return ExitReason::Stopped;
             }
-            Message::Drain | Message::DrainForReload => {
-                log::info!("worker drains");
-                assignment.slot.mark_draining();
-                if part != "stubborn" && part != "linger" {
-                    return ExitReason::Stopped;
-                }
-            }
-            Message::SwapLog => {
-                assignment.channel.send_parcel(Message::Done, value, None).expect("told");
-            }
-            Message::Terminate => return ExitReason::Stopped,
-            _ => {}
         }
     }
 }

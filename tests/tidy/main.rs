@@ -39,7 +39,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("master", &["channel", "config", "listen", "logging", "metrics", "shm", "sys", "throttle"]),
     // The crate's front doors: `server` joins the application's handlers and `boot`.
     ("server", &["boot", "handler"]),
-    ("prefork", &["boot", "channel", "master"]),
+    // A worker reads its orders in its slot.
+    ("prefork", &["boot", "channel", "master", "shm"]),
     ("boot", EVERYTHING),
     ("lib", EVERYTHING),
     ("main", EVERYTHING),

@@ -234,6 +234,19 @@ impl CounterValues {
         }
     }
 
+    pub(super) fn add(&mut self, other: &Self) {
+        for (sum, value) in self.values.iter_mut().zip(&other.values) {
+            *sum = sum.wrapping_add(*value);
+        }
+    }
+
+    /// Returns the sum.
+    pub(super) fn add_one(&mut self, counter: Counter, n: u64) -> u64 {
+        let sum = &mut self.values[counter.index()];
+        *sum = sum.wrapping_add(n);
+        *sum
+    }
+
     pub(super) fn as_array(&self) -> &[u64; COUNTERS_MAX] {
         &self.values
     }

@@ -41,13 +41,6 @@ impl Slot {
         }
         sums
     }
-
-    /// For the next one who lives here. Master only.
-    pub(super) fn clear_handler_times(&self) {
-        for times in &self.layout().handler_times[..self.used_handlers()] {
-            times.counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
-        }
-    }
 }
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ impl Zone {
         };
         cells.last_at_ms.store(at_ms, Ordering::Relaxed);
         cells.last_outcome.store(outcome, Ordering::Relaxed);
+        // A worker that has written over it would keep all readers from the totals.
+        self.publish_sequence();
     }
 
     /// What the master last told.

@@ -7,10 +7,10 @@
 //! the tables of addresses.
 //!
 //! ```text
-//! 0 ─ Layout, 230 MiB: mapped by all │ PEERS_OFFSET ─ PeerTable × SLOTS, 4 GiB: see `peer_tables`
+//! 0 ─ Layout, 240 MiB: mapped by all │ PEERS_OFFSET ─ PeerTable × SLOTS, 4 GiB: see `peer_tables`
 //! ```
 
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 
 use chappe_sys::{LayoutDigest, SemaphorePlace, SharedLayout, shared_layout};
 
@@ -48,7 +48,7 @@ pub(super) const MAGIC: u64 = 0x6368_6170_7065_7A6E;
 /// Raised with every change of what is in the zone: of this file's types, of the order of
 /// [`Counter`](super::Counter), of the numbers that stand for states, of the hash of
 /// addresses. Two programs with the same number can have one zone.
-pub(super) const VERSION: u64 = 4;
+pub(super) const VERSION: u64 = 5;
 
 /// Where the tables of addresses begin: at a page, whatever the size of one is.
 const PEERS_AT: usize = size_of::<Layout>().next_multiple_of(size_of::<PeerTable>());
@@ -102,14 +102,15 @@ shared_layout! {
 }
 
 shared_layout! {
-    /// `value + Σ held = limit + debt`, whenever no worker is inside a bracket.
+    /// `value + balance + Σ held = limit`, whenever no worker is inside a bracket.
     #[derive(Debug)]
     #[repr(align(64))]
     pub(super) struct PermitPool {
         pub(super) permits: SemaphorePlace,
-        /// Permits that were lent under a higher limit and are to vanish when they
-        /// come back. Event loops lower it, the master raises it.
-        pub(super) debt: AtomicU32,
+        /// Above 0: permits beside the semaphore, for workers to take. Below 0: permits
+        /// that were lent under a higher limit and are to vanish when they come back. The
+        /// master adds and subtracts; event loops bring it nearer to 0.
+        pub(super) balance: AtomicI64,
         /// Written by the master only.
         pub(super) limit: AtomicU32,
     }
@@ -181,6 +182,18 @@ shared_layout! {
 }
 
 shared_layout! {
+    /// What the worker is to do, see `orders`. The master alone writes it.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct OrderLine {
+        /// A [`Stage`](super::Stage).
+        pub(super) stage: AtomicU32,
+        /// The level plus 1; 0: the one that it was born with.
+        pub(super) log_level: AtomicU32,
+    }
+}
+
+shared_layout! {
     /// What the worker's event loop alone writes.
     #[derive(Debug)]
     #[repr(align(64))]
@@ -206,10 +219,12 @@ shared_layout! {
 }
 
 shared_layout! {
+    /// Whole pages, so that its memory can be given back.
     #[derive(Debug)]
-    #[repr(align(64))]
+    #[repr(align(4096))]
     pub(super) struct SlotLayout {
         pub(super) identity: Identity,
+        pub(super) orders: OrderLine,
         pub(super) event_loop: EventLoopLine,
         pub(super) send: Bell,
         pub(super) lines: [Line; LINES],
@@ -239,7 +254,7 @@ shared_layout! {
 
 shared_layout! {
     #[derive(Debug)]
-    #[repr(align(64))]
+    #[repr(align(4096))]
     pub(super) struct Layout {
         pub(super) header: Header,
         pub(super) peers: PeerDirectory,
@@ -297,6 +312,7 @@ mod tests {
             let base = offset_of!(Layout, slots) + slot * size_of::<SlotLayout>();
             let at = |offset| base + offset;
             add("master".to_owned(), at(offset_of!(SlotLayout, identity)), size_of::<Identity>());
+            add("master".to_owned(), at(offset_of!(SlotLayout, orders)), size_of::<OrderLine>());
             let event_loop = at(offset_of!(SlotLayout, event_loop));
             add(format!("event loop {slot}"), event_loop, size_of::<EventLoopLine>());
             add(format!("who posts {slot}"), at(offset_of!(SlotLayout, send)), size_of::<Bell>());
@@ -339,7 +355,7 @@ mod tests {
             digest.field(counter.name(), counter.index(), 0)
         });
         let is = (VERSION, DIGEST, names.finish());
-        assert_eq!(is, (4, 0xB2A2_C365_B3B8_84A9, 0x8F81_E623_09C2_FC6E), "{is:#X?}");
+        assert_eq!(is, (5, 0x3035_9F6A_E03A_36DF, 0x8F81_E623_09C2_FC6E), "{is:#X?}");
     }
 
     #[test]

@@ -5,13 +5,16 @@
 //! header │ tables of addresses: secret, which are used │ worker_ready
 //!        │ connection_permits, debt, limit │ ids │ totals │ history │ live, states
 //!        │ slot 0 … slot 4095 ║ tables of addresses, mapped as far as they are needed
-//! slot = identity │ event loop's own line │ send semaphore │ one counter line a thread
+//! slot = identity │ orders │ event loop's own line │ send semaphore │ one counter line a thread
 //! ```
 //!
 //! A worker may be killed between any two instructions, so nothing here is a lock
 //! and everything is either written by one thread only or can be worked out again
 //! by the master. Every thread of a worker counts here and its event loop takes
 //! permits; the master claims and frees slots. No function here ever sleeps.
+//!
+//! Every worker can write everything here. What the master has decided is therefore
+//! written out to the zone and never read back from it, see `own`.
 
 mod counter;
 mod handler_times;
@@ -19,6 +22,8 @@ mod header;
 mod history;
 mod layout;
 mod load;
+mod orders;
+mod own;
 mod peer_tables;
 mod peers;
 mod permits;
@@ -31,6 +36,7 @@ pub use header::ZoneError;
 pub use history::History;
 pub use layout::{GENERATIONS, HANDLER_THREADS_MAX, SLOTS};
 pub use load::Load;
+pub use orders::{Orders, Stage};
 pub use peers::{Admission, Peers};
 pub use permits::{PermitBooks, Permits};
 pub use slot::{Gauges, Slot, SlotReport, SlotState, ThreadRole};

@@ -52,7 +52,8 @@ impl Slot {
             let takes_part = state == SlotState::Serving
                 && line.accepting.load(Ordering::Relaxed) != 0
                 && slot.identity.generation.load(Ordering::Relaxed) == generation
-                && now_ms <= line.wakes_by_ms.load(Ordering::Relaxed) + OVERDUE_MAX_MS;
+                && now_ms
+                    <= line.wakes_by_ms.load(Ordering::Relaxed).saturating_add(OVERDUE_MAX_MS);
             if takes_part {
                 load.workers += 1;
                 load.connections += u64::from(line.connections.load(Ordering::Relaxed));

@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 use chappe_sys::{SharedArray, SharedFile};
 
 use super::layout::{GENERATIONS, Layout, PEERS_OFFSET, PeerTable, SLOTS};
+use super::own::Own;
 use super::zone::{Zone, bits};
 
 /// The tables that a process has mapped, from the first one on.
@@ -81,8 +82,9 @@ impl Zone {
     /// Master only.
     #[must_use]
     pub fn free_peer_tables(&self) -> usize {
-        let tables = self.peer_tables();
-        tables.count() - tables.in_use(self).count()
+        let parts = self.parts();
+        let count = parts.peer_tables.count();
+        count - (0..count).filter(|&number| parts.own.has_table(number)).count()
     }
 
     pub(super) fn peer_tables(&self) -> PeerTables {
@@ -92,28 +94,34 @@ impl Zone {
     /// A table for a worker that is about to be forked, by its number from 0; `None` if
     /// none is free.
     pub(super) fn take_peer_table(&self) -> Option<usize> {
-        let used = &self.layout().peers.used;
-        let is_free =
-            |number: &usize| used[number / 64].load(Ordering::Relaxed) & (1 << (number % 64)) == 0;
-        let number = (0..self.peer_tables().count()).find(is_free)?;
-        used[number / 64].fetch_or(1 << (number % 64), Ordering::Release);
+        let mut parts = self.parts();
+        let number = (0..parts.peer_tables.count()).find(|&n| !parts.own.has_table(n))?;
+        parts.own.tables[number / 64] |= 1 << (number % 64);
+        self.publish_table_word(number, &parts.own);
         Some(number)
     }
 
     /// Takes back the table of a worker that is gone. The store that clears its bit ends
     /// all counts in it; then it is emptied for the next worker.
     pub(super) fn return_peer_table(&self, number: usize) {
-        let tables = self.peer_tables();
+        let mut parts = self.parts();
+        parts.own.tables[number / 64] &= !(1 << (number % 64));
+        self.publish_table_word(number, &parts.own);
+        let tables = parts.peer_tables.clone();
+        drop(parts);
         let (Some(mapped), Some(table)) = (tables.mapped(), tables.get(number)) else { return };
-        let word = &self.layout().peers.used[number / 64];
-        word.fetch_and(!(1 << (number % 64)), Ordering::Release);
         // Its memory goes back to the system.
-        if mapped.clear_words(|tables| &tables[number].places).is_err() {
+        if mapped.clear(|tables| &tables[number]).is_err() {
             // Not with pages larger than the table's alignment, for example.
             for place in &table.places {
                 place.store(0, Ordering::Relaxed);
             }
         }
+    }
+
+    fn publish_table_word(&self, number: usize, own: &Own) {
+        let word = &self.layout().peers.used[number / 64];
+        word.store(own.tables[number / 64], Ordering::Release);
     }
 }
 
@@ -206,9 +214,13 @@ mod tests {
             slot.layout().identity.peer_table.store(number, Ordering::Relaxed);
             assert_eq!(slot.peers().admit(ADDRESS, 1), Admission::Uncounted);
             zone.free(&slot);
+            assert_eq!(zone.free_peer_tables(), 4, "it gets back what it has given");
         }
         zone.layout().peers.used.iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
-        assert_eq!(zone.free_peer_tables(), 0);
+        assert_eq!(zone.free_peer_tables(), 4);
+        let next = zone.claim_slot(0, 1).unwrap();
+        assert_eq!(zone.layout().peers.used[0].load(Ordering::Relaxed), 1, "written out again");
+        zone.free(&next);
         zone.layout().peers.tables.store(u64::MAX, Ordering::Relaxed);
         let again = Zone::from_descriptor(zone.descriptor().unwrap()).unwrap();
         assert_eq!(again.peer_tables().count(), SLOTS);

@@ -5,19 +5,29 @@
 //! of two words in memory tells which. So the event loop brackets each operation:
 //!
 //! ```text
-//! sequence odd │ try_wait, or pay debt, or post │ held ± 1 │ sequence even
+//! sequence odd │ try_wait or take a credit, post or pay a debt │ held ± 1 │ sequence even
 //! ```
 //!
 //! While every live worker's sequence is even and unchanged, the sum
-//! `value + Σ held(live) + (what the dead had) = limit + debt` holds exactly, and
+//! `value + balance + Σ held(live) + (what the dead had) = limit` holds exactly, and
 //! so the master can solve it for the dead. `Permits` belongs to the event loop;
 //! `settle` and `set_limit` to the master. Neither ever sleeps.
 //!
-//! Workers take and give back by operations that panic where a correct program cannot
-//! come. The master must live on whatever a worker has written over: it sums without
-//! overflow, uses the `checked_` operations, and notes a refusal (`Zone::take_damage`).
+//! **The master never posts.** The C library keeps in a `sem_t` whether somebody sleeps and
+//! how to wake him, and believes it: `sem_post` of glibc 2.36 makes the futex call that the
+//! words of the semaphore say, so a worker that overwrites them can abort the master (an
+//! operation that the kernel does not know) or put it to sleep (FUTEX_WAIT). What the master
+//! gives back goes into the *balance* beside the semaphore, by one addition however much it
+//! is; a worker that finds the semaphore empty takes from there. The balance is negative
+//! while there is a debt: permits that were lent under a higher limit, which vanish when
+//! they come back. Of the semaphore the master uses only what makes no system call:
+//! `sem_trywait` and `sem_getvalue`.
+//!
+//! The limit and who is alive are the master's own figures. It sums without overflow, believes
+//! no worker to hold more than it may, and where the sum can't be right it makes it right and
+//! notes the damage (`Zone::take_damage`).
 
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicI64, Ordering, fence};
 
 use chappe_sys::crash::step;
 use chappe_sys::{Semaphore, Shared};
@@ -32,17 +42,19 @@ pub struct PermitBooks {
     pub limit: u64,
     /// Lent permits that are to vanish when they come back.
     pub debt: u64,
-    /// What the semaphore has.
+    /// What workers can take: the semaphore's value, and the credit beside it.
     pub free: u64,
     /// What the workers hold that are not freed.
     pub held: u64,
 }
 
 impl PermitBooks {
-    /// What is in no account: dead workers held it.
+    /// What is in no account, since dead workers held it. Negative when there is more than
+    /// the limit, which no correct program comes to.
     #[must_use]
-    pub fn missing(&self) -> u64 {
-        (self.limit + self.debt).saturating_sub(self.free.saturating_add(self.held))
+    pub fn missing(&self) -> i64 {
+        let sum = |one: u64, two: u64| i64::try_from(one.saturating_add(two)).unwrap_or(i64::MAX);
+        sum(self.limit, self.debt).saturating_sub(sum(self.free, self.held))
     }
 }
 
@@ -104,13 +116,13 @@ impl Permits {
     }
 
     fn take(&self) -> bool {
-        let taken = self.permits.try_wait();
+        let taken = self.permits.try_wait() || take_credit(&self.pool.balance);
         step(if taken { "permits: taken" } else { "permits: none" });
         taken
     }
 
     fn put(&self) {
-        if pay_debt(&self.pool.debt) {
+        if pay_debt(&self.pool.balance) {
             step("permits: debt paid");
         } else {
             self.permits.post();
@@ -131,9 +143,16 @@ impl Permits {
     }
 }
 
+/// Takes one of the permits beside the semaphore, if there is any.
+fn take_credit(balance: &AtomicI64) -> bool {
+    let take = |balance: i64| (balance > 0).then(|| balance - 1);
+    balance.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_ok()
+}
+
 /// Takes one off the debt, if there is any. Event loops and the master compete.
-fn pay_debt(debt: &AtomicU32) -> bool {
-    debt.fetch_update(Ordering::AcqRel, Ordering::Acquire, |owed| owed.checked_sub(1)).is_ok()
+fn pay_debt(balance: &AtomicI64) -> bool {
+    let pay = |balance: i64| (balance < 0).then(|| balance + 1);
+    balance.fetch_update(Ordering::AcqRel, Ordering::Acquire, pay).is_ok()
 }
 
 impl Zone {
@@ -141,53 +160,92 @@ impl Zone {
     /// many permits that were, or `None` when a live worker was just taking or
     /// giving back one: the master tries again a little later. Master only.
     pub fn settle(&self) -> Option<u32> {
-        let lost = u32::try_from(self.permit_books()?.missing()).unwrap_or(u32::MAX);
-        for returned in 0..lost {
-            step("settle: before a permit");
-            if self.lend_again().is_none() {
-                return Some(returned);
+        let (books, limit_max) = self.own_books()?;
+        let missing = books.missing();
+        match u32::try_from(missing) {
+            Ok(lost) if lost <= limit_max => {
+                step("settle: before the permits");
+                self.change_balance(missing);
+                step("settle: after the permits");
+                Some(lost)
             }
-            step("settle: after a permit");
+            // Somebody has written over the figures: they begin again, from those that
+            // are the master's and what the living say that they hold.
+            _ => {
+                self.parts().own.is_damaged = true;
+                self.begin_again(&books);
+                Some(0)
+            }
         }
-        Some(lost)
     }
 
-    /// One permit more for the living, or one less of the debt. `None` if the semaphore
-    /// has no room for it.
-    fn lend_again(&self) -> Option<()> {
-        if pay_debt(&self.layout().permit_pool.debt) {
-            return Some(());
-        }
-        self.sound(self.connection_permits().checked_post())
+    /// Empties the semaphore, and makes the balance what the workers do not hold.
+    fn begin_again(&self, books: &PermitBooks) {
+        let emptied = self.mapping().init_semaphore(|layout| &layout.permit_pool.permits, 0);
+        emptied.expect("every semaphore may have no permit");
+        let held = i64::try_from(books.held).unwrap_or(i64::MAX);
+        let limit = i64::try_from(books.limit).unwrap_or(i64::MAX);
+        self.layout().permit_pool.balance.store(limit.saturating_sub(held), Ordering::Release);
+    }
+
+    fn change_balance(&self, by: i64) {
+        // Wraps around, which only a balance that was overwritten can come to.
+        self.layout().permit_pool.balance.fetch_add(by, Ordering::AcqRel);
     }
 
     /// Where the permits are, if no live worker was inside its bracket from the first to
     /// the last of these reads. Anybody may look.
     #[must_use]
     pub fn permit_books(&self) -> Option<PermitBooks> {
+        let limit = self.limit();
+        let live = self.live_slots().map(|index| (index, u64::MAX)).collect();
+        self.books_of(limit, live)
+    }
+
+    /// As [`permit_books`](Self::permit_books), by the master's own figures. Master only.
+    #[must_use]
+    pub fn own_permit_books(&self) -> Option<PermitBooks> {
+        self.own_books().map(|(books, _)| books)
+    }
+
+    /// With the highest limit that there ever was.
+    fn own_books(&self) -> Option<(PermitBooks, u32)> {
+        let (limit, limit_max, live) = {
+            let own = &self.parts().own;
+            let live = own.claims.iter().map(|(&index, claim)| (index, claim.held_max)).collect();
+            (own.limit, own.limit_max, live)
+        };
+        Some((self.books_of(limit, live)?, limit_max))
+    }
+
+    /// `live`: the slots of the workers that live, each with the most that it can hold.
+    fn books_of(&self, limit: u32, live: Vec<(usize, u64)>) -> Option<PermitBooks> {
         let pool = &self.layout().permit_pool;
-        let live: Vec<(&EventLoopLine, u64)> = self
-            .live_slots()
-            .map(|index| &self.layout().slots[index].event_loop)
+        let live: Vec<(&EventLoopLine, u64, u64)> = live
+            .into_iter()
+            .map(|(index, held_max)| (&self.layout().slots[index].event_loop, held_max))
             // Acquire: an even number brings all of its operation with it.
-            .map(|line| (line, line.sequence.load(Ordering::Acquire)))
+            .map(|(line, held_max)| (line, held_max, line.sequence.load(Ordering::Acquire)))
             .collect();
-        if live.iter().any(|(_, sequence)| sequence % 2 == 1) {
+        if live.iter().any(|(_, _, sequence)| sequence % 2 == 1) {
             return None;
         }
-        let held = live.iter().map(|(line, _)| line.held.load(Ordering::Relaxed));
+        let held = live.iter().map(|(line, max, _)| line.held.load(Ordering::Relaxed).min(*max));
+        let balance = pool.balance.load(Ordering::Relaxed);
         let books = PermitBooks {
-            limit: u64::from(pool.limit.load(Ordering::Relaxed)),
-            debt: u64::from(pool.debt.load(Ordering::Relaxed)),
-            free: u64::from(self.sound(self.connection_permits().checked_value())?),
+            limit: u64::from(limit),
+            debt: if balance < 0 { balance.unsigned_abs() } else { 0 },
+            free: u64::from(self.sound(self.connection_permits().checked_value())?)
+                .saturating_add(u64::try_from(balance).unwrap_or(0)),
             held: held.fold(0, u64::saturating_add),
         };
         // If one of the reads above saw a later operation of a live worker, this
         // fence makes its odd number visible to the reads below.
         fence(Ordering::Acquire);
-        let unchanged =
-            live.iter().all(|(line, sequence)| line.sequence.load(Ordering::Relaxed) == *sequence);
-        unchanged.then_some(books)
+        let is_unchanged = |(line, _, sequence): &(&EventLoopLine, u64, u64)| {
+            line.sequence.load(Ordering::Relaxed) == *sequence
+        };
+        live.iter().all(is_unchanged).then_some(books)
     }
 
     /// Changes how many connections all workers may have together. Upwards it holds
@@ -198,32 +256,27 @@ impl Zone {
     /// Beyond [`Semaphore::VALUE_MAX`].
     pub fn set_limit(&self, limit: u32) {
         assert!(limit <= Semaphore::VALUE_MAX, "a limit of {limit} is no semaphore's");
-        let pool = &self.layout().permit_pool;
-        let before = pool.limit.load(Ordering::Relaxed);
+        let before = {
+            let own = &mut self.parts().own;
+            own.limit_max = own.limit_max.max(limit);
+            std::mem::replace(&mut own.limit, limit)
+        };
         step("limit: before");
-        pool.limit.store(limit, Ordering::Relaxed);
+        self.layout().permit_pool.limit.store(limit, Ordering::Relaxed);
         step("limit: stored");
-        for _ in before..limit {
-            // A debt is a permit that is still lent: forgiving it is the cheapest
-            // way to lend one more.
-            if self.lend_again().is_none() {
-                return;
-            }
-        }
-        if limit < before {
-            pool.debt.fetch_add(before - limit, Ordering::AcqRel);
-            step("limit: debt made");
-            let permits = self.connection_permits();
-            while pool.debt.load(Ordering::Acquire) > 0
-                && self.sound(permits.checked_try_wait()) == Some(true)
+        self.change_balance(i64::from(limit) - i64::from(before));
+        step("limit: balance changed");
+        let balance = &self.layout().permit_pool.balance;
+        // What is free pays the debt. A permit too many, since a worker has paid the last
+        // of it in between, is a credit.
+        for _ in limit..before {
+            if balance.load(Ordering::Acquire) >= 0
+                || self.sound(self.connection_permits().checked_try_wait()) != Some(true)
             {
-                step("limit: permit taken");
-                if !pay_debt(&pool.debt) {
-                    // A worker paid the last of it in between.
-                    self.sound(permits.checked_post());
-                    break;
-                }
+                break;
             }
+            step("limit: permit taken");
+            self.change_balance(1);
         }
     }
 
@@ -235,8 +288,17 @@ impl Zone {
 
     /// How many lent permits are to vanish when they come back.
     #[must_use]
-    pub fn debt(&self) -> u32 {
-        self.layout().permit_pool.debt.load(Ordering::Relaxed)
+    pub fn debt(&self) -> u64 {
+        let balance = self.layout().permit_pool.balance.load(Ordering::Relaxed);
+        if balance < 0 { balance.unsigned_abs() } else { 0 }
+    }
+
+    /// How many permits workers can take: the semaphore's value, and the credit beside it.
+    #[must_use]
+    pub fn free_permits(&self) -> u32 {
+        let value = i64::from(self.connection_permits().checked_value().unwrap_or(0));
+        let balance = self.layout().permit_pool.balance.load(Ordering::Relaxed).max(0);
+        u32::try_from(value.saturating_add(balance)).unwrap_or(u32::MAX)
     }
 }
 
@@ -317,7 +379,7 @@ mod tests {
                     living.give_back();
                     assert_sum(&zone, &context);
                     assert_eq!(zone.debt(), 0, "{context}");
-                    assert_eq!(zone.connection_permits().value(), after, "{context}");
+                    assert_eq!(zone.free_permits(), after, "{context}");
                     assert_eq!(alive.state(), SlotState::Starting);
                 }
             }
@@ -352,7 +414,7 @@ mod tests {
                     assert_sum(&zone, &context);
                     living.give_back();
                     assert_eq!(zone.debt(), 0, "{context}");
-                    assert_eq!(zone.connection_permits().value(), after, "{context}");
+                    assert_eq!(zone.free_permits(), after, "{context}");
                 }
             }
         }
@@ -393,37 +455,71 @@ mod tests {
         let zone = Zone::create(10).unwrap();
         let (_slot, mut permits) = spawn(&zone, 8);
         zone.set_limit(3);
-        assert_eq!((zone.debt(), zone.connection_permits().value()), (5, 0));
+        assert_eq!((zone.debt(), zone.free_permits()), (5, 0));
         permits.give_back();
         assert_eq!(zone.debt(), 4);
         assert!(!permits.try_take());
         zone.set_limit(9);
-        assert_eq!((zone.debt(), zone.connection_permits().value()), (0, 2));
+        assert_eq!((zone.debt(), zone.free_permits()), (0, 2));
         assert_sum(&zone, "after the change back");
     }
 
-    /// A worker that was taken over has written into the zone what it liked.
+    /// A worker that was taken over has written into the zone what it liked, and dies. The
+    /// master lives on, has little to do, and the limit holds again.
     #[test]
-    fn the_master_lives_on_whatever_the_books_say() {
-        let full = || Zone::create(Semaphore::VALUE_MAX).unwrap();
-        let zone = full();
-        zone.layout().permit_pool.limit.store(u32::MAX, Ordering::Relaxed);
-        assert_eq!(zone.settle(), Some(0), "there is no room for what seems to be missing");
-        assert!(zone.take_damage(), "and it is noted");
-        assert_eq!(zone.settle(), Some(0));
-        assert!(!zone.take_damage(), "once");
+    fn whatever_is_written_over_the_books_the_limit_holds_again() {
+        type Attack = fn(&Zone, &Permits);
+        let attacks: [Attack; 9] = [
+            |zone, _| zone.layout().permit_pool.limit.store(u32::MAX, Ordering::Relaxed),
+            |zone, _| zone.layout().permit_pool.limit.store(0, Ordering::Relaxed),
+            |zone, _| zone.layout().permit_pool.balance.store(i64::MAX, Ordering::Relaxed),
+            |zone, _| zone.layout().permit_pool.balance.store(i64::MIN, Ordering::Relaxed),
+            |zone, _| zone.layout().permit_pool.balance.store(-3, Ordering::Relaxed),
+            |zone, _| (0..1000).for_each(|_| zone.connection_permits().post()),
+            |zone, _| while zone.connection_permits().try_wait() {},
+            |_, own| own.set_held(u64::MAX),
+            |_, own| own.set_held(0),
+        ];
+        for (nth, attack) in attacks.into_iter().enumerate() {
+            let zone = Zone::create(10).unwrap();
+            let (_alive, mut living) = spawn(&zone, 2);
+            let (dead, dying) = spawn(&zone, 5);
+            attack(&zone, &dying);
+            zone.free(&dead);
+            let begun = std::time::Instant::now();
+            assert!(zone.settle().is_some(), "{nth}");
+            assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{nth}");
+            assert_eq!((zone.free_permits(), zone.debt()), (8, 0), "{nth}");
+            let took = (0..20).filter(|_| living.try_take()).count();
+            assert_eq!(took, 8, "{nth}");
+            while living.held() > 0 {
+                living.give_back();
+            }
+            assert_eq!(zone.free_permits(), 10, "{nth}");
+            zone.set_limit(20);
+            assert_eq!((zone.limit(), zone.free_permits()), (20, 20), "{nth}");
+        }
+    }
 
-        let zone = full();
-        zone.layout().permit_pool.limit.store(0, Ordering::Relaxed);
-        zone.set_limit(10);
-        assert!(zone.take_damage());
-
+    #[test]
+    fn damage_is_noted_once() {
         let zone = Zone::create(10).unwrap();
-        let ((_one, first), (_two, second)) = (spawn(&zone, 1), spawn(&zone, 1));
-        first.set_held(u64::MAX);
-        second.set_held(u64::MAX);
+        assert!(!zone.take_damage());
+        zone.layout().permit_pool.balance.store(7, Ordering::Relaxed);
         assert_eq!(zone.settle(), Some(0));
-        assert!(!zone.take_damage(), "nothing was refused");
+        assert!(zone.take_damage());
+        assert_eq!(zone.settle(), Some(0));
+        assert!(!zone.take_damage());
+    }
+
+    #[test]
+    fn nobody_is_believed_to_hold_more_than_it_may() {
+        let zone = Zone::create(10).unwrap();
+        let ((_one, _alive), (two, liar)) = (spawn(&zone, 1), spawn(&zone, 1));
+        zone.bound_held(&two, 4);
+        liar.set_held(u64::MAX);
+        assert_eq!(zone.settle(), Some(0));
+        assert_eq!(zone.free_permits(), 5, "all but what the one has and the other may have");
     }
 
     #[test]

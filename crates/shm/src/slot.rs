@@ -1,8 +1,8 @@
 //! A worker's place in the zone: who it is, how far it is, what it counts.
 //!
 //! The worker's threads write what is theirs; the master reads. The state is the
-//! truth about a worker's readiness, and `worker_ready` only the bell. Of one that
-//! serves the master writes it, too, when it tells it to drain.
+//! truth about a worker's readiness, and `worker_ready` only the bell. What the worker is
+//! to do stands here as well, written by the master: see `orders`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -136,7 +136,9 @@ impl Slot {
         Self { zone, index }
     }
 
-    pub(super) fn index(&self) -> usize {
+    /// Its number among all slots, from 0.
+    #[must_use]
+    pub fn index(&self) -> usize {
         self.index
     }
 
@@ -215,18 +217,6 @@ impl Slot {
         self.set_state(SlotState::Draining);
     }
 
-    /// The worker has been told to accept no more, and may not have heard it yet: to
-    /// everybody else it drains from now on. Master only.
-    ///
-    /// One that serves writes nothing but the same any more, so no order of the two
-    /// writes loses anything. Any other state is left to the worker, whose death is
-    /// judged by it.
-    pub fn note_drain_order(&self) {
-        if self.state() == SlotState::Serving {
-            self.set_state(SlotState::Draining);
-        }
-    }
-
     pub(super) fn set_state(&self, state: SlotState) {
         step("slot: before a state");
         // Release: whoever sees the state sees what was prepared before it.
@@ -234,10 +224,15 @@ impl Slot {
         step("slot: after a state");
     }
 
-    /// How far the worker is.
+    /// How far the worker is. One that serves and has been told to stop gracefully drains,
+    /// to everybody else, whether or not it has heard of it.
     #[must_use]
     pub fn state(&self) -> SlotState {
-        SlotState::from_cell(self.zone.layout().states[self.index].load(Ordering::Acquire))
+        let state = self.zone.layout().states[self.index].load(Ordering::Acquire);
+        match SlotState::from_cell(state) {
+            SlotState::Serving if self.orders().stage.is_drain() => SlotState::Draining,
+            state => state,
+        }
     }
 
     /// Notes the process that was forked into the slot. Master only.

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chappe_sys::crash::step;
@@ -13,24 +13,19 @@ use chappe_sys::{Semaphore, SharedFile, SharedMapping, clock, random};
 use super::counter::{Counter, CounterValues};
 use super::header::{self, ZoneError};
 use super::layout::{Layout, SLOTS, SlotLayout, ZONE_BYTES};
+use super::own::{Claim, Own};
 use super::peer_tables::PeerTables;
 use super::slot::{Slot, SlotState};
 
-/// How often a reader of the totals tries before it gives up: the master holds the
-/// sequence odd for microseconds, or for ever if it was killed right then.
-const TOTALS_TRIES: usize = 10_000;
+/// How often a reader of the totals tries: the master holds the sequence odd for
+/// microseconds, or forever if it was killed right then or a worker has written over it.
+const TOTALS_TRIES: usize = 50;
 
 /// The shared memory of one master and its workers.
 pub struct Zone {
     mapping: Arc<SharedMapping<Layout>>,
     worker_ready: Semaphore,
     connection_permits: Semaphore,
-    /// Where the search for a free slot begins. Of this process alone; only the
-    /// master's counts.
-    next_slot: AtomicUsize,
-    /// Whether a semaphore was found overwritten, and whether `take_damage` has said so.
-    is_damaged: AtomicBool,
-    was_told: AtomicBool,
     parts: Mutex<Parts>,
 }
 
@@ -41,6 +36,7 @@ pub(super) struct Parts {
     /// `None` in a process that has closed the descriptor.
     pub(super) file: Option<SharedFile>,
     pub(super) peer_tables: PeerTables,
+    pub(super) own: Own,
 }
 
 impl Zone {
@@ -75,11 +71,8 @@ impl Zone {
         Ok(Arc::new(Self {
             worker_ready: worker_ready.ok_or(damaged("worker_ready"))?,
             connection_permits: permits.ok_or(damaged("connection_permits"))?,
+            parts: Mutex::new(Parts { file: Some(file), peer_tables, own: Own::of_zone(&mapping) }),
             mapping,
-            next_slot: AtomicUsize::new(0),
-            is_damaged: AtomicBool::new(false),
-            was_told: AtomicBool::new(false),
-            parts: Mutex::new(Parts { file: Some(file), peer_tables }),
         }))
     }
 
@@ -127,15 +120,16 @@ impl Zone {
     /// Notes it when a semaphore has refused what it accepts in a correct program.
     pub(super) fn sound<T>(&self, result: Option<T>) -> Option<T> {
         if result.is_none() {
-            self.is_damaged.store(true, Ordering::Relaxed);
+            self.parts().own.is_damaged = true;
         }
         result
     }
 
-    /// True once, after a semaphore was found in a state in which no correct program
-    /// leaves it: a worker has written over it. Master only.
+    /// True once, after something was found that no correct program leaves in the zone: a
+    /// worker has written over it. Master only.
     pub fn take_damage(&self) -> bool {
-        self.is_damaged.load(Ordering::Relaxed) && !self.was_told.swap(true, Ordering::Relaxed)
+        let own = &mut self.parts().own;
+        own.is_damaged && !std::mem::replace(&mut own.was_told, true)
     }
 
     /// The permits for connections that nobody has.
@@ -150,20 +144,28 @@ impl Zone {
     /// The search goes on where the last one ended, so that a slot is reused as
     /// late as possible: a late reader of a dead worker's slot finds the dead one.
     pub fn claim_slot(self: &Arc<Self>, worker: u16, generation: u64) -> Option<Slot> {
-        let start = self.next_slot.load(Ordering::Relaxed);
-        let index = (0..SLOTS)
-            .map(|step| (start + step) % SLOTS)
-            .find(|&index| self.state(index) == SlotState::Free)?;
-        self.next_slot.store((index + 1) % SLOTS, Ordering::Relaxed);
-
+        let index = {
+            let own = &self.parts().own;
+            let slots = (0..SLOTS).map(|step| (own.next_slot + step) % SLOTS);
+            slots.into_iter().find(|index| !own.claims.contains_key(index))?
+        };
         step("claim: found");
+        let table = self.take_peer_table();
+        {
+            let own = &mut self.parts().own;
+            own.next_slot = (index + 1) % SLOTS;
+            let held_max = u64::from(Semaphore::VALUE_MAX);
+            own.claims.insert(index, Claim { table, held_max });
+        }
         let cells = &self.layout().slots[index];
         cells.identity.pid.store(0, Ordering::Relaxed);
         cells.identity.worker.store(u32::from(worker), Ordering::Relaxed);
         cells.identity.generation.store(generation, Ordering::Relaxed);
         cells.identity.started_at_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
-        let table = self.take_peer_table().and_then(|number| u32::try_from(number + 1).ok());
+        let table = table.and_then(|number| u32::try_from(number + 1).ok());
         cells.identity.peer_table.store(table.unwrap_or(0), Ordering::Relaxed);
+        cells.orders.stage.store(0, Ordering::Relaxed);
+        cells.orders.log_level.store(0, Ordering::Relaxed);
         cells.event_loop.heartbeat_ms.store(0, Ordering::Relaxed);
         cells.event_loop.wakes_by_ms.store(0, Ordering::Relaxed);
         cells.event_loop.accepting.store(0, Ordering::Relaxed);
@@ -181,71 +183,85 @@ impl Zone {
         made.expect("every semaphore may have no permit");
         let slot = Slot::new(Arc::clone(self), index);
         slot.set_state(SlotState::Starting);
-        self.layout().live[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
+        self.publish_live(index / 64);
         Some(slot)
     }
 
-    /// Frees the slot of a worker that is gone and moves its counts to the totals,
-    /// exactly once. What it held of the permits is found by `settle`. Master only,
-    /// after `waitpid` has reported the end.
-    pub fn free(&self, slot: &Slot) {
-        if slot.state() == SlotState::Free {
-            return;
+    /// Bounds what the worker of a slot is believed to hold of the permits. Until then
+    /// everything is. Master only.
+    pub fn bound_held(&self, slot: &Slot, permits: u32) {
+        if let Some(claim) = self.parts().own.claims.get_mut(&slot.index()) {
+            claim.held_max = u64::from(permits);
         }
+    }
+
+    /// Frees the slot of a worker that is gone, moves its counts to the totals, exactly
+    /// once, and gives its memory back to the system. What it held of the permits is found
+    /// by `settle`. Master only, after `waitpid` has reported the end.
+    pub fn free(&self, slot: &Slot) {
+        let index = slot.index();
+        let Some(claim) = self.parts().own.claims.remove(&index) else { return };
         let values = slot.counter_values();
-        self.change_totals(|| {
-            for (total, value) in self.layout().totals.counters.iter().zip(values.as_array()) {
-                total.store(total.load(Ordering::Relaxed).wrapping_add(*value), Ordering::Relaxed);
-            }
+        self.change_totals(|totals| {
+            totals.add(&values);
             step("fold: added");
-            let used = slot.used_lines();
-            slot.clear_handler_times();
-            clear_lines(&self.layout().slots[slot.index()], used);
             slot.set_state(SlotState::Free);
         });
-        let index = slot.index();
         step("fold: over");
-        self.layout().live[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Release);
-        if let Some(number) = slot.peer_table() {
+        self.publish_live(index / 64);
+        if self.mapping.clear(|layout| &layout.slots[index]).is_err() {
+            // Pages of this machine are larger than a slot's alignment.
+            clear_lines(&self.layout().slots[index]);
+        }
+        if let Some(number) = claim.table {
             self.layout().slots[index].identity.peer_table.store(0, Ordering::Relaxed);
             self.return_peer_table(number);
         }
     }
 
+    /// Writes out which slots of a word of `live` are in use.
+    fn publish_live(&self, word: usize) {
+        let claims = &self.parts().own.claims;
+        let bits = claims.range(word * 64..(word + 1) * 64).map(|(index, _)| 1 << (index % 64));
+        self.layout().live[word].store(bits.sum(), Ordering::Release);
+    }
+
     /// Counts what the master itself counts. Master only.
     pub fn count(&self, counter: Counter, n: u64) {
-        let cell = &self.layout().totals.counters[counter.index()];
-        cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        let own = &mut self.parts().own;
+        let total = own.totals.add_one(counter, n);
+        self.layout().totals.counters[counter.index()].store(total, Ordering::Relaxed);
     }
 
     /// Odd before, even after: between the two the totals are not to be believed.
-    fn change_totals(&self, change: impl FnOnce()) {
-        let sequence = &self.layout().totals.sequence;
-        let before = sequence.load(Ordering::Relaxed);
-        sequence.store(before.wrapping_add(1), Ordering::Relaxed);
+    fn change_totals(&self, change: impl FnOnce(&mut CounterValues)) {
+        let cells = &self.layout().totals;
+        let own = &mut self.parts().own;
+        cells.sequence.store(own.sequence.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::Release);
-        change();
-        sequence.store(before.wrapping_add(2), Ordering::Release);
+        change(&mut own.totals);
+        for (cell, total) in cells.counters.iter().zip(own.totals.as_array()) {
+            cell.store(*total, Ordering::Relaxed);
+        }
+        own.sequence = own.sequence.wrapping_add(2);
+        cells.sequence.store(own.sequence, Ordering::Release);
+    }
+
+    pub(super) fn publish_sequence(&self) {
+        let sequence = self.parts().own.sequence;
+        self.layout().totals.sequence.store(sequence, Ordering::Release);
     }
 
     /// Everything that was ever counted: by workers that are gone and by those that
-    /// run. Never goes backwards. `None` when the master was killed in the middle
-    /// of an update, which only a reader in another process can meet.
+    /// run. Never goes backwards. `None` when the master was killed in the middle of an
+    /// update, or a worker has written over the sequence: only a reader in another process
+    /// can meet that.
     #[must_use]
     pub fn totals(&self) -> Option<CounterValues> {
         let totals = &self.layout().totals;
         for _ in 0..TOTALS_TRIES {
             let before = totals.sequence.load(Ordering::Acquire);
-            let mut values = CounterValues::default();
-            values.add_line(&totals.counters);
-            for index in self.live_slots() {
-                let cells = &self.layout().slots[index];
-                let used = cells.identity.lines_used.load(Ordering::Acquire);
-                let used = usize::try_from(used).unwrap_or(0).min(cells.lines.len());
-                for line in &cells.lines[..used] {
-                    values.add_line(&line.counters);
-                }
-            }
+            let values = self.totals_now();
             fence(Ordering::Acquire);
             if before.is_multiple_of(2) && totals.sequence.load(Ordering::Relaxed) == before {
                 return Some(values);
@@ -253,6 +269,34 @@ impl Zone {
             std::hint::spin_loop();
         }
         None
+    }
+
+    /// What [`totals`](Self::totals) reads, whether or not the master is in the middle of an
+    /// update: then the counts of one worker may be missing, or be there twice.
+    #[must_use]
+    pub fn totals_now(&self) -> CounterValues {
+        let mut values = CounterValues::default();
+        values.add_line(&self.layout().totals.counters);
+        self.live_slots().for_each(|index| self.add_lines(index, &mut values));
+        values
+    }
+
+    /// As [`totals`](Self::totals), by the master's own figures. Master only.
+    #[must_use]
+    pub fn own_totals(&self) -> CounterValues {
+        let own = &self.parts().own;
+        let mut values = own.totals;
+        own.claims.keys().for_each(|&index| self.add_lines(index, &mut values));
+        values
+    }
+
+    fn add_lines(&self, index: usize, values: &mut CounterValues) {
+        let cells = &self.layout().slots[index];
+        let used = cells.identity.lines_used.load(Ordering::Acquire);
+        let used = usize::try_from(used).unwrap_or(0).min(cells.lines.len());
+        for line in &cells.lines[..used] {
+            values.add_line(&line.counters);
+        }
     }
 
     fn state(&self, index: usize) -> SlotState {
@@ -291,13 +335,14 @@ fn fill(file: &SharedFile, max_connections: u32) -> io::Result<()> {
     Ok(())
 }
 
-fn clear_lines(cells: &SlotLayout, used: usize) {
-    for line in &cells.lines[..used] {
-        for cell in &line.counters {
-            cell.store(0, Ordering::Relaxed);
-        }
+/// For the next worker of the slot.
+fn clear_lines(cells: &SlotLayout) {
+    for line in &cells.lines {
+        line.counters.iter().for_each(|cell| cell.store(0, Ordering::Relaxed));
         line.busy_since_ms.store(0, Ordering::Relaxed);
     }
+    let times = cells.handler_times.iter().flat_map(|times| &times.counts);
+    times.for_each(|count| count.store(0, Ordering::Relaxed));
     cells.identity.lines_used.store(0, Ordering::Relaxed);
 }
 
@@ -347,14 +392,14 @@ mod tests {
         assert_eq!(reports.len(), 1);
         assert_eq!((reports[0].worker, reports[0].generation), (3, 7));
         assert_eq!(again.totals().unwrap().get(Counter::FramesReceived), 40);
-        assert_eq!((again.limit(), again.connection_permits().value()), (5, 4));
+        assert_eq!((again.limit(), again.free_permits()), (5, 4));
         assert!(again.worker_ready().try_wait());
         // What the one does the other sees.
         let next = again.claim_slot(4, 8).unwrap();
         assert_ne!(next.index(), slot.index());
         assert_eq!(zone.reports().len(), 2);
         again.set_limit(2);
-        assert_eq!((zone.limit(), zone.debt(), zone.connection_permits().value()), (2, 0, 1));
+        assert_eq!((zone.limit(), zone.debt(), zone.free_permits()), (2, 0, 1));
         assert_eq!((next.connection_ids(1), slot.connection_ids(1)), (1, 2));
     }
 
@@ -399,7 +444,7 @@ mod tests {
     #[test]
     fn totals_are_refused_in_the_middle_of_a_change() {
         let zone = Zone::create(1).unwrap();
-        zone.change_totals(|| assert_eq!(zone.totals(), None));
+        zone.change_totals(|_| assert_eq!(zone.totals(), None));
         assert!(zone.totals().is_some());
     }
 

@@ -130,7 +130,7 @@ fn permits_of_killed_workers_come_back() {
             zone.free(slot);
         }
         zone.settle().expect("nobody is left to disturb");
-        assert_eq!(zone.connection_permits().value(), LIMIT);
+        assert_eq!(zone.free_permits(), LIMIT);
     }
 }
 

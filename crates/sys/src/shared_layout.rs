@@ -3,7 +3,7 @@
 //!
 //! Nothing here acts: `shared_mapping` maps memory as such types.
 
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 
 /// A type that may lie in memory which other processes write.
 ///
@@ -25,6 +25,11 @@ unsafe impl SharedLayout for AtomicU32 {
 // SAFETY: as for `AtomicU32`.
 unsafe impl SharedLayout for AtomicU64 {
     const DIGEST: u64 = LayoutDigest::of::<Self>("u64").finish();
+}
+
+// SAFETY: as for `AtomicU32`.
+unsafe impl SharedLayout for AtomicI64 {
+    const DIGEST: u64 = LayoutDigest::of::<Self>("i64").finish();
 }
 
 // SAFETY: an array is its elements, one after the other.

@@ -12,13 +12,14 @@ use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use memmap2::{MmapOptions, MmapRaw};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MmapAdvise, ProtFlags, madvise, mprotect};
 use nix::sys::stat::fstat;
+use nix::unistd::{SysconfVar, sysconf};
 
 use super::process::Forked;
 use super::semaphore::{Semaphore, SemaphorePlace, Sharing};
@@ -134,18 +135,25 @@ pub struct SharedArray<T> {
 }
 
 impl<T: SharedLayout> SharedArray<T> {
-    /// Sets numbers of the layout to 0 and gives their memory back to the system. They
-    /// must be whole pages.
+    /// Sets a part of the layout to 0 and gives its memory back to the system.
     ///
     /// # Errors
-    /// Of madvise: `EINVAL` unless they are whole pages.
-    pub fn clear_words(&self, words: impl FnOnce(&[T]) -> &[AtomicU64]) -> io::Result<()> {
-        let words = words(self);
-        let first = NonNull::from(words).cast();
+    /// `EINVAL` unless the part is whole pages, of whatever size this machine has them;
+    /// otherwise of madvise. Nothing was changed then.
+    pub fn clear<U: SharedLayout>(&self, part: impl FnOnce(&[T]) -> &U) -> io::Result<()> {
+        let part = part(self);
+        let first = NonNull::from(part);
+        let page = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|bytes| usize::try_from(bytes).ok());
+        let page = page.ok_or(Errno::EINVAL)?;
+        // madvise would round the end up, over what follows the part.
+        if !size_of::<U>().is_multiple_of(page) || !first.addr().get().is_multiple_of(page) {
+            return Err(Errno::EINVAL.into());
+        }
         // SAFETY: madvise asks for a range of mapped pages; this one is a part of the
-        // mapping, since it is borrowed from it. MADV_REMOVE turns it into zeros, for all
-        // processes: atomics tolerate writers, and 0 is valid for them.
-        unsafe { madvise(first, size_of_val(words), MmapAdvise::MADV_REMOVE) }?;
+        // mapping, since it is borrowed from it, and whole pages. MADV_REMOVE turns it into
+        // zeros, for all processes: `SharedLayout` promises that it tolerates writers and
+        // that zeros are valid.
+        unsafe { madvise(first.cast(), size_of::<U>(), MmapAdvise::MADV_REMOVE) }?;
         Ok(())
     }
 
@@ -219,6 +227,14 @@ impl<T: SharedLayout> SharedMapping<T> {
         place(self).init(Sharing::Processes, value)
     }
 
+    /// As [`SharedArray::clear`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn clear<U: SharedLayout>(&self, part: impl FnOnce(&T) -> &U) -> io::Result<()> {
+        self.0.clear(|all| part(&all[0]))
+    }
+
     /// As [`SharedArray::forbid_writes`].
     ///
     /// # Errors
@@ -265,7 +281,7 @@ mod tests {
     use super::*;
     use crate::shared_layout;
     use std::os::fd::AsRawFd;
-    use std::sync::atomic::Ordering;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     shared_layout! {
         #[derive(Debug)]
@@ -301,13 +317,14 @@ mod tests {
             pages.words[0].store(1, Ordering::Relaxed);
             pages.words[2047].store(2, Ordering::Relaxed);
         }
-        array.clear_words(|pages| &pages[0].words).unwrap();
+        array.clear(|pages| &pages[0]).unwrap();
         assert!(array[0].words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
         assert_eq!(array[1].words[0].load(Ordering::Relaxed), 1);
         assert_eq!(array[1].words[2047].load(Ordering::Relaxed), 2);
         array[0].words[0].store(4, Ordering::Relaxed);
         assert_eq!(array[0].words[0].load(Ordering::Relaxed), 4);
-        assert!(array.clear_words(|pages| &pages[0].words[1..]).is_err(), "no whole pages");
+        assert!(array.clear(|pages| &pages[0].words[0]).is_err(), "not a whole page");
+        assert_eq!(array[0].words[0].load(Ordering::Relaxed), 4);
     }
 
     #[test]

@@ -5,16 +5,16 @@
 //! Only launcher and master bind, and only commands and clients connect.
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    self, AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, RecvMsg, SockFlag,
-    SockType, UnixAddr, recvmsg, sendmsg, setsockopt, sockopt,
+    self, AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg,
+    setsockopt, sockopt,
 };
 use nix::sys::stat::{Mode, umask};
 use nix::sys::time::TimeVal;
@@ -127,42 +127,80 @@ pub fn send_message(
     }
 }
 
-/// Receives one message into `buffer`: how long it is, and the descriptor that came
-/// with it. One that could not be received because this process may have no more of
-/// them is missing without an error. 0 bytes are the end.
-///
-/// # Errors
-/// Those of recvmsg(2) but EINTR.
-pub fn receive_message(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut space = nix::cmsg_space!(std::os::fd::RawFd);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    loop {
-        let mut slices = [IoSliceMut::new(buffer)];
-        match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
-            Ok(message) => return Ok((message.bytes, first_descriptor(&message))),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
+/// The most descriptors that the kernel passes with one message: SCM_MAX_FD.
+const DESCRIPTORS_MAX: usize = 253;
+/// Room for the header of a control message and that many descriptors, in words that are
+/// aligned as a header must be.
+const CONTROL_WORDS: usize = (64 + DESCRIPTORS_MAX * size_of::<RawFd>()).div_ceil(8);
+
+/// A message as it came.
+#[derive(Debug)]
+pub struct ReceivedMessage {
+    /// How many bytes of the buffer it has filled. 0 are the end.
+    pub bytes: usize,
+    /// It was longer than the buffer, and the rest is gone.
+    pub is_cut: bool,
+    /// All descriptors that came with it, whoever sent how many. Those that could not be
+    /// received because this process may have no more of them are missing without an error.
+    pub descriptors: Vec<OwnedFd>,
 }
 
-/// The first of the descriptors that came with a message; the others, which nobody
-/// sends, are closed. With MSG_CTRUNC `cmsgs` is an error, and none was installed.
-fn first_descriptor(message: &RecvMsg<'_, '_, ()>) -> Option<OwnedFd> {
-    let mut first = None;
-    for control in message.cmsgs().ok()? {
-        let ControlMessageOwned::ScmRights(raw) = control else { continue };
-        for raw in raw {
-            // SAFETY: from_raw_fd wants an open descriptor that nobody else owns. The
-            // kernel has just made it for this message, and this is the only look at it.
-            let descriptor = unsafe { OwnedFd::from_raw_fd(raw) };
-            first.get_or_insert(descriptor);
+/// Receives one message into `buffer`. Never sleeps.
+///
+/// # Errors
+/// Those of recvmsg(2) but EINTR; `WouldBlock` when there is none.
+pub fn receive_message(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<ReceivedMessage> {
+    let mut control = [0_u64; CONTROL_WORDS];
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: a `msghdr` is a C struct of pointers and integers, for which zeros are valid.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    let bytes = loop {
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = size_of_val(&control);
+        // SAFETY: recvmsg writes into the buffers that the header names, no more than their
+        // lengths; both outlive the call, and nothing else refers to them.
+        let bytes = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
+        match usize::try_from(bytes) {
+            Ok(bytes) => break bytes,
+            Err(_) if Errno::last() == Errno::EINTR => {}
+            Err(_) => return Err(io::Error::last_os_error()),
         }
+    };
+    let descriptors = take_descriptors(&header);
+    Ok(ReceivedMessage { bytes, is_cut: header.msg_flags & libc::MSG_TRUNC != 0, descriptors })
+}
+
+/// The descriptors that recvmsg(2) has just made for a message. Also of a message of which
+/// the kernel could not pass all (MSG_CTRUNC): those that it has passed are ours to close.
+fn take_descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut descriptors = Vec::new();
+    // SAFETY: CMSG_FIRSTHDR asks for a header that recvmsg has filled in, whose control
+    // buffer is alive and aligned: the caller's.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    // SAFETY: the CMSG functions give null or a pointer to a whole header in the buffer.
+    while let Some(control) = unsafe { next.as_ref() } {
+        if (control.cmsg_level, control.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: CMSG_LEN only computes.
+            let bytes = control.cmsg_len - unsafe { libc::CMSG_LEN(0) } as usize;
+            // SAFETY: CMSG_DATA asks for a header in the buffer, and points behind it.
+            let first = unsafe { libc::CMSG_DATA(next) }.cast::<RawFd>();
+            for nth in 0..bytes / size_of::<RawFd>() {
+                // SAFETY: the kernel has written `bytes` bytes of descriptors there.
+                let at = unsafe { first.add(nth) };
+                // SAFETY: as above; the place need not be aligned.
+                let raw = unsafe { at.read_unaligned() };
+                // SAFETY: from_raw_fd wants an open descriptor that nobody else owns. The
+                // kernel has just made it for this message, and this is the only look at it.
+                descriptors.push(unsafe { OwnedFd::from_raw_fd(raw) });
+            }
+        }
+        // SAFETY: CMSG_NXTHDR asks for the header and a control message in its buffer.
+        next = unsafe { libc::CMSG_NXTHDR(header, next) };
     }
-    first
+    descriptors
 }
 
 #[cfg(test)]
@@ -209,5 +247,36 @@ mod tests {
         assert_eq!(connect(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
         drop(bind(&path, MODE_PRIVATE, 8).unwrap());
         assert_eq!(connect(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    fn open_descriptors() -> usize {
+        std::fs::read_dir("/proc/self/fd").unwrap().count()
+    }
+
+    /// Other tests open descriptors, too, so each number is large.
+    #[test]
+    fn every_descriptor_of_a_message_is_received_and_closed() {
+        use std::os::fd::AsFd;
+        let kind = SockType::SeqPacket;
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (one, two) = socket::socketpair(AddressFamily::Unix, kind, None, flags).unwrap();
+        let null = File::open("/dev/null").unwrap();
+        let before = open_descriptors();
+        for count in [0, 1, 2, 3, 100, DESCRIPTORS_MAX] {
+            let raw = vec![null.as_raw_fd(); count];
+            let rights = [ControlMessage::ScmRights(&raw)];
+            let rights = if count == 0 { &rights[..0] } else { &rights[..] };
+            let slices = [IoSlice::new(b"12345")];
+            sendmsg::<()>(one.as_raw_fd(), &slices, rights, MsgFlags::empty(), None).unwrap();
+            let mut buffer = [0; 4];
+            let message = receive_message(two.as_fd(), &mut buffer).unwrap();
+            assert_eq!((message.bytes, message.is_cut), (4, true));
+            assert_eq!(message.descriptors.len(), count);
+        }
+        assert!(open_descriptors() < before + 50, "{} after {before}", open_descriptors());
+        let error = receive_message(two.as_fd(), &mut [0; 4]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "it never sleeps");
+        drop(one);
+        assert_eq!(receive_message(two.as_fd(), &mut [0; 4]).unwrap().bytes, 0);
     }
 }
