@@ -26,6 +26,8 @@ mod value;
 
 pub(crate) use changes::{Changes, match_listeners};
 pub(crate) use located::{Located, Need, locate};
+#[cfg(test)]
+pub(crate) use model::WorkerProcesses;
 pub(crate) use model::{
     Accept, Address, Config, CpuAffinity, DESCRIPTORS_RESERVED, Listen, LogLevel, Protocol,
     SlowReader, Timeouts, WORKER_PROCESSES_MAX,

@@ -1,37 +1,41 @@
-//! Log files: opened anew when they were moved, and moved when they are too big.
+//! Log files: opened anew when they were moved, and moved when they are too big; and the
+//! level from which on all processes log.
 //!
 //! The master opens all of them, its own and the workers', and hands the workers
 //! theirs: a worker that has dropped its rights may not. So every process changes
 //! over in the same way, whoever moved the files.
 
-use chappe_sys::clock::Moment;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Master;
-use crate::logging::{self, Role};
+use chappe_sys::clock::Moment;
+
+use super::deadlines::{Deadlines, What};
+use crate::config::{Config, LogLevel};
+use crate::logging::{self, LoggingError, Role};
 use crate::throttle::Throttle;
 
-/// How often the logs' sizes are looked at.
+/// How often the logs' sizes are checked.
 const ROTATION_TICK: Duration = Duration::from_secs(1);
+/// How soon the logs are reopened again because a worker asks for it.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+/// How many failures are logged in ten seconds.
+const WARNINGS_LOGGED: u32 = 5;
 
-/// How many failures are told in ten seconds.
-const WARNINGS_TOLD: u32 = 5;
-
-/// When the logs are looked at next, and what is left to do.
+/// The logs of a generation's workers.
 #[derive(Debug)]
-pub(super) struct Rotation {
-    next: Instant,
-    /// A log could not be opened after its file was moved away.
-    retry: bool,
-    /// What fails at one tick fails at the next one too.
-    warnings: Throttle,
+pub(super) struct LogSet {
+    directory: PathBuf,
+    /// The log of worker N at place N.
+    files: Vec<Arc<File>>,
+    /// The master's own log, if it is to be another file with this generation.
+    master: Option<Arc<File>>,
 }
 
-/// A log that was just opened, on its way to the workers with this number.
+/// A log that was just opened, for the workers with this number.
 #[derive(Debug)]
 pub(super) struct FreshLog {
     pub(super) number: u16,
@@ -40,125 +44,298 @@ pub(super) struct FreshLog {
     pub(super) file: Arc<File>,
 }
 
-impl Rotation {
-    pub(super) fn new(now: Instant) -> Self {
-        let warnings = Throttle::new(WARNINGS_TOLD);
-        Self { next: now + ROTATION_TICK, retry: false, warnings }
-    }
+/// What came of opening all logs anew.
+#[derive(Debug)]
+pub(super) struct Reopened {
+    pub(super) fresh: Vec<FreshLog>,
+    /// What can't be opened; the old log stays in use.
+    pub(super) failed: Vec<String>,
 }
 
-impl Master<'_> {
-    /// Opens every log anew. One that cannot be opened stays the old one. Returns the
-    /// number under which a client can wait until all processes have changed over.
-    pub(super) fn reopen_logs(&mut self, by: &str) -> u64 {
-        let directory = self.config.log.directory.clone();
-        let mut failed = self.reopen_next_logs(&directory);
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Logs {
+    /// Of the generation that serves.
+    current: LogSet,
+    /// Of the one that a reload makes ready.
+    next: Option<LogSet>,
+    /// The level that the configuration says, and the one that an operator has set.
+    configured_level: LogLevel,
+    level: Option<LogLevel>,
+    /// At which size a log is moved away, and how many old ones are kept.
+    rotate_size: Option<u64>,
+    rotate_keep: u32,
+    /// A log could not be opened after its file was moved away.
+    retry: bool,
+    /// When a worker last had the logs reopened.
+    reopened: Option<Instant>,
+    /// How many lost lines of the master's own log have been counted.
+    lines_lost: u64,
+    /// What fails at one tick fails at the next one too.
+    warnings: Throttle,
+}
+
+impl Logs {
+    /// Of the first generation. `files`: the log of worker N at place N.
+    pub(super) fn new(config: &Config, files: Vec<Arc<File>>, deadlines: &mut Deadlines) -> Self {
+        let current = LogSet { directory: config.log.directory.clone(), files, master: None };
+        let mut logs = Self {
+            current,
+            next: None,
+            configured_level: config.log.level,
+            level: None,
+            rotate_size: None,
+            rotate_keep: 0,
+            retry: false,
+            reopened: None,
+            lines_lost: 0,
+            warnings: Throttle::new(WARNINGS_LOGGED),
+        };
+        logs.configure(config, deadlines);
+        logs
+    }
+
+    fn configure(&mut self, config: &Config, deadlines: &mut Deadlines) {
+        self.configured_level = config.log.level;
+        self.rotate_size = config.log.rotate_size;
+        self.rotate_keep = config.log.rotate_keep;
+        let next = Instant::now() + ROTATION_TICK;
+        deadlines.set_or_clear(What::Rotation, self.rotate_size.map(|_| next));
+    }
+
+    /// The logs of the workers of the generation that serves.
+    pub(super) fn files(&self) -> &[Arc<File>] {
+        &self.current.files
+    }
+
+    /// Those of the one that a reload makes ready.
+    pub(super) fn next_files(&self) -> &[Arc<File>] {
+        self.next.as_ref().map_or(&[], |next| &next.files)
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.current.directory
+    }
+
+    /// From which level on all log.
+    pub(super) fn level(&self) -> LogLevel {
+        self.level.unwrap_or(self.configured_level)
+    }
+
+    /// The level that an operator has set; without one the configuration's holds.
+    pub(super) fn set_level(&self) -> Option<LogLevel> {
+        self.level
+    }
+
+    /// The same of a generation with this configuration: whoever changes the level in the
+    /// file wants that one.
+    pub(super) fn level_with(&self, config: &Config) -> LogLevel {
+        if config.log.level == self.configured_level { self.level() } else { config.log.level }
+    }
+
+    /// An operator has set this level.
+    ///
+    /// # Errors
+    /// As [`logging::set_level`].
+    pub(super) fn change_level(&mut self, level: LogLevel) -> Result<(), LoggingError> {
+        self.level = Some(level);
+        logging::set_level(level)
+    }
+
+    /// Another master's state says so.
+    #[cfg_attr(not(test), expect(dead_code, reason = "an upgrade in place will use it"))]
+    pub(super) fn restore_level(&mut self, level: Option<LogLevel>) {
+        self.level = level;
+    }
+
+    // Generations.
+
+    /// Opens what a generation with this configuration needs.
+    ///
+    /// # Errors
+    /// A log can't be opened.
+    pub(super) fn prepare(&self, config: &Config, workers: u16) -> Result<LogSet, LoggingError> {
+        let directory = &config.log.directory;
+        let is_same = *directory == self.current.directory;
+        let files = (0..workers)
+            .map(|number| match self.current.files.get(usize::from(number)) {
+                Some(log) if is_same => Ok(Arc::clone(log)),
+                _ => logging::open(directory, Role::Worker(number)),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let master = (!is_same).then(|| logging::open(directory, Role::Master)).transpose()?;
+        Ok(LogSet { directory: directory.clone(), files, master })
+    }
+
+    /// A reload makes the generation ready that has these.
+    pub(super) fn begin(&mut self, next: LogSet) {
+        self.next = Some(next);
+    }
+
+    /// There is no such generation any more.
+    pub(super) fn drop_next(&mut self) {
+        self.next = None;
+    }
+
+    /// The generation serves now. In the same directory the master's logger stays, with what
+    /// it has counted: its file may have been opened anew in the meantime.
+    pub(super) fn commit(&mut self, config: &Config, deadlines: &mut Deadlines) {
+        let Some(mut next) = self.next.take() else { return };
+        if config.log.level != self.configured_level {
+            self.level = None;
+        }
+        if let Some(log) = next.master.take() {
+            logging::swap(log);
+        }
+        self.current = next;
+        self.configure(config, deadlines);
+        if let Err(error) = logging::set_level(self.level()) {
+            log::error!("the master's log level stays what it was: {error}");
+        }
+    }
+
+    /// Opens logs for more workers of the generation that serves.
+    ///
+    /// # Errors
+    /// One can't be opened; nothing has changed then.
+    pub(super) fn grow(&mut self, workers: u16) -> Result<(), LoggingError> {
+        let have = u16::try_from(self.current.files.len()).unwrap_or(u16::MAX);
+        let more = (have..workers)
+            .map(|number| logging::open(&self.current.directory, Role::Worker(number)))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.current.files.extend(more);
+        Ok(())
+    }
+
+    // Opening anew.
+
+    /// Opens every log anew. One that cannot be opened stays the old one. `running` are the
+    /// numbers of the workers that run: draining ones may have no successor.
+    pub(super) fn reopen(&mut self, by: &str, running: impl Iterator<Item = u16>) -> Reopened {
+        let (mut fresh, mut failed) = (Vec::new(), Vec::new());
+        self.reopen_next(&mut fresh, &mut failed);
+        let directory = self.current.directory.clone();
         match logging::open(&directory, Role::Master) {
             Ok(file) => logging::swap(file),
             Err(error) => failed.push(error.to_string()),
         }
-        for number in self.log_numbers() {
+        for number in self.numbers(running) {
             match logging::open(&directory, Role::Worker(number)) {
                 Ok(file) => {
                     let place = usize::from(number);
                     // The next generation's too, or it would go on in the moved file.
-                    let next = self.candidate.as_mut();
-                    let next = next.filter(|next| next.config.log.directory == directory);
-                    let next = next.and_then(|next| next.worker_logs.get_mut(place));
-                    for log in self.worker_logs.get_mut(place).into_iter().chain(next) {
+                    let next = self.next.as_mut().filter(|next| next.directory == directory);
+                    let next = next.and_then(|next| next.files.get_mut(place));
+                    for log in self.current.files.get_mut(place).into_iter().chain(next) {
                         *log = Arc::clone(&file);
                     }
-                    self.fresh_logs.push(FreshLog { number, is_elsewhere: false, file });
+                    fresh.push(FreshLog { number, is_elsewhere: false, file });
                 }
                 Err(error) => failed.push(error.to_string()),
             }
         }
         for error in &failed {
-            if let Some(held) = self.rotation.warnings.admit(Moment::now()) {
+            if let Some(held) = self.warnings.admit(Moment::now()) {
                 log::error!("the old log stays in use: {error}{held}");
             }
         }
-        self.rotation.retry = !failed.is_empty();
+        self.retry = !failed.is_empty();
         log::info!("logs reopened by={by}");
-        self.order_reopen(failed)
+        Reopened { fresh, failed }
     }
 
     /// Opens the logs of a next generation anew that has them in another directory: they
-    /// were open before its workers are ready, and may have been moved since. Returns
-    /// what can't be opened.
-    fn reopen_next_logs(&mut self, directory: &Path) -> Vec<String> {
-        let mut failed = Vec::new();
-        let Some(next) = &mut self.candidate else { return failed };
-        let elsewhere = next.config.log.directory.clone();
-        if elsewhere == *directory {
-            return failed;
-        }
-        match logging::open(&elsewhere, Role::Master) {
-            Ok(file) => next.master_log = Some(file),
+    /// were open before its workers are ready, and may have been moved since.
+    fn reopen_next(&mut self, fresh: &mut Vec<FreshLog>, failed: &mut Vec<String>) {
+        let Some(next) = self.next.as_mut().filter(|n| n.directory != self.current.directory)
+        else {
+            return;
+        };
+        match logging::open(&next.directory, Role::Master) {
+            Ok(file) => next.master = Some(file),
             Err(error) => failed.push(error.to_string()),
         }
-        for (number, log) in (0..=u16::MAX).zip(&mut next.worker_logs) {
-            match logging::open(&elsewhere, Role::Worker(number)) {
+        for (number, log) in (0..=u16::MAX).zip(&mut next.files) {
+            match logging::open(&next.directory, Role::Worker(number)) {
                 Ok(file) => {
                     *log = Arc::clone(&file);
-                    self.fresh_logs.push(FreshLog { number, is_elsewhere: true, file });
+                    fresh.push(FreshLog { number, is_elsewhere: true, file });
                 }
                 Err(error) => failed.push(error.to_string()),
             }
         }
-        failed
     }
 
-    /// The numbers of all workers that have a log: those to come, and draining ones
-    /// whose number will have no successor.
-    fn log_numbers(&self) -> Vec<u16> {
-        let coming = (0..=u16::MAX).take(self.worker_logs.len());
-        let mut numbers: Vec<u16> =
-            coming.chain(self.workers.iter().map(|worker| worker.number)).collect();
+    /// Whether the next generation has its logs in another directory.
+    pub(super) fn is_next_elsewhere(&self) -> bool {
+        self.next.as_ref().is_some_and(|next| next.directory != self.current.directory)
+    }
+
+    /// The numbers of all workers that have a log.
+    fn numbers(&self, running: impl Iterator<Item = u16>) -> Vec<u16> {
+        let coming = (0..=u16::MAX).take(self.current.files.len());
+        let mut numbers: Vec<u16> = coming.chain(running).collect();
         numbers.sort_unstable();
         numbers.dedup();
         numbers
     }
 
-    /// When [`Master::rotate_logs`] wants to be called; never, without a size.
-    pub(super) fn next_rotation(&self) -> Option<Instant> {
-        self.config.log.rotate_size.map(|_| self.rotation.next)
+    /// A worker asks for all logs to be opened anew. True if that is due now; otherwise it is
+    /// later, since workers asked a moment ago.
+    pub(super) fn may_reopen(&mut self, now: Instant, deadlines: &mut Deadlines) -> bool {
+        let next = self.reopened.map_or(now, |last| last + REOPEN_PAUSE);
+        if next > now {
+            deadlines.set(What::Reopen, next);
+            return false;
+        }
+        self.reopened = Some(now);
+        true
     }
 
-    /// Moves away the logs that are too big, and has all opened anew.
-    pub(super) fn rotate_logs(&mut self, now: Instant) {
-        let Some(size) = self.config.log.rotate_size else { return };
-        if now < self.rotation.next {
-            return;
+    // Rotation.
+
+    /// Moves away the logs that are too big. Returns why all are to be opened anew, if they
+    /// are. Nothing is moved while workers still write to the files that were moved last.
+    pub(super) fn rotate(
+        &mut self,
+        is_reopening: bool,
+        running: impl Iterator<Item = u16>,
+        deadlines: &mut Deadlines,
+    ) -> Option<&'static str> {
+        let size = self.rotate_size?;
+        deadlines.set(What::Rotation, Instant::now() + ROTATION_TICK);
+        if is_reopening {
+            return None;
         }
-        self.rotation.next = now + ROTATION_TICK;
-        // Not before everybody has left the files that were moved last.
-        if self.orders.iter().any(super::orders::Order::is_reopen) {
-            return;
-        }
-        let roles = self.log_numbers().into_iter().map(Role::Worker);
-        let log = &self.config.log;
+        let roles = self.numbers(running).into_iter().map(Role::Worker);
         let mut rotated = false;
         for role in std::iter::once(Role::Master).chain(roles) {
-            let path = log.directory.join(role.file_name());
+            let path = self.current.directory.join(role.file_name());
             // By its path: if somebody else has moved it, it is theirs.
             let is_big = fs::metadata(&path).is_ok_and(|there| there.len() >= size);
             if !is_big {
                 continue;
             }
-            match rotate(&path, log.rotate_keep) {
+            match rotate(&path, self.rotate_keep) {
                 Ok(()) => rotated = true,
                 Err(error) => {
-                    if let Some(held) = self.rotation.warnings.admit(Moment::now()) {
+                    if let Some(held) = self.warnings.admit(Moment::now()) {
                         log::error!("cannot rotate {}: {error}{held}", path.display());
                     }
                 }
             }
         }
-        if rotated || self.rotation.retry {
-            let by = if rotated { "rotation" } else { "another try" };
-            self.reopen_logs(by);
+        match (rotated, self.retry) {
+            (true, _) => Some("rotation"),
+            (false, true) => Some("another try"),
+            (false, false) => None,
         }
+    }
+
+    /// Lines of the master's own log that were lost since the last call.
+    pub(super) fn take_lines_lost(&mut self) -> u64 {
+        let lost = logging::lines_lost();
+        lost - std::mem::replace(&mut self.lines_lost, lost).min(lost)
     }
 }
 
@@ -195,5 +372,73 @@ mod tests {
         assert_eq!([1, 2, 3].map(read), ["4", "3", "2"]);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3);
         assert!(rotate(&path, 1).is_err(), "there is none");
+    }
+
+    fn config(directory: &Path) -> Config {
+        let mut config = Config::default();
+        config.log.directory = directory.to_owned();
+        config
+    }
+
+    #[test]
+    fn logs_of_a_next_generation_are_reopened_with_the_others() {
+        let here = tempfile::tempdir().unwrap();
+        let there = tempfile::tempdir().unwrap();
+        let mut deadlines = Deadlines::default();
+        let mut logs = Logs::new(&config(here.path()), Vec::new(), &mut deadlines);
+        logs.grow(2).unwrap();
+        for (directory, elsewhere) in [(here.path(), false), (there.path(), true)] {
+            let next = logs.prepare(&config(directory), 3).unwrap();
+            logs.begin(next);
+            assert_eq!((logs.next_files().len(), logs.is_next_elsewhere()), (3, elsewhere));
+            let before = Arc::clone(&logs.next_files()[0]);
+            let reopened = logs.reopen("a test", [1, 5].into_iter());
+            assert!(reopened.failed.is_empty(), "{:?}", reopened.failed);
+            let numbers = |elsewhere| {
+                let fresh = reopened.fresh.iter();
+                let fresh = fresh.filter(|log| log.is_elsewhere == elsewhere);
+                fresh.map(|log| log.number).collect::<Vec<_>>()
+            };
+            assert_eq!(numbers(false), [0, 1, 5]);
+            assert_eq!(numbers(true), if elsewhere { vec![0, 1, 2] } else { vec![] });
+            assert!(!Arc::ptr_eq(&before, &logs.next_files()[0]), "it is the new one");
+        }
+        logs.commit(&config(there.path()), &mut deadlines);
+        assert_eq!((logs.directory(), logs.files().len()), (there.path(), 3));
+        assert!(logs.next_files().is_empty());
+    }
+
+    #[test]
+    fn a_level_holds_until_the_file_has_another_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut deadlines = Deadlines::default();
+        let mut config = config(directory.path());
+        let mut logs = Logs::new(&config, Vec::new(), &mut deadlines);
+        logs.change_level(LogLevel::Trace).unwrap();
+        for (in_file, level) in
+            [(config.log.level, LogLevel::Trace), (LogLevel::Warn, LogLevel::Warn)]
+        {
+            config.log.level = in_file;
+            assert_eq!(logs.level_with(&config), level);
+            let next = logs.prepare(&config, 1).unwrap();
+            logs.begin(next);
+            logs.commit(&config, &mut deadlines);
+            assert_eq!(logs.level(), level);
+        }
+        assert_eq!(logs.set_level(), None);
+    }
+
+    #[test]
+    fn workers_have_the_logs_reopened_once_a_second() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut deadlines = Deadlines::default();
+        let mut logs = Logs::new(&config(directory.path()), Vec::new(), &mut deadlines);
+        let now = Instant::now();
+        assert!(logs.may_reopen(now, &mut deadlines));
+        for _ in 0..100 {
+            assert!(!logs.may_reopen(now, &mut deadlines));
+        }
+        assert_eq!(deadlines.at(What::Reopen), Some(now + REOPEN_PAUSE));
+        assert!(logs.may_reopen(now + REOPEN_PAUSE, &mut deadlines));
     }
 }

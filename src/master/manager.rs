@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use chappe_sys::clock;
 use chappe_sys::notify::Notifier;
 
+use super::deadlines::{Deadlines, What};
 use crate::config::Address;
 
 /// What it gets beside the deadline of a stop, for the master to clean up.
@@ -16,7 +17,8 @@ const STOP_SLACK: Duration = Duration::from_secs(5);
 pub(super) struct Manager(Option<Notifier>);
 
 impl Manager {
-    pub(super) fn new(notifier: Option<Notifier>) -> Self {
+    pub(super) fn new(notifier: Option<Notifier>, deadlines: &mut Deadlines) -> Self {
+        deadlines.set_or_clear(What::Ping, notifier.as_ref().and_then(Notifier::next_ping));
         Self(notifier)
     }
 
@@ -37,30 +39,23 @@ impl Manager {
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading\n"));
     }
 
-    /// The server goes, by `deadline` at the latest: it may take longer than the
+    /// The server goes, within this time at the most: it may take longer than the
     /// manager would wait by itself.
-    pub(super) fn stopping(&self, deadline: Option<Instant>) {
-        let left =
-            deadline.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
-        let micros = (left + STOP_SLACK).as_micros();
+    pub(super) fn stopping(&self, within: Duration) {
+        let micros = (within + STOP_SLACK).as_micros();
         self.tell(&format!(
             "STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}\nSTATUS=stopping, {}s at most\n",
-            left.as_secs()
+            within.as_secs()
         ));
     }
 
-    /// A sign of life, if one is due: the master's loop goes round.
-    pub(super) fn ping(&mut self, now: Instant) {
-        if let Some(notifier) = &mut self.0
-            && let Err(error) = notifier.ping(now)
-        {
+    /// A sign of life: the master's loop goes round.
+    pub(super) fn ping(&mut self, now: Instant, deadlines: &mut Deadlines) {
+        let Some(notifier) = &mut self.0 else { return };
+        if let Err(error) = notifier.ping(now) {
             log::warn!("the service manager did not hear the watchdog's ping: {error}");
         }
-    }
-
-    /// When the next sign of life is due.
-    pub(super) fn next_ping(&self) -> Option<Instant> {
-        self.0.as_ref().and_then(Notifier::next_ping)
+        deadlines.set_or_clear(What::Ping, notifier.next_ping());
     }
 
     fn tell(&self, lines: &str) {

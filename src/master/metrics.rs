@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use chappe_shm::Zone;
 use chappe_sys::privileges::{self, Identity};
 use chappe_sys::process::{self, ExitReason, Forked};
 use nix::sys::signal::{Signal, kill};
@@ -18,8 +19,9 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::policy::{self, Death, Verdict};
-use super::{Master, reload};
+use super::Master;
+use super::deadlines::{Deadlines, What};
+use super::supervisor::{Death, Verdict, judge};
 use crate::channel::{Channel, MasterEnd};
 use crate::config::{self, Address, Config, LogLevel};
 use crate::listen::{Bound, ListenError};
@@ -35,16 +37,16 @@ struct Helper {
     started: Instant,
 }
 
-/// What the master has of it.
+/// What the master has of it. When the next one is forked is in the queue of deadlines.
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
     /// `None`: off.
     endpoint: Option<Bound>,
     helper: Option<Helper>,
+    /// The one that a reload will have.
+    next: Option<Bound>,
     /// The pace, for `policy::judge`.
     pause: Duration,
-    /// When the next one is forked.
-    due: Option<Instant>,
 }
 
 /// Binds what is configured, and does not listen yet.
@@ -62,21 +64,16 @@ fn options(config: &Config) -> Option<config::Listen> {
 }
 
 impl Metrics {
-    pub(super) fn new(endpoint: Option<Bound>) -> Self {
-        let due = endpoint.is_some().then(Instant::now);
-        Self { endpoint, helper: None, pause: Duration::ZERO, due }
-    }
-
-    /// When the master must wake up for it.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.due
+    pub(super) fn new(endpoint: Option<Bound>, deadlines: &mut Deadlines) -> Self {
+        deadlines.set_or_clear(What::Metrics, endpoint.as_ref().map(|_| Instant::now()));
+        Self { endpoint, ..Self::default() }
     }
 
     /// What a reload will have: the same socket for the same address.
     ///
     /// # Errors
     /// As [`bind`].
-    pub(super) fn next(&self, config: &Config) -> Result<Option<Bound>, ListenError> {
+    pub(super) fn bind_next(&self, config: &Config) -> Result<Option<Bound>, ListenError> {
         match (&self.endpoint, options(config)) {
             (Some(bound), Some(options)) if bound.options.address == options.address => {
                 bound.stay(&options, 1).map(Some)
@@ -92,48 +89,106 @@ impl Metrics {
         })
     }
 
+    /// The socket of the generation that a reload makes ready.
+    pub(super) fn begin(&mut self, next: Option<Bound>) {
+        self.next = next;
+    }
+
+    /// Lets scrapes in at the next generation's address.
+    ///
+    /// # Errors
+    /// Somebody else has begun to listen there since the bind.
+    pub(super) fn listen_next(&self) -> Result<(), ListenError> {
+        self.next.iter().try_for_each(Bound::listen)
+    }
+
+    /// There is no next generation any more.
+    pub(super) fn drop_next(&mut self) {
+        self.next = None;
+    }
+
+    /// After a reload: another address has another process, the same one keeps its own.
+    pub(super) fn commit(&mut self, deadlines: &mut Deadlines) {
+        let endpoint = self.next.take();
+        let address = |bound: &Option<Bound>| bound.as_ref().map(|b| b.options.address.clone());
+        if address(&self.endpoint) == address(&endpoint) {
+            self.endpoint = endpoint;
+            return;
+        }
+        self.dismiss();
+        *self = Self::new(endpoint, deadlines);
+    }
+
     /// Ends the process. Its end is not waited for: who reaps it finds nobody's child.
     fn dismiss(&mut self) {
-        self.due = None;
         if let Some(helper) = self.helper.take() {
             // It is not reaped yet, so its number can't be another one's.
             let _ = kill(helper.pid, Signal::SIGKILL);
         }
     }
+
+    /// True when the child that ended was the metrics process.
+    pub(super) fn ended(
+        &mut self,
+        pid: Pid,
+        death: Death,
+        how: &str,
+        is_stopping: bool,
+        deadlines: &mut Deadlines,
+    ) -> bool {
+        let Some(helper) = self.helper.take_if(|helper| helper.pid == pid) else {
+            return false;
+        };
+        let lived = helper.started.elapsed();
+        log::warn!("metrics process ended pid={pid} {how} uptime_ms={}", lived.as_millis());
+        self.fill(death, lived, is_stopping, deadlines);
+        true
+    }
+
+    fn fill(
+        &mut self,
+        death: Death,
+        lived: Duration,
+        is_stopping: bool,
+        deadlines: &mut Deadlines,
+    ) {
+        match judge(is_stopping, death, lived, &mut self.pause) {
+            Verdict::Forget => {}
+            Verdict::Respawn(after) => {
+                let pause_ms = after.as_millis();
+                log::info!("metrics process will be replaced pause_ms={pause_ms}");
+                deadlines.set(What::Metrics, Instant::now() + after);
+            }
+        }
+    }
+
+    /// At the master's end: nothing is left running.
+    pub(super) fn end(&mut self) {
+        let pid = self.helper.as_ref().map(|helper| helper.pid);
+        self.dismiss();
+        if let Some(pid) = pid {
+            // An error is ECHILD: it was reaped already.
+            let _ = waitpid(pid, None);
+        }
+    }
+
+    /// With the master's end of its channel.
+    fn birth(&self, facts: Facts, zone: Arc<Zone>) -> io::Result<(metrics::Start, MasterEnd)> {
+        let (master_end, channel) = Channel::pair()?;
+        let listener = match &self.endpoint {
+            Some(bound) => bound.listeners_of(0, 1)?.pop(),
+            None => None,
+        };
+        let listener = TcpListener::from(listener.ok_or(io::ErrorKind::NotFound)?.socket);
+        Ok((metrics::Start { zone, channel, listener, facts }, master_end))
+    }
 }
 
 impl Master<'_> {
-    /// After a reload: another address has another process, the same one keeps its own.
-    pub(super) fn install_metrics(&mut self, endpoint: Option<Bound>) {
-        let address = |bound: &Option<Bound>| bound.as_ref().map(|b| b.options.address.clone());
-        let metrics = &mut self.metrics;
-        if address(&metrics.endpoint) == address(&endpoint) {
-            metrics.endpoint = endpoint;
-            return;
-        }
-        metrics.dismiss();
-        *metrics = Metrics::new(endpoint);
-    }
-
-    /// Tells readers of the zone what they can't find there otherwise.
-    pub(super) fn tell_history(&self) {
-        let reload::Counts { count, failed, last } = self.reloads.counts();
-        self.zone.tell_history(&chappe_shm::History {
-            generation: self.generation,
-            reloads: count,
-            reloads_failed: failed,
-            last,
-        });
-    }
-
-    /// Forks the process if it is due.
-    pub(super) fn enforce_metrics(&mut self, now: Instant) {
-        if self.metrics.due.is_none_or(|due| due > now) {
-            return;
-        }
-        self.metrics.due = None;
-        self.tell_history();
-        match self.fork_metrics() {
+    /// Forks the process.
+    pub(super) fn fork_metrics(&mut self) {
+        self.publish_history();
+        match self.try_fork_metrics() {
             Ok(helper) => {
                 let address = self.metrics.endpoint.as_ref().map(|bound| bound.local.to_string());
                 let address = address.unwrap_or_default();
@@ -142,65 +197,23 @@ impl Master<'_> {
             }
             Err(error) => {
                 log::error!("cannot fork the metrics process: {error}");
-                self.judge_metrics(Death::Failed, Duration::ZERO);
+                let is_stopping = self.stop.is_stopping();
+                let deadlines = &mut self.deadlines;
+                self.metrics.fill(Death::Failed, Duration::ZERO, is_stopping, deadlines);
             }
         }
     }
 
-    /// True when the child that ended was the metrics process.
-    pub(super) fn bury_metrics(&mut self, pid: Pid, death: Death, how: &str) -> bool {
-        let Some(helper) = self.metrics.helper.take_if(|helper| helper.pid == pid) else {
-            return false;
-        };
-        let lived = helper.started.elapsed();
-        log::warn!("metrics process ended pid={pid} {how} uptime_ms={}", lived.as_millis());
-        self.judge_metrics(death, lived);
-        true
-    }
-
-    fn judge_metrics(&mut self, death: Death, lived: Duration) {
-        let is_stopping = self.stop.is_stopping();
-        match policy::judge(is_stopping, death, lived, &mut self.metrics.pause) {
-            Verdict::Forget => {}
-            Verdict::Respawn(after) => {
-                let pause_ms = after.as_millis();
-                log::info!("metrics process will be replaced pause_ms={pause_ms}");
-                self.metrics.due = Some(Instant::now() + after);
-            }
-        }
-    }
-
-    /// At the master's end: nothing is left running.
-    pub(super) fn end_metrics(&mut self) {
-        let pid = self.metrics.helper.as_ref().map(|helper| helper.pid);
-        self.metrics.dismiss();
-        if let Some(pid) = pid {
-            // An error is ECHILD: it was reaped already.
-            let _ = waitpid(pid, None);
-        }
-    }
-
-    fn fork_metrics(&mut self) -> io::Result<Helper> {
-        let (channel, helper_end) = Channel::pair()?;
-        let listener = match &self.metrics.endpoint {
-            Some(bound) => bound.listeners_of(0, 1)?.pop(),
-            None => None,
-        };
+    fn try_fork_metrics(&mut self) -> io::Result<Helper> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let started_at = now.saturating_sub(self.started.elapsed());
-        let birth = Birth {
-            start: metrics::Start {
-                zone: Arc::clone(&self.zone),
-                channel: helper_end,
-                listener: TcpListener::from(listener.ok_or(io::ErrorKind::NotFound)?.socket),
-                facts: Facts {
-                    version: env!("CARGO_PKG_VERSION"),
-                    started_at_ms: u64::try_from(started_at.as_millis()).unwrap_or(u64::MAX),
-                },
-            },
-            copies: self.copies,
-            identity: self.identity.clone(),
+        let facts = Facts {
+            version: env!("CARGO_PKG_VERSION"),
+            started_at_ms: u64::try_from(started_at.as_millis()).unwrap_or(u64::MAX),
         };
+        let zone = Arc::clone(self.supervisor.zone());
+        let (start, channel) = self.metrics.birth(facts, zone)?;
+        let birth = Birth { start, copies: self.copies, identity: self.identity.clone() };
         let pid = self
             .signals
             .fork(|forked| birth.begin(&forked).map_or(ExitReason::CannotBoot, metrics::run))?;

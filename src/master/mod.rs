@@ -2,63 +2,73 @@
 //!
 //! One thread for its whole life, and one place where it sleeps: `Master::sleep`,
 //! a poll over its signals, the channels of its workers and the control socket,
-//! until the next deadline. Everything else decides and returns. It never touches
-//! a client's connection and names nothing of what workers do: that is a function
-//! it is handed.
+//! until the next deadline. It never touches a client's connection and names nothing of what
+//! workers do: that is a function it is handed.
 //!
 //! ```text
-//! sleep → signals (reap first) → channels → control socket → deadlines → sleep
+//! sleep → signals (reap first) → channels → control socket → deadlines → plan → sleep
+//!
+//! Supervisor   workers, their places, the shared memory        Deadlines   one queue
+//! Generations  who serves, who is to, plan, history            Metrics     its process
+//! Desk         control socket, clients, orders to workers      Manager     systemd
+//! Logs         files, rotation, level
 //! ```
+//!
+//! Each of them owns its state and reaches into no other: the loop (`turn`) hands events
+//! down and gets back what became of them. What concerns several of them is read from top to
+//! bottom in one file: a start in `start`, a reload in `reload`, a stop in `stop`, a worker's
+//! end in `supervisor::reap`.
 
 mod control;
+mod deadlines;
+mod desk;
+mod generations;
 mod logs;
 mod manager;
 mod metrics;
-mod orders;
-mod owed;
 mod pid_file;
 mod plan;
-mod policy;
-mod reap;
 mod reload;
 mod resize;
 mod sleep;
-mod spawn;
+mod start;
+#[cfg_attr(not(test), expect(dead_code, reason = "an upgrade in place will use it"))]
+mod state;
 mod status;
 mod stop;
-mod stuck;
-mod worker;
+mod supervisor;
+mod turn;
 
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chappe_shm::{Counter, Slot, SlotState, Stage, Zone};
+use chappe_shm::Slot;
 use chappe_sys::notify::Notifier;
 use chappe_sys::privileges::Identity;
 use chappe_sys::process::ExitReason;
 use chappe_sys::signals::Signals;
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use thiserror::Error;
 
 pub(crate) use control::ControlSocket;
-use control::{Answer, Request};
 pub(crate) use metrics::bind as bind_metrics;
 pub(crate) use pid_file::{PidFile, PidFileError};
 
-use crate::channel::{Message, ReceivedParcel, WorkerEnd};
-use crate::config::{Address, Config, ConfigErrors, Loaded, LogLevel};
+use crate::channel::WorkerEnd;
+use crate::config::{Address, Config, ConfigErrors, Loaded};
 use crate::listen::{Bound, Listener};
-use crate::logging::{self, Copies};
+use crate::logging::Copies;
 use crate::throttle::Throttle;
+use deadlines::Deadlines;
+use desk::Desk;
+use generations::Generations;
+use logs::Logs;
 use manager::Manager;
-use plan::{Event, Plan};
-use reload::{Candidate, History};
+use metrics::Metrics;
 use stop::Stop;
-use stuck::Watchdog;
-use worker::{Told, Worker};
+use supervisor::Supervisor;
 
 /// What a worker is started with, all of it its own.
 #[derive(Debug)]
@@ -71,7 +81,7 @@ pub struct Assignment {
     pub slot: Slot,
     /// The line to the master.
     pub channel: WorkerEnd,
-    /// What to accept from, once `serve` has come.
+    /// What to accept from, once it is to serve.
     pub(crate) listeners: Vec<Listener>,
     /// The configuration of its generation.
     pub(crate) config: Arc<Config>,
@@ -112,7 +122,7 @@ pub(crate) struct Setup {
 /// What a reload needs of the outside, which the master knows nothing of.
 #[derive(Clone, Copy)]
 pub(crate) struct Site<'a> {
-    /// Reads and checks the configuration anew, from where it was at the start.
+    /// Reads and checks the configuration again, from where it was at the start.
     pub(crate) load: &'a dyn Fn() -> Result<Loaded, ConfigErrors>,
     /// What the operator should know of a configuration that is to be served.
     pub(crate) warnings: &'a dyn Fn(&Config) -> Vec<String>,
@@ -154,80 +164,30 @@ pub(crate) enum StartError {
     Interrupted,
 }
 
-/// A worker number that waits for its next worker.
-#[derive(Clone, Copy, Debug)]
-struct Vacancy {
-    number: u16,
-    due: Instant,
+impl StartError {
+    fn system(step: &'static str) -> impl Fn(io::Error) -> Self {
+        move |cause| Self::System { step, cause }
+    }
 }
 
-/// How far the start is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Not all workers are ready.
-    Starting,
-    /// All were sent `serve`, and not all have begun to accept.
-    Arming { deadline: Instant },
-    /// Whoever started us was told.
-    Running,
-}
-
+/// The owners, and what all workers are born with.
 struct Master<'a> {
     site: Site<'a>,
-    /// Of the generation that serves, as everything here that is not a `Candidate`'s.
-    config: Arc<Config>,
-    generation: u64,
-    /// The last number that was given to a generation, also to one that failed.
-    last_generation: u64,
-    /// What the configuration comes to, and what TTIN and TTOU have made of it.
-    workers_configured: u16,
-    workers_wanted: u16,
-    zone: Arc<Zone>,
-    listeners: Vec<Bound>,
-    /// Where the listeners listen; kept when a stop closes them.
-    addresses: Vec<Address>,
-    worker_logs: Vec<Arc<File>>,
-    control: Option<ControlSocket>,
-    copies: Copies,
-    warnings: Vec<String>,
-    identity: Option<Identity>,
-    manager: Manager,
-    metrics: metrics::Metrics,
     run_worker: &'a dyn Fn(Assignment) -> ExitReason,
+    copies: Copies,
+    identity: Option<Identity>,
     signals: Signals,
-    workers: Vec<Worker>,
-    vacancies: Vec<Vacancy>,
-    /// The pace of each worker number, for `policy::judge`.
-    pauses: Vec<Duration>,
-    phase: Phase,
+    deadlines: Deadlines,
+    supervisor: Supervisor,
+    generations: Generations,
+    desk: Desk,
+    logs: Logs,
+    metrics: Metrics,
+    manager: Manager,
     stop: Stop,
-    plan: Plan,
-    /// The generation that a reload makes ready.
-    candidate: Option<Candidate>,
-    reloads: History,
-    /// Who waits for the reload that has not begun.
-    reload_waiters: Vec<u64>,
-    /// What they are told at the end of this turn.
-    outcomes: Vec<(u64, serde_json::Value)>,
-    /// When permits of dead workers are to be settled once more.
-    settle_at: Option<Instant>,
-    watchdog: Watchdog,
-    /// The first death of the first generation.
-    start_failure: Option<StartError>,
     started: Instant,
     /// Warnings that poll failed.
     poll_warnings: Throttle,
-    /// How many lost log lines of its own the master has counted.
-    log_lines_lost: u64,
-    /// The level that an operator has set; without one the configuration's holds.
-    log_level: Option<LogLevel>,
-    rotation: logs::Rotation,
-    /// Logs just opened, on their way to the workers.
-    fresh_logs: Vec<logs::FreshLog>,
-    /// What workers were asked and have not all answered.
-    orders: Vec<orders::Order>,
-    /// The number that the last order or reload got; clients wait for it.
-    tickets: u64,
 }
 
 /// Runs the master until it was told to stop and every worker is gone. `on_ready`
@@ -241,310 +201,17 @@ pub(crate) fn run(
     run_worker: &dyn Fn(Assignment) -> ExitReason,
     on_ready: impl FnOnce(&[Address]) -> io::Result<()>,
 ) -> Result<(), StartError> {
-    let step = |step| move |cause| StartError::System { step, cause };
-    let zone = spawn::make_zone(&setup.config).map_err(step("shared memory"))?;
-    let signals = Signals::new(&chappe_sys::signals::USED).map_err(step("signal handlers"))?;
-    let workers = setup.config.effective_worker_processes();
-    let mut master = Master {
-        site,
-        generation: 1,
-        last_generation: 1,
-        workers_configured: workers,
-        workers_wanted: workers,
-        zone,
-        addresses: setup.listeners.iter().map(|bound| bound.local.clone()).collect(),
-        listeners: setup.listeners,
-        worker_logs: setup.worker_logs,
-        control: Some(setup.control),
-        copies: setup.copies,
-        warnings: setup.warnings,
-        identity: setup.identity,
-        manager: Manager::new(setup.manager),
-        metrics: metrics::Metrics::new(setup.metrics),
-        run_worker,
-        signals,
-        workers: Vec::new(),
-        vacancies: Vec::new(),
-        pauses: vec![Duration::ZERO; usize::from(workers)],
-        phase: Phase::Starting,
-        stop: Stop::No,
-        plan: Plan::new(),
-        candidate: None,
-        reloads: History::default(),
-        reload_waiters: Vec::new(),
-        outcomes: Vec::new(),
-        settle_at: None,
-        watchdog: Watchdog::default(),
-        start_failure: None,
-        started: Instant::now(),
-        poll_warnings: Throttle::new(sleep::WARNINGS_TOLD),
-        log_lines_lost: 0,
-        log_level: None,
-        rotation: logs::Rotation::new(Instant::now()),
-        fresh_logs: Vec::new(),
-        orders: Vec::new(),
-        tickets: 0,
-        config: setup.config,
-    };
-    log::info!("master started version={} workers={workers}", env!("CARGO_PKG_VERSION"));
-    let result = (0..workers)
-        .try_for_each(|number| master.spawn(number).map_err(step("fork a worker")))
-        .and_then(|()| master.supervise(on_ready));
+    let mut master = Master::new(setup, site, run_worker)?;
+    let result = master.start(on_ready).and_then(|is_up| {
+        master.supervise();
+        if is_up { Ok(()) } else { Err(StartError::Interrupted) }
+    });
     if let Err(error) = &result {
         log::error!("start failed: {error}");
-        master.kill_and_reap_all();
+        master.supervisor.kill_and_reap_all();
     }
-    master.end_metrics();
-    if let Some(control) = master.control.take() {
-        control.remove();
-    }
+    master.metrics.end();
+    master.desk.close();
     log::info!("master stopped");
     result
-}
-
-impl Master<'_> {
-    fn supervise(
-        &mut self,
-        on_ready: impl FnOnce(&[Address]) -> io::Result<()>,
-    ) -> Result<(), StartError> {
-        let mut on_ready = Some(on_ready);
-        while !(self.stop.is_stopping() && self.workers.is_empty()) {
-            let ready_channels = match self.sleep() {
-                Ok(ready) => ready,
-                Err(cause) if self.phase == Phase::Running => self.look_at_all(&cause),
-                Err(cause) => return Err(StartError::System { step: "wait for events", cause }),
-            };
-            self.take_signals();
-            self.hear_workers(&ready_channels);
-            self.take_requests();
-            self.enforce_deadlines();
-            self.act_on_plan();
-            self.tell_outcomes();
-            self.rotate_logs(Instant::now());
-            self.end_orders(Instant::now());
-            self.count_lost_lines();
-            self.report_damage();
-            self.tell_history();
-            if let Some(failure) = self.start_failure.take() {
-                return Err(failure);
-            }
-            if self.has_just_started()?
-                && let Some(on_ready) = on_ready.take()
-            {
-                if let Err(error) = on_ready(&self.addresses) {
-                    log::warn!("nobody waits for this start any more: {error}");
-                    self.stop_fast("the end of its launcher");
-                    continue;
-                }
-                self.manager.ready(&self.addresses, self.pauses.len());
-                // What was asked for meanwhile is due.
-                self.plan.note(Event::Started);
-                self.act_on_plan();
-                self.tell_outcomes();
-            }
-        }
-        if self.phase == Phase::Running { Ok(()) } else { Err(StartError::Interrupted) }
-    }
-
-    fn take_signals(&mut self) {
-        let mut pending = self.signals.pending();
-        // First who is gone: what is alive decides whether a stop is complete.
-        pending.sort_by_key(|&signal| signal != Signal::SIGCHLD);
-        for signal in pending {
-            match signal {
-                Signal::SIGCHLD => self.reap(),
-                Signal::SIGTERM | Signal::SIGINT => self.stop_fast(signal.as_str()),
-                Signal::SIGQUIT => self.stop_gracefully(signal.as_str()),
-                Signal::SIGUSR1 => {
-                    self.reopen_logs(signal.as_str());
-                }
-                Signal::SIGHUP => self.request_reload(signal.as_str(), None),
-                Signal::SIGTTIN => self.request_resize(1, signal.as_str()),
-                Signal::SIGTTOU => self.request_resize(-1, signal.as_str()),
-                other => log::warn!("{other} is not available in this version and does nothing"),
-            }
-        }
-    }
-
-    fn hear_workers(&mut self, ready: &[Pid]) {
-        let (mut rang, mut reopen, mut answers) = (false, false, Vec::new());
-        for worker in self.workers.iter_mut().filter(|worker| ready.contains(&worker.pid)) {
-            while let Some(channel) = &worker.channel {
-                match channel.try_receive_parcel() {
-                    Ok(Some(ReceivedParcel::Parcel(parcel))) => match parcel.message {
-                        Message::Ready => rang = true,
-                        Message::AskReopen => reopen = true,
-                        Message::Done | Message::NotDone | Message::Kicked | Message::NotKicked => {
-                            answers.push((worker.pid, parcel))
-                        }
-                        message => {
-                            log::warn!("worker {} said {message:?}, which is ours", worker.number);
-                        }
-                    },
-                    Ok(Some(ReceivedParcel::Nonsense)) => {
-                        log::warn!("worker {} has sent what is no message", worker.number);
-                    }
-                    Ok(Some(ReceivedParcel::Closed)) => worker.channel = None,
-                    Ok(None) => break,
-                    Err(error) => {
-                        log::warn!("channel of worker {}: {error}", worker.number);
-                        worker.channel = None;
-                    }
-                }
-            }
-        }
-        if rang {
-            self.answer_the_bell();
-        }
-        for (from, parcel) in answers {
-            self.note_answer(from, parcel);
-        }
-        if reopen {
-            self.reopen_logs("a worker");
-        }
-    }
-
-    /// A worker that is ready serves: the first ones all together, a replacement at
-    /// once. The slots say who is; the semaphore has only rung.
-    fn answer_the_bell(&mut self) {
-        self.zone.silence_ready();
-        if self.stop.is_stopping() {
-            return;
-        }
-        let generation = self.generation;
-        // Those of a candidate wait for each other, see `look_at_candidate`.
-        let is_waited_for =
-            |worker: &Worker| worker.ready_by.is_some() && worker.generation == generation;
-        let is_ready = |worker: &Worker| worker.slot.state() == SlotState::Ready;
-        let all = self.workers.iter().filter(|worker| is_waited_for(worker)).all(is_ready)
-            && self.workers.len() == self.pauses.len();
-        if self.phase == Phase::Starting && !all {
-            return;
-        }
-        for worker in self.workers.iter_mut().filter(|w| is_waited_for(w) && is_ready(w)) {
-            worker.ready_by = None;
-            worker.order(Stage::Serve);
-        }
-        if self.phase == Phase::Starting {
-            let deadline = Instant::now() + self.config.worker_ready_timeout;
-            self.phase = Phase::Arming { deadline };
-        }
-        self.look_at_candidate();
-    }
-
-    /// True once: when the last of the first workers has begun to accept.
-    fn has_just_started(&mut self) -> Result<bool, StartError> {
-        let Phase::Arming { deadline } = self.phase else { return Ok(false) };
-        if self.stop.is_stopping() {
-            return Ok(false);
-        }
-        let late = self.workers.iter().find(|worker| worker.slot.state() != SlotState::Serving);
-        match late {
-            None => {
-                self.phase = Phase::Running;
-                for address in &self.addresses {
-                    log::info!("serving address={address}");
-                }
-                Ok(true)
-            }
-            Some(worker) if deadline <= Instant::now() => Err(self.not_ready(worker.number)),
-            Some(_) => Ok(false),
-        }
-    }
-
-    fn not_ready(&self, number: u16) -> StartError {
-        StartError::NotReady { number, limit: self.config.worker_ready_timeout }
-    }
-
-    fn enforce_deadlines(&mut self) {
-        let now = Instant::now();
-        self.manager.ping(now);
-        self.enforce_stop(now);
-        self.enforce_leaving(now);
-        self.enforce_candidate(now);
-        self.enforce_readiness(now);
-        self.enforce_metrics(now);
-        self.workers.iter_mut().for_each(|worker| worker.try_again(now));
-        self.enforce_progress(now);
-        if self.settle_at.is_some_and(|at| at <= now) {
-            self.settle();
-        }
-        let due: Vec<u16> =
-            self.vacancies.iter().filter(|v| v.due <= now).map(|v| v.number).collect();
-        self.vacancies.retain(|vacancy| vacancy.due > now);
-        for number in due {
-            self.respawn(number);
-        }
-    }
-
-    fn enforce_readiness(&mut self, now: Instant) {
-        let generation = self.generation;
-        let is_due = |worker: &&mut Worker| {
-            worker.generation == generation && worker.ready_by.is_some_and(|by| by <= now)
-        };
-        let (mut late, mut is_one_ready) = (None, false);
-        for worker in self.workers.iter_mut().filter(is_due) {
-            // At the start one that is ready only waits for the others.
-            if worker.slot.state() == SlotState::Ready {
-                is_one_ready = true;
-                continue;
-            }
-            log::error!("worker was not ready in time worker={} pid={}", worker.number, worker.pid);
-            worker.ready_by = None;
-            worker.signal(Signal::SIGKILL);
-            late.get_or_insert(worker.number);
-        }
-        if let Some(number) = late
-            && self.phase != Phase::Running
-        {
-            self.start_failure = Some(self.not_ready(number));
-        }
-        if is_one_ready && late.is_none() {
-            self.answer_the_bell();
-        }
-    }
-
-    fn count_lost_lines(&mut self) {
-        let lost = logging::lines_lost();
-        if lost > self.log_lines_lost {
-            self.zone.count(Counter::LogLinesLost, lost - self.log_lines_lost);
-            self.log_lines_lost = lost;
-        }
-    }
-
-    fn take_requests(&mut self) {
-        // Out of `self` for a moment, since the answers need all of it.
-        let Some(mut control) = self.control.take() else { return };
-        control.turn(Instant::now(), |request| self.reply_to(request));
-        self.control = Some(control);
-    }
-
-    fn reply_to(&mut self, request: Request) -> Answer {
-        Answer::Now(match request {
-            Request::Status {} => self.status(),
-            Request::Stop {} => {
-                self.stop_fast("the control socket");
-                status::accepted()
-            }
-            Request::Quit {} => {
-                self.stop_gracefully("the control socket");
-                status::accepted()
-            }
-            Request::Reload {} => {
-                let number = self.next_ticket();
-                self.request_reload("the control socket", Some(number));
-                return Answer::Later(number);
-            }
-            Request::Reopen { wait } => {
-                let number = self.reopen_logs("the control socket");
-                if wait {
-                    return Answer::Later(number);
-                }
-                status::accepted()
-            }
-            Request::LogLevel { level } => self.change_log_level(level.0),
-            Request::Connections { slow } => return self.list_connections(slow),
-            Request::Kick { id } => return self.kick(id),
-        })
-    }
 }

@@ -8,7 +8,8 @@ use chappe_shm::{
 use chappe_sys::{clock, limits};
 use serde_json::{Map, Value, json};
 
-use super::{Master, Vacancy};
+use super::Master;
+use super::generations::History;
 
 /// Not shown for a worker, which never has any.
 const COUNTED_BY_MASTER: &[Counter] =
@@ -25,57 +26,69 @@ pub(super) fn accepted() -> Value {
 
 impl Master<'_> {
     pub(super) fn status(&self) -> Value {
-        let addresses: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
-        let mut workers: Vec<_> = self.workers.iter().map(|w| w.slot.report()).collect();
-        workers.sort_by_key(|report| (report.generation, report.worker));
+        let addresses: Vec<_> =
+            self.generations.addresses().iter().map(ToString::to_string).collect();
+        let zone = self.supervisor.zone();
+        let current = self.generations.current();
+        let now = Instant::now();
+        let vacancies: Vec<_> = self.deadlines.vacancies().map(|v| vacancy(v, now)).collect();
         json!({
             "master": {
                 "pid": std::process::id(),
                 "version": env!("CARGO_PKG_VERSION"),
                 "uptime_ms": millis(self.started.elapsed().as_millis()),
-                "generation": self.generation,
+                "generation": current.number,
                 "listen": addresses,
                 "stopping": self.stop.is_stopping(),
-                "log_level": self.log_level.unwrap_or(self.config.log.level).name(),
-                "warnings": self.warnings,
+                "log_level": self.logs.level().name(),
+                "warnings": current.warnings,
             },
-            "reload": self.reloads.to_json(),
+            "reload": reloads(self.generations.history()),
             "metrics": self.metrics.to_json(),
-            "workers": workers.iter().map(worker).collect::<Vec<_>>(),
-            "vacancies": self.vacancies.iter().map(vacancy).collect::<Vec<_>>(),
+            "workers": self.supervisor.reports().iter().map(worker).collect::<Vec<_>>(),
+            "vacancies": vacancies,
             "limits": self.limits(),
             "semaphores": {
-                "worker_ready": self.zone.worker_ready().checked_value(),
-                "connection_permits": self.zone.free_permits(),
+                "worker_ready": zone.worker_ready().checked_value(),
+                "connection_permits": zone.free_permits(),
             },
             "permits": self.permits(),
-            "totals": counters(&self.zone.own_totals(), &[]),
+            "totals": counters(&zone.own_totals(), &[]),
         })
     }
 
     /// Where the connection permits are at one moment, `None` if workers were moving some
     /// each time that it was looked.
     fn permits(&self) -> Option<Value> {
-        let books = (0..PERMIT_LOOKS_MAX).find_map(|_| self.zone.own_permit_books())?;
+        let books =
+            (0..PERMIT_LOOKS_MAX).find_map(|_| self.supervisor.zone().own_permit_books())?;
         let PermitBooks { limit, debt, free, held } = books;
         Some(json!({ "limit": limit, "debt": debt, "free": free, "held": held }))
     }
 
     /// What a worker may have, after all.
     fn limits(&self) -> Value {
-        let wanted = self.config.worker_rlimit_nofile;
-        let descriptors = limits::target_descriptors(wanted).unwrap_or(0);
+        let config = &self.generations.current().config;
+        let descriptors = limits::target_descriptors(config.worker_rlimit_nofile).unwrap_or(0);
         json!({
             "worker_descriptors": descriptors,
-            "worker_connections": self.config.effective_worker_connections(descriptors),
+            "worker_connections": config.effective_worker_connections(descriptors),
         })
     }
 }
 
 /// A worker that died young, or could not be forked, and is paced.
-fn vacancy(vacancy: &Vacancy) -> Value {
-    let due = vacancy.due.saturating_duration_since(Instant::now());
-    json!({ "worker": vacancy.number, "due_in_ms": millis(due.as_millis()) })
+fn vacancy((number, due): (u16, Instant), now: Instant) -> Value {
+    let due = due.saturating_duration_since(now);
+    json!({ "worker": number, "due_in_ms": millis(due.as_millis()) })
+}
+
+fn reloads(history: &History) -> Value {
+    let last = history.last.as_ref().map(|last| {
+        let outcome = if last.reason.is_none() { "ok" } else { "failed" };
+        json!({ "outcome": outcome, "reason": last.reason, "at": last.at_ms })
+    });
+    json!({ "count": history.count, "last": last })
 }
 
 fn worker(report: &SlotReport) -> Value {

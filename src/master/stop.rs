@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use chappe_shm::Stage;
 use nix::sys::signal::Signal;
 
 use super::Master;
-use super::plan::Event;
+use super::deadlines::What;
 
 /// How long workers may take for the fast stop; they only have sockets to close.
 pub(super) const FAST_STOP_MAX: Duration = Duration::from_secs(5);
@@ -21,10 +20,10 @@ pub(super) const CUT_GRACE: Duration = Duration::from_secs(1);
 pub(super) enum Stop {
     /// It is not.
     No,
-    /// Workers answer what they have; at `deadline` the rest is cut.
-    Graceful { deadline: Instant },
-    /// Workers close and go; at `deadline` they are killed.
-    Fast { deadline: Instant },
+    /// Workers answer what they have; then the rest is cut.
+    Graceful,
+    /// Workers close and go; then they are killed.
+    Fast,
     /// Workers were killed; the kernel does the rest.
     Killed,
 }
@@ -33,27 +32,18 @@ impl Stop {
     pub(super) fn is_stopping(self) -> bool {
         self != Self::No
     }
-
-    pub(super) fn deadline(self) -> Option<Instant> {
-        match self {
-            Self::Graceful { deadline } | Self::Fast { deadline } => Some(deadline),
-            Self::No | Self::Killed => None,
-        }
-    }
 }
 
 impl Master<'_> {
     /// The fast stop; asked for a second time it kills.
     pub(super) fn stop_fast(&mut self, by: &str) {
         match self.stop {
-            Stop::No | Stop::Graceful { .. } => {
+            Stop::No | Stop::Graceful => {
                 log::info!("stopping now by={by}");
-                self.begin_stop(Stop::Fast { deadline: Instant::now() + FAST_STOP_MAX });
-                for worker in &self.workers {
-                    worker.signal(Signal::SIGTERM);
-                }
+                self.begin_stop(Stop::Fast, FAST_STOP_MAX);
+                self.supervisor.signal_all(Signal::SIGTERM);
             }
-            Stop::Fast { .. } => {
+            Stop::Fast => {
                 log::warn!("killing the workers: told to stop a second time by={by}");
                 self.kill_workers();
             }
@@ -68,37 +58,30 @@ impl Master<'_> {
             return;
         }
         log::info!("stopping gracefully by={by}");
-        let deadline = Instant::now() + self.config.worker_shutdown_timeout + CUT_GRACE;
-        self.begin_stop(Stop::Graceful { deadline });
-        for worker in &mut self.workers {
-            worker.order(Stage::Drain);
-        }
+        let limit = self.generations.current().config.worker_shutdown_timeout + CUT_GRACE;
+        self.begin_stop(Stop::Graceful, limit);
+        self.supervisor.drain_all(&mut self.deadlines);
     }
 
-    fn begin_stop(&mut self, stop: Stop) {
-        self.manager.stopping(stop.deadline());
+    fn begin_stop(&mut self, stop: Stop, limit: Duration) {
+        self.manager.stopping(limit);
         self.stop = stop;
-        self.plan.note(Event::Stop);
+        self.deadlines.set(What::Stop, Instant::now() + limit);
         self.abandon_reload();
-        self.vacancies.clear();
-        for worker in &mut self.workers {
-            worker.ready_by = None;
-        }
-        // The port is free as soon as the workers let go of it, too.
-        self.listeners.clear();
+        self.generations.stop();
+        // Nobody comes any more, so nobody is waited for.
+        self.deadlines.clear_all(|what| matches!(what, What::Vacancy(_) | What::Ready(_)));
     }
 
-    pub(super) fn enforce_stop(&mut self, now: Instant) {
-        if self.stop.deadline().is_some_and(|deadline| deadline <= now) {
-            log::warn!("killing {} workers that took too long to stop", self.workers.len());
-            self.kill_workers();
-        }
+    pub(super) fn end_of_stop(&mut self) {
+        let left = self.supervisor.count();
+        log::warn!("killing {left} workers that took too long to stop");
+        self.kill_workers();
     }
 
     fn kill_workers(&mut self) {
         self.stop = Stop::Killed;
-        for worker in &self.workers {
-            worker.signal(Signal::SIGKILL);
-        }
+        self.deadlines.clear(What::Stop);
+        self.supervisor.signal_all(Signal::SIGKILL);
     }
 }

@@ -9,11 +9,12 @@ use super::connection::Connection;
 use super::reactor::{Key, Table};
 use super::settings::{LISTED_AT_ONCE, LISTINGS_MAX};
 use chappe_sys::clock::Moment;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, Write};
 
 /// The lists that are being written, and those that are complete.
 #[derive(Debug)]
@@ -22,6 +23,9 @@ pub(super) struct Reports {
     begun: VecDeque<Report>,
     complete: VecDeque<(u64, io::Result<File>)>,
 }
+
+const SEALS: SealFlag =
+    SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
 
 /// A list that is being written: JSON objects, one on each line.
 #[derive(Debug)]
@@ -47,7 +51,10 @@ impl Reports {
             self.complete.push_back((ticket, Err(io::Error::other("too many lists at a time"))));
             return;
         }
-        match memfd_create("chappe-connections", MFdFlags::MFD_CLOEXEC) {
+        match memfd_create(
+            "chappe-connections",
+            MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
+        ) {
             Ok(file) => {
                 let (keys, file) = (keys.into_iter(), file.into());
                 self.begun.push_back(Report { ticket, only_slow, keys, file });
@@ -75,9 +82,10 @@ impl Reports {
             self.begun.push_front(report);
             return;
         }
-        // The file goes to another process with its position.
-        let mut file = report.file;
-        let list = written.and_then(|()| file.rewind()).map(|()| file);
+        let file = report.file;
+        // The master takes only what can't change any more.
+        let seal = || fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS)).map_err(io::Error::from);
+        let list = written.and_then(|()| seal()).map(|_| file);
         self.complete.push_back((report.ticket, list));
     }
 }

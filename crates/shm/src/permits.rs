@@ -163,7 +163,7 @@ impl Zone {
         let (books, limit_max) = self.own_books()?;
         let missing = books.missing();
         match u32::try_from(missing) {
-            Ok(lost) if lost <= limit_max => {
+            Ok(lost) if lost <= limit_max && self.connection_permits().is_intact() => {
                 step("settle: before the permits");
                 self.change_balance(missing);
                 step("settle: after the permits");

@@ -117,6 +117,16 @@ impl Zone {
         (0..SLOTS).take_while(rang).for_each(drop);
     }
 
+    /// Before a fork: the new worker posts to it, which must not be its end because another
+    /// one has written over it. Nobody ever sleeps there, so nobody is forgotten.
+    fn repair_ready(&self) {
+        if !self.worker_ready.is_intact() {
+            self.parts().own.is_damaged = true;
+            let made = self.mapping.init_semaphore(|layout| &layout.worker_ready.semaphore, 0);
+            made.expect("every semaphore may have no permit");
+        }
+    }
+
     /// Notes it when a semaphore has refused what it accepts in a correct program.
     pub(super) fn sound<T>(&self, result: Option<T>) -> Option<T> {
         if result.is_none() {
@@ -181,10 +191,18 @@ impl Zone {
         // is free only after the master has seen that worker's end.
         let made = self.mapping.init_semaphore(|layout| &layout.slots[index].send.semaphore, 0);
         made.expect("every semaphore may have no permit");
+        self.repair_ready();
         let slot = Slot::new(Arc::clone(self), index);
         slot.set_state(SlotState::Starting);
         self.publish_live(index / 64);
         Some(slot)
+    }
+
+    /// The slot of this index, if it is in use. Master only.
+    #[must_use]
+    pub fn claimed_slot(self: &Arc<Self>, index: usize) -> Option<Slot> {
+        let is_claimed = self.parts().own.claims.contains_key(&index);
+        is_claimed.then(|| Slot::new(Arc::clone(self), index))
     }
 
     /// Bounds what the worker of a slot is believed to hold of the permits. Until then

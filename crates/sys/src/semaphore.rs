@@ -18,7 +18,7 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use nix::time::{ClockId, clock_gettime};
@@ -96,6 +96,39 @@ impl SemaphorePlace {
         Ok(())
     }
 
+    /// Whether everything in it but its value is as [`init`](Self::init) leaves it, of a
+    /// semaphore on which nobody ever sleeps. Anything else was written by somebody who should
+    /// not have, and a post would act on it.
+    fn is_as_initialised(&self) -> bool {
+        /// The value may change between two looks.
+        const TRIES: usize = 8;
+        (0..TRIES).any(|_| {
+            let pristine = Self::unused();
+            let mut value: libc::c_int = 0;
+            // SAFETY: sem_getvalue reads the 32 bytes of the place, whatever is in them, and
+            // writes a local.
+            let code = unsafe { libc::sem_getvalue(self.semaphore.get(), &raw mut value) };
+            let value = u32::try_from(value).unwrap_or(u32::MAX);
+            code == 0
+                && pristine.init(Sharing::Processes, value).is_ok()
+                && pristine.words() == self.words()
+        })
+    }
+
+    /// The bytes of the `sem_t`.
+    fn words(&self) -> [u64; size_of::<libc::sem_t>() / 8] {
+        const { assert!(size_of::<libc::sem_t>().is_multiple_of(8)) };
+        const { assert!(align_of::<libc::sem_t>() >= align_of::<AtomicU64>()) };
+        let first = self.semaphore.get().cast::<AtomicU64>();
+        std::array::from_fn(|nth| {
+            // SAFETY: the words lie in the `sem_t`, by the length of the array.
+            let word = unsafe { first.add(nth) };
+            // SAFETY: aligned as asserted above, alive as long as `self`, and all who write
+            // it at the same time do so by atomic operations.
+            unsafe { &*word }.load(Ordering::Relaxed)
+        })
+    }
+
     fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire) == READY
     }
@@ -140,6 +173,13 @@ impl Semaphore {
     /// initialised.
     pub(super) fn in_mapping(place: Shared<SemaphorePlace>) -> Option<Self> {
         place.is_ready().then_some(Self { place })
+    }
+
+    /// False if somebody has written over a semaphore on which nobody ever sleeps, and more
+    /// than its value. Such a semaphore must not be posted to.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        self.place.is_ready() && self.place.is_as_initialised()
     }
 
     fn raw(&self) -> *mut libc::sem_t {
@@ -353,5 +393,26 @@ mod tests {
     #[should_panic(expected = "sem_post failed on a semaphore of ours")]
     fn one_post_beyond_the_maximum_is_a_fault_of_ours() {
         Semaphore::new(Semaphore::VALUE_MAX).unwrap().post();
+    }
+
+    /// What is behind the value is not ours to know, so each word is tried.
+    #[test]
+    fn a_semaphore_that_was_written_over_is_not_intact() {
+        let place = SemaphorePlace::unused();
+        for value in [0, 1, Semaphore::VALUE_MAX] {
+            place.init(Sharing::Processes, value).unwrap();
+            assert!(place.is_as_initialised());
+        }
+        let words = place.words().len();
+        let damaged = (0..words * 2).filter(|nth| {
+            place.init(Sharing::Processes, 5).unwrap();
+            let first = place.semaphore.get().cast::<u32>();
+            // SAFETY: a half of a word of the `sem_t`.
+            let half = unsafe { first.add(*nth) };
+            // SAFETY: as above; nobody else has this semaphore.
+            unsafe { half.write(7) };
+            !place.is_as_initialised()
+        });
+        assert_eq!(damaged.count(), words * 2 - 1, "all but the value");
     }
 }

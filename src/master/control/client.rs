@@ -3,7 +3,6 @@
 //! Runs inside the master's loop and never sleeps.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
@@ -13,7 +12,9 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
-use super::{Answer, PIECE_BYTES, PIECES_AT_ONCE, REQUEST_BYTES_MAX, REQUEST_TIME_MAX, Request};
+use super::{
+    Answer, List, PIECE_BYTES, PIECES_AT_ONCE, REQUEST_BYTES_MAX, REQUEST_TIME_MAX, Request,
+};
 
 #[derive(Debug)]
 pub(super) struct Client {
@@ -22,7 +23,7 @@ pub(super) struct Client {
     /// Empty until the request is complete; what is left of the answer then.
     answer: Vec<u8>,
     /// What follows the answer.
-    pub(super) files: VecDeque<File>,
+    pub(super) lists: VecDeque<List>,
     pub(super) deadline: Instant,
     pub(super) state: ClientState,
     /// It has closed its writing end: no more is asked, and an answer is still awaited.
@@ -44,7 +45,7 @@ impl Client {
             stream,
             request: Vec::new(),
             answer: Vec::new(),
-            files: VecDeque::new(),
+            lists: VecDeque::new(),
             deadline,
             state: ClientState::Asking,
             has_ended: false,
@@ -145,11 +146,11 @@ impl Client {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(_) => {
                     self.answer.clear();
-                    self.files.clear();
+                    self.lists.clear();
                 }
             }
         }
-        if !self.answer.is_empty() || !self.files.is_empty() {
+        if !self.answer.is_empty() || !self.lists.is_empty() {
             return;
         }
         // Not only close: a worker that is just being forked has a copy of this
@@ -158,15 +159,15 @@ impl Client {
         self.state = ClientState::Done;
     }
 
-    /// Reads a piece of the files into the empty answer. False when there is none.
+    /// Reads a piece of the lists into the empty answer. False when there is none.
     fn next_piece(&mut self) -> bool {
-        while let Some(file) = self.files.front_mut() {
-            match file.take(PIECE_BYTES).read_to_end(&mut self.answer) {
-                Ok(bytes) if bytes > 0 => return true,
-                Ok(_) => {}
+        while let Some(list) = self.lists.front_mut() {
+            match list.read_piece(&mut self.answer, PIECE_BYTES) {
+                Ok(true) => return true,
+                Ok(false) => {}
                 Err(error) => log::warn!("an answer is cut short: {error}"),
             }
-            self.files.pop_front();
+            self.lists.pop_front();
         }
         false
     }

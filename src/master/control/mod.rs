@@ -4,14 +4,15 @@
 //! has 64 KiB and 5 seconds, and no more than 16 clients are let in at a time, so
 //! that none of them can keep the master from its work. It knows nothing of what is
 //! asked: requests go out as values, and the master gives back the answers, at once
-//! or when it has them. A long answer goes on in files, which are read as the client
+//! or when it has them. A long answer goes on in lists, which are read as the client
 //! takes them.
 
 mod client;
+mod list;
 
 use chappe_sys::clock::Moment;
 use std::collections::VecDeque;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -27,6 +28,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use client::{Client, ClientState};
+pub(super) use list::List;
 
 use crate::config::LogLevel;
 use crate::throttle::Throttle;
@@ -41,8 +43,8 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// How many failures of accept are told in ten seconds.
 const WARNINGS_TOLD: u32 = 2;
-/// Of an answer's files: how much is in memory for one client.
-const PIECE_BYTES: u64 = 64 << 10;
+/// Of an answer's lists: how much is in memory for one client.
+const PIECE_BYTES: usize = 64 << 10;
 /// How many writes one client gets before it is the next one's turn.
 const PIECES_AT_ONCE: usize = 16;
 
@@ -196,9 +198,9 @@ impl ControlSocket {
                             let error = "too many wait for an answer already, try again";
                             return Answer::Now(json!({ "error": error }));
                         }
+                        waiting += usize::from(request.may_wait());
                         answer(request)
                     });
-                    waiting += usize::from(client.is_waiting());
                 }
                 ClientState::Waiting(_) => client.note_departure(),
                 ClientState::Hearing | ClientState::Done => {}
@@ -213,25 +215,15 @@ impl ControlSocket {
         self.clients.retain(|client| client.state != ClientState::Done);
     }
 
-    /// The answer that goes on in files, for the one that waits for it.
-    pub(super) fn resolve_with(&mut self, number: u64, reply: &Value, files: VecDeque<File>) {
+    /// The answer for the client that waits for it; it goes on in the lists.
+    pub(super) fn resolve(&mut self, number: u64, reply: &Value, lists: VecDeque<List>) {
+        let now = Instant::now();
         let waits = |client: &&mut Client| client.state == ClientState::Waiting(number);
         if let Some(client) = self.clients.iter_mut().find(waits) {
-            client.deadline = Instant::now() + REQUEST_TIME_MAX;
-            client.files = files;
+            client.deadline = now + REQUEST_TIME_MAX;
+            client.lists = lists;
             client.reply(reply);
-        }
-    }
-
-    /// Tells whoever waits for it how it went.
-    pub(super) fn resolve(&mut self, number: u64, outcome: &Value) {
-        let now = Instant::now();
-        for client in &mut self.clients {
-            if client.state == ClientState::Waiting(number) {
-                client.deadline = now + REQUEST_TIME_MAX;
-                client.reply(outcome);
-                client.write(now);
-            }
+            client.write(now);
         }
         self.clients.retain(|client| client.state != ClientState::Done);
     }
@@ -356,15 +348,10 @@ mod tests {
         let nobody = |_| unreachable!("nobody asks");
         socket.turn(now + 2 * REQUEST_TIME_MAX, nobody);
         assert_eq!((socket.clients.len(), socket.next_deadline()), (1, None));
-        let mut files = VecDeque::new();
-        for text in [&b"one\n"[..], b"", &[b'x'; 100_000]] {
-            let mut file = tempfile::tempfile().unwrap();
-            file.write_all(text).unwrap();
-            std::io::Seek::rewind(&mut file).unwrap();
-            files.push_back(file);
-        }
-        socket.resolve_with(8, &json!({}), VecDeque::new());
-        socket.resolve_with(7, &json!({ "ok": true }), files);
+        let lists: VecDeque<_> =
+            [&b"one\n"[..], b"", &[b'x'; 100_000]].into_iter().map(list::tests::of).collect();
+        socket.resolve(8, &json!({}), VecDeque::new());
+        socket.resolve(7, &json!({ "ok": true }), lists);
         let reader = std::thread::spawn(move || {
             let mut text = String::new();
             client.read_to_string(&mut text).unwrap();
@@ -416,7 +403,7 @@ mod tests {
         drop(gone);
         socket.turn(now, |_| unreachable!("nobody asks"));
         assert_eq!(socket.clients.len(), 1);
-        socket.resolve(1, &json!({ "ok": true }));
+        socket.resolve(1, &json!({ "ok": true }), VecDeque::new());
         let mut line = String::new();
         BufReader::new(client).read_line(&mut line).unwrap();
         assert_eq!(line, "{\"ok\":true}\n");
@@ -470,7 +457,11 @@ mod tests {
             client.write_all(b"{\"command\":\"reload\"}\n").unwrap();
         }
         let now = Instant::now();
-        socket.turn(now, |_| Answer::Later(7));
+        let mut number = 0;
+        socket.turn(now, |_| {
+            number += 1;
+            Answer::Later(number)
+        });
         // One too many was told so.
         let mut last = String::new();
         BufReader::new(clients.pop().unwrap()).read_line(&mut last).unwrap();
@@ -480,14 +471,16 @@ mod tests {
         drop(clients.pop());
         socket.turn(now + 2 * REQUEST_TIME_MAX, |_| unreachable!("nobody asks"));
         assert_eq!(socket.clients.len(), WAITING_MAX - 1);
-        socket.resolve(8, &json!({}));
+        socket.resolve(number + 1, &json!({}), VecDeque::new());
         assert_eq!(socket.clients.len(), WAITING_MAX - 1);
-        socket.resolve(7, &json!({ "ok": true }));
+        for number in 1..=number {
+            socket.resolve(number, &json!({ "ok": number }), VecDeque::new());
+        }
         assert!(socket.clients.is_empty());
-        for client in clients {
+        for (number, client) in (1..).zip(clients) {
             let mut line = String::new();
             BufReader::new(client).read_line(&mut line).unwrap();
-            assert_eq!(line, "{\"ok\":true}\n");
+            assert_eq!(line, format!("{{\"ok\":{number}}}\n"));
         }
     }
 

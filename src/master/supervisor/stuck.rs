@@ -11,14 +11,11 @@
 //! for nothing.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use chappe_shm::Counter;
-use chappe_sys::clock::monotonic_ms;
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::{Master, Worker};
+use super::worker::Worker;
 
 /// How often a worker is looked at within the time-out.
 const LOOKS: u32 = 4;
@@ -26,18 +23,6 @@ const LOOKS: u32 = 4;
 const THREADS_MAX: usize = 16;
 /// Places of a thread's kernel stack that are told, from the innermost on.
 const FRAMES_MAX: usize = 6;
-
-/// When all workers are looked at again; `None`: nobody asked for it.
-#[derive(Debug, Default)]
-pub(super) struct Watchdog {
-    next_look: Option<Instant>,
-}
-
-impl Watchdog {
-    pub(super) fn next_look(&self) -> Option<Instant> {
-        self.next_look
-    }
-}
 
 /// How long a worker has made no progress, as far as the master has seen.
 #[derive(Debug, Default)]
@@ -52,7 +37,12 @@ pub(super) struct Stall {
 
 impl Stall {
     /// One look. True, once, if the worker is stuck.
-    fn look(&mut self, (last_ms, wakes_by_ms): (u64, u64), now_ms: u64, limit_ms: u64) -> bool {
+    pub(super) fn check(
+        &mut self,
+        (last_ms, wakes_by_ms): (u64, u64),
+        now_ms: u64,
+        limit_ms: u64,
+    ) -> bool {
         let due_ms = last_ms.max(wakes_by_ms);
         // Without a heartbeat it has not begun: worker_ready_timeout bounds that.
         let is_overdue = last_ms > 0 && now_ms > due_ms && last_ms == self.seen_ms;
@@ -64,32 +54,13 @@ impl Stall {
     }
 }
 
-impl Master<'_> {
-    /// Looks at all workers, if it is time to.
-    pub(super) fn enforce_progress(&mut self, now: Instant) {
-        let Some(limit) = self.config.worker_stuck_timeout else {
-            self.watchdog.next_look = None;
-            return;
-        };
-        if self.watchdog.next_look.is_some_and(|at| at > now) {
-            return;
-        }
-        self.watchdog.next_look = Some(now + (limit / LOOKS).max(Duration::from_millis(1)));
-        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        let now_ms = monotonic_ms();
-        for worker in &mut self.workers {
-            let heartbeats = worker.slot.heartbeats();
-            if worker.stall.look(heartbeats, now_ms, limit_ms) {
-                worker.report_stuck(now_ms - heartbeats.0);
-                worker.signal(Signal::SIGKILL);
-                self.zone.count(Counter::WorkersStuck, 1);
-            }
-        }
-    }
+/// How long the master waits between two looks at all workers.
+pub(super) fn pause(limit: Duration) -> Duration {
+    (limit / LOOKS).max(Duration::from_millis(1))
 }
 
 impl Worker {
-    fn report_stuck(&self, since_ms: u64) {
+    pub(super) fn report_stuck(&self, since_ms: u64) {
         let (number, pid) = (self.number, self.pid);
         log::error!(
             "worker is stuck, killing it (worker_stuck_timeout) worker={number} pid={pid} \
@@ -154,7 +125,7 @@ mod tests {
     fn a_worker_is_stuck_when_it_is_overdue_for_so_long_and_was_seen_so() {
         let mut stall = Stall::default();
         let looks = |stall: &mut Stall, at: &[u64]| -> Vec<bool> {
-            at.iter().map(|&now| stall.look((1000, 2000), now, LIMIT)).collect()
+            at.iter().map(|&now| stall.check((1000, 2000), now, LIMIT)).collect()
         };
         // Asleep until 2000, and overdue from then on.
         assert!(!looks(&mut stall, &[1100, 1500, 1999, 2000]).contains(&true));
@@ -168,23 +139,23 @@ mod tests {
         // Overdue at three looks of four, again and again.
         for look in 1..400 {
             let last = look / 4 * 4000;
-            assert!(!stall.look((last.max(1), 0), look * 1000, LIMIT), "{look}");
+            assert!(!stall.check((last.max(1), 0), look * 1000, LIMIT), "{look}");
         }
     }
 
     #[test]
     fn who_was_stopped_together_with_the_master_is_given_time() {
         let mut stall = Stall::default();
-        assert!(!stall.look((1000, 1010), 1005, LIMIT));
+        assert!(!stall.check((1000, 1010), 1005, LIMIT));
         // An hour later, both go on.
-        assert!(!stall.look((1000, 1010), 3_601_000, LIMIT));
-        assert!(!stall.look((3_601_001, 3_602_000), 3_601_100, LIMIT));
+        assert!(!stall.check((1000, 1010), 3_601_000, LIMIT));
+        assert!(!stall.check((3_601_001, 3_602_000), 3_601_100, LIMIT));
     }
 
     #[test]
     fn who_has_not_begun_is_not_stuck() {
         let mut stall = Stall::default();
-        assert!((1..100).all(|look| !stall.look((0, 0), look * 100, LIMIT)));
+        assert!((1..100).all(|look| !stall.check((0, 0), look * 100, LIMIT)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How a worker ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Death {
+pub(in crate::master) enum Death {
     /// It was told to stop, by somebody else than the master, and did: exit code 0.
     Stopped,
     /// Any other exit code, or a signal.
@@ -32,7 +32,7 @@ impl Death {
 
 /// What becomes of its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::master) enum Verdict {
     /// No worker takes its place.
     Forget,
     /// A new worker is forked after this pause.
@@ -41,7 +41,7 @@ pub(super) enum Verdict {
 
 /// Judges one death. `pause` is the worker number's pace: zero while all is well,
 /// and brought up to date here.
-pub(super) fn judge(
+pub(in crate::master) fn judge(
     is_stopping: bool,
     death: Death,
     lived: Duration,

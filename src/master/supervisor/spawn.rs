@@ -12,118 +12,78 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use chappe_shm::{Orders, Slot, Zone};
+use chappe_shm::Slot;
 use chappe_sys::limits;
 use chappe_sys::privileges::{self, Identity};
 use chappe_sys::process::{self, ExitReason, Forked};
+use chappe_sys::signals::Signals;
 
-use super::owed::OwedLog;
-use super::stuck::Stall;
-use super::{Assignment, Master, Worker};
+use super::Supervisor;
+use super::worker::Worker;
 use crate::channel::{Channel, MasterEnd};
 use crate::config::{Config, CpuAffinity, LogLevel};
+use crate::listen::Bound;
 use crate::logging::{self, Copies, Role};
-use crate::throttle::Throttle;
+use crate::master::Assignment;
+use crate::master::deadlines::{Deadlines, What};
 
-/// The zone of a server that begins with this configuration.
-pub(super) fn make_zone(config: &Config) -> io::Result<Arc<Zone>> {
-    let zone = Zone::create(config.max_connections)?;
-    provide_peer_tables(&zone, config, config.effective_worker_processes())?;
-    Ok(zone)
+/// What all workers of a generation are born with.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::master) struct Outfit<'a> {
+    /// The number of the generation.
+    pub(in crate::master) generation: u64,
+    /// Its configuration.
+    pub(in crate::master) config: &'a Arc<Config>,
+    /// How many workers it has.
+    pub(in crate::master) workers: u16,
+    /// Its listeners, of all workers.
+    pub(in crate::master) listeners: &'a [Bound],
+    /// The log of worker N at place N.
+    pub(in crate::master) logs: &'a [Arc<File>],
+    /// From which level on they log.
+    pub(in crate::master) level: LogLevel,
+    /// Where their log lines go besides their files.
+    pub(in crate::master) copies: Copies,
+    /// Whom they become; `None`: they stay who the master is.
+    pub(in crate::master) identity: Option<&'a Identity>,
 }
 
-/// Maps the tables in which `workers` workers of this configuration count addresses, if they
-/// do; to be called before they are forked. Tables stay when that is turned off: the workers
-/// that drain still have them.
-pub(super) fn provide_peer_tables(zone: &Zone, config: &Config, workers: u16) -> io::Result<()> {
-    if config.limits.connections_per_ip == 0 {
-        return Ok(());
-    }
-    zone.provide_peer_tables(workers)
-}
-
-impl Master<'_> {
-    pub(super) fn spawn(&mut self, number: u16) -> io::Result<()> {
-        let slot = self
-            .zone
-            .claim_slot(number, self.generation)
-            .ok_or_else(|| io::Error::other("no free worker slot"))?;
-        let ready_by = Instant::now() + self.config.worker_ready_timeout;
-        self.spawn_into(slot, number, self.generation, ready_by)
-    }
-
-    /// The worker of a generation, ours or the candidate's, into its slot.
-    pub(super) fn spawn_into(
+impl Supervisor {
+    /// Forks a worker of the generation into a free slot. If it is not ready at `ready_by`
+    /// it is late. `Ok(false)`: no slot is free.
+    ///
+    /// # Errors
+    /// No descriptor, no memory or no process is left. Nothing has changed then.
+    pub(in crate::master) fn spawn(
         &mut self,
-        slot: Slot,
         number: u16,
-        generation: u64,
+        outfit: &Outfit<'_>,
         ready_by: Instant,
-    ) -> io::Result<()> {
-        match self.fork(number, generation, &slot) {
-            Ok(mut worker) => {
-                let pid = worker.pid;
+        signals: &mut Signals,
+        run_worker: &dyn Fn(Assignment) -> ExitReason,
+        deadlines: &mut Deadlines,
+    ) -> io::Result<bool> {
+        let generation = outfit.generation;
+        let Some(slot) = self.zone.claim_slot(number, generation) else { return Ok(false) };
+        self.zone.bound_held(&slot, outfit.config.worker.max_connections);
+        let forked = Birth::new(number, outfit, slot.clone()).and_then(|(birth, channel)| {
+            Ok((signals.fork(move |forked| birth.begin(&forked, run_worker))?, channel))
+        });
+        match forked {
+            Ok((pid, channel)) => {
+                slot.set_pid(pid.as_raw().unsigned_abs());
+                let mut worker = Worker::new(number, generation, pid, slot);
+                worker.channel = Some(channel);
                 log::info!("worker started worker={number} pid={pid} generation={generation}");
-                worker.ready_by = Some(ready_by);
+                deadlines.set(What::Ready(pid), ready_by);
                 self.workers.push(worker);
-                Ok(())
+                Ok(true)
             }
             Err(error) => {
                 self.zone.free(&slot);
                 Err(error)
             }
         }
-    }
-
-    fn fork(&mut self, number: u16, generation: u64, slot: &Slot) -> io::Result<Worker> {
-        let (birth, channel) = self.birth(number, generation, slot.clone())?;
-        let run_worker = self.run_worker;
-        let pid = self.signals.fork(move |forked| birth.begin(&forked, run_worker))?;
-        slot.set_pid(pid.as_raw().unsigned_abs());
-        Ok(Worker {
-            number,
-            generation,
-            pid,
-            slot: slot.clone(),
-            channel: Some(channel),
-            orders: Orders::default(),
-            ring_at: None,
-            log: OwedLog::default(),
-            warnings: Throttle::new(2),
-            started: Instant::now(),
-            ready_by: None,
-            leaves_by: None,
-            is_cut: false,
-            stall: Stall::default(),
-        })
-    }
-
-    /// What a worker of the generation that serves is born with, or one of the candidate's,
-    /// and the master's end of its channel.
-    fn birth(&self, number: u16, generation: u64, slot: Slot) -> io::Result<(Birth, MasterEnd)> {
-        let next = self.candidate.as_ref().filter(|next| next.generation == generation);
-        let (config, listeners, logs, workers) = match next {
-            Some(next) => (&next.config, &next.listeners, &next.worker_logs, next.workers),
-            None => (&self.config, &self.listeners, &self.worker_logs, self.workers_wanted),
-        };
-        // Whoever changes the level in the file wants that one.
-        let is_overridden = config.log.level == self.config.log.level;
-        let level = self.log_level.filter(|_| is_overridden).unwrap_or(config.log.level);
-        let (master_end, channel) = Channel::pair()?;
-        let mut own = Vec::with_capacity(listeners.len());
-        for bound in listeners {
-            own.extend(bound.listeners_of(number, workers)?);
-        }
-        let log = logs.get(usize::from(number)).ok_or(io::ErrorKind::NotFound)?;
-        let config = Arc::clone(config);
-        let birth = Birth {
-            assignment: Assignment { number, generation, slot, channel, listeners: own, config },
-            log: log.try_clone()?,
-            level,
-            copies: self.copies,
-            identity: self.identity.clone(),
-        };
-        Ok((birth, master_end))
     }
 }
 
@@ -141,6 +101,26 @@ struct Birth {
 }
 
 impl Birth {
+    /// With the master's end of its channel.
+    fn new(number: u16, outfit: &Outfit<'_>, slot: Slot) -> io::Result<(Self, MasterEnd)> {
+        let Outfit { generation, workers, level, copies, .. } = *outfit;
+        let (master_end, channel) = Channel::pair()?;
+        let mut listeners = Vec::with_capacity(outfit.listeners.len());
+        for bound in outfit.listeners {
+            listeners.extend(bound.listeners_of(number, workers)?);
+        }
+        let log = outfit.logs.get(usize::from(number)).ok_or(io::ErrorKind::NotFound)?;
+        let config = Arc::clone(outfit.config);
+        let birth = Self {
+            assignment: Assignment { number, generation, slot, channel, listeners, config },
+            log: log.try_clone()?,
+            level,
+            copies,
+            identity: outfit.identity.cloned(),
+        };
+        Ok((birth, master_end))
+    }
+
     /// In the new process. Signals stay blocked until the worker has handlers.
     fn begin(self, forked: &Forked, run_worker: &dyn Fn(Assignment) -> ExitReason) -> ExitReason {
         let number = self.assignment.number;
