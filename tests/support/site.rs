@@ -24,6 +24,11 @@ use crate::wait::{wait_for, wait_until};
 
 /// Runs the tests, or the server if that is what this process is to be.
 pub(crate) fn run(tests: &[(&str, fn())]) -> ExitCode {
+    run_as(tests, play)
+}
+
+/// The same with workers that do something else.
+pub(crate) fn run_as(tests: &[(&str, fn())], play: fn(Assignment) -> ExitReason) -> ExitCode {
     let mut arguments = std::env::args_os().skip(1).peekable();
     if arguments.peek().is_some_and(|first| first == "server") {
         return prefork::run(arguments, play);
@@ -48,7 +53,7 @@ fn passes(name: &str, test: fn()) -> bool {
 
 // What a worker plays.
 
-fn play(assignment: Assignment) -> ExitReason {
+pub(crate) fn play(assignment: Assignment) -> ExitReason {
     let part = assignment.application().get("play").and_then(|part| part.as_str());
     let part = part.unwrap_or("well").to_owned();
     let first = assignment.slot.connection_ids(1) == 1;
