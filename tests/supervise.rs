@@ -6,7 +6,8 @@
 //! such a process must have one thread.
 
 use std::fs;
-use std::process::{ExitCode, Stdio};
+use std::io::Read;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -19,7 +20,7 @@ mod site;
 mod wait;
 
 use site::{Site, processes_of, text, worker_pids};
-use wait::wait_until;
+use wait::{wait_for, wait_until};
 
 fn main() -> ExitCode {
     let tests: &[(&str, fn())] = &[
@@ -42,6 +43,9 @@ fn main() -> ExitCode {
         ("workers_keep_no_descriptor_of_the_master", workers_keep_no_descriptor),
         ("a_drain_that_takes_too_long_is_cut", a_drain_that_takes_too_long_is_cut),
         ("a_second_stop_kills", a_second_stop_kills),
+        ("a_signal_to_the_group_and_the_process_is_one", a_signal_to_the_group_and_the_process),
+        ("a_parent_that_ignores_children_starts_a_daemon", a_parent_that_ignores_children),
+        ("a_daemon_keeps_no_descriptor_that_it_inherited", a_daemon_keeps_no_descriptor),
         ("workers_of_a_killed_master_go", workers_of_a_killed_master_go),
         ("commands_without_a_master_fail", commands_without_a_master_fail),
         ("the_configuration_can_be_checked_and_printed", the_configuration_can_be_checked),
@@ -358,6 +362,57 @@ fn a_second_stop_kills() {
     let begun = Instant::now();
     assert_eq!(server.wait(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(4));
+    site.assert_nothing_left();
+}
+
+/// As timeout(1) does it.
+fn a_signal_to_the_group_and_the_process() {
+    let site = Site::new("");
+    let mut server = site.start();
+    server.signal(Signal::SIGTERM);
+    wait_until("the master is stopping", || site.log("master.log").contains("stopping now"));
+    // It may have ended by now.
+    let _gone = kill(server.pid(), Signal::SIGTERM);
+    assert_eq!(server.wait(), Some(0));
+    let log = site.log("master.log");
+    assert!(!log.contains("a second time"), "{log}");
+    assert!(!log.contains("signal=SIGKILL"), "{log}");
+}
+
+/// A start from a shell script.
+fn scripted(site: &Site, script: &str) -> Command {
+    let mut shell = Command::new("sh");
+    let program = std::env::current_exe().expect("this program");
+    shell.arg("-c").arg(script).arg(program).arg("server").arg("-p").arg(site.directory.path());
+    shell.stdin(Stdio::null());
+    shell
+}
+
+fn a_parent_that_ignores_children() {
+    let site = Site::new("");
+    let mut shell = scripted(&site, "exec env --ignore-signal=CHLD \"$0\" \"$@\"");
+    let output = shell.output().expect("a shell");
+    assert!(output.status.success(), "{output:?}");
+    let status = site.status();
+    assert_eq!(worker_pids(&status).len(), 2);
+    assert!(site.run(&["stop", "--wait"]).status.success());
+    site.assert_nothing_left();
+}
+
+fn a_daemon_keeps_no_descriptor() {
+    let site = Site::new("");
+    // What the shell has at 9 is our pipe; the start itself writes nothing there.
+    let mut shell = scripted(&site, "exec 9>&1; exec \"$0\" \"$@\" > /dev/null");
+    let mut started = shell.stdout(Stdio::piped()).spawn().expect("a shell");
+    let pipe = started.stdout.take().expect("piped");
+    assert!(started.wait().expect("our child").success());
+    let flags = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
+    nix::fcntl::fcntl(&pipe, flags).expect("flags");
+    let mut pipe = pipe;
+    let mut has_ended = || matches!(pipe.read(&mut [0; 9]), Ok(0));
+    let ended = wait_for(|| has_ended().then_some(()));
+    assert!(site.run(&["stop", "--wait"]).status.success());
+    assert!(ended.is_some(), "the daemon still has it");
     site.assert_nothing_left();
 }
 

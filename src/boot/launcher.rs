@@ -13,6 +13,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use daemonize::{Daemonize, Outcome, Stdio};
 use nix::fcntl::OFlag;
@@ -34,6 +35,12 @@ pub(super) enum Side {
 /// The daemon's end of the pipe. Whatever is said last is what the launcher tells.
 pub(super) struct Report {
     pipe: File,
+}
+
+impl AsFd for Report {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
 }
 
 impl Report {

@@ -6,6 +6,7 @@
 //! that goes on must take it.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -40,11 +41,22 @@ struct Prepared {
     copies: Copies,
 }
 
+impl Prepared {
+    /// All that a daemon goes on with.
+    fn descriptors<'a>(&'a self, report: &'a Report) -> Vec<BorrowedFd<'a>> {
+        let mut kept = vec![report.as_fd(), self.master_log.as_fd()];
+        kept.extend(self.worker_logs.iter().map(|log| log.as_fd()));
+        kept.extend(self.listeners.iter().chain(&self.metrics).flat_map(Bound::descriptors));
+        kept
+    }
+}
+
 pub(super) fn start(
     arguments: &Arguments,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
 ) -> Result<(), Failure> {
     chappe_sys::signals::ignore_file_size_signal().map_err(Failure::system("SIGXFSZ"))?;
+    chappe_sys::signals::report_children().map_err(Failure::system("SIGCHLD"))?;
     let prepared = prepare(arguments)?;
     if prepared.copies != Copies::None {
         return become_master(prepared, run_worker, |addresses, _config| {
@@ -67,7 +79,22 @@ pub(super) fn start(
             }
             Ok(())
         }
-        Side::Daemon(report) => become_daemon(prepared, run_worker, report),
+        Side::Daemon(report) => process::run_daemon(|forked| {
+            // What whoever started us had open must not live as long as the server: a lock,
+            // a pipe that somebody reads to its end.
+            let streams = (io::stdin(), io::stdout(), io::stderr());
+            let mut kept = prepared.descriptors(&report);
+            kept.extend([streams.0.as_fd(), streams.1.as_fd(), streams.2.as_fd()]);
+            let closed = process::close_all_except(&forked, &kept);
+            drop(kept);
+            match closed {
+                Ok(()) => become_daemon(prepared, run_worker, report),
+                Err(error) => {
+                    report.failed(&format!("cannot close inherited descriptors: {error}"));
+                    ExitReason::Failed
+                }
+            }
+        }),
     }
 }
 
@@ -162,7 +189,7 @@ fn become_daemon(
     prepared: Prepared,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
     report: Report,
-) -> ! {
+) -> ExitReason {
     let mut report = Some(report);
     let result = become_master(prepared, run_worker, |addresses, config| {
         let heard = report.take().map_or(Ok(()), |report| {
@@ -178,7 +205,7 @@ fn become_daemon(
         let _ = process::redirect_stderr_to_null();
         heard
     });
-    let reason = match result {
+    match result {
         Ok(()) => ExitReason::Stopped,
         Err(failure) => {
             if let Some(report) = report {
@@ -186,10 +213,7 @@ fn become_daemon(
             }
             ExitReason::Failed
         }
-    };
-    // This is a fork of the launcher: what the launcher registered for its exit is
-    // none of our business.
-    process::exit_now(reason)
+    }
 }
 
 /// In the process that stays: lock, control socket, log; then it is the master.

@@ -185,6 +185,11 @@ impl Bound {
         Ok(bound)
     }
 
+    /// False of a Unix socket whose file was deleted, or is another one's by now.
+    pub(crate) fn is_reachable(&self) -> bool {
+        self.file.as_ref().is_none_or(|file| file.is_there())
+    }
+
     /// Makes sure that each of so many workers has a socket.
     ///
     /// # Errors
@@ -200,6 +205,11 @@ impl Bound {
             }
         }
         Ok(())
+    }
+
+    /// All its descriptors.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().map(AsFd::as_fd)
     }
 
     /// How many sockets there are.

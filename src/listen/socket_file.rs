@@ -41,6 +41,11 @@ impl SocketFile {
         Ok((socket, Self { path: path.to_owned(), identity, owner: Some(process::id()) }))
     }
 
+    /// Whether the path still leads to it.
+    pub(super) fn is_there(&self) -> bool {
+        identity(&self.path).is_ok_and(|id| id == self.identity)
+    }
+
     /// This process removes it.
     pub(super) fn own(&mut self) {
         self.owner = Some(process::id());
@@ -54,9 +59,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.owner == Some(process::id())
-            && identity(&self.path).is_ok_and(|id| id == self.identity)
-        {
+        if self.owner == Some(process::id()) && self.is_there() {
             // It may have gone in between, which is just as well.
             let _ = fs::remove_file(&self.path);
         }

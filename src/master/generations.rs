@@ -200,9 +200,10 @@ impl Generations {
         let old: Vec<_> = listeners.iter().map(|bound| bound.options.clone()).collect();
         let places = config.listen.iter().zip(match_listeners(&old, &config.listen));
         places
-            .map(|(options, place)| match place {
-                Some(place) => listeners[place].stay(options, workers),
-                None => Bound::bind(options, workers),
+            .map(|(options, place)| match place.map(|place| &listeners[place]) {
+                Some(bound) if bound.is_reachable() => bound.stay(options, workers),
+                // Nobody can connect any more to a socket whose file was deleted.
+                _ => Bound::bind(options, workers),
             })
             .collect()
     }

@@ -3,23 +3,31 @@
 
 use std::time::{Duration, Instant};
 
-use chappe_sys::clock;
+use chappe_sys::clock::{self, Moment};
 use chappe_sys::notify::Notifier;
 
 use super::deadlines::{Deadlines, What};
 use crate::config::Address;
+use crate::throttle::Throttle;
+
+/// How many failures are logged in ten seconds.
+const WARNINGS_LOGGED: u32 = 2;
 
 /// What it gets beside the deadline of a stop, for the master to clean up.
 const STOP_SLACK: Duration = Duration::from_secs(5);
 
 /// See the module; without a service manager it does nothing.
 #[derive(Debug)]
-pub(super) struct Manager(Option<Notifier>);
+pub(super) struct Manager {
+    notifier: Option<Notifier>,
+    /// Signs of life that were not heard.
+    warnings: Throttle,
+}
 
 impl Manager {
     pub(super) fn new(notifier: Option<Notifier>, deadlines: &mut Deadlines) -> Self {
         deadlines.set_or_clear(What::Ping, notifier.as_ref().and_then(Notifier::next_ping));
-        Self(notifier)
+        Self { notifier, warnings: Throttle::new(WARNINGS_LOGGED) }
     }
 
     /// Every worker serves.
@@ -51,15 +59,17 @@ impl Manager {
 
     /// A sign of life: the master's loop goes round.
     pub(super) fn ping(&mut self, now: Instant, deadlines: &mut Deadlines) {
-        let Some(notifier) = &mut self.0 else { return };
-        if let Err(error) = notifier.ping(now) {
-            log::warn!("the service manager did not hear the watchdog's ping: {error}");
+        let Some(notifier) = &mut self.notifier else { return };
+        if let Err(error) = notifier.ping(now)
+            && let Some(held) = self.warnings.admit(Moment::now())
+        {
+            log::warn!("the service manager did not hear the watchdog's ping: {error}{held}");
         }
         deadlines.set_or_clear(What::Ping, notifier.next_ping());
     }
 
     fn tell(&self, lines: &str) {
-        if let Some(notifier) = &self.0
+        if let Some(notifier) = &self.notifier
             && let Err(error) = notifier.tell(lines)
         {
             log::warn!("the service manager does not listen: {error}");

@@ -15,6 +15,10 @@ pub(super) const FAST_STOP_MAX: Duration = Duration::from_secs(5);
 /// same moment counts nothing.
 pub(super) const CUT_GRACE: Duration = Duration::from_secs(1);
 
+/// The same signal twice in this time is one: timeout(1) and others send it to the process
+/// and to its group.
+const ONE_SIGNAL: Duration = Duration::from_millis(250);
+
 /// Whether, and how, the server is going down. It only ever gets more urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -22,8 +26,8 @@ pub(super) enum Stop {
     No,
     /// Workers answer what they have; then the rest is cut.
     Graceful,
-    /// Workers close and go; then they are killed.
-    Fast,
+    /// Workers close and go; then they are killed. Who asked for it, and when.
+    Fast { by: &'static str, since: Instant },
     /// Workers were killed; the kernel does the rest.
     Killed,
 }
@@ -36,14 +40,17 @@ impl Stop {
 
 impl Master<'_> {
     /// The fast stop; asked for a second time it kills.
-    pub(super) fn stop_fast(&mut self, by: &str) {
+    pub(super) fn stop_fast(&mut self, by: &'static str) {
         match self.stop {
             Stop::No | Stop::Graceful => {
                 log::info!("stopping now by={by}");
-                self.begin_stop(Stop::Fast, FAST_STOP_MAX);
+                self.begin_stop(Stop::Fast { by, since: Instant::now() }, FAST_STOP_MAX);
                 self.supervisor.signal_all(Signal::SIGTERM);
             }
-            Stop::Fast => {
+            Stop::Fast { by: first, since } if first == by && since.elapsed() < ONE_SIGNAL => {
+                log::info!("the same signal once more, at once, is the same stop by={by}");
+            }
+            Stop::Fast { .. } => {
                 log::warn!("killing the workers: told to stop a second time by={by}");
                 self.kill_workers();
             }

@@ -180,7 +180,12 @@ impl Worker {
                     }
                 };
                 if stops {
-                    log::info!("worker stops connections={}", self.event_loop.connections());
+                    let connections = self.event_loop.connections();
+                    log::info!("worker stops connections={connections}");
+                    if matches!(self.life, Life::Draining(_)) {
+                        // A drain that is cut short, for the next reload or by an operator.
+                        self.event_loop.count(Counter::ConnectionsCut, connections as u64);
+                    }
                     self.event_loop.close_all();
                     return Ok(());
                 }

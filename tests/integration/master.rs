@@ -130,9 +130,9 @@ fn answers_about_a_connection_and_about_a_log_are_told_apart() {
     let server = TestServer::start("kick_and_reopen", "worker_processes = 1\n");
     let worker = server.worker_pids()[0];
     kill(Pid::from_raw(worker), Signal::SIGSTOP).unwrap();
-    // The second order has the number 2, too.
+    // The reopen has the number 3, too, behind the kick and the status.
     let mut control = UnixStream::connect(server.dir.join("run/chappe.sock")).unwrap();
-    control.write_all(b"{\"command\":\"kick\",\"id\":2}\n").unwrap();
+    control.write_all(b"{\"command\":\"kick\",\"id\":3}\n").unwrap();
     server.status_json();
     let mut reopen = command(&server.dir);
     let reopen = reopen.args(["reopen", "--wait"]).stderr(Stdio::piped()).spawn().unwrap();

@@ -48,6 +48,8 @@ fn workers_become_nobody_and_the_master_stays_root() {
     }
     let server = TestServer::start("privileges_default", "");
     let nobody = User::from_name("nobody").expect("looked up").expect("there is one");
+    let (uid, gid) = (nobody.uid, nobody.gid);
+    server.wait_log("master", &format!("workers become user=nobody uid={uid} gid={gid}"));
     let before = server.worker_pids();
     for &pid in &before {
         assert_is(pid, &nobody, nobody.gid);

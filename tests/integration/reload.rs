@@ -384,3 +384,23 @@ fn who_is_told_to_drain_is_shown_to_drain_whether_it_has_heard_it_or_not() {
     wait_drained(&server);
     assert_eq!(server.status_number("/totals/workers_died"), 0);
 }
+
+/// Four reloads in a row end the first drain, with what is still connected.
+#[test]
+fn connections_of_a_drain_that_is_ended_for_a_reload_are_counted() {
+    let toml =
+        "worker_processes = 1\nworker_shutdown_timeout = \"1h\"\nworker_drain_spread = \"30m\"\n";
+    let server = TestServer::start("reload_cut", toml);
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        for _ in 0..20 {
+            let mut client = server.connect();
+            client.call(CODE_PING, b"").unwrap();
+            clients.push(client);
+        }
+        assert_eq!(server.command(&["reload"]).code, Some(0));
+    }
+    server.wait_status("/totals/drains_cut", |cut| cut == 1);
+    // Those that had their goodbye first may have left by themselves.
+    server.wait_status("/totals/connections_cut", |cut| (10..=20).contains(&cut));
+}

@@ -211,3 +211,21 @@ fn something_else_at_the_path_stays() {
     assert!(refused.stderr.contains("there is something that is no socket"), "{refused:?}");
     assert_eq!(fs::read_to_string(dir.join("a.sock")).unwrap(), "precious");
 }
+
+#[test]
+fn a_file_that_was_deleted_is_made_again_by_a_reload() {
+    let mut server = TestServer::start("unix_deleted", LISTEN);
+    let path = path(&server);
+    let mut before = connect(&path);
+    before.call(CODE_PING, b"").unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let reload = server.command(&["reload"]);
+    assert_eq!(reload.code, Some(0), "{reload:?}");
+    connect(&path).call(CODE_PING, b"").unwrap();
+    // Whoever was connected is told to come again.
+    let (frames, _) = drain(&mut before);
+    assert!(frames[0].as_goodbye().expect("a goodbye").is(Goodbye::Reloading));
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit().code(), Some(0));
+    assert!(!path.exists(), "it goes with the server");
+}

@@ -103,7 +103,8 @@ counters! {
     WorkersDied = "workers_died",
     /// Connections that an operator closed.
     ConnectionsKicked = "connections_kicked",
-    /// Connections that a drain did not see to their end: `worker_shutdown_timeout`.
+    /// Connections that a drain did not see to their end: `worker_shutdown_timeout`, or
+    /// the drain was ended for another reload.
     ConnectionsCut = "connections_cut",
     /// Of those refused: their address had `limits.connections_per_ip` already.
     ConnectionsRefusedPerIp = "connections_refused_per_ip",

@@ -478,6 +478,24 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_of_a_slot_goes_back_when_its_worker_ends() {
+        let zone = Zone::create(1).unwrap();
+        let file = std::fs::File::from(zone.descriptor().unwrap());
+        let kibibytes = || std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()) / 2;
+        let before = kibibytes();
+        for number in 0..100 {
+            let slot = zone.claim_slot(number, 1).unwrap();
+            (0..128).for_each(|thread| {
+                slot.counters(ThreadRole::Handler(thread)).add(Counter::FramesSent, 1)
+            });
+            assert!(kibibytes() > before + 40, "of one worker");
+            zone.free(&slot);
+        }
+        assert!(kibibytes() < before + 40, "{} KiB, {before} before", kibibytes());
+        assert_eq!(zone.own_totals().get(Counter::FramesSent), 100 * 128);
+    }
+
+    #[test]
     fn a_claimed_slot_has_a_fresh_send_semaphore() {
         let zone = Zone::create(1).unwrap();
         for _ in 0..=SLOTS {

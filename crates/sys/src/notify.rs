@@ -13,6 +13,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
+/// How often signs of life are given at the most: a manager that waits for less than twice
+/// this is one that makes a mistake, and must not be served by a loop that does nothing else.
+const PING_PAUSE_MIN: Duration = Duration::from_millis(10);
+
 /// The line to the service manager, and the pulse that it expects.
 #[derive(Debug)]
 pub struct Notifier {
@@ -58,7 +62,7 @@ impl Notifier {
         socket.set_nonblocking(true)?;
         let watchdog = limit
             .filter(|limit| !limit.is_zero())
-            .map(|limit| Watchdog { every: limit / 2, due: Instant::now() });
+            .map(|limit| Watchdog { every: (limit / 2).max(PING_PAUSE_MIN), due: Instant::now() });
         Ok(Self { socket, manager, watchdog })
     }
 

@@ -4,6 +4,7 @@
 //! threads, and a worker that is replaced years later shall be who the first was.
 
 use std::ffi::CString;
+use std::fmt;
 use std::io;
 
 use nix::errno::Errno;
@@ -19,6 +20,13 @@ pub struct Identity {
     gid: Gid,
     /// All groups of the user: those of root must not stay.
     groups: Vec<Gid>,
+}
+
+/// `uid=65534 gid=65534`, for logs.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid={} gid={}", self.uid, self.gid)
+    }
 }
 
 /// Which name is unknown.

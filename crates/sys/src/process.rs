@@ -70,6 +70,12 @@ pub fn exit_now(reason: ExitReason) -> ! {
     unsafe { libc::_exit(reason.code()) }
 }
 
+/// The rest of a process that somebody else has forked, as a daemon is: runs `body` and
+/// ends the process as [`exit_now`] does, whatever is on the stack.
+pub fn run_daemon(body: impl FnOnce(Forked) -> ExitReason) -> ! {
+    exit_now(body(Forked(())))
+}
+
 /// Closes every descriptor of this process that is not in `keep`. CLOEXEC does not
 /// act on fork: without this a worker would keep the master's ends of every
 /// channel open, and the master's death would close nothing.

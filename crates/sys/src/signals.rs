@@ -100,6 +100,18 @@ pub fn ignore_file_size_signal() -> io::Result<()> {
     Ok(())
 }
 
+/// The end of a child is reported, also if whoever started us ignores that: an ignored
+/// SIGCHLD is inherited over exec, and children are then gone without a word.
+///
+/// # Errors
+/// None that Linux reports for a valid signal.
+pub fn report_children() -> io::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: sigaction wants a handler that is safe to run at any point: none runs.
+    unsafe { sigaction(Signal::SIGCHLD, &default) }?;
+    Ok(())
+}
+
 /// Blocks the used signals in this thread and in all that it starts or forks.
 fn block() -> io::Result<()> {
     Ok(used().thread_block()?)
