@@ -101,16 +101,13 @@ impl Deadlines {
         self.queue.first().map(|(at, _)| *at)
     }
 
-    /// Takes out what is due.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<What> {
-        let mut due = Vec::new();
-        while let Some((at, what)) = self.queue.first().copied().filter(|(at, _)| *at <= now) {
-            self.queue.remove(&(at, what));
-            self.times.remove(&what);
-            due.push(what);
-        }
-        due.sort_unstable();
-        due
+    /// Takes out the first thing that is due, in the order of [`What`]. One at a time, since
+    /// doing it may clear others that are due as well.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<What> {
+        let due = self.queue.iter().take_while(|(at, _)| *at <= now);
+        let what = due.map(|(_, what)| *what).min()?;
+        self.clear(what);
+        Some(what)
     }
 }
 
@@ -129,11 +126,23 @@ mod tests {
         deadlines.set(What::Ping, now);
         deadlines.set(What::Order(1), later + Duration::from_secs(1));
         assert_eq!(deadlines.next(), Some(now));
-        assert_eq!(deadlines.take_due(now), [What::Ping, What::Vacancy(3)]);
-        assert_eq!(deadlines.take_due(now), []);
-        assert_eq!(deadlines.take_due(later), [What::Stop]);
+        assert_eq!(deadlines.take_due(now), Some(What::Ping));
+        assert_eq!(deadlines.take_due(now), Some(What::Vacancy(3)));
+        assert_eq!(deadlines.take_due(now), None);
+        assert_eq!(deadlines.take_due(later), Some(What::Stop));
         assert_eq!(deadlines.at(What::Stop), None);
         assert!(deadlines.next() > Some(later));
+    }
+
+    #[test]
+    fn what_is_cleared_by_what_was_due_with_it_is_not_done() {
+        let (mut deadlines, now) = (Deadlines::default(), Instant::now());
+        deadlines.set(What::Candidate, now);
+        deadlines.set(What::Vacancy(1), now);
+        assert_eq!(deadlines.take_due(now), Some(What::Candidate));
+        // It has committed.
+        deadlines.clear_all(|what| matches!(what, What::Vacancy(_)));
+        assert_eq!(deadlines.take_due(now), None);
     }
 
     #[test]
@@ -158,6 +167,7 @@ mod tests {
         let numbers: Vec<_> = deadlines.vacancies().map(|(number, _)| number).collect();
         assert_eq!(numbers, [0, 1, 2, 3, 4]);
         deadlines.clear_all(|what| matches!(what, What::Vacancy(number) if number >= 2));
-        assert_eq!(deadlines.take_due(now), [What::Stop, What::Vacancy(0), What::Vacancy(1)]);
+        let due: Vec<_> = std::iter::from_fn(|| deadlines.take_due(now)).collect();
+        assert_eq!(due, [What::Stop, What::Vacancy(0), What::Vacancy(1)]);
     }
 }

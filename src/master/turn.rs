@@ -81,7 +81,8 @@ impl Master<'_> {
         for (ticket, request) in self.desk.turn(Instant::now(), &mut self.deadlines) {
             self.carry_out(ticket, request);
         }
-        for what in self.deadlines.take_due(Instant::now()) {
+        let now = Instant::now();
+        while let Some(what) = self.deadlines.take_due(now) {
             self.do_what_is_due(what, on);
         }
         self.act_on_plan();
