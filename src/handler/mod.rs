@@ -22,6 +22,7 @@ pub(crate) use application::{Application, Handlers, WorkerInfo};
 
 use bytes::Bytes;
 use chappe_engine::{self as engine, BodyTooLong};
+use std::sync::Arc;
 
 pub use chappe_engine::Peer;
 
@@ -67,8 +68,8 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn body_to_keep(&self) -> Bytes {
         match self.message.chunk {
-            Some(chunk) if self.body().len() >= chunk.allocated / 4 => {
-                chunk.bytes.slice_ref(self.body())
+            Some(chunk) if self.body().len() >= chunk.charged() / 4 => {
+                Bytes::from_owner(Arc::clone(chunk.shared())).slice_ref(self.body())
             }
             _ => Bytes::copy_from_slice(self.body()),
         }
@@ -146,20 +147,19 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chappe_engine::{Opened, SharedChunk};
+    use chappe_engine::{Chunk, ITEM_COST, Opened};
     use test_peer::TestPeer;
 
     #[test]
     fn a_kept_body_shares_its_chunk_unless_it_is_a_small_part_of_it() {
         let peer = TestPeer::new(1);
-        let chunk = Bytes::from(vec![5; 400]);
-        let shared = Some(SharedChunk { bytes: &chunk, allocated: chunk.len() });
+        let chunk = Chunk::new(&[5; 400 - ITEM_COST], 1);
         let opened = |body| Opened { code: 16, body, checksum: 0, length: 0 };
-        let quarter = peer.message(opened(&chunk[..100]), shared);
-        assert_eq!(Request::new(&quarter).body_to_keep().as_ptr(), chunk.as_ptr());
-        let less = peer.message(opened(&chunk[..99]), shared);
+        let quarter = peer.message(opened(&chunk.bytes()[..100]), Some(&chunk));
+        assert_eq!(Request::new(&quarter).body_to_keep().as_ptr(), chunk.bytes().as_ptr());
+        let less = peer.message(opened(&chunk.bytes()[..99]), Some(&chunk));
         let kept = Request::new(&less).body_to_keep();
-        assert_ne!(kept.as_ptr(), chunk.as_ptr());
+        assert_ne!(kept.as_ptr(), chunk.bytes().as_ptr());
         assert_eq!(kept, Request::new(&less).body());
     }
 }

@@ -4,7 +4,7 @@
 use crate::protocol;
 use chappe_engine::sync::Semaphore;
 use chappe_engine::{
-    Batch, Engine, Limits, Mailbox, Message, Names, Opened, Peer, SharedChunk, SlowReader, Socket,
+    Batch, Chunk, Engine, Limits, Mailbox, Message, Names, Opened, Peer, SlowReader, Socket,
 };
 use chappe_shm::{SharedCounters, ThreadCounters};
 use std::io::{self, IoSlice};
@@ -50,7 +50,7 @@ impl TestPeer {
     pub(super) fn message<'a>(
         &'a self,
         opened: Opened<'a>,
-        chunk: Option<SharedChunk<'a>>,
+        chunk: Option<&'a Chunk>,
     ) -> Message<'a> {
         Message { opened, mailbox: &self.mailbox, protocol: self.mailbox.protocol(), chunk }
     }

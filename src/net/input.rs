@@ -5,7 +5,6 @@ use super::connection::Connection;
 use super::ending::Ending;
 use super::framer::Malformed;
 use super::reactor::{Poller, Reactor};
-use bytes::{Buf, Bytes};
 use chappe_engine::{Chunk, Item, Next, Notice, Received, Room, Source, Stage};
 use chappe_shm::Counter;
 use std::io::ErrorKind;
@@ -118,11 +117,11 @@ impl Connection {
         self.charge_framer(held_before, reactor);
         for chunk in chunks.into_iter().flatten() {
             self.clocks.message_is_complete();
-            reactor.count(Counter::FramesReceived, chunk.messages as u64);
+            reactor.count(Counter::FramesReceived, chunk.messages() as u64);
             if self.rates.is_some() {
                 self.limit(chunk, starts, reactor);
             } else {
-                self.receive(Item::chunk(chunk), starts, reactor);
+                self.receive(chunk.into(), starts, reactor);
             }
         }
         if let Err(Malformed(why)) = framed {
@@ -155,8 +154,7 @@ impl Connection {
     /// place in the order of replies. Neighbours of one fate stay together: one read can
     /// bring thousands of messages.
     fn limit<P: Poller>(&mut self, chunk: Chunk, starts: &mut Starts, reactor: &mut Reactor<P>) {
-        let whole_bytes = chunk.bytes.len();
-        let (mut rest, mut left) = (chunk.bytes, chunk.messages);
+        let (mut rest, mut left) = (chunk.bytes(), chunk.messages());
         // At most one of the two is not empty.
         let (mut passed, mut refused) = (Passed::default(), Vec::new());
         while left > 0 && self.stage == Stage::Open {
@@ -173,8 +171,8 @@ impl Connection {
                 continue;
             }
             let persists = rates.persists(now);
-            self.pass(&mut passed, &mut rest, whole_bytes, starts, reactor);
-            rest.advance(length);
+            rest = self.pass(&mut passed, rest, starts, reactor);
+            rest = &rest[length..];
             refused.push(code);
             reactor.count(Counter::FramesRateLimited, 1);
             if persists {
@@ -186,25 +184,28 @@ impl Connection {
         // What came behind the end in the same piece is not even refused.
         reactor.count(Counter::MessagesExpired, left as u64);
         self.tell_refused(&mut refused, starts, reactor);
-        self.pass(&mut passed, &mut rest, whole_bytes, starts, reactor);
+        if passed.messages == chunk.messages() {
+            self.receive(chunk.into(), starts, reactor);
+        } else {
+            self.pass(&mut passed, rest, starts, reactor);
+        }
     }
 
-    fn pass<P: Poller>(
+    /// Puts what has passed into the inbox, in an allocation of its own: the whole chunk
+    /// would be held for a part of it. Returns what is behind it.
+    fn pass<'a, P: Poller>(
         &mut self,
         passed: &mut Passed,
-        rest: &mut Bytes,
-        whole_bytes: usize,
+        bytes: &'a [u8],
         starts: &mut Starts,
         reactor: &mut Reactor<P>,
-    ) {
-        let Passed { bytes, messages } = std::mem::take(passed);
-        if messages > 0 {
-            let part = rest.split_to(bytes);
-            // A part must not hold on to the whole, of which it is not charged.
-            let is_whole = bytes == whole_bytes;
-            let bytes = if is_whole { part } else { Bytes::copy_from_slice(&part) };
-            self.receive(Item::chunk(Chunk { bytes, messages }), starts, reactor);
+    ) -> &'a [u8] {
+        let passed = std::mem::take(passed);
+        let (whole, rest) = bytes.split_at(passed.bytes);
+        if passed.messages > 0 {
+            self.receive(Chunk::new(whole, passed.messages).into(), starts, reactor);
         }
+        rest
     }
 
     fn tell_refused<P: Poller>(

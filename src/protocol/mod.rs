@@ -8,7 +8,6 @@
 mod chappe;
 
 use crate::config;
-use bytes::Bytes;
 use chappe_engine::{Batch, BodyTooLong, Protocol};
 use std::sync::Arc;
 
@@ -32,7 +31,7 @@ pub(crate) fn place_of(protocol: config::Protocol) -> u8 {
 ///
 /// # Errors
 /// [`BodyTooLong`].
-pub(crate) fn encode(code: u16, body: &[u8]) -> Result<Bytes, BodyTooLong> {
+pub(crate) fn encode(code: u16, body: &[u8]) -> Result<Arc<[u8]>, BodyTooLong> {
     let mut batch = Batch::default();
     chappe::Chappe::default().reply(code, body, None, &mut batch)?;
     Ok(batch.take().0)

@@ -116,7 +116,7 @@ pub fn checksum(body: &[u8]) -> u32 {
 ///
 /// # Errors
 /// [`BodyTooLong`]; `out` is then as it was.
-pub fn append_frame(out: &mut BytesMut, code: Code, body: &[u8]) -> Result<(), BodyTooLong> {
+pub fn append_frame(out: &mut impl BufMut, code: Code, body: &[u8]) -> Result<(), BodyTooLong> {
     append_checked(out, code, body, None)
 }
 
@@ -126,7 +126,7 @@ pub fn append_frame(out: &mut BytesMut, code: Code, body: &[u8]) -> Result<(), B
 /// # Errors
 /// [`BodyTooLong`]; `out` is then as it was.
 pub fn append_checked(
-    out: &mut BytesMut,
+    out: &mut impl BufMut,
     code: Code,
     body: &[u8],
     known: Option<u32>,
@@ -134,7 +134,6 @@ pub fn append_checked(
     let length = frame_length(body)?;
     let crc32 = known.unwrap_or_else(|| checksum(body));
     let header = Header { length, code, crc32 };
-    out.reserve(HEADER_BYTES + body.len());
     out.put_slice(&header.to_bytes());
     out.put_slice(body);
     Ok(())
