@@ -19,7 +19,7 @@ use super::framer::Framer;
 use super::input::Read;
 use super::interest::{Input, Interest};
 use super::rates::Rates;
-use super::reactor::{Fate, Key, Poller, Reactor};
+use super::reactor::{Fate, Key, Reactor};
 use super::settings::{DRAIN_READS_MAX, DRAIN_RETRY, LINGER_BYTES_MAX, NO_BUFFERS_PAUSE};
 use super::timers::Armed;
 use super::transport::Transport;
@@ -96,7 +96,7 @@ impl Connection {
 
     /// SHUT_WR was sent already: the connection could not be let in, and only its peer's
     /// end is awaited.
-    pub(super) fn see_off<P: Poller>(&mut self, reactor: &Reactor<P>) {
+    pub(super) fn see_off(&mut self, reactor: &Reactor) {
         let _ = self.mailbox.end_input(Cause::Refused, None, &reactor.counters);
         self.mailbox.linger();
         let until = reactor.now.checked_add(reactor.settings.linger);
@@ -106,12 +106,7 @@ impl Connection {
     // --- what happens ---
 
     /// epoll has something to say.
-    pub(super) fn on_event<P: Poller>(
-        &mut self,
-        key: Key,
-        flags: EpollFlags,
-        reactor: &mut Reactor<P>,
-    ) -> Fate {
+    pub(super) fn on_event(&mut self, key: Key, flags: EpollFlags, reactor: &mut Reactor) -> Fate {
         if self.stage == Stage::Lingering {
             return self.on_linger(key, reactor);
         }
@@ -142,20 +137,20 @@ impl Connection {
     }
 
     /// Another thread has changed the shared state.
-    pub(super) fn on_call<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+    pub(super) fn on_call(&mut self, key: Key, reactor: &mut Reactor) -> Fate {
         // Before the state is read: a later change calls again.
         self.mailbox.clear_call();
         self.advance(key, reactor)
     }
 
     /// The inbox total has room again.
-    pub(super) fn on_room<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+    pub(super) fn on_room(&mut self, key: Key, reactor: &mut Reactor) -> Fate {
         self.is_starved = false;
         self.advance(key, reactor)
     }
 
     /// The armed timer has fired: something may be due.
-    pub(super) fn on_timer<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+    pub(super) fn on_timer(&mut self, key: Key, reactor: &mut Reactor) -> Fate {
         let view = self.mailbox.view();
         let due = self.clocks.deadline(self.input(&view), &reactor.settings);
         match due.filter(|(at, _)| *at <= reactor.now) {
@@ -165,12 +160,7 @@ impl Connection {
     }
 
     /// A drain: goodbye at this time, and the end when the peer is quiet then.
-    pub(super) fn drain_at<P: Poller>(
-        &mut self,
-        key: Key,
-        at: Moment,
-        reactor: &mut Reactor<P>,
-    ) -> Fate {
+    pub(super) fn drain_at(&mut self, key: Key, at: Moment, reactor: &mut Reactor) -> Fate {
         if self.stage == Stage::Open {
             self.clocks.drain_at(at);
         }
@@ -178,12 +168,7 @@ impl Connection {
     }
 
     /// Ends the input for a reason of the loop's, and tells the peer.
-    pub(super) fn end<P: Poller>(
-        &mut self,
-        key: Key,
-        ending: Ending,
-        reactor: &mut Reactor<P>,
-    ) -> Fate {
+    pub(super) fn end(&mut self, key: Key, ending: Ending, reactor: &mut Reactor) -> Fate {
         self.end_input(ending, reactor);
         self.advance(key, reactor)
     }
@@ -191,7 +176,7 @@ impl Connection {
     // --- the next step ---
 
     /// Reads the shared state and does what it asks for.
-    pub(super) fn advance<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+    pub(super) fn advance(&mut self, key: Key, reactor: &mut Reactor) -> Fate {
         if self.is_hung_up && self.stage == Stage::Open && !self.read_rest(reactor) {
             return self.abort(key, Cause::PeerReset, reactor);
         }
@@ -225,7 +210,7 @@ impl Connection {
     }
 
     /// Brings epoll set and timer up to the state.
-    fn rearm<P: Poller>(&mut self, key: Key, view: &View, reactor: &mut Reactor<P>) -> Fate {
+    fn rearm(&mut self, key: Key, view: &View, reactor: &mut Reactor) -> Fate {
         let input = self.input(view);
         let is_paused = input.stage == Stage::Open && input.is_paused;
         if self.clocks.pause(is_paused, reactor.now) {
@@ -233,7 +218,7 @@ impl Connection {
         }
         let wanted = input.interest();
         if wanted != self.watched {
-            let watch = reactor.poller.watch(&*self.transport, key, self.watched, wanted);
+            let watch = self.transport.watch(&reactor.epoll, key, self.watched, wanted);
             if let Err(error) = watch {
                 // No memory or no watches left: this connection cannot go on.
                 log::warn!("conn={} epoll_ctl failed: {error}", self.id());
@@ -252,16 +237,10 @@ impl Connection {
 
     /// Gives the connection up: out of epoll at once, and gone as soon as no thread
     /// writes to it any more. What was queued is lost, and counted.
-    pub(super) fn abort<P: Poller>(
-        &mut self,
-        key: Key,
-        cause: Cause,
-        reactor: &mut Reactor<P>,
-    ) -> Fate {
+    pub(super) fn abort(&mut self, key: Key, cause: Cause, reactor: &mut Reactor) -> Fate {
         if self.watched != Interest::Out {
             // Fails only on a descriptor that is not in the set.
-            let transport = &*self.transport;
-            let result = reactor.poller.watch(transport, key, self.watched, Interest::Out);
+            let result = self.transport.watch(&reactor.epoll, key, self.watched, Interest::Out);
             debug_assert!(result.is_ok(), "{result:?}");
             self.watched = Interest::Out;
         }
@@ -275,7 +254,7 @@ impl Connection {
     }
 
     /// Gives up a connection whose peer does not read.
-    pub(super) fn abort_slow<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+    pub(super) fn abort_slow(&mut self, key: Key, reactor: &mut Reactor) -> Fate {
         // A peer whose backlog was dropped is counted already.
         let cause = self.mailbox.view().cause;
         let is_new = !matches!(cause, Some(Cause::TooSlow | Cause::Overloaded));
@@ -287,7 +266,7 @@ impl Connection {
 
     /// Open -> answering: nothing more is read, and the peer is told why behind the
     /// replies to what came before.
-    pub(super) fn end_input<P: Poller>(&mut self, ending: Ending, reactor: &mut Reactor<P>) {
+    pub(super) fn end_input(&mut self, ending: Ending, reactor: &mut Reactor) {
         if self.stage != Stage::Open {
             return;
         }
@@ -307,7 +286,7 @@ impl Connection {
     }
 
     /// Drops the begun message, and what it is charged for.
-    fn let_framer_go<P: Poller>(&mut self, reactor: &mut Reactor<P>) {
+    fn let_framer_go(&mut self, reactor: &mut Reactor) {
         reactor.engine.inbox_total().release(self.framer.held_bytes());
         self.framer.clear();
         self.clocks.no_message();
@@ -315,11 +294,11 @@ impl Connection {
 
     /// Starts the turn of an inbox that was empty: here, as far as its handlers are
     /// quick, or on a handler thread.
-    pub(super) fn start_turn<P: Poller>(
+    pub(super) fn start_turn(
         &mut self,
         received: Received,
         is_for_threads: bool,
-        reactor: &mut Reactor<P>,
+        reactor: &mut Reactor,
     ) {
         if received != Received::StartTurn {
             return;
@@ -334,12 +313,12 @@ impl Connection {
 
     // --- deadlines ---
 
-    fn on_deadline<P: Poller>(
+    fn on_deadline(
         &mut self,
         key: Key,
         what: Deadline,
         view: &View,
-        reactor: &mut Reactor<P>,
+        reactor: &mut Reactor,
     ) -> Fate {
         match what {
             Deadline::Peer(clock) => return self.on_peer_clock(key, clock, reactor),
@@ -376,12 +355,7 @@ impl Connection {
     /// A clock of the peer has run out. What came in time may still be in the kernel, if
     /// this process or the whole machine stood still: so the socket is read first, and
     /// the clock is enforced only if there was nothing.
-    fn on_peer_clock<P: Poller>(
-        &mut self,
-        key: Key,
-        clock: PeerClock,
-        reactor: &mut Reactor<P>,
-    ) -> Fate {
+    fn on_peer_clock(&mut self, key: Key, clock: PeerClock, reactor: &mut Reactor) -> Fate {
         match self.read(reactor) {
             Read::Broken => return self.abort(key, Cause::PeerReset, reactor),
             Read::Nothing => {}
@@ -410,7 +384,7 @@ impl Connection {
     }
 
     /// Goodbye, behind what was received so far; then it goes on until quiet.
-    fn start_drain<P: Poller>(&mut self, reactor: &mut Reactor<P>) {
+    fn start_drain(&mut self, reactor: &mut Reactor) {
         self.clocks.ending = Some(Box::new(EndingClock::Draining));
         reactor.refresh_clock();
         self.clocks.received(reactor.now);
@@ -421,7 +395,7 @@ impl Connection {
 
     // --- a full socket ---
 
-    fn note_blocked<P: Poller>(&mut self, key: Key, view: &View, reactor: &mut Reactor<P>) {
+    fn note_blocked(&mut self, key: Key, view: &View, reactor: &mut Reactor) {
         let before = self.clocks.blocked.as_ref().map(|clock| clock.began);
         let acknowledged = || self.transport.acknowledged(view.sent_bytes);
         if self.clocks.note_blocked(view.blocked, reactor.now, acknowledged) {
@@ -444,7 +418,7 @@ impl Connection {
 
     /// Reads what the kernel has, as far as that is a matter of a few reads. False if
     /// reading is paused: there may be more.
-    fn read_all<P: Poller>(&mut self, reactor: &mut Reactor<P>) -> bool {
+    fn read_all(&mut self, reactor: &mut Reactor) -> bool {
         for _ in 0..DRAIN_READS_MAX {
             if self.stage != Stage::Open {
                 return true;
@@ -473,7 +447,7 @@ impl Connection {
     /// Reads what a peer that is gone has sent, as far as there is room for it; the rest
     /// when there is room again. Out of the epoll set, there is no other event. False if
     /// the connection is broken.
-    fn read_rest<P: Poller>(&mut self, reactor: &mut Reactor<P>) -> bool {
+    fn read_rest(&mut self, reactor: &mut Reactor) -> bool {
         /// A call that a signal interrupted is worth another one, not forever.
         const FRUITLESS_MAX: usize = 8;
         let mut fruitless = 0;
@@ -495,7 +469,7 @@ impl Connection {
 
     /// Discards what a closing connection still sends: close(2) with unread input sends
     /// RST, and RST destroys what is on its way to the peer.
-    fn on_linger<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+    fn on_linger(&mut self, key: Key, reactor: &mut Reactor) -> Fate {
         let is_over = match self.transport.receive(&mut reactor.buffer) {
             Ok(0) => true,
             Ok(received) => match self.clocks.ending.as_deref_mut() {

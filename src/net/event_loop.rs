@@ -30,7 +30,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct EventLoop {
     pub(super) table: Table,
-    pub(super) reactor: Reactor<EpollSet>,
+    pub(super) reactor: Reactor,
     acceptor: Acceptor,
     admission: Admission,
     pub(super) pressure: Pressure,
@@ -85,7 +85,7 @@ impl EventLoop {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub(crate) fn watch(&self, descriptor: BorrowedFd<'_>, watched: Watched) -> io::Result<()> {
-        self.reactor.poller.watch_own(descriptor, watched)
+        self.reactor.epoll.watch_own(descriptor, watched)
     }
 
     /// Stops watching it.
@@ -93,7 +93,7 @@ impl EventLoop {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub(crate) fn unwatch(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        self.reactor.poller.remove(descriptor)
+        self.reactor.epoll.remove(descriptor)
     }
 
     /// Starts to accept.
@@ -101,7 +101,7 @@ impl EventLoop {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub(crate) fn serve(&mut self) -> io::Result<()> {
-        self.acceptor.listen(&self.reactor.poller)
+        self.acceptor.listen(&self.reactor.epoll)
     }
 
     /// Says goodbye to all connections, spread over a time, and stops listening for good.
@@ -164,7 +164,7 @@ impl EventLoop {
         let now = Moment::now();
         let timeout = self.timeout(until, now);
         self.slot.heartbeat(now.millis(), now.millis() + u64::from(timeout));
-        let count = self.reactor.poller.wait(&mut self.events[..], timeout)?;
+        let count = self.reactor.epoll.wait(&mut self.events[..], timeout)?;
         self.reactor.refresh_clock();
         for nth in 0..count {
             let event = self.events[nth];
@@ -218,7 +218,7 @@ impl EventLoop {
     pub(super) fn with(
         &mut self,
         key: Key,
-        act: impl FnOnce(&mut Connection, &mut Reactor<EpollSet>) -> Fate,
+        act: impl FnOnce(&mut Connection, &mut Reactor) -> Fate,
     ) {
         let Some(connection) = self.table.get_mut(key) else { return };
         if act(connection, &mut self.reactor) == Fate::Gone {
@@ -306,29 +306,29 @@ impl EventLoop {
         while accepted < ACCEPTS_MAX && self.accept_one(nth, true) {
             accepted += 1;
             let connections = self.connections();
-            let (epoll, now) = (&self.reactor.poller, self.reactor.now);
+            let (epoll, now) = (&self.reactor.epoll, self.reactor.now);
             if self.acceptor.stands_back(nth, connections, epoll, now) {
                 return;
             }
         }
         if accepted > 0 {
-            self.acceptor.go_to_the_end(nth, &self.reactor.poller, self.reactor.now);
+            self.acceptor.go_to_the_end(nth, &self.reactor.epoll, self.reactor.now);
         }
     }
 
     /// Accepts one, and stops listening if there cannot be another. False if there was
     /// none.
     fn accept_one(&mut self, nth: usize, is_armed: bool) -> bool {
-        let Reactor { poller, counters, now, .. } = &self.reactor;
+        let Reactor { epoll, counters, now, .. } = &self.reactor;
         let new = match is_armed {
-            true => self.acceptor.accept(nth, poller, counters, *now),
-            false => self.acceptor.accept_unarmed(nth, poller, counters, *now),
+            true => self.acceptor.accept(nth, epoll, counters, *now),
+            false => self.acceptor.accept_unarmed(nth, epoll, counters, *now),
         };
         let Some(new) = new else { return false };
         self.let_in(new);
         let is_full = self.connections() >= self.reactor.settings.connections_max;
         if is_full && self.acceptor.listening == Listening::Yes {
-            self.acceptor.is_full(&self.reactor.poller, self.reactor.now);
+            self.acceptor.is_full(&self.reactor.epoll, self.reactor.now);
         }
         true
     }
@@ -395,7 +395,7 @@ impl EventLoop {
     fn come_back(&mut self) {
         let now = self.reactor.now;
         let connections = self.connections();
-        let take = self.acceptor.come_back(connections, &self.reactor.poller, now);
+        let take = self.acceptor.come_back(connections, &self.reactor.epoll, now);
         if take == 0 {
             return;
         }
@@ -410,7 +410,7 @@ impl EventLoop {
                 taken += 1;
             }
         }
-        self.acceptor.has_taken(taken, &self.reactor.poller, now);
+        self.acceptor.has_taken(taken, &self.reactor.epoll, now);
     }
 
     /// A connection is gone, and its descriptor with it.
@@ -418,7 +418,7 @@ impl EventLoop {
         let has_place = self.connections() < self.reactor.settings.connections_max;
         let waits = matches!(self.acceptor.listening, Listening::Full | Listening::NoDescriptors);
         if waits && has_place {
-            self.acceptor.listen_or_wait(&self.reactor.poller, self.reactor.now);
+            self.acceptor.listen_or_wait(&self.reactor.epoll, self.reactor.now);
             for nth in 0..self.acceptor.count() {
                 self.accept_from(nth);
             }
@@ -440,7 +440,7 @@ impl EventLoop {
     /// Stops listening for good, after what already waits was accepted.
     fn leave_listeners(&mut self) {
         let was_listening = self.acceptor.listening == Listening::Yes;
-        self.acceptor.cease(Listening::No, &self.reactor.poller);
+        self.acceptor.cease(Listening::No, &self.reactor.epoll);
         let mut accepts = if was_listening { LAST_ACCEPTS_MAX } else { 0 };
         for nth in 0..self.acceptor.count() {
             while accepts > 0

@@ -4,7 +4,7 @@
 use super::connection::Connection;
 use super::ending::Ending;
 use super::framer::Malformed;
-use super::reactor::{Poller, Reactor};
+use super::reactor::Reactor;
 use chappe_engine::{Chunk, Item, Next, Notice, Received, Room, Source, Stage};
 use chappe_shm::Counter;
 use std::io::ErrorKind;
@@ -37,7 +37,7 @@ struct Starts {
 impl Connection {
     /// Reads once. Level-triggered: what is left brings another event, after the other
     /// connections had theirs.
-    pub(super) fn read<P: Poller>(&mut self, reactor: &mut Reactor<P>) -> Read {
+    pub(super) fn read(&mut self, reactor: &mut Reactor) -> Read {
         let Some(room) = reactor.room_to_read(self) else {
             self.is_starved = true;
             return Read::Starved;
@@ -46,11 +46,7 @@ impl Connection {
     }
 
     /// As [`Connection::read`], also beyond the inbox total: the caller sees to a bound.
-    pub(super) fn read_at_most<P: Poller>(
-        &mut self,
-        room: usize,
-        reactor: &mut Reactor<P>,
-    ) -> Read {
+    pub(super) fn read_at_most(&mut self, room: usize, reactor: &mut Reactor) -> Read {
         match self.transport.receive(&mut reactor.buffer[..room]) {
             Ok(0) => {
                 self.has_ended = true;
@@ -76,7 +72,7 @@ impl Connection {
         }
     }
 
-    fn take_in<P: Poller>(&mut self, bytes: &[u8], reactor: &mut Reactor<P>) -> Read {
+    fn take_in(&mut self, bytes: &[u8], reactor: &mut Reactor) -> Read {
         reactor.count(Counter::BytesReceived, bytes.len() as u64);
         self.input_bytes += bytes.len() as u64;
         if self.clocks.is_draining() {
@@ -107,7 +103,7 @@ impl Connection {
     }
 
     /// Frames what is not handled yet, and puts it into the inbox.
-    fn frame<P: Poller>(&mut self, bytes: &[u8], starts: &mut Starts, reactor: &mut Reactor<P>) {
+    fn frame(&mut self, bytes: &[u8], starts: &mut Starts, reactor: &mut Reactor) {
         let mut chunks = [const { None }; 2];
         let mut free = chunks.iter_mut();
         let held_before = self.framer.held_bytes();
@@ -134,7 +130,7 @@ impl Connection {
     }
 
     /// Charges what the begun message holds, or gives it back.
-    fn charge_framer<P: Poller>(&mut self, before: usize, reactor: &mut Reactor<P>) {
+    fn charge_framer(&mut self, before: usize, reactor: &mut Reactor) {
         let (held, total) = (self.framer.held_bytes(), reactor.engine.inbox_total());
         if held > before {
             self.is_starved |= total.charge(held - before) == Room::Exhausted;
@@ -143,7 +139,7 @@ impl Connection {
         }
     }
 
-    fn receive<P: Poller>(&mut self, item: Item, starts: &mut Starts, reactor: &mut Reactor<P>) {
+    fn receive(&mut self, item: Item, starts: &mut Starts, reactor: &mut Reactor) {
         let received = self.mailbox.receive(item, &reactor.counters);
         if received == Received::StartTurn {
             starts.received = received;
@@ -153,7 +149,7 @@ impl Connection {
     /// Lets messages pass as the rate limits allow, and refuses the others, each at its
     /// place in the order of replies. Neighbours of one fate stay together: one read can
     /// bring thousands of messages.
-    fn limit<P: Poller>(&mut self, chunk: Chunk, starts: &mut Starts, reactor: &mut Reactor<P>) {
+    fn limit(&mut self, chunk: Chunk, starts: &mut Starts, reactor: &mut Reactor) {
         let (mut rest, mut left) = (chunk.bytes(), chunk.messages());
         // At most one of the two is not empty.
         let (mut passed, mut refused) = (Passed::default(), Vec::new());
@@ -193,12 +189,12 @@ impl Connection {
 
     /// Puts what has passed into the inbox, in an allocation of its own: the whole chunk
     /// would be held for a part of it. Returns what is behind it.
-    fn pass<'a, P: Poller>(
+    fn pass<'a>(
         &mut self,
         passed: &mut Passed,
         bytes: &'a [u8],
         starts: &mut Starts,
-        reactor: &mut Reactor<P>,
+        reactor: &mut Reactor,
     ) -> &'a [u8] {
         let passed = std::mem::take(passed);
         let (whole, rest) = bytes.split_at(passed.bytes);
@@ -208,12 +204,7 @@ impl Connection {
         rest
     }
 
-    fn tell_refused<P: Poller>(
-        &mut self,
-        refused: &mut Vec<u16>,
-        starts: &mut Starts,
-        reactor: &mut Reactor<P>,
-    ) {
+    fn tell_refused(&mut self, refused: &mut Vec<u16>, starts: &mut Starts, reactor: &mut Reactor) {
         if !refused.is_empty() {
             let codes = std::mem::take(refused);
             self.receive(Notice::TooFast { codes }.into(), starts, reactor);

@@ -18,7 +18,7 @@ use super::connection::Connection;
 use super::ending::Ending;
 use super::event_loop::EventLoop;
 use super::input::Read;
-use super::reactor::{EpollSet, Fate, Key, Reactor};
+use super::reactor::{Fate, Key, Reactor};
 use super::settings::{GIVE_BACK_MIN, READ_BYTES_MAX, STARVED_MAX, TICK};
 use crate::throttle::Throttle;
 use chappe_engine::{Cause, Engine, Stage};
@@ -262,7 +262,7 @@ impl EventLoop {
         largest: Largest,
         name: &str,
         wanted: usize,
-        mut end: impl FnMut(&mut Connection, Key, usize, &mut Reactor<EpollSet>) -> (Fate, usize),
+        mut end: impl FnMut(&mut Connection, Key, usize, &mut Reactor) -> (Fate, usize),
     ) -> usize {
         let (mut freed, mut closed) = (0, 0);
         for (held, key) in largest.into_sorted() {

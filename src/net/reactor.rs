@@ -6,7 +6,7 @@ use super::connection::Connection;
 use super::interest::Interest;
 use super::settings::{READ_BYTES_MAX, SCARCE_READ_BYTES, Settings};
 use super::timers::Timers;
-use super::transport::{ListenSocket, Transport};
+use super::transport::ListenSocket;
 use chappe_engine::{
     Batch, Engine, Goodbye, Mailbox, Place, Resume, Room, Serve, Source, Turned, Turns,
 };
@@ -49,25 +49,10 @@ pub(super) enum Fate {
     Gone,
 }
 
-/// Who watches sockets.
-pub(super) trait Poller {
-    /// Brings the set from what it watches for a socket to what it is to watch.
-    ///
-    /// # Errors
-    /// Those of epoll_ctl(2).
-    fn watch(
-        &self,
-        transport: &dyn Transport,
-        key: Key,
-        from: Interest,
-        to: Interest,
-    ) -> io::Result<()>;
-}
-
 /// The loop without its connections.
 #[derive(Debug)]
-pub(super) struct Reactor<P> {
-    pub(super) poller: P,
+pub(super) struct Reactor {
+    pub(super) epoll: EpollSet,
     pub(super) settings: Settings,
     pub(super) engine: Arc<Engine>,
     pub(super) counters: ThreadCounters,
@@ -96,16 +81,16 @@ impl std::fmt::Debug for Application {
     }
 }
 
-impl<P: Poller> Reactor<P> {
+impl Reactor {
     pub(super) fn new(
-        poller: P,
+        epoll: EpollSet,
         settings: Settings,
         engine: Arc<Engine>,
         serve: Arc<dyn Serve>,
         counters: ThreadCounters,
     ) -> Self {
         Self {
-            poller,
+            epoll,
             settings,
             engine,
             counters,
@@ -260,17 +245,18 @@ impl EpollSet {
     pub(super) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         Ok(self.0.delete(fd)?)
     }
-}
 
-impl Poller for EpollSet {
-    fn watch(
+    /// Brings the set from what it watches for a connection to what it is to watch.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub(super) fn watch(
         &self,
-        transport: &dyn Transport,
+        fd: BorrowedFd<'_>,
         key: Key,
         from: Interest,
         to: Interest,
     ) -> io::Result<()> {
-        let fd = transport.descriptor();
         match (from.flags(), to.flags()) {
             (None, Some(flags)) => self.add(fd, flags, key.token()),
             (Some(_), Some(flags)) => {

@@ -2,6 +2,8 @@
 //! connected socket stands behind [`Transport`], so that another kind of connection would
 //! be another one of these, and a script can play one in tests.
 
+use super::interest::Interest;
+use super::reactor::{EpollSet, Key};
 use chappe_engine::{Peer, Socket};
 use chappe_sys::socket;
 use nix::sys::socket::{MsgFlags, sendmsg, setsockopt, sockopt};
@@ -58,8 +60,11 @@ impl AsFd for Stream {
 
 /// A connected, non-blocking socket, as the event loop uses it.
 pub(super) trait Transport: Socket {
-    /// For epoll.
-    fn descriptor(&self) -> BorrowedFd<'_>;
+    /// Brings the epoll set from what it watches here to what it is to watch.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    fn watch(&self, epoll: &EpollSet, key: Key, from: Interest, to: Interest) -> io::Result<()>;
 
     /// recv(2) into `buffer`; 0 is the peer's FIN.
     ///
@@ -137,8 +142,8 @@ impl KernelSocket {
 }
 
 impl Transport for KernelSocket {
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    fn watch(&self, epoll: &EpollSet, key: Key, from: Interest, to: Interest) -> io::Result<()> {
+        epoll.watch(self.0.as_fd(), key, from, to)
     }
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
