@@ -13,8 +13,8 @@
 //!   └────────────────────┴────────── abort ──────────┴─────────────────────────────┴────────────────▶
 //! ```
 
-use super::clocks::{Clocks, Deadline, EndingClock, PeerClock};
-use super::ending::{Ending, Parts, drain_notice};
+use super::clocks::{BlockedClock, Clocks, Deadline, EndingClock, PeerClock};
+use super::ending::{Ending, drain_notice};
 use super::framer::Framer;
 use super::input::Read;
 use super::interest::{Input, Interest};
@@ -49,9 +49,18 @@ pub(super) struct Connection {
     pub(super) is_starved: bool,
     /// The peer is gone, and what it sent before may still be in the kernel.
     is_hung_up: bool,
-    /// The peer's FIN was read.
-    pub(super) has_ended: bool,
+    pub(super) peer: PeerSide,
     pub(super) held: Held,
+}
+
+/// What the last read has told of the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PeerSide {
+    Open,
+    /// Its FIN was read.
+    Finished,
+    /// There is no peer any more: the connection is to be given up.
+    Broken,
 }
 
 /// What a connection holds of what all workers share.
@@ -85,7 +94,7 @@ impl Connection {
             stage: Stage::Open,
             is_starved: false,
             is_hung_up: false,
-            has_ended: false,
+            peer: PeerSide::Open,
             held,
         }
     }
@@ -98,6 +107,11 @@ impl Connection {
     /// end is awaited.
     pub(super) fn see_off(&mut self, reactor: &Reactor) {
         let _ = self.mailbox.end_input(Cause::Refused, None, &reactor.counters);
+        self.linger(reactor);
+    }
+
+    /// SHUT_WR was sent: the peer's end is awaited.
+    fn linger(&mut self, reactor: &Reactor) {
         self.mailbox.linger();
         let until = reactor.now.checked_add(reactor.settings.linger);
         self.clocks.ending = Some(Box::new(EndingClock::Linger { until, discarded_bytes: 0 }));
@@ -126,12 +140,9 @@ impl Connection {
         // Another thread may have paused the connection since epoll was told: it has
         // called, and one read more does no harm.
         let is_readable = flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP);
-        if is_readable && self.stage == Stage::Open && self.watched.reads() {
-            match self.read(reactor) {
-                Read::Broken => return self.abort(key, Cause::PeerReset, reactor),
-                Read::Served if !has_room => return Fate::Stay,
-                Read::Served | Read::Bytes | Read::Nothing | Read::Starved | Read::Ended => {}
-            }
+        let reads = is_readable && self.stage == Stage::Open && self.watched.reads();
+        if reads && self.read(reactor) == Read::Served && !has_room {
+            return Fate::Stay;
         }
         self.advance(key, reactor)
     }
@@ -177,7 +188,10 @@ impl Connection {
 
     /// Reads the shared state and does what it asks for.
     pub(super) fn advance(&mut self, key: Key, reactor: &mut Reactor) -> Fate {
-        if self.is_hung_up && self.stage == Stage::Open && !self.read_rest(reactor) {
+        if self.is_hung_up && self.stage == Stage::Open {
+            self.read_rest(reactor);
+        }
+        if self.peer == PeerSide::Broken {
             return self.abort(key, Cause::PeerReset, reactor);
         }
         let mut view = self.mailbox.view();
@@ -187,14 +201,11 @@ impl Connection {
         if view.stage == Stage::Flushing && view.is_idle {
             // Behind the last reply. An error means that the peer is gone.
             let is_gone = self.transport.finish().is_err();
-            if is_gone || self.is_hung_up || self.has_ended {
+            if is_gone || self.is_hung_up || self.peer == PeerSide::Finished {
                 return self.abort(key, Cause::PeerClosed, reactor);
             }
-            self.mailbox.linger();
+            self.linger(reactor);
             view.stage = Stage::Lingering;
-            let until = reactor.now.checked_add(reactor.settings.linger);
-            let linger = EndingClock::Linger { until, discarded_bytes: 0 };
-            self.clocks.ending = Some(Box::new(linger));
         }
         if view.stage > Stage::Open && self.stage != view.stage {
             self.let_framer_go(reactor);
@@ -270,10 +281,8 @@ impl Connection {
         if self.stage != Stage::Open {
             return;
         }
-        let Parts { cause, notice, counters } = {
-            let protocol = self.mailbox.protocol();
-            ending.parts(protocol.code_of_part(self.framer.part()))
-        };
+        let begun = self.mailbox.protocol().code_of_part(self.framer.part());
+        let (cause, notice, counters) = ending.parts(begun);
         for counter in counters {
             reactor.count(*counter, 1);
         }
@@ -281,8 +290,9 @@ impl Connection {
         self.let_framer_go(reactor);
         self.stage = Stage::Answering;
         self.clocks.ending = None;
-        let received = self.mailbox.end_input(cause, notice, &reactor.counters);
-        self.start_turn(received, false, reactor);
+        if self.mailbox.end_input(cause, notice, &reactor.counters) == Received::StartTurn {
+            self.start_turn(false, reactor);
+        }
     }
 
     /// Drops the begun message, and what it is charged for.
@@ -294,15 +304,7 @@ impl Connection {
 
     /// Starts the turn of an inbox that was empty: here, as far as its handlers are
     /// quick, or on a handler thread.
-    pub(super) fn start_turn(
-        &mut self,
-        received: Received,
-        is_for_threads: bool,
-        reactor: &mut Reactor,
-    ) {
-        if received != Received::StartTurn {
-            return;
-        }
+    pub(super) fn start_turn(&mut self, is_for_threads: bool, reactor: &mut Reactor) {
         if is_for_threads || !reactor.settings.fuse {
             self.mailbox.enqueue();
         } else {
@@ -321,7 +323,14 @@ impl Connection {
         reactor: &mut Reactor,
     ) -> Fate {
         match what {
-            Deadline::Peer(clock) => return self.on_peer_clock(key, clock, reactor),
+            // What came in time may still be in the kernel, if this process or the whole
+            // machine stood still: so the socket is read first, and the clock is enforced
+            // only if there was nothing.
+            Deadline::Peer(clock) => {
+                if self.read(reactor) == Read::Nothing {
+                    self.enforce(clock, reactor);
+                }
+            }
             Deadline::Blocked => {
                 let acknowledged = self.transport.acknowledged(view.sent_bytes);
                 if !self.clocks.has_acknowledged(acknowledged, reactor.now) {
@@ -352,35 +361,20 @@ impl Connection {
         self.advance(key, reactor)
     }
 
-    /// A clock of the peer has run out. What came in time may still be in the kernel, if
-    /// this process or the whole machine stood still: so the socket is read first, and
-    /// the clock is enforced only if there was nothing.
-    fn on_peer_clock(&mut self, key: Key, clock: PeerClock, reactor: &mut Reactor) -> Fate {
-        match self.read(reactor) {
-            Read::Broken => return self.abort(key, Cause::PeerReset, reactor),
-            Read::Nothing => {}
-            Read::Served | Read::Bytes | Read::Starved | Read::Ended => {
-                return self.advance(key, reactor);
-            }
-        }
+    /// A clock of the peer has run out, and nothing was in the kernel.
+    fn enforce(&mut self, clock: PeerClock, reactor: &mut Reactor) {
         let view = self.mailbox.view();
-        match clock {
-            PeerClock::Handshake => self.end_input(Ending::HandshakeTimeout, reactor),
-            PeerClock::Frame => self.end_input(Ending::FrameTimeout, reactor),
+        let ending = match clock {
+            PeerClock::Handshake => Ending::HandshakeTimeout,
+            PeerClock::Frame => Ending::FrameTimeout,
             // The server owes it something: not idle.
-            PeerClock::Idle if !view.is_idle || !view.is_handled => {
-                self.clocks.received(reactor.now);
-            }
-            PeerClock::Idle => self.end_input(Ending::Idle, reactor),
+            PeerClock::Idle if view.is_idle && view.is_handled => Ending::Idle,
             // What is queued is flushed all the same; a peer that is pushed to without a
             // pause must not hold up the end.
-            PeerClock::Quiet if !view.is_handled => self.clocks.received(reactor.now),
-            PeerClock::Quiet => {
-                let reason = reactor.drain_reason;
-                self.end_input(Ending::Drained(reason), reactor);
-            }
-        }
-        self.advance(key, reactor)
+            PeerClock::Quiet if view.is_handled => Ending::Drained(reactor.drain_reason),
+            PeerClock::Idle | PeerClock::Quiet => return self.clocks.received(reactor.now),
+        };
+        self.end_input(ending, reactor);
     }
 
     /// Goodbye, behind what was received so far; then it goes on until quiet.
@@ -389,18 +383,27 @@ impl Connection {
         reactor.refresh_clock();
         self.clocks.received(reactor.now);
         let notice = drain_notice(reactor.drain_reason);
-        let received = self.mailbox.tell(notice, &reactor.counters);
-        self.start_turn(received, false, reactor);
+        if self.mailbox.tell(notice, &reactor.counters) == Received::StartTurn {
+            self.start_turn(false, reactor);
+        }
     }
 
     // --- a full socket ---
 
+    /// Keeps the clock of a peer that takes nothing.
     fn note_blocked(&mut self, key: Key, view: &View, reactor: &mut Reactor) {
-        let before = self.clocks.blocked.as_ref().map(|clock| clock.began);
-        let acknowledged = || self.transport.acknowledged(view.sent_bytes);
-        if self.clocks.note_blocked(view.blocked, reactor.now, acknowledged) {
-            let after = self.clocks.blocked.as_ref().map(|clock| clock.began);
-            reactor.note_blocked(key, before, after);
+        match (&mut self.clocks.blocked, view.blocked) {
+            (None, None) => {}
+            (Some(clock), Some(why)) => clock.why = why,
+            (Some(clock), None) => {
+                reactor.blocked.remove(&(clock.began, key));
+                self.clocks.blocked = None;
+            }
+            (None, Some(why)) => {
+                let acknowledged = self.transport.acknowledged(view.sent_bytes);
+                self.clocks.blocked = Some(BlockedClock::new(why, acknowledged, reactor.now));
+                reactor.blocked.insert((reactor.now, key));
+            }
         }
     }
 
@@ -429,7 +432,7 @@ impl Connection {
             match self.read(reactor) {
                 Read::Bytes | Read::Served => {}
                 Read::Starved => return false,
-                Read::Nothing | Read::Ended | Read::Broken => return true,
+                Read::Nothing | Read::Ended => return true,
             }
         }
         true
@@ -445,26 +448,24 @@ impl Connection {
     }
 
     /// Reads what a peer that is gone has sent, as far as there is room for it; the rest
-    /// when there is room again. Out of the epoll set, there is no other event. False if
-    /// the connection is broken.
-    fn read_rest(&mut self, reactor: &mut Reactor) -> bool {
+    /// when there is room again. Out of the epoll set, there is no other event.
+    fn read_rest(&mut self, reactor: &mut Reactor) {
         /// A call that a signal interrupted is worth another one, not forever.
         const FRUITLESS_MAX: usize = 8;
         let mut fruitless = 0;
         while fruitless < FRUITLESS_MAX {
             self.is_starved |= reactor.engine.inbox_total().excess() > 0;
             if !self.may_read() {
-                return true;
+                return;
             }
             match self.read(reactor) {
-                Read::Ended | Read::Starved => return true,
+                Read::Ended | Read::Starved => return,
                 Read::Nothing => fruitless += 1,
                 Read::Bytes | Read::Served => {}
-                Read::Broken => return false,
             }
         }
         // Neither bytes nor an end: no hang-up that we know.
-        false
+        self.peer = PeerSide::Broken;
     }
 
     /// Discards what a closing connection still sends: close(2) with unread input sends

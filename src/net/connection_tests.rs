@@ -282,9 +282,8 @@ impl World {
         assert_eq!(connection.held, held, "for who owns the table");
         if fate == Fate::Gone {
             assert!(!matches!(self.inside, Some((_, None))), "closed under its writer");
-            let since = connection.clocks.blocked.as_ref().map(|clock| clock.began);
-            self.table.remove(key);
-            self.reactor.forget(key, since);
+            let connection = self.table.remove(key).unwrap();
+            self.reactor.forget(key, &connection);
         }
     }
 

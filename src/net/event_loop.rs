@@ -234,8 +234,7 @@ impl EventLoop {
             let cause = cause.map_or("none", Cause::name);
             log::debug!("conn={} closed cause={cause}", connection.id());
         }
-        let blocked_since = connection.clocks.blocked.as_ref().map(|clock| clock.began);
-        self.reactor.forget(key, blocked_since);
+        self.reactor.forget(key, &connection);
         let (held, peer) = (connection.held, connection.mailbox.peer());
         self.admission.give_back(held, peer, &self.reactor.counters);
         self.refused -= usize::from(!held.permit);

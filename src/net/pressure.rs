@@ -17,7 +17,6 @@
 use super::connection::Connection;
 use super::ending::Ending;
 use super::event_loop::EventLoop;
-use super::input::Read;
 use super::reactor::{Fate, Key, Reactor};
 use super::settings::{GIVE_BACK_MIN, READ_BYTES_MAX, STARVED_MAX, TICK};
 use crate::throttle::Throttle;
@@ -157,10 +156,8 @@ impl EventLoop {
                 if !waits_for_others {
                     return Fate::Stay;
                 }
-                match connection.read_at_most(READ_BYTES_MAX, reactor) {
-                    Read::Broken => connection.abort(key, Cause::PeerReset, reactor),
-                    _ => connection.advance(key, reactor),
-                }
+                let _ = connection.read_at_most(READ_BYTES_MAX, reactor);
+                connection.advance(key, reactor)
             });
         }
     }

@@ -142,21 +142,13 @@ impl Reactor {
         }
     }
 
-    /// Keeps the order in which sockets became full.
-    pub(super) fn note_blocked(&mut self, key: Key, before: Option<Moment>, after: Option<Moment>) {
-        if let Some(began) = before {
-            self.blocked.remove(&(began, key));
-        }
-        if let Some(began) = after {
-            self.blocked.insert((began, key));
-        }
-    }
-
     /// A connection is gone.
-    pub(super) fn forget(&mut self, key: Key, blocked_since: Option<Moment>) {
+    pub(super) fn forget(&mut self, key: Key, connection: &Connection) {
         // No connection is closed to make room for one that is gone.
         self.starved.remove(&key);
-        self.note_blocked(key, blocked_since, None);
+        if let Some(clock) = &connection.clocks.blocked {
+            self.blocked.remove(&(clock.began, key));
+        }
     }
 
     pub(super) fn count(&self, counter: Counter, n: u64) {
