@@ -2,9 +2,9 @@
 //! acceptor, the admission, and runs one turn after the other. [`EventLoop::turn`] is the
 //! only place where a worker's main thread sleeps.
 
-use super::acceptor::{Acceptor, Listening, New};
-use super::admission::{Admission, Refusal};
-use super::connection::{Connection, Held};
+use super::acceptor::{Acceptor, Listening};
+use super::admission::Admission;
+use super::connection::Connection;
 use super::ending::Ending;
 use super::pressure::Pressure;
 use super::rates::Rates;
@@ -14,7 +14,7 @@ use super::settings::{
     ACCEPTS_MAX, EVENTS_MAX, HANDLER_LONG_MS, LAST_ACCEPTS_MAX, REFUSED_LINGERING_MAX, Settings,
     TICK, TIMERS_SLACK,
 };
-use super::transport::{KernelSocket, ListenSocket, SocketOptions, Transport};
+use super::transport::{KernelSocket, ListenSocket, SocketOptions, Stream, Transport};
 use chappe_engine::{
     Cause, Engine, Goodbye, Mailbox, Names, Notice, Peer, Problem, Serve, Socket, Stage,
 };
@@ -27,7 +27,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The event loop of a worker.
-#[derive(Debug)]
 pub(crate) struct EventLoop {
     pub(super) table: Table,
     pub(super) reactor: Reactor,
@@ -192,10 +191,10 @@ impl EventLoop {
             self.next_tick = self.reactor.now + TICK;
             self.tick();
         }
-        if std::mem::take(&mut self.has_removed) {
-            self.listen_again();
+        if std::mem::take(&mut self.has_removed) && self.acceptor.waits() {
+            self.try_listeners();
         }
-        self.admission.show_blocked(&self.reactor.blocked, self.reactor.now);
+        self.admission.show_blocked(&self.reactor);
         Ok(())
     }
 
@@ -205,7 +204,7 @@ impl EventLoop {
             return 0;
         }
         let comes_back = self.acceptor.comes_back_at();
-        let relief = self.pressure.next_relief();
+        let relief = self.pressure.next_relief;
         let next = [self.reactor.timers.next(), until, comes_back, relief];
         let next = next.into_iter().flatten().min().unwrap_or(self.next_tick).min(self.next_tick);
         let left = next.since(now);
@@ -236,7 +235,7 @@ impl EventLoop {
         }
         self.reactor.forget(key, &connection);
         let (held, peer) = (connection.held, connection.mailbox.peer());
-        self.admission.give_back(held, peer, &self.reactor.counters);
+        self.admission.give_back(held, peer, &self.reactor);
         self.refused -= usize::from(!held.permit);
         drop(connection);
         self.has_removed = true;
@@ -275,7 +274,7 @@ impl EventLoop {
         let now = self.reactor.now;
         self.acceptor.tick(now);
         self.admission.tick(now);
-        self.tick_listeners();
+        self.try_listeners();
         self.warn_of_long_handler();
         let engine = &self.reactor.engine;
         let (inbox, outbox) = (engine.inbox_total().used(), engine.outbox_total().used());
@@ -302,72 +301,72 @@ impl EventLoop {
 
     fn accept_from(&mut self, nth: usize) {
         let mut accepted = 0;
-        while accepted < ACCEPTS_MAX && self.accept_one(nth, true) {
+        // An event of this turn may be of a time before the listener left the set.
+        while accepted < ACCEPTS_MAX && self.acceptor.is_armed(nth) && self.accept_one(nth) {
             accepted += 1;
             let connections = self.connections();
-            let (epoll, now) = (&self.reactor.epoll, self.reactor.now);
-            if self.acceptor.stands_back(nth, connections, epoll, now) {
-                return;
-            }
+            self.acceptor.stand_back_if_ahead(nth, connections, &self.reactor);
         }
         if accepted > 0 {
-            self.acceptor.go_to_the_end(nth, &self.reactor.epoll, self.reactor.now);
+            self.acceptor.go_to_the_end(nth, &self.reactor);
         }
+    }
+
+    /// Accepts what waits at listeners that have left the set. Returns how many it took.
+    fn accept_waiting(&mut self, most: usize) -> usize {
+        let mut taken = 0;
+        for nth in 0..self.acceptor.count() {
+            while taken < most
+                && self.has_place()
+                && !self.acceptor.is_armed(nth)
+                && self.accept_one(nth)
+            {
+                taken += 1;
+            }
+        }
+        taken
     }
 
     /// Accepts one, and stops listening if there cannot be another. False if there was
     /// none.
-    fn accept_one(&mut self, nth: usize, is_armed: bool) -> bool {
-        let Reactor { epoll, counters, now, .. } = &self.reactor;
-        let new = match is_armed {
-            true => self.acceptor.accept(nth, epoll, counters, *now),
-            false => self.acceptor.accept_unarmed(nth, epoll, counters, *now),
+    fn accept_one(&mut self, nth: usize) -> bool {
+        let Some((stream, peer, options)) = self.acceptor.accept(nth, &self.reactor) else {
+            return false;
         };
-        let Some(new) = new else { return false };
-        self.let_in(new);
-        let is_full = self.connections() >= self.reactor.settings.connections_max;
-        if is_full && self.acceptor.listening == Listening::Yes {
-            self.acceptor.is_full(&self.reactor.epoll, self.reactor.now);
+        self.let_in(stream, peer, &options);
+        if !self.has_place() && self.acceptor.listening == Listening::Yes {
+            self.acceptor.is_full(&self.reactor);
         }
         true
     }
 
-    fn let_in(&mut self, new: New) {
-        let New { stream, peer, options } = new;
-        let transport = match KernelSocket::new(stream, &options) {
-            Ok(transport) => Arc::new(transport),
-            Err(error) => {
-                log::debug!("cannot set up the socket of {peer}: {error}");
-                self.reactor.count(Counter::AcceptErrors, 1);
-                return;
-            }
-        };
-        match self.admission.admit(peer, &self.reactor.counters, self.reactor.now) {
-            Ok((id, held)) => {
-                log::debug!("conn={id} accepted peer={peer}");
-                let rates = Rates::new(&self.reactor.settings, self.reactor.now);
-                self.install(id, peer, options.protocol, transport, rates, held);
-            }
-            Err(refusal) => self.refuse(transport, peer, options.protocol, refusal),
-        }
+    fn has_place(&self) -> bool {
+        self.connections() < self.reactor.settings.connections_max
     }
 
     /// Puts a connection into the table, and advances it for the first time.
-    fn install(
-        &mut self,
-        id: u64,
-        peer: Peer,
-        protocol: u8,
-        transport: Arc<dyn Transport>,
-        rates: Option<Box<Rates>>,
-        held: Held,
-    ) {
+    fn let_in(&mut self, stream: Stream, peer: Peer, options: &SocketOptions) {
+        let transport = match KernelSocket::new(stream, options) {
+            Ok(transport) => Arc::new(transport),
+            Err(error) => {
+                log::debug!("cannot set up the socket of {peer}: {error}");
+                return self.reactor.count(Counter::AcceptErrors, 1);
+            }
+        };
+        let protocol = options.protocol;
+        let admitted = self.admission.admit(peer, &self.reactor);
+        match admitted {
+            Ok((id, _)) => log::debug!("conn={id} accepted peer={peer}"),
+            Err(why) if self.refuse(&transport, protocol, why) => {}
+            Err(_) => return,
+        }
+        let (id, held) = admitted.unwrap_or_default();
+        let Reactor { engine, settings, now, .. } = &self.reactor;
         let key = self.table.insert_with_key(|key| {
             let names = Names { id, token: key.token(), peer, protocol };
             let socket = Arc::clone(&transport) as Arc<dyn Socket>;
-            let engine = Arc::clone(&self.reactor.engine);
-            let mailbox = Arc::new(Mailbox::new(names, socket, engine));
-            Connection::new(transport, mailbox, rates, held, self.reactor.now)
+            let mailbox = Arc::new(Mailbox::new(names, socket, Arc::clone(engine)));
+            Connection::new(transport, mailbox, Rates::new(settings, *now), held, *now)
         });
         self.with(key, |connection, reactor| {
             if !held.permit {
@@ -377,62 +376,34 @@ impl EventLoop {
         });
     }
 
-    /// Tells a peer why it cannot stay, and sees it off.
-    fn refuse(&mut self, transport: Arc<KernelSocket>, peer: Peer, protocol: u8, why: Refusal) {
-        let notice = Notice::Error { problem: Problem::Busy, code: None, text: why.0.into() };
+    /// Tells a peer why it cannot stay. Whether it is to be seen off.
+    fn refuse(&mut self, transport: &KernelSocket, protocol: u8, why: &'static str) -> bool {
+        let notice = Notice::Error { problem: Problem::Busy, code: None, text: why.into() };
         let (encoded, _) = self.reactor.engine.protocol(protocol).notice_alone(&notice);
         // A fresh socket has room for so little; if not, the close must do.
         let sent = transport.send(&[IoSlice::new(&encoded)]);
-        if sent.is_err() || transport.finish().is_err() || self.refused >= REFUSED_LINGERING_MAX {
-            return;
-        }
-        self.refused += 1;
-        self.install(0, peer, protocol, transport, None, Held::default());
+        let lingers =
+            sent.is_ok() && transport.finish().is_ok() && self.refused < REFUSED_LINGERING_MAX;
+        self.refused += usize::from(lingers);
+        lingers
     }
 
     /// The pause of a worker that stands back may be over.
     fn come_back(&mut self) {
-        let now = self.reactor.now;
-        let connections = self.connections();
-        let take = self.acceptor.come_back(connections, &self.reactor.epoll, now);
-        if take == 0 {
-            return;
+        let take = self.acceptor.come_back(self.connections(), &self.reactor);
+        if take > 0 {
+            let taken = self.accept_waiting(take);
+            self.acceptor.has_taken(taken, &self.reactor);
         }
-        let mut taken = 0;
+    }
+
+    /// Listens again if that is possible by now, and accepts what waits.
+    fn try_listeners(&mut self) {
+        if self.acceptor.waits() && self.has_place() {
+            self.acceptor.listen_or_wait(&self.reactor);
+        }
         for nth in 0..self.acceptor.count() {
-            // A connection may have been the last there was room for.
-            while taken < take
-                && self.acceptor.listening == Listening::Yes
-                && self.acceptor.is_shared(nth)
-                && self.accept_one(nth, false)
-            {
-                taken += 1;
-            }
-        }
-        self.acceptor.has_taken(taken, &self.reactor.epoll, now);
-    }
-
-    /// A connection is gone, and its descriptor with it.
-    fn listen_again(&mut self) {
-        let has_place = self.connections() < self.reactor.settings.connections_max;
-        let waits = matches!(self.acceptor.listening, Listening::Full | Listening::NoDescriptors);
-        if waits && has_place {
-            self.acceptor.listen_or_wait(&self.reactor.epoll, self.reactor.now);
-            for nth in 0..self.acceptor.count() {
-                self.accept_from(nth);
-            }
-        }
-    }
-
-    fn tick_listeners(&mut self) {
-        match self.acceptor.listening {
-            Listening::NoDescriptors => self.listen_again(),
-            Listening::Yes => {
-                for nth in 0..self.acceptor.count() {
-                    self.accept_from(nth);
-                }
-            }
-            Listening::No | Listening::Full => {}
+            self.accept_from(nth);
         }
     }
 
@@ -440,14 +411,8 @@ impl EventLoop {
     fn leave_listeners(&mut self) {
         let was_listening = self.acceptor.listening == Listening::Yes;
         self.acceptor.cease(Listening::No, &self.reactor.epoll);
-        let mut accepts = if was_listening { LAST_ACCEPTS_MAX } else { 0 };
-        for nth in 0..self.acceptor.count() {
-            while accepts > 0
-                && self.connections() < self.reactor.settings.connections_max
-                && self.accept_one(nth, false)
-            {
-                accepts -= 1;
-            }
+        if was_listening {
+            self.accept_waiting(LAST_ACCEPTS_MAX);
         }
         self.acceptor.close();
     }

@@ -50,7 +50,6 @@ pub(super) enum Fate {
 }
 
 /// The loop without its connections.
-#[derive(Debug)]
 pub(super) struct Reactor {
     pub(super) epoll: EpollSet,
     pub(super) settings: Settings,
@@ -67,18 +66,9 @@ pub(super) struct Reactor {
     pub(super) blocked: BTreeSet<(Moment, Key)>,
     /// What a drained connection is told.
     pub(super) drain_reason: Goodbye,
-    application: Application,
+    /// The handlers, for the turns that the loop runs itself.
+    serve: Arc<dyn Serve>,
     batch: Batch,
-}
-
-/// The handlers, for the turns that the loop runs itself.
-#[derive(Clone)]
-pub(super) struct Application(pub(super) Arc<dyn Serve>);
-
-impl std::fmt::Debug for Application {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Application")
-    }
 }
 
 impl Reactor {
@@ -100,15 +90,14 @@ impl Reactor {
             starved: BTreeSet::new(),
             blocked: BTreeSet::new(),
             drain_reason: Goodbye::Stopping,
-            application: Application(serve),
+            serve,
             batch: Batch::default(),
         }
     }
 
     /// Runs a turn on the loop.
     pub(super) fn turn(&mut self, mailbox: &Arc<Mailbox>, source: Source<'_>) -> Turned {
-        let serve = &*self.application.0;
-        let mut turns = Turns::new(serve, &self.counters, Place::Loop, &mut self.batch);
+        let mut turns = Turns::new(&*self.serve, &self.counters, Place::Loop, &mut self.batch);
         let turned = turns.run(mailbox, source, self.now);
         self.now = turned.ended;
         turned
