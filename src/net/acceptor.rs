@@ -17,13 +17,13 @@
 
 use super::reactor::{EpollSet, Reactor};
 use super::settings::ACCEPTS_MAX;
-use super::transport::{ListenSocket, SocketOptions, Stream};
+use super::transport::{ListenSocket, SocketOptions};
 use crate::throttle::Throttle;
 use chappe_engine::Peer;
 use chappe_shm::{Counter, Slot};
 use chappe_sys::clock::Moment;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 /// How long a worker that is ahead leaves the shared sockets to the others.
@@ -164,12 +164,12 @@ impl Acceptor {
         &mut self,
         nth: usize,
         reactor: &Reactor,
-    ) -> Option<(Stream, Peer, SocketOptions)> {
+    ) -> Option<(OwnedFd, Peer, SocketOptions)> {
         // An error that leaves the connection in the queue must not hold the loop up.
         for _ in 0..ACCEPTS_MAX {
             let ListeningSocket { socket, options, .. } = self.sockets.get(nth)?;
             let error = match socket.accept() {
-                Ok((stream, peer)) => return Some((stream, peer, *options)),
+                Ok((fd, peer)) => return Some((fd, peer, *options)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(error) => error,
             };

@@ -357,8 +357,8 @@ impl World {
     fn fire(&mut self, at: Moment) {
         self.now = at;
         for _ in 0..100 {
-            let Some(fired) = self.reactor.timers.pop_due(at) else { return };
-            self.act(fired.key, |it, key, reactor| match fired.is_valid(&mut it.timer) {
+            let Some((at, key)) = self.reactor.timers.pop_due(at) else { return };
+            self.act(key, |it, key, reactor| match it.timer.fires(at) {
                 true => it.on_timer(key, reactor),
                 false => Fate::Stay,
             });

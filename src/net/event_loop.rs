@@ -14,7 +14,7 @@ use super::settings::{
     ACCEPTS_MAX, EVENTS_MAX, HANDLER_LONG_MS, LAST_ACCEPTS_MAX, REFUSED_LINGERING_MAX, Settings,
     TICK, TIMERS_SLACK,
 };
-use super::transport::{KernelSocket, ListenSocket, SocketOptions, Stream, Transport};
+use super::transport::{KernelSocket, ListenSocket, SocketOptions, Transport};
 use chappe_engine::{
     Cause, Engine, Goodbye, Mailbox, Names, Notice, Peer, Problem, Serve, Socket, Stage,
 };
@@ -22,7 +22,7 @@ use chappe_shm::{Counter, Slot, ThreadRole};
 use chappe_sys::clock::Moment;
 use nix::sys::epoll::EpollEvent;
 use std::io::{self, IoSlice};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -242,9 +242,8 @@ impl EventLoop {
     }
 
     fn fire_timers(&mut self) {
-        while let Some(fired) = self.reactor.timers.pop_due(self.reactor.now) {
-            let key = fired.key;
-            self.with(key, |connection, reactor| match fired.is_valid(&mut connection.timer) {
+        while let Some((at, key)) = self.reactor.timers.pop_due(self.reactor.now) {
+            self.with(key, |connection, reactor| match connection.timer.fires(at) {
                 true => connection.on_timer(key, reactor),
                 false => Fate::Stay,
             });
@@ -330,10 +329,10 @@ impl EventLoop {
     /// Accepts one, and stops listening if there cannot be another. False if there was
     /// none.
     fn accept_one(&mut self, nth: usize) -> bool {
-        let Some((stream, peer, options)) = self.acceptor.accept(nth, &self.reactor) else {
+        let Some((fd, peer, options)) = self.acceptor.accept(nth, &self.reactor) else {
             return false;
         };
-        self.let_in(stream, peer, &options);
+        self.let_in(fd, peer, &options);
         if !self.has_place() && self.acceptor.listening == Listening::Yes {
             self.acceptor.is_full(&self.reactor);
         }
@@ -345,8 +344,8 @@ impl EventLoop {
     }
 
     /// Puts a connection into the table, and advances it for the first time.
-    fn let_in(&mut self, stream: Stream, peer: Peer, options: &SocketOptions) {
-        let transport = match KernelSocket::new(stream, options) {
+    fn let_in(&mut self, fd: OwnedFd, peer: Peer, options: &SocketOptions) {
+        let transport = match KernelSocket::new(fd, peer, options) {
             Ok(transport) => Arc::new(transport),
             Err(error) => {
                 log::debug!("cannot set up the socket of {peer}: {error}");
