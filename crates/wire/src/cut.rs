@@ -19,10 +19,12 @@ pub struct Cut {
 pub enum Rest {
     /// Nothing: the buffer ends with a frame.
     Nothing,
-    /// A frame whose header is not complete yet.
-    PartHeader,
-    /// A frame that is not complete yet; its length in bytes, header included.
-    PartFrame(usize),
+    /// A frame that is not complete yet. More can be said of it when it has this many bytes:
+    /// those of its length, of its header, or all.
+    Part {
+        /// More than there are.
+        wanted: usize,
+    },
     /// A length that no frame can have. The stream has lost its boundaries.
     BadLength(u16),
 }
@@ -41,18 +43,16 @@ pub fn cut(buffer: &[u8], frame_bytes_max: usize) -> Cut {
             break Rest::Nothing;
         }
         let Some([high, low]) = left.first_chunk::<2>() else {
-            break Rest::PartHeader;
+            break Rest::Part { wanted: 2 };
         };
         let claimed = u16::from_be_bytes([*high, *low]);
         let length = usize::from(claimed);
         if !(HEADER_BYTES..=frame_bytes_max).contains(&length) {
             break Rest::BadLength(claimed);
         }
-        if left.len() < HEADER_BYTES {
-            break Rest::PartHeader;
-        }
         if left.len() < length {
-            break Rest::PartFrame(length);
+            let wanted = if left.len() < HEADER_BYTES { HEADER_BYTES } else { length };
+            break Rest::Part { wanted };
         }
         at += length;
         frames += 1;
@@ -79,8 +79,9 @@ mod tests {
             }
             let rest = match end - whole_bytes {
                 0 => Rest::Nothing,
-                1..HEADER_BYTES => Rest::PartHeader,
-                _ => Rest::PartFrame(frames[whole].len()),
+                1 => Rest::Part { wanted: 2 },
+                2..HEADER_BYTES => Rest::Part { wanted: HEADER_BYTES },
+                _ => Rest::Part { wanted: frames[whole].len() },
             };
             assert_eq!(cut(&stream[..end], 64), Cut { whole_bytes, frames: whole, rest }, "{end}");
         }
@@ -103,10 +104,11 @@ mod tests {
             for claimed in [0, 1, 7, 8, 9, 63, 64, 65, 999, 1000, 1001, 65534, 65535_u16] {
                 let legal = (8..=max).contains(&usize::from(claimed));
                 let rest = cut(&claimed.to_be_bytes(), max).rest;
-                let expected = if legal { Rest::PartHeader } else { Rest::BadLength(claimed) };
+                let part = Rest::Part { wanted: HEADER_BYTES };
+                let expected = if legal { part } else { Rest::BadLength(claimed) };
                 assert_eq!(rest, expected, "{claimed} of {max}");
             }
         }
-        assert_eq!(cut(&[0], 64).rest, Rest::PartHeader);
+        assert_eq!(cut(&[0], 64).rest, Rest::Part { wanted: 2 });
     }
 }

@@ -2,13 +2,7 @@
 //! The bytes are those of [`chappe_wire`]; docs/PROTOCOL.md describes them.
 
 use chappe_engine::{Batch, BodyTooLong, Framed, Goodbye, Notice, Opened, Problem, Protocol, Rest};
-use chappe_wire::{
-    self as wire, BODY_BYTES_MAX, ErrorNumber, FRAME_BYTES_MAX, HEADER_BYTES, Header,
-};
-
-pub(crate) use chappe_wire::{
-    CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO,
-};
+use chappe_wire::{self as wire, BODY_BYTES_MAX, ErrorNumber, HEADER_BYTES, Header};
 
 /// What a peer is told whose message a rate limit has refused.
 const TOO_FAST: &str = "above the rate limit";
@@ -26,22 +20,12 @@ impl Chappe {
     }
 }
 
-impl Default for Chappe {
-    fn default() -> Self {
-        Self::new(FRAME_BYTES_MAX)
-    }
-}
-
 impl Protocol for Chappe {
     fn frame(&self, stream: &[u8]) -> Framed {
         let wire::Cut { whole_bytes, frames, rest } = wire::cut(stream, self.frame_bytes_max);
-        let begun = stream.len() - whole_bytes;
         let rest = match rest {
             wire::Rest::Nothing => Rest::Nothing,
-            // A length is judged at its second byte.
-            wire::Rest::PartHeader if begun < 2 => Rest::Part { wanted: 2 },
-            wire::Rest::PartHeader => Rest::Part { wanted: HEADER_BYTES },
-            wire::Rest::PartFrame(length) => Rest::Part { wanted: length },
+            wire::Rest::Part { wanted } => Rest::Part { wanted },
             wire::Rest::BadLength(claimed) => {
                 let max = self.frame_bytes_max;
                 let text = format!("a frame has 8 to {max} bytes, this one claims {claimed}");
@@ -127,7 +111,7 @@ fn reason_of(goodbye: Goodbye) -> wire::Goodbye {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use wire::{encode, parse_notice, split_first};
+    use wire::{FRAME_BYTES_MAX, encode, parse_notice, split_first};
 
     #[test]
     fn what_it_opens_is_what_it_frames() {
@@ -163,7 +147,7 @@ mod tests {
     #[test]
     fn notices_have_their_numbers() {
         let numbers = |notice: Notice| {
-            let (bytes, messages) = Chappe::default().notice_alone(&notice);
+            let (bytes, messages) = Chappe::new(FRAME_BYTES_MAX).notice_alone(&notice);
             let mut bytes = Bytes::from_owner(bytes);
             let frames: Vec<_> = std::iter::from_fn(|| split_first(&mut bytes))
                 .map(|(_, body)| parse_notice::<2>(&body).unwrap().0)
@@ -175,7 +159,7 @@ mod tests {
         let error = Notice::Error { problem, code: Some(77), text: "late".into() };
         assert_eq!(numbers(error), [[7, 77]]);
         assert_eq!(numbers(Notice::TooFast { codes: vec![16, 17] }), [[5, 16], [5, 17]]);
-        let (bytes, _) = Chappe::default()
+        let (bytes, _) = Chappe::new(FRAME_BYTES_MAX)
             .notice_alone(&Notice::Goodbye { reason: Goodbye::Kicked, text: "by hand".into() });
         let (_, body) = wire::first_frame(&bytes).unwrap();
         assert_eq!(parse_notice(body), Some(([5], "by hand".to_owned())));
