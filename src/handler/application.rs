@@ -195,7 +195,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_peer::TestPeer;
+    use super::super::tests::TestPeer;
     use super::*;
     use crate::handler::{HandlerError, Outcome};
     use crate::protocol::encode;

@@ -124,7 +124,7 @@ impl From<Rejected> for SendError {
 #[cfg(test)]
 mod tests {
     use super::super::own_turn::OwnTurn;
-    use super::super::test_peer::{OUTBOX_BYTES_MAX, TestPeer};
+    use super::super::tests::{OUTBOX_BYTES_MAX, TestPeer};
     use super::super::{Outcome, Replies};
     use super::*;
     use chappe_engine::{Batch, Cause, ENTRY_COST};

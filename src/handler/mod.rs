@@ -12,8 +12,6 @@ mod own_turn;
 mod quick;
 mod replies;
 mod stock;
-#[cfg(test)]
-mod test_peer;
 
 pub use handle::{Handle, Message, SendError};
 pub use replies::Replies;
@@ -147,8 +145,83 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chappe_engine::{Chunk, ITEM_COST, Opened};
-    use test_peer::TestPeer;
+    use crate::protocol;
+    use chappe_engine::sync::Semaphore;
+    use chappe_engine::{
+        Batch, Chunk, Engine, ITEM_COST, Limits, Mailbox, Names, Opened, SlowReader, Socket,
+    };
+    use chappe_shm::{SharedCounters, ThreadCounters};
+    use std::io::{self, IoSlice};
+
+    pub(in crate::handler) const OUTBOX_BYTES_MAX: usize = 1000;
+
+    #[derive(Debug)]
+    struct Sink;
+
+    impl Socket for Sink {
+        fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            Ok(slices.iter().map(|slice| slice.len()).sum())
+        }
+    }
+
+    /// A connection whose peer takes everything, for tests of handlers. There is no send
+    /// thread and no event loop: what is queued stays queued.
+    pub(in crate::handler) struct TestPeer {
+        pub(in crate::handler) mailbox: Arc<Mailbox>,
+        pub(in crate::handler) counters: ThreadCounters,
+    }
+
+    impl TestPeer {
+        pub(in crate::handler) fn new(id: u64) -> Self {
+            let limits = Limits {
+                inbox_messages_max: 100,
+                inbox_bytes_max: 10_000,
+                inbox_total_bytes_max: 10_000,
+                outbox_bytes_max: OUTBOX_BYTES_MAX,
+                outbox_total_bytes_max: 2 * OUTBOX_BYTES_MAX,
+                slow_reader: SlowReader::DropNewest,
+            };
+            let permits: Semaphore = chappe_sys::Semaphore::new(0).expect("a semaphore").into();
+            let protocols = protocol::all(65_535);
+            let engine = Engine::new(&limits, permits, protocols, SharedCounters::detached());
+            let peer = Peer::Tcp(([127, 0, 0, 1], 40000).into());
+            let names = Names { id, token: 1, peer, protocol: 0 };
+            let engine = Arc::new(engine.expect("an eventfd"));
+            let mailbox = Arc::new(Mailbox::new(names, Arc::new(Sink), engine));
+            Self { mailbox, counters: ThreadCounters::detached() }
+        }
+
+        /// A message from this peer, as a turn gives it to its handler.
+        pub(in crate::handler) fn message<'a>(
+            &'a self,
+            opened: Opened<'a>,
+            chunk: Option<&'a Chunk>,
+        ) -> engine::Message<'a> {
+            engine::Message {
+                opened,
+                mailbox: &self.mailbox,
+                protocol: self.mailbox.protocol(),
+                chunk,
+            }
+        }
+
+        /// What was answered: code and body of each message.
+        pub(in crate::handler) fn answers(&self, batch: &mut Batch) -> Vec<(u16, Vec<u8>)> {
+            let (protocol, (bytes, messages)) = (self.mailbox.protocol(), batch.take());
+            let (mut rest, mut answers) = (&bytes[..], Vec::new());
+            while let Some(opened) = protocol.open(rest) {
+                assert!(protocol.is_intact(&opened));
+                answers.push((opened.code, opened.body.to_vec()));
+                rest = &rest[opened.length..];
+            }
+            assert_eq!(answers.len(), messages as usize);
+            answers
+        }
+
+        pub(in crate::handler) fn bodies(&self, batch: &mut Batch) -> Vec<Vec<u8>> {
+            self.answers(batch).into_iter().map(|(_, body)| body).collect()
+        }
+    }
 
     #[test]
     fn a_kept_body_shares_its_chunk_unless_it_is_a_small_part_of_it() {

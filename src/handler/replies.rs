@@ -74,7 +74,7 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_peer::TestPeer;
+    use super::super::tests::TestPeer;
     use super::*;
 
     #[test]
