@@ -155,7 +155,7 @@ impl Serve for Application {
         let mut replies = Replies::new(batch, message.protocol, Some(opened));
         let outcome = {
             let _turn = OwnTurn::begin(message.mailbox.id());
-            let request = Request::new(message);
+            let request = Request { message };
             // A panic may leave the handler's own data inconsistent, which is the handler's
             // concern. The replies are ours, and they are taken back.
             catch_unwind(AssertUnwindSafe(|| handler.handle(&request, &mut replies)))

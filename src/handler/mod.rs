@@ -44,10 +44,6 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    pub(crate) fn new(message: &'a engine::Message<'a>) -> Self {
-        Self { message }
-    }
-
     /// The message code.
     #[must_use]
     pub fn code(&self) -> Code {
@@ -229,10 +225,10 @@ mod tests {
         let chunk = Chunk::new(&[5; 400 - ITEM_COST], 1);
         let opened = |body| Opened { code: 16, body, checksum: 0, length: 0 };
         let quarter = peer.message(opened(&chunk.bytes()[..100]), Some(&chunk));
-        assert_eq!(Request::new(&quarter).body_to_keep().as_ptr(), chunk.bytes().as_ptr());
+        assert_eq!(Request { message: &quarter }.body_to_keep().as_ptr(), chunk.bytes().as_ptr());
         let less = peer.message(opened(&chunk.bytes()[..99]), Some(&chunk));
-        let kept = Request::new(&less).body_to_keep();
+        let kept = Request { message: &less }.body_to_keep();
         assert_ne!(kept.as_ptr(), chunk.bytes().as_ptr());
-        assert_eq!(kept, Request::new(&less).body());
+        assert_eq!(kept, Request { message: &less }.body());
     }
 }

@@ -36,10 +36,9 @@ pub(super) enum Listening {
     No,
     /// In the epoll set, but for the shared sockets while it stands back.
     Yes,
-    /// At the worker's own limit: until a connection closes.
-    Full,
-    /// Out of descriptors or memory: until a connection closes, or the next tick.
-    NoDescriptors,
+    /// At the worker's own limit, or out of descriptors or memory: until a connection
+    /// closes, or the next tick.
+    Later,
 }
 
 /// The worker's listeners.
@@ -118,13 +117,8 @@ impl Acceptor {
             if let Some(held) = self.failed.admit(reactor.now) {
                 log::error!("cannot watch the listeners, trying again in a second: {error}{held}");
             }
-            self.listening = Listening::NoDescriptors;
+            self.listening = Listening::Later;
         }
-    }
-
-    /// Whether it listens again as soon as it can.
-    pub(super) fn waits(&self) -> bool {
-        matches!(self.listening, Listening::Full | Listening::NoDescriptors)
     }
 
     /// Whether this listener is there and in the epoll set.
@@ -181,7 +175,7 @@ impl Acceptor {
                 if let Some(held) = self.failed.admit(reactor.now) {
                     log::warn!("accept failed, trying again in a second: {error}{held}");
                 }
-                self.cease(Listening::NoDescriptors, &reactor.epoll);
+                self.cease(Listening::Later, &reactor.epoll);
                 return None;
             }
             // The peer was gone before it was accepted: accept(2) says to go on.
@@ -195,7 +189,7 @@ impl Acceptor {
         if let Some(held) = self.full.admit(reactor.now) {
             log::warn!("at worker.max_connections, connects wait in the backlog{held}");
         }
-        self.cease(Listening::Full, &reactor.epoll);
+        self.cease(Listening::Later, &reactor.epoll);
     }
 
     /// After an accept: if this worker is ahead of the others it stands back from now on.

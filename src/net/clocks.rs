@@ -14,9 +14,10 @@ use std::time::Duration;
 pub(super) struct Clocks {
     /// Until a whole message has come.
     handshake_began_at: Option<Moment>,
-    received_at: Moment,
+    /// The peer's last sign of life, or when the clock of its silence started again.
+    pub(super) received_at: Moment,
     /// When the message that is not complete began.
-    frame_began_at: Option<Moment>,
+    pub(super) frame_began_at: Option<Moment>,
     paused_at: Option<Moment>,
     pub(super) blocked: Option<Box<BlockedClock>>,
     pub(super) ending: Option<Box<EndingClock>>,
@@ -96,29 +97,9 @@ impl Clocks {
         }
     }
 
-    /// The peer has given a sign of life, or the clock of its silence starts again.
-    pub(super) fn received(&mut self, now: Moment) {
-        self.received_at = now;
-    }
-
-    /// For how long the peer has been silent.
-    pub(super) fn silent_for(&self, now: Moment) -> Duration {
-        now.since(self.received_at)
-    }
-
     /// Whole messages have come, and what had begun is complete.
     pub(super) fn message_is_complete(&mut self) {
         self.handshake_began_at = None;
-        self.frame_began_at = None;
-    }
-
-    /// A message has begun, now or before.
-    pub(super) fn message_has_begun(&mut self, now: Moment) {
-        self.frame_began_at.get_or_insert(now);
-    }
-
-    /// There will be no rest of the begun message.
-    pub(super) fn no_message(&mut self) {
         self.frame_began_at = None;
     }
 

@@ -299,7 +299,7 @@ impl Connection {
     fn let_framer_go(&mut self, reactor: &mut Reactor) {
         reactor.engine.inbox_total().release(self.framer.held_bytes());
         self.framer.clear();
-        self.clocks.no_message();
+        self.clocks.frame_began_at = None;
     }
 
     /// Starts the turn of an inbox that was empty: here, as far as its handlers are
@@ -372,7 +372,10 @@ impl Connection {
             // What is queued is flushed all the same; a peer that is pushed to without a
             // pause must not hold up the end.
             PeerClock::Quiet if view.is_handled => Ending::Drained(reactor.drain_reason),
-            PeerClock::Idle | PeerClock::Quiet => return self.clocks.received(reactor.now),
+            PeerClock::Idle | PeerClock::Quiet => {
+                self.clocks.received_at = reactor.now;
+                return;
+            }
         };
         self.end_input(ending, reactor);
     }
@@ -381,7 +384,7 @@ impl Connection {
     fn start_drain(&mut self, reactor: &mut Reactor) {
         self.clocks.ending = Some(Box::new(EndingClock::Draining));
         reactor.refresh_clock();
-        self.clocks.received(reactor.now);
+        self.clocks.received_at = reactor.now;
         let notice = drain_notice(reactor.drain_reason);
         if self.mailbox.tell(notice, &reactor.counters) == Received::StartTurn {
             self.start_turn(false, reactor);

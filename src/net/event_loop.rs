@@ -8,7 +8,9 @@ use super::connection::Connection;
 use super::ending::Ending;
 use super::pressure::Pressure;
 use super::rates::Rates;
-use super::reactor::{EpollSet, Event, Fate, Key, Reactor, Table, Watched};
+use super::reactor::{
+    CALLS, CONNECTIONS, EpollSet, Fate, Key, LISTENERS, Reactor, Table, WATCHED, Watched,
+};
 use super::report::Reports;
 use super::settings::{
     ACCEPTS_MAX, EVENTS_MAX, HANDLER_LONG_MS, LAST_ACCEPTS_MAX, REFUSED_LINGERING_MAX, Settings,
@@ -167,19 +169,19 @@ impl EventLoop {
         self.reactor.refresh_clock();
         for nth in 0..count {
             let event = self.events[nth];
-            match Event::of(event.data()) {
-                Event::Connection(key) => {
-                    let flags = event.events();
-                    self.with(key, |connection, reactor| connection.on_event(key, flags, reactor));
-                }
-                Event::Calls => {
+            match event.data() {
+                CALLS => {
                     self.answer_calls();
                     self.reactor.refresh_clock();
                 }
-                Event::Watched(watched) => woken.push(watched),
-                Event::Listener(nth) => {
-                    self.accept_from(nth);
+                own @ WATCHED..LISTENERS => woken.push(Watched(own - WATCHED)),
+                listener @ LISTENERS..CONNECTIONS => {
+                    self.accept_from(usize::try_from(listener - LISTENERS).expect("32 bits"));
                     self.reactor.refresh_clock();
+                }
+                token => {
+                    let (key, flags) = (Key::of_token(token), event.events());
+                    self.with(key, |connection, reactor| connection.on_event(key, flags, reactor));
                 }
             }
         }
@@ -191,7 +193,7 @@ impl EventLoop {
             self.next_tick = self.reactor.now + TICK;
             self.tick();
         }
-        if std::mem::take(&mut self.has_removed) && self.acceptor.waits() {
+        if std::mem::take(&mut self.has_removed) && self.acceptor.listening == Listening::Later {
             self.try_listeners();
         }
         self.admission.show_blocked(&self.reactor);
@@ -398,7 +400,7 @@ impl EventLoop {
 
     /// Listens again if that is possible by now, and accepts what waits.
     fn try_listeners(&mut self) {
-        if self.acceptor.waits() && self.has_place() {
+        if self.acceptor.listening == Listening::Later && self.has_place() {
             self.acceptor.listen_or_wait(&self.reactor);
         }
         for nth in 0..self.acceptor.count() {

@@ -72,7 +72,7 @@ impl Connection {
             // time in which a draining connection has to be quiet.
             reactor.refresh_clock();
         }
-        self.clocks.received(reactor.now);
+        self.clocks.received_at = reactor.now;
         let mut rest = bytes;
         let mut is_for_threads = false;
         if reactor.settings.fuse && self.rates.is_none() && !self.framer.is_inside_message() {
@@ -117,7 +117,7 @@ impl Connection {
         if let Err(Malformed(why)) = framed {
             self.end_input(Ending::Malformed(why), reactor);
         } else if self.framer.is_inside_message() {
-            self.clocks.message_has_begun(reactor.now);
+            self.clocks.frame_began_at.get_or_insert(reactor.now);
         }
         starts
     }

@@ -149,7 +149,7 @@ impl EventLoop {
         };
         let mut largest = Largest::new();
         for (key, connection) in self.table.iter().filter(|(_, it)| begins(it)) {
-            if connection.clocks.silent_for(now) >= STARVED_MAX {
+            if now.since(connection.clocks.received_at) >= STARVED_MAX {
                 largest.push((connection.framer.held_bytes(), key));
             }
         }

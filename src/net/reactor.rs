@@ -145,41 +145,19 @@ impl Reactor {
     }
 }
 
-/// Epoll data of what is no connection.
-const CALLS: u64 = 0;
-const WATCHED: u64 = 8;
-const LISTENERS: u64 = 16;
+/// Epoll data: what an event is for.
+pub(super) const CALLS: u64 = 0;
+/// The worker's own descriptors.
+pub(super) const WATCHED: u64 = 8;
+/// The listeners, by their numbers.
+pub(super) const LISTENERS: u64 = 16;
+/// The tokens of connections.
+pub(super) const CONNECTIONS: u64 = 1 << 32;
 
 /// A descriptor of the worker's own that the loop watches: its signals, its channel to the
 /// master. The number is the worker's to choose, below 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Watched(pub u8);
-
-/// What an event is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
-    /// The call list.
-    Calls,
-    /// One of the worker's own descriptors.
-    Watched(Watched),
-    /// The listener of this number.
-    Listener(usize),
-    Connection(Key),
-}
-
-impl Event {
-    pub(super) fn of(data: u64) -> Self {
-        if data == CALLS {
-            Self::Calls
-        } else if data < LISTENERS {
-            Self::Watched(Watched(u8::try_from(data - WATCHED).expect("below 8")))
-        } else if data <= u64::from(u32::MAX) {
-            Self::Listener(usize::try_from(data - LISTENERS).expect("32 bits"))
-        } else {
-            Self::Connection(Key::of_token(data))
-        }
-    }
-}
+pub(crate) struct Watched(pub u64);
 
 /// The epoll set.
 #[derive(Debug)]
@@ -210,7 +188,7 @@ impl EpollSet {
 
     pub(super) fn watch_own(&self, fd: BorrowedFd<'_>, watched: Watched) -> io::Result<()> {
         debug_assert!(watched.0 < 8);
-        self.add(fd, EpollFlags::EPOLLIN, WATCHED + u64::from(watched.0))
+        self.add(fd, EpollFlags::EPOLLIN, WATCHED + watched.0)
     }
 
     pub(super) fn watch_listener(&self, listener: &ListenSocket, nth: usize) -> io::Result<()> {
