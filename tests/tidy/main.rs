@@ -426,7 +426,7 @@ fn a_planted_import_is_found() {
     assert_eq!(forbidden_imports("master", 2, fine), [""; 0]);
     assert_eq!(forbidden_imports("boot", 1, "use crate::{worker, master};"), [""; 0]);
     assert_eq!(forbidden_imports("wire", 0, "use chappe_client::Client;").len(), 1);
-    assert_eq!(forbidden_imports("wire", 0, "use crate::cut; use chappe_wire::x;"), [""; 0]);
+    assert_eq!(forbidden_imports("wire", 0, "use crate::notice; use chappe_wire::x;"), [""; 0]);
     assert_eq!(forbidden_imports("net", 1, "use chappe_wire::Header;").len(), 1);
 }
 
@@ -437,7 +437,7 @@ fn a_module_is_its_first_folder_and_knows_its_depth() {
         ("src/net/mod.rs", "net", 1),
         ("src/net/input.rs", "net", 2),
         ("src/protocol/chappe/mod.rs", "protocol", 2),
-        ("crates/wire/src/cut.rs", "wire", 0),
+        ("crates/wire/src/notice.rs", "wire", 0),
     ] {
         assert_eq!(module_of(path), (module, depth), "{path}");
     }
