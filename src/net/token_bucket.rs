@@ -14,11 +14,8 @@ pub(super) struct TokenBucket {
 impl TokenBucket {
     /// A rate of 0 means no limit. A burst of 0 is one second's worth.
     pub(super) fn new(per_second: f64, burst: f64, now: Moment) -> Self {
-        let burst = match () {
-            () if per_second == 0.0 => f64::INFINITY,
-            () if burst > 0.0 => burst,
-            () => per_second.max(1.0),
-        };
+        let burst = if burst > 0.0 { burst } else { per_second.max(1.0) };
+        let burst = if per_second > 0.0 { burst } else { f64::INFINITY };
         Self { per_second, burst, tokens: burst, filled_at: now }
     }
 
