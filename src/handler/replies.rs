@@ -47,12 +47,17 @@ impl<'a> Replies<'a> {
     }
 
     /// Appends what was pushed since the last reply.
+    #[inline]
     pub(super) fn take_pushes(&mut self) {
         if own_turn::has_pushed() {
-            for bytes in own_turn::take() {
-                self.batch.append(&bytes);
-                self.pushed.push(bytes);
-            }
+            self.append_pushes();
+        }
+    }
+
+    fn append_pushes(&mut self) {
+        for bytes in own_turn::take() {
+            self.batch.append(&bytes);
+            self.pushed.push(bytes);
         }
     }
 

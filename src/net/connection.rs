@@ -386,7 +386,7 @@ impl Connection {
         reactor.refresh_clock();
         self.clocks.received_at = reactor.now;
         let notice = drain_notice(reactor.drain_reason);
-        if self.mailbox.tell(notice, &reactor.counters) == Received::StartTurn {
+        if self.mailbox.receive(notice.into(), &reactor.counters) == Received::StartTurn {
             self.start_turn(false, reactor);
         }
     }

@@ -34,7 +34,7 @@ fn reading_pauses_at_either_limit_of_the_inbox_and_goes_on_at_half() {
             _ = state.receive(item, Room::Free, &bounds);
         }
         assert_eq!(state.view().is_paused, pauses);
-        let Begun::Item(item) = state.begin(Room::Free, &bounds) else { panic!("queued") };
+        let item = state.begin(Room::Free, &bounds, &mut Effects::default()).expect("queued");
         let done = Done { messages: item.messages(), bytes: item.charged() };
         let mut effects = Effects::default();
         state.next(done, &bounds, &mut effects);

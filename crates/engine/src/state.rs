@@ -69,17 +69,6 @@ pub enum Stage {
     Aborted,
 }
 
-/// What a turn gets when it begins.
-#[derive(Debug)]
-pub(crate) enum Begun {
-    /// The first item.
-    Item(Item),
-    /// Replies back up: it is stalled, and waits for this.
-    Stalled(Backlog),
-    /// There is nothing to handle any more.
-    Nothing,
-}
-
 /// What the event loop sees of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
@@ -220,20 +209,20 @@ impl State {
 
     // --- a turn ---
 
-    /// Queued -> running, with the first item; or stalled, if replies back up.
-    pub(crate) fn begin(&mut self, total: Room, bounds: &Bounds) -> Begun {
+    /// Queued -> running, with the first item; or stalled, if replies back up; or empty, if
+    /// there is nothing to handle any more.
+    pub(crate) fn begin(
+        &mut self,
+        total: Room,
+        bounds: &Bounds,
+        effects: &mut Effects,
+    ) -> Option<Item> {
         debug_assert_eq!(self.inbox.phase, Phase::Queued, "listed once");
-        self.inbox.phase = match (self.outbox.bytes > bounds.outbox_high, total) {
-            _ if self.stage > Stage::Answering => Phase::Empty,
-            (true, _) => Phase::Stalled(Backlog::Own),
-            (false, Room::Exhausted) => Phase::Stalled(Backlog::Total),
-            (false, Room::Free) => Phase::Running,
+        self.inbox.phase = match self.is_open() {
+            true => self.stall(total, bounds, effects).unwrap_or(Phase::Running),
+            false => Phase::Empty,
         };
-        match self.inbox.phase {
-            Phase::Running => Begun::Item(self.inbox.take().expect("a queued inbox has an item")),
-            Phase::Stalled(backlog) => Begun::Stalled(backlog),
-            Phase::Empty | Phase::Queued => Begun::Nothing,
-        }
+        if self.inbox.phase == Phase::Running { self.inbox.take() } else { None }
     }
 
     /// Empty -> running, for messages that the loop has just read and that are in no
@@ -305,13 +294,9 @@ impl State {
             }
             return;
         }
-        self.inbox.phase = match total {
-            _ if self.outbox.bytes > bounds.outbox_high => Phase::Stalled(Backlog::Own),
-            Room::Exhausted => Phase::Stalled(Backlog::Total),
-            Room::Free => Phase::Queued,
-        };
-        effects.enqueue |= self.inbox.phase == Phase::Queued;
-        effects.wait_for_total |= self.inbox.phase == Phase::Stalled(Backlog::Total);
+        let stalled = self.stall(total, bounds, effects);
+        self.inbox.phase = stalled.unwrap_or(Phase::Queued);
+        effects.enqueue |= stalled.is_none();
     }
 
     /// Stalled for the total -> queued. Any other phase stays what it is.
@@ -398,7 +383,7 @@ impl State {
         effects: &mut Effects,
     ) {
         debug_assert!(matches!(self.outbox.seat, Seat::Sending), "only the taker returns it");
-        let (socket, mut unsent, sent) = writer.into_parts();
+        let Writer { socket, entries: mut unsent, sent } = writer;
         let Sent { bytes, entries, uncharged, added } = sent;
         effects.outbox_released += bytes + entries * ENTRY_COST;
         self.outbox.bytes = self.outbox.bytes + added - (bytes + entries * ENTRY_COST);
@@ -436,6 +421,15 @@ impl State {
     }
 
     // --- parts ---
+
+    /// What a turn waits for that would only add to a backlog.
+    fn stall(&self, total: Room, bounds: &Bounds, effects: &mut Effects) -> Option<Phase> {
+        if self.outbox.bytes > bounds.outbox_high {
+            return Some(Phase::Stalled(Backlog::Own));
+        }
+        effects.wait_for_total = total == Room::Exhausted;
+        (total == Room::Exhausted).then_some(Phase::Stalled(Backlog::Total))
+    }
 
     fn is_open(&self) -> bool {
         self.stage <= Stage::Answering

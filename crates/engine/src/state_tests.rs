@@ -270,11 +270,10 @@ impl World {
                     return false;
                 }
                 self.on_run_list -= 1;
-                match self.state.begin(room(exhausted), &BOUNDS) {
-                    Begun::Item(item) => self.turn = Some(Some(item)),
-                    Begun::Stalled(backlog) => self.waits_for_total |= backlog == Backlog::Total,
-                    Begun::Nothing => {}
-                }
+                let mut effects = Effects::default();
+                let item = self.state.begin(room(exhausted), &BOUNDS, &mut effects);
+                self.carry_out(&effects, false);
+                self.turn = item.map(Some);
             }
             Event::BeginUnqueued => {
                 let Some(writer) = self.state.begin_unqueued() else { return false };
@@ -424,7 +423,7 @@ impl World {
             _ => unreachable!("events of a writer"),
         };
         let Some(mut writer) = self.writer.take() else { return false };
-        if writer.is_empty() && came != Came::AllSent {
+        if writer.entries.is_empty() && came != Came::AllSent {
             // Replies of a turn of the loop's, which are in no entry: two bytes.
             if self.queued >= MESSAGES_MAX {
                 self.writer = Some(writer);
@@ -437,7 +436,7 @@ impl World {
             return self.settle(writer, came);
         }
         let (mut all, mut first) = (0, 0);
-        while came == Came::AllSent && !writer.is_empty() {
+        while came == Came::AllSent && !writer.entries.is_empty() {
             all += usize::try_from(writer.advance(1)).expect("one");
         }
         if came == Came::HalfSent {
@@ -450,7 +449,7 @@ impl World {
     fn settle(&mut self, writer: Writer, came: Came) -> bool {
         let flushed = match came {
             Came::AllSent => Flushed::All,
-            Came::HalfSent if writer.is_empty() => Flushed::All,
+            Came::HalfSent if writer.entries.is_empty() => Flushed::All,
             Came::HalfSent => Flushed::ShareUsed,
             Came::NotSent => Flushed::SocketFull,
             Came::NoBuffers => Flushed::NoBuffers,

@@ -72,9 +72,9 @@ impl Entries {
 /// The right to write to a connection's socket, and what is in flight on it.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    socket: Arc<dyn Socket>,
-    entries: Entries,
-    sent: Sent,
+    pub(crate) socket: Arc<dyn Socket>,
+    pub(crate) entries: Entries,
+    pub(crate) sent: Sent,
 }
 
 /// What was sent since the writer was taken.
@@ -93,19 +93,6 @@ pub(crate) struct Sent {
 impl Writer {
     pub(crate) fn new(socket: Arc<dyn Socket>, entries: Entries) -> Self {
         Self { socket, entries, sent: Sent::default() }
-    }
-
-    /// Nobody writes for now: the socket, what is left, and what was sent.
-    pub(crate) fn into_parts(self) -> (Arc<dyn Socket>, Entries, Sent) {
-        (self.socket, self.entries, self.sent)
-    }
-
-    pub(crate) fn socket(&self) -> &dyn Socket {
-        &*self.socket
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 
     /// Points `slices` at the oldest unsent bytes, `bytes_max` at most. Returns how many
@@ -156,20 +143,10 @@ impl Writer {
 
     /// Takes in a message of which `sent` bytes are gone. Nothing is in front of it.
     pub(crate) fn begin(&mut self, mut entry: Entry, sent: usize) {
-        debug_assert!(self.is_empty() && sent < entry.bytes.len());
+        debug_assert!(self.entries.is_empty() && sent < entry.bytes.len());
         self.sent.added += entry.cost();
         self.sent.bytes += sent;
         entry.sent = u32::try_from(sent).expect("one call sends less");
         self.entries.push(entry);
-    }
-
-    /// Bytes were sent that are in no entry.
-    pub(crate) fn has_sent(&mut self, bytes: usize) {
-        self.sent.uncharged += bytes;
-    }
-
-    /// The cost of what was taken in by [`Writer::begin`].
-    pub(crate) fn added(&self) -> usize {
-        self.sent.added
     }
 }
