@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
-use super::commands::{ask, connect, list};
+use super::master_client::{self, MasterClient};
 use super::{Failure, locate};
 use crate::cli::{Common, Sample, Top};
 use crate::config::{Located, Need};
@@ -84,9 +84,10 @@ fn look(located: Located) -> io::Result<Receiver<Result<Sample, String>>> {
 }
 
 fn sample(located: &Located) -> Result<Sample, Failure> {
-    let status = ask(&mut connect(located)?, "status", &located.control_socket)?;
+    let status = master_client::status(located)?;
     let at = Instant::now();
-    let slow = list(located, true).map(|(_, lines)| lines).map_err(|failure| failure.to_string());
+    let slow = MasterClient::connect(located).and_then(|client| client.list(true));
+    let slow = slow.map(|(_, lines)| lines).map_err(|failure| failure.to_string());
     Ok(Sample::new(at, status, slow.as_deref().map_err(Clone::clone)))
 }
 

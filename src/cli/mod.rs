@@ -14,15 +14,18 @@ mod top;
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use bench::{BenchArgs, run as bench};
-pub(crate) use connections::{ConnectionsArgs, connections_table};
+pub(crate) use connections::{ConnectionsArgs, Rows, connection_rows, connections_table};
 pub(crate) use logs::{LogsArgs, logs};
 pub(crate) use output::{print, print_line, redrawn};
 pub(crate) use send::{SendArgs, run as send};
 pub(crate) use status::{outcome, table};
 pub(crate) use top::{Sample, Top};
+
+use crate::control::LevelName;
 
 /// A pre-forked message server.
 #[derive(Debug, Parser)]
@@ -133,8 +136,8 @@ pub(crate) enum Command {
     /// Change how much is logged, until the next start or change
     LogLevel {
         /// The least important level that is written
-        #[arg(value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
-        level: String,
+        #[arg(value_parser = level_parser())]
+        level: LevelName,
     },
     /// Open the log files anew, after something moved them away
     Reopen {
@@ -151,6 +154,10 @@ pub(crate) enum Command {
     Reload,
     /// Stop gracefully: workers answer what they have received first
     Quit(StopArgs),
+}
+
+fn level_parser() -> impl TypedValueParser<Value = LevelName> {
+    PossibleValuesParser::new(LevelName::names()).try_map(LevelName::try_from)
 }
 
 /// Show what runs: workers, semaphores, counters

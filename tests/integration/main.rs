@@ -10,6 +10,7 @@ mod bad_input;
 mod begun;
 mod bench;
 mod connections;
+mod control;
 mod descriptors;
 mod even;
 mod half_close;

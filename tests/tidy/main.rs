@@ -19,12 +19,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("engine", &["shm", "sys"]),
     ("client", &["sys", "wire"]),
     ("config", &[]),
+    // What master and commands say to each other; the names of log levels are the
+    // configuration's.
+    ("control", &["config"]),
     ("throttle", &["sys"]),
     ("logging", &["config", "sys", "throttle"]),
     ("listen", &["config", "sys"]),
     ("channel", &["sys"]),
     // With the load generator of `bench`, which speaks the wire format itself.
-    ("cli", &["client", "config", "sys", "wire"]),
+    ("cli", &["client", "config", "control", "sys", "wire"]),
     ("protocol", &["config", "engine", "wire"]),
     ("handler", &["engine", "protocol", "shm", "sys", "throttle"]),
     ("net", &["engine", "protocol", "shm", "sys", "throttle"]),
@@ -36,7 +39,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("metrics", &["channel", "shm", "sys"]),
-    ("master", &["channel", "config", "listen", "logging", "metrics", "shm", "sys", "throttle"]),
+    (
+        "master",
+        &["channel", "config", "control", "listen", "logging", "metrics", "shm", "sys", "throttle"],
+    ),
     // The crate's front doors: `server` joins the application's handlers and `boot`.
     ("server", &["boot", "handler"]),
     ("prefork", &["boot", "channel", "master"]),
