@@ -201,9 +201,7 @@ pub(super) fn stop(common: &Common, request: Request, arguments: StopArgs) -> Re
 /// Waits for the outcome. A configuration that is wrong is not even brought up.
 pub(super) fn reload(common: &Common) -> Result<(), Failure> {
     let located = Located::from(&load(common)?.config);
-    // The master bounds it, by worker_ready_timeout.
-    let client = MasterClient::connect(&located)?.without_time_out()?;
-    let outcome: Reloaded = client.ask(Request::Reload {})?;
+    let outcome: Reloaded = MasterClient::connect(&located)?.ask(Request::Reload {})?;
     cli::print(&cli::outcome(&outcome)).map_err(Failure::system("standard output"))?;
     Ok(())
 }

@@ -3,12 +3,14 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Duration;
 
 use chappe::control::{self, ReplyError, Status};
+use chappe_sys::unix_socket;
 use serde::Deserialize;
 
 use crate::support::server::{Finished, command, finish};
-use crate::support::{TestServer, fresh_dir};
+use crate::support::{TestServer, fresh_dir, while_stopped};
 
 /// What is answered to a line.
 fn answer(server: &TestServer, line: &str) -> String {
@@ -94,4 +96,87 @@ fn a_server_of_another_version_is_told_from_a_broken_one() {
     let told = against(&directory, list, &["connections"]);
     assert_eq!(told.code, Some(0), "{told:?}");
     assert!(told.stderr.contains("1 line of the list can't be read"), "{told:?}");
+}
+
+/// Every command that asks the master, and none that waits for anything else.
+const ASKING: [&[&str]; 8] = [
+    &["status"],
+    &["status", "--json"],
+    &["connections"],
+    &["kick", "7"],
+    &["log-level", "debug"],
+    &["reopen", "--wait"],
+    &["reload"],
+    &["quit", "--wait"],
+];
+
+/// Runs all of them at once while the master is stopped; what each says of it.
+fn asked_while_stopped(server: &TestServer) -> Vec<String> {
+    let outcomes = std::thread::scope(|scope| {
+        let run = |arguments| scope.spawn(move || server.command(arguments));
+        let running: Vec<_> = ASKING.into_iter().map(run).collect();
+        running.into_iter().map(|one| one.join().expect("it ends")).collect::<Vec<_>>()
+    });
+    let said = |outcome: Finished| {
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""), "{outcome:?}");
+        outcome.stderr
+    };
+    outcomes.into_iter().map(said).collect()
+}
+
+#[test]
+fn a_master_that_hangs_is_told_of_in_time_by_every_command() {
+    let server = TestServer::start("control_hanging", "");
+    while_stopped(server.pid(), || {
+        for said in asked_while_stopped(&server) {
+            assert!(said.contains("did not answer within 10s"), "{said}");
+            assert!(said.contains(&format!("pid {}", server.pid())), "{said}");
+        }
+    });
+}
+
+#[test]
+fn a_master_whose_queue_is_full_is_told_of_in_time_by_every_command() {
+    let server = TestServer::start("control_full", "");
+    let path = server.dir.join("run/chappe.sock");
+    while_stopped(server.pid(), || {
+        let mut queued = Vec::new();
+        while let Ok(one) = unix_socket::connect_timeout(&path, Duration::from_millis(1)) {
+            queued.push(one);
+        }
+        assert!(queued.len() > 16, "{}", queued.len());
+        for said in asked_while_stopped(&server) {
+            assert!(said.contains("no connection was accepted within 10s"), "{said}");
+        }
+    });
+    server.wait_serving(2);
+}
+
+#[test]
+fn a_reload_takes_as_long_as_the_master_answers_others() {
+    let directory = fresh_dir("control_long_reload");
+    std::fs::write(directory.join("chappe.toml"), "").unwrap();
+    std::fs::create_dir(directory.join("run")).unwrap();
+    let listener = UnixListener::bind(directory.join("run/chappe.sock")).unwrap();
+    let real = TestServer::start("control_long_reload_status", "").status_json().to_string();
+    let reloaded = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let (mut stream, mut asked) = (listener.accept().unwrap().0, [0; 1000]);
+            let bytes = stream.read(&mut asked).unwrap();
+            assert_eq!(&asked[..bytes], b"{\"command\":\"reload\"}\n");
+            for _ in 0..2 {
+                // It has become impatient.
+                let mut other = listener.accept().unwrap().0;
+                let bytes = other.read(&mut asked).unwrap();
+                assert_eq!(&asked[..bytes], b"{\"command\":\"status\"}\n");
+                other.write_all(format!("{real}\n").as_bytes()).unwrap();
+            }
+            let answer = "{\"ok\":true,\"generation\":2,\"workers\":1,\"ready_ms\":7000,\
+                          \"changed\":[],\"restart\":[],\"warnings\":[]}\n";
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        finish(command(&directory).arg("reload"))
+    });
+    assert_eq!((reloaded.code, reloaded.stderr.as_str()), (Some(0), ""), "{reloaded:?}");
+    assert!(reloaded.stdout.contains("ready in 7000 ms"), "{reloaded:?}");
 }
