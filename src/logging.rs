@@ -17,6 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use chappe_sys::regular_file;
 use chappe_sys::stderr::Stderr;
 use log::{LevelFilter, Record};
 use log4rs::append::Append;
@@ -105,12 +106,15 @@ pub(crate) fn open(directory: &Path, role: Role) -> Result<Arc<File>, LoggingErr
 fn open_or_create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true);
-    match options.clone().create_new(true).mode(FILE_MODE).open(path) {
+    let mut new = options.clone();
+    match regular_file::open_to_write(path, new.create_new(true).mode(FILE_MODE)) {
         Ok(file) => {
             file.set_permissions(Permissions::from_mode(FILE_MODE))?;
             Ok(file)
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            regular_file::open_to_write(path, &mut options)
+        }
         Err(error) => Err(error),
     }
 }

@@ -5,13 +5,15 @@
 //! follow a log it looks at the files five times a second: a file that was moved away
 //! is read to its end, and on into those between it and the new one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use chappe_sys::regular_file::{self, Unsuitable};
 use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -52,17 +54,18 @@ const LOOKS_AFTER_MOVE: u8 = 10;
 /// When there are no logs, or they can't be read; never because the reader of the
 /// output went away.
 pub(crate) fn logs(directory: &Path, arguments: LogsArgs) -> io::Result<()> {
+    let opener = Opener::default();
     let paths = log_paths(directory, arguments.worker)?;
-    if paths.is_empty() {
-        return Err(io::Error::new(ErrorKind::NotFound, "there is no such log"));
-    }
     let is_wanted = |line: &[u8]| is_at_level(line, arguments.level);
     let mut last = Vec::new();
     let mut followed = BTreeMap::new();
     for path in paths {
-        let (lines, mut log) = Followed::open_at_end(&path, arguments.lines, is_wanted)?;
+        let (lines, mut log) = Followed::open_at_end(&path, arguments.lines, is_wanted, &opener)?;
         last.extend(lines.into_iter().map(|line| log.timed(line)));
         followed.insert(path, log);
+    }
+    if !followed.values().any(|log| log.current.is_some()) {
+        return Err(io::Error::new(ErrorKind::NotFound, "there is no such log"));
     }
     sort(&mut last);
     let first = last.len().saturating_sub(arguments.lines);
@@ -77,7 +80,7 @@ pub(crate) fn logs(directory: &Path, arguments: LogsArgs) -> io::Result<()> {
         let mut lines = Vec::new();
         for log in followed.values_mut() {
             let mut new = Vec::new();
-            log.read_new(&mut new)?;
+            log.read_new(&mut new, &opener)?;
             lines.extend(new.into_iter().map(|line| log.timed(line)));
         }
         lines.retain(|line| is_wanted(&line.text));
@@ -193,16 +196,17 @@ impl Followed {
         path: &Path,
         count: usize,
         is_wanted: impl Fn(&[u8]) -> bool,
+        opener: &Opener,
     ) -> io::Result<(VecDeque<Vec<u8>>, Self)> {
         let mut log = Self::from_start(path.to_owned());
         let mut lines = VecDeque::new();
-        log.current = Reader::open(path)?;
+        log.current = opener.open(path)?;
         if let Some(reader) = &mut log.current {
             reader.last_lines(count, &is_wanted, &mut lines)?;
         }
         let mut number = 1;
         while lines.len() < count
-            && let Some(mut older) = Reader::open(&numbered(path, number))?
+            && let Some(mut older) = opener.open(&numbered(path, number))?
         {
             older.last_lines(count, &is_wanted, &mut lines)?;
             number += 1;
@@ -212,7 +216,7 @@ impl Followed {
         Ok((lines, log))
     }
 
-    fn read_new(&mut self, lines: &mut Vec<Vec<u8>>) -> io::Result<()> {
+    fn read_new(&mut self, lines: &mut Vec<Vec<u8>>, opener: &Opener) -> io::Result<()> {
         for (reader, looks) in &mut self.moved {
             reader.read_on(lines)?;
             *looks -= 1;
@@ -231,13 +235,13 @@ impl Followed {
             return Ok(());
         }
         if let Some(old) = self.current.take() {
-            for mut between in self.missed(old.identity)? {
+            for mut between in self.missed(old.identity, opener)? {
                 between.read_on(lines)?;
                 self.moved.push((between, LOOKS_AFTER_MOVE));
             }
             self.moved.push((old, LOOKS_AFTER_MOVE));
         }
-        self.current = Reader::open(&self.path)?;
+        self.current = opener.open(&self.path)?;
         if let Some(reader) = &mut self.current {
             reader.read_on(lines)?;
         }
@@ -246,10 +250,10 @@ impl Followed {
 
     /// Files that came and were moved away between two looks, the oldest first. None
     /// if the one that we know is not among the moved ones any more.
-    fn missed(&self, known: (u64, u64)) -> io::Result<Vec<Reader>> {
+    fn missed(&self, known: (u64, u64), opener: &Opener) -> io::Result<Vec<Reader>> {
         let mut missed = Vec::new();
         for number in 1.. {
-            match Reader::open(&numbered(&self.path, number))? {
+            match opener.open(&numbered(&self.path, number))? {
                 Some(reader) if reader.identity == known => {
                     missed.reverse();
                     return Ok(missed);
@@ -262,19 +266,35 @@ impl Followed {
     }
 }
 
-impl Reader {
-    /// `None` if there is no such file.
-    fn open(path: &Path) -> io::Result<Option<Self>> {
-        let file = match File::open(path) {
+/// Opens logs, and says once of each what is no log.
+#[derive(Debug, Default)]
+struct Opener {
+    told: RefCell<BTreeSet<PathBuf>>,
+}
+
+impl Opener {
+    /// `None` if there is no such file, or something else at its place.
+    fn open(&self, path: &Path) -> io::Result<Option<Reader>> {
+        let file = match regular_file::open_to_read(path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) if Unsuitable::is_reason(&error) => {
+                if self.told.borrow_mut().insert(path.to_owned()) {
+                    // A closed standard error leaves nobody to tell.
+                    let text = format!("{} is left out: {error}", path.display());
+                    let _ = writeln!(io::stderr(), "chappe: warning: {text}");
+                }
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         let about = file.metadata()?;
         let identity = (about.dev(), about.ino());
-        Ok(Some(Self { file, identity, position: 0, begun: Vec::new() }))
+        Ok(Some(Reader { file, identity, position: 0, begun: Vec::new() }))
     }
+}
 
+impl Reader {
     /// Puts the last wanted lines in front of `lines`, until there are `count`, and
     /// goes to the end of the last whole line.
     fn last_lines(
@@ -363,16 +383,17 @@ mod tests {
         append(&numbered(&path, 1), "c\n");
         append(&numbered(&path, 2), "a\nb\n");
         for (count, expected) in [(1, "e\n"), (4, "b\nc\nd\ne\n"), (9, "a\nb\nc\nd\ne\n")] {
-            let (lines, mut log) = Followed::open_at_end(&path, count, |_| true).unwrap();
+            let (lines, mut log) =
+                Followed::open_at_end(&path, count, |_| true, &Opener::default()).unwrap();
             assert_eq!(text(&Vec::from(lines)), expected);
             let mut lines = Vec::new();
-            log.read_new(&mut lines).unwrap();
+            log.read_new(&mut lines, &Opener::default()).unwrap();
             assert!(lines.is_empty(), "{lines:?}");
         }
-        let (_, mut log) = Followed::open_at_end(&path, 1, |_| true).unwrap();
+        let (_, mut log) = Followed::open_at_end(&path, 1, |_| true, &Opener::default()).unwrap();
         append(&path, " and ended\n");
         let mut lines = Vec::new();
-        log.read_new(&mut lines).unwrap();
+        log.read_new(&mut lines, &Opener::default()).unwrap();
         assert_eq!(text(&lines), "begun and ended\n");
     }
 
@@ -382,7 +403,7 @@ mod tests {
         let path = directory.path().join("master.log");
         append(&path, &("T WARN  x\n".to_owned() + &"T DEBUG y\n".repeat(100_000)));
         let wanted = |line: &[u8]| is_at_level(line, Some(log::Level::Info));
-        let (lines, _) = Followed::open_at_end(&path, 3, wanted).unwrap();
+        let (lines, _) = Followed::open_at_end(&path, 3, wanted, &Opener::default()).unwrap();
         assert_eq!(text(&Vec::from(lines)), "T WARN  x\n");
     }
 
@@ -391,10 +412,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("worker-0.log");
         append(&path, "old\n");
-        let (_, mut log) = Followed::open_at_end(&path, 0, |_| true).unwrap();
+        let (_, mut log) = Followed::open_at_end(&path, 0, |_| true, &Opener::default()).unwrap();
         let mut new = || {
             let mut lines = Vec::new();
-            log.read_new(&mut lines).unwrap();
+            log.read_new(&mut lines, &Opener::default()).unwrap();
             text(&lines)
         };
         append(&path, "1\n");

@@ -22,6 +22,7 @@ mod master;
 mod messages;
 mod metrics;
 mod output;
+mod own_files;
 mod per_ip;
 mod privileges;
 mod regressions;

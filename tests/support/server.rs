@@ -298,7 +298,8 @@ impl TestServer {
         let mut files =
             vec![self.dir.join("chappe.toml"), self.dir.join(STDOUT), self.dir.join(STDERR)];
         let logs = fs::read_dir(self.dir.join("logs")).into_iter().flatten().flatten();
-        files.extend(logs.map(|entry| entry.path()));
+        // A test may have put something else there, which would be waited for.
+        files.extend(logs.map(|entry| entry.path()).filter(|path| path.is_file()));
         for file in files {
             let bytes = fs::read(&file).unwrap_or_default();
             // The end is what tells; a log at level debug can be long.
