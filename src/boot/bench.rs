@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::commands::first_listener;
+use super::commands::default_address;
 use super::{Failure, master_client, paths};
 use crate::cli::{self, BenchArgs, Common};
 use crate::config::{self, Located, Need};
@@ -14,7 +14,7 @@ use crate::control::Status;
 /// A client like `send`; what the control socket tells is an addition, and a server
 /// that can't be asked is measured all the same.
 pub(super) fn bench(common: &Common, arguments: &BenchArgs) -> Result<u8, Failure> {
-    let default_to = if arguments.address().is_some() { None } else { first_listener(common)? };
+    let default_to = if arguments.address().is_some() { None } else { default_address(common)? };
     let known = known(common, arguments.address());
     let located = known.as_ref().ok().map(|(located, _)| located);
     let mut counters = || totals(&master_client::status(located?).ok()?);

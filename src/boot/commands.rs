@@ -17,7 +17,7 @@ use crate::cli::{
     self, Arguments, Common, ConnectionsArgs, LogsArgs, Rows, SendArgs, SignalName, StatusArgs,
     StopArgs,
 };
-use crate::config::{Address, Located, Need};
+use crate::config::{self, Address, ConfigErrors, Located, Need};
 use crate::control::{self, Accepted, Reloaded, ReplyError, Request, Status};
 use crate::master::{PidFile, PidFileError};
 
@@ -65,7 +65,7 @@ pub(super) fn test(arguments: &Arguments) -> Result<(), Failure> {
 pub(super) fn signal(common: &Common, name: SignalName) -> Result<(), Failure> {
     // A wrong configuration is refused before anything is sent.
     let located = match name {
-        SignalName::Reload => Located::from(&load(common)?.config),
+        SignalName::Reload => locate_to_reload(common)?,
         _ => locate_quietly(common, Need::PidFile)?,
     };
     let pid = match PidFile::holder(&located.pid_file) {
@@ -89,39 +89,77 @@ pub(super) fn signal(common: &Common, name: SignalName) -> Result<(), Failure> {
     })
 }
 
-/// `send` is a client like any other: it needs a configuration only to know where
-/// to, and not even that.
+/// `send` is a client like any other: it needs a server, or a configuration, only to know
+/// where to, and not even that.
 pub(super) fn send(common: &Common, arguments: &SendArgs) -> Result<u8, Failure> {
-    let to = if arguments.has_address() { None } else { first_listener(common)? };
+    let to = if arguments.has_address() { None } else { default_address(common)? };
     Ok(cli::send(arguments, to, &mut std::io::stdout(), &mut std::io::stderr()))
 }
 
-/// Where the server of this configuration listens; `None` without a configuration.
-pub(super) fn first_listener(common: &Common) -> Result<Option<Address>, Failure> {
+/// Where to connect if nobody says: where the running server listens, or else its
+/// configuration; `None` without a configuration.
+pub(super) fn default_address(common: &Common) -> Result<Option<Address>, Failure> {
+    let asked = asked_address(common)?;
+    if let Ok(Some(address)) = asked {
+        return Ok(Some(address));
+    }
     let (_, file) = paths(common)?;
     if !file.exists() {
         return Ok(None);
     }
-    let config = load(common)?.config;
-    let mut address = match config.listen.first().map(|listen| listen.address.clone()) {
-        Some(Address::Tcp(address)) => address,
-        other => return Ok(other),
-    };
-    if address.port() == 0 {
-        // Only the running server knows which port that became.
-        let located = Located::from(&config);
-        let status = master_client::status(&located)?;
-        let listen = status.master.listen.first().and_then(|text| text.parse().ok());
-        address = listen.ok_or_else(|| Failure::Refused("the master does not listen".into()))?;
+    let address = load(common)?.config.listen.first().map(|listen| listen.address.clone());
+    match (&address, asked) {
+        // Only the server knows which port that became.
+        (Some(Address::Tcp(address)), asked) if address.port() == 0 => {
+            let why = asked.err().unwrap_or_else(|| Failure::Refused("it listens nowhere".into()));
+            Err(Failure::Refused(format!("the server can't be asked where it listens: {why}")))
+        }
+        _ => Ok(address.map(reachable)),
     }
-    if address.ip().is_unspecified() {
-        // "All addresses" is no address to connect to.
+}
+
+/// The first address of the running server; the inner failure is why it can't be asked.
+fn asked_address(common: &Common) -> Result<Result<Option<Address>, Failure>, Failure> {
+    let (prefix, file) = paths(common)?;
+    // Without a file there is nothing that names a server, and nothing wrong with that.
+    if !file.exists() {
+        return Ok(Ok(None));
+    }
+    let located = config::locate(&file, &prefix, &common.set, Need::ControlSocket)?;
+    let status = match master_client::status(&located) {
+        Ok(status) => status,
+        Err(failure) => {
+            // One that is there and says nothing is worth a word; its workers may serve.
+            if located.control_socket.exists() {
+                super::complain(&format!("warning: asked where the server listens: {failure}"));
+            }
+            return Ok(Err(failure));
+        }
+    };
+    warn_of(&located);
+    let first = status.master.listen.first();
+    Ok(Ok(first.and_then(|text| parsed(text)).map(reachable)))
+}
+
+/// An address as the status has it.
+fn parsed(text: &str) -> Option<Address> {
+    match text.strip_prefix("unix:") {
+        Some(path) => Some(Address::Unix(path.into())),
+        None => text.parse().ok().map(Address::Tcp),
+    }
+}
+
+/// "All addresses" is no address to connect to.
+fn reachable(mut address: Address) -> Address {
+    if let Address::Tcp(address) = &mut address
+        && address.ip().is_unspecified()
+    {
         address.set_ip(match address {
             SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    Ok(Some(Address::Tcp(address)))
+    address
 }
 
 pub(super) fn status(common: &Common, arguments: StatusArgs) -> Result<(), Failure> {
@@ -198,9 +236,29 @@ pub(super) fn stop(common: &Common, request: Request, arguments: StopArgs) -> Re
     }
 }
 
+/// Keys that say where a server is, to `reload` as well.
+const WHERE: [&str; 3] = ["control_socket", "pid_file", "log.directory"];
+
+/// A wrong configuration is not brought to the server, and neither is an override: the
+/// server reads the files, with the overrides that it was started with.
+fn locate_to_reload(common: &Common) -> Result<Located, Failure> {
+    let located = Located::from(&load(common)?.config);
+    let key = |set: &str| set.split('=').next().unwrap_or(set).replace(char::is_whitespace, "");
+    match common.set.iter().find(|set| !WHERE.contains(&key(set).as_str())) {
+        None => Ok(located),
+        Some(set) => Err(ConfigErrors::one(format!(
+            "--set {set}: a reload reads the files, with what --set said at the start, and takes \
+             none of its own: write it into the file; only {} can be set here, which say where \
+             the server is",
+            WHERE.join(", ")
+        ))
+        .into()),
+    }
+}
+
 /// Waits for the outcome. A configuration that is wrong is not even brought up.
 pub(super) fn reload(common: &Common) -> Result<(), Failure> {
-    let located = Located::from(&load(common)?.config);
+    let located = locate_to_reload(common)?;
     let outcome: Reloaded = MasterClient::connect(&located)?.ask(Request::Reload {})?;
     cli::print(&cli::outcome(&outcome)).map_err(Failure::system("standard output"))?;
     Ok(())

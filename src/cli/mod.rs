@@ -47,12 +47,13 @@ pub(crate) struct Arguments {
     #[arg(short = 'q')]
     pub(crate) quiet: bool,
 
-    /// Send a signal to the running master, and wait for nothing
+    /// Send a signal to the running master and return at once; the command of the same name
+    /// says what the master makes of it
     #[arg(short = 's', value_name = "SIGNAL")]
     pub(crate) signal: Option<SignalName>,
 
     /// Print the version
-    #[arg(short = 'v')]
+    #[arg(short = 'v', long = "version")]
     pub(crate) version: bool,
 
     /// Print the version and how it was built

@@ -180,3 +180,44 @@ fn a_reload_takes_as_long_as_the_master_answers_others() {
     assert_eq!((reloaded.code, reloaded.stderr.as_str()), (Some(0), ""), "{reloaded:?}");
     assert!(reloaded.stdout.contains("ready in 7000 ms"), "{reloaded:?}");
 }
+
+#[test]
+fn send_and_bench_ask_the_server_where_it_listens() {
+    let server = TestServer::start("control_where", "");
+    let file = server.dir.join("chappe.toml");
+    let elsewhere = "[[listen]]\naddress = \"127.0.0.1:1\"\n";
+    // Changed since the start, and wrong since the start.
+    for text in [elsewhere.to_owned(), format!("worker_processes = 0\n{elsewhere}")] {
+        std::fs::write(&file, text).unwrap();
+        let send = server.command(&["send", "--body", "here"]);
+        assert_eq!((send.code, send.stdout.contains("here")), (Some(0), true), "{send:?}");
+        let bench = ["bench", "--warmup", "0s", "--duration", "50ms", "--connections", "2"];
+        let bench = server.command(&bench);
+        assert_eq!(bench.code, Some(0), "{bench:?}");
+    }
+    // Nobody can be asked: the file says where to.
+    std::fs::write(&file, format!("control_socket = \"run/other\"\n{elsewhere}")).unwrap();
+    let send = server.command(&["send"]);
+    assert_eq!(send.code, Some(1), "{send:?}");
+    assert!(send.stderr.contains("127.0.0.1:1"), "{send:?}");
+}
+
+#[test]
+fn a_reload_refuses_what_it_would_ignore() {
+    let server = TestServer::start("control_reload_set", "");
+    for (command, set) in [
+        (&["reload"][..], "log.level=trace"),
+        (&["-s", "reload"], "log.level=trace"),
+        (&["reload"], "worker.handler_threads = 1"),
+    ] {
+        let refused = server.command(&[command, &["--set", set]].concat());
+        assert_eq!((refused.code, refused.stdout.as_str()), (Some(2), ""), "{refused:?}");
+        let text = format!("--set {set}: a reload reads the files");
+        assert!(refused.stderr.contains(&text), "{refused:?}");
+    }
+    assert_eq!(server.status().reload.count, 0);
+    // These only say where the server is.
+    let set = ["--set", "control_socket=run/chappe.sock", "--set", "log.directory=logs"];
+    let reload = server.command(&[&["reload"][..], &set].concat());
+    assert_eq!(reload.code, Some(0), "{reload:?}");
+}
