@@ -1,7 +1,9 @@
 //! The other end of the control socket: a command asks the master, and hears the answer.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chappe_sys::unix_socket;
@@ -216,6 +218,11 @@ impl From<ReplyError> for Failure {
 fn nobody_answers(located: &Located) -> Failure {
     let path = located.control_socket.display();
     Failure::Refused(match PidFile::holder(&located.pid_file) {
+        Ok(pid) if was_deleted(&located.control_socket) => format!(
+            "the control socket {path} was deleted, but its master is running, pid {pid}: commands \
+             can't reach it, and signals can: chappe -s reload, reopen, quit or stop; a restart \
+             makes the socket anew"
+        ),
         Ok(pid) => format!(
             "nobody answers at {path}, but a master is running, pid {pid}: if control_socket was \
              changed since its start, give the old one with --set control_socket=PATH; the new \
@@ -227,4 +234,12 @@ fn nobody_answers(located: &Located) -> Failure {
         ),
         Err(_) => format!("no master is running (nobody answers at {path})"),
     })
+}
+
+/// Whether somebody listens on a socket whose file is gone. The kernel lists sockets by the
+/// path that they were bound to.
+fn was_deleted(path: &Path) -> bool {
+    let sockets = std::fs::read("/proc/net/unix").unwrap_or_default();
+    let of_path = [b" ", path.as_os_str().as_bytes()].concat();
+    !path.exists() && sockets.split(|byte| *byte == b'\n').any(|line| line.ends_with(&of_path))
 }

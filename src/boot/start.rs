@@ -74,6 +74,11 @@ pub(super) fn start(
 /// All that can be opened and checked on the terminal.
 fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
     let mut loaded = load(&arguments.common)?;
+    // Nothing is forked without a look at it.
+    process::current_thread_count().map_err(|cause| {
+        let text = format!("cannot read /proc/self/task: {cause}; a server needs /proc mounted");
+        Failure::Refused(text)
+    })?;
     let is_foreground = arguments.foreground || !loaded.config.daemon;
     if !is_foreground && activation::is_there() {
         return Err(Failure::Refused(

@@ -3,13 +3,14 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::support::server::{Finished, command, configuration, finish};
+use crate::support::server::{Finished, PROGRAM, command, configuration, finish};
 use crate::support::{TestServer, fresh_dir};
 
 /// A lock on the whole file, in the name of this process.
@@ -164,4 +165,37 @@ fn what_is_no_log_is_left_out_of_the_logs_and_said() {
     let only = server.command(&["logs", "-w", "70"]);
     assert_eq!((only.code, only.stdout.as_str()), (Some(1), ""), "{only:?}");
     assert!(only.stderr.contains("is a FIFO"), "{only:?}");
+}
+
+#[test]
+fn a_control_socket_that_was_deleted_is_told_from_one_that_was_changed() {
+    let server = TestServer::start("own_files_socket", "");
+    fs::remove_file(server.dir.join("run/chappe.sock")).unwrap();
+    for arguments in [&["status"][..], &["reload"], &["stop"]] {
+        let said = refused(&server.dir, arguments);
+        assert!(said.contains("run/chappe.sock was deleted"), "{said}");
+        assert!(said.contains(&format!("pid {}", server.pid())), "{said}");
+        assert!(said.contains("chappe -s") && !said.contains("was changed"), "{said}");
+    }
+    // What it says helps.
+    assert_eq!(server.command(&["-s", "reload"]).code, Some(0));
+    server.wait_log("master", "reloaded generation=2");
+}
+
+#[test]
+fn a_start_without_proc_names_it() {
+    let directory = fresh_dir("own_files_proc");
+    fs::write(directory.join("chappe.toml"), configuration("")).unwrap();
+    let hidden = "mount -t tmpfs none /proc && exec \"$0\" \"$@\"";
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", hidden, PROGRAM, "--foreground", "-p"]).arg(&directory);
+    unshare.arg("-c").arg(directory.join("chappe.toml")).stdin(Stdio::null());
+    let start = finish(&mut unshare);
+    if start.stderr.contains("unshare: ") || start.stderr.contains("mount: ") {
+        println!("skipped: no namespace can be made here");
+        return;
+    }
+    assert_eq!((start.code, start.stdout.as_str()), (Some(1), ""), "{start:?}");
+    let last = start.stderr.lines().last().unwrap_or_default();
+    assert!(last.contains("/proc/self/task") && last.contains("/proc mounted"), "{start:?}");
 }
