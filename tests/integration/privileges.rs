@@ -53,6 +53,10 @@ fn workers_become_nobody_and_the_master_stays_root() {
         assert_is(pid, &nobody, nobody.gid);
     }
     assert_eq!(status(server.pid(), "Uid"), vec!["0"; 4]);
+    let said = format!("workers become user nobody uid={} gid={}", nobody.uid, nobody.gid);
+    let log = server.read("logs/master.log");
+    let line = log.lines().find(|line| line.contains(&said)).unwrap_or_else(|| panic!("{log}"));
+    assert!(line.contains("INFO") && line.contains("by default") && line.contains("writable"));
     // A replacement is nobody as well, and both write to logs that root has made.
     kill(Pid::from_raw(before[0]), Signal::SIGKILL).expect("a worker");
     let after = server.wait_workers(2, &before[..1]);

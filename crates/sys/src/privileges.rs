@@ -4,6 +4,7 @@
 //! threads, and a worker that is replaced years later shall be who the first was.
 
 use std::ffi::CString;
+use std::fmt;
 use std::io;
 
 use nix::errno::Errno;
@@ -44,6 +45,12 @@ pub enum LookUpError {
 #[must_use]
 pub fn is_root() -> bool {
     unistd::geteuid().is_root()
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid={} gid={}", self.uid, self.gid)
+    }
 }
 
 impl Identity {
