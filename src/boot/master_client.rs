@@ -169,7 +169,7 @@ fn silence(located: &Located, stream: &UnixStream) -> String {
     let pid = peer.filter(|pid| *pid > 0).map(Pid::from_raw);
     format!(
         "the master{} at {} did not answer within {ANSWER_TIME_MAX:?}: it is stopped, or hangs; \
-         what it was asked for it may still do",
+         it may still carry out the request later",
         pid.map_or(String::new(), with_pid),
         located.control_socket.display()
     )
@@ -232,7 +232,13 @@ fn nobody_answers(located: &Located) -> Failure {
             "nobody answers at {path}, but a master is running in another pid namespace: \
              control_socket must be the one that it was started with"
         ),
-        Err(_) => format!("no master is running (nobody answers at {path})"),
+        Err(PidFileError::NotRunning(_)) => {
+            format!("no master is running (nobody answers at {path})")
+        }
+        Err(error) => format!(
+            "nobody answers at {path}, and the pid file does not tell whether a master is \
+             running: {error}"
+        ),
     })
 }
 

@@ -19,3 +19,8 @@ pub use status::{
     ConnectionRow, Counters, HandlerTime, LastReload, Limits, MasterStatus, MetricsStatus, Permits,
     ReloadOutcome, ReloadStatus, Semaphores, Status, Vacancy, WorkerStatus,
 };
+
+/// An answer as it goes out.
+pub(crate) fn to_value(answer: &impl serde::Serialize) -> serde_json::Value {
+    serde_json::to_value(answer).expect("the answers have plain values and names for keys")
+}

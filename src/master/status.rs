@@ -6,14 +6,13 @@ use chappe_shm::{
     Counter, CounterValues, HANDLER_BOUNDS_US, HandlerTimes, PermitBooks, SlotReport,
 };
 use chappe_sys::{clock, limits};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Master, Vacancy};
 use crate::control::{
     self, Accepted, Counters, HandlerTime, Limits, MasterStatus, Permits, Semaphores, Status,
-    WorkerStatus,
+    WorkerStatus, to_value,
 };
 
 /// Not shown for a worker, which never has any.
@@ -27,11 +26,6 @@ const PERMIT_LOOKS_MAX: usize = 16;
 /// The answer to a command that has no more to say.
 pub(super) fn accepted() -> Value {
     to_value(&Accepted { ok: true, pid: std::process::id() })
-}
-
-/// As it goes out. The types of `control` are plain values, which have an answer.
-fn to_value(reply: &impl Serialize) -> Value {
-    serde_json::to_value(reply).expect("plain values")
 }
 
 impl Master<'_> {

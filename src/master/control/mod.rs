@@ -23,12 +23,12 @@ use chappe_sys::unix_socket;
 use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use client::{Client, ClientState};
 
-use crate::control::Refused;
 pub(super) use crate::control::Request;
+use crate::control::{Refused, to_value};
 use crate::throttle::Throttle;
 
 const CLIENTS_MAX: usize = 16;
@@ -59,8 +59,7 @@ fn may_wait(request: Request) -> bool {
 
 /// A refusal, as it goes out.
 fn refusal(reason: impl ToString) -> Value {
-    let Refused { error, .. } = Refused::because(reason);
-    json!({ "error": error })
+    to_value(&Refused::because(reason))
 }
 
 /// What the master says to a request.
@@ -252,6 +251,7 @@ fn check_peer(stream: &UnixStream) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use std::io::{BufRead, BufReader, Read, Write};
     use std::net::Shutdown;
 
