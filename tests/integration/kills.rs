@@ -158,6 +158,9 @@ fn a_worker_that_makes_no_progress_is_told_of_and_replaced() {
     let server = TestServer::start("stuck", toml);
     let workers = server.worker_pids();
     let stuck = Pid::from_raw(workers[1]);
+    // A thread names itself as its first step, which may come after the worker serves.
+    let is_named = || proc::threads(workers[1]).values().any(|name| name == "sender");
+    wait_until("the threads have their names", is_named);
     kill(stuck, Signal::SIGSTOP).expect("our worker");
     server.wait_status("/totals/workers_stuck", |stuck| stuck == 1);
     let now = server.wait_workers(2, &workers[1..]);
