@@ -23,13 +23,15 @@
 //! The client and the wire format are crates of their own, `chappe-client` and
 //! `chappe-wire`, for programs that want nothing else.
 //!
-//! [`handler`] is what handlers use. [`prefork`] has the command line and the master
-//! alone, for workers that are something else.
+//! [`handler`] is what handlers use. [`control`] is what the master and a program that
+//! operates it say to each other. [`prefork`] has the command line and the master alone, for
+//! workers that are something else.
 
 mod boot;
 mod channel;
 mod cli;
 mod config;
+pub mod control;
 pub mod handler;
 mod listen;
 mod logging;

@@ -12,11 +12,12 @@ use chappe_sys::clock::Moment;
 use std::cell::RefCell;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use chappe_sys::regular_file;
 use chappe_sys::stderr::Stderr;
 use log::{LevelFilter, Record};
 use log4rs::append::Append;
@@ -105,13 +106,29 @@ pub(crate) fn open(directory: &Path, role: Role) -> Result<Arc<File>, LoggingErr
 fn open_or_create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true);
-    match options.clone().create_new(true).mode(FILE_MODE).open(path) {
+    let mut new = options.clone();
+    match regular_file::open_to_write(path, new.create_new(true).mode(FILE_MODE)) {
         Ok(file) => {
             file.set_permissions(Permissions::from_mode(FILE_MODE))?;
             Ok(file)
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let file = regular_file::open_to_write(path, &mut options)?;
+            end_last_line(path, &file);
+            Ok(file)
+        }
         Err(error) => Err(error),
+    }
+}
+
+/// A process that met a full disk, and is gone, may have left a line without an end. Nothing
+/// of this is worth a failure.
+fn end_last_line(path: &Path, file: &File) {
+    let Ok(reader) = regular_file::open_to_read(path) else { return };
+    let length = reader.metadata().map_or(0, |there| there.len());
+    let mut last = [b'\n'];
+    if length > 0 && reader.read_exact_at(&mut last, length - 1).is_ok() && last != [b'\n'] {
+        write_whole(file, b"\n");
     }
 }
 
@@ -166,6 +183,8 @@ fn config(sink: &Arc<Sink>, level: LogLevel) -> Result<Config, LoggingError> {
 pub(crate) fn swap(file: Arc<File>) {
     if let Some(installed) = LOGGER.lock().as_ref() {
         *installed.sink.file.write() = file;
+        // Whoever opens a file sees to the end of its last line.
+        installed.sink.cut.store(false, Ordering::Relaxed);
     }
 }
 
@@ -297,7 +316,10 @@ impl Sink {
                 notice.push(b'\n');
             }
             self.encode_warning(&text, &mut notice);
-            if stderr.try_write(&notice) < notice.len() {
+            let written = stderr.try_write(&notice);
+            if written < notice.len() {
+                let was_cut = self.copy_cut.load(Ordering::Relaxed);
+                self.copy_cut.store(is_cut(was_cut, &notice[..written]), Ordering::Relaxed);
                 self.left_out.fetch_add(left_out + 1, Ordering::Relaxed);
                 return;
             }
@@ -320,18 +342,19 @@ impl Sink {
     }
 
     fn write_line(&self, file: &File, line: &mut Vec<u8>) -> bool {
-        if self.cut.swap(false, Ordering::Relaxed) {
+        let was_cut = self.cut.swap(false, Ordering::Relaxed);
+        if was_cut {
             line.insert(0, b'\n');
         }
         let written = write_whole(file, line);
-        if written != line.len() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-            if written > 0 {
-                self.cut.store(true, Ordering::Relaxed);
-            }
-            return false;
+        if written == line.len() {
+            return true;
         }
-        true
+        self.lost.fetch_add(1, Ordering::Relaxed);
+        if is_cut(was_cut, &line[..written]) {
+            self.cut.store(true, Ordering::Relaxed);
+        }
+        false
     }
 
     fn tell_of_lost(&self, file: &File) {
@@ -347,6 +370,11 @@ impl Sink {
             self.told.store(told, Ordering::Relaxed);
         }
     }
+}
+
+/// Whether the last line has no end, after this much of a line was written.
+fn is_cut(was_cut: bool, written: &[u8]) -> bool {
+    written.last().map_or(was_cut, |last| *last != b'\n')
 }
 
 /// One write; how much of it was written. A signal before the first byte is no
@@ -383,6 +411,7 @@ fn escape_controls(line: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use log::Level;
+    use std::io::{Seek, SeekFrom};
 
     fn log_to(sink: &Sink, level: Level, text: &str) {
         sink.append(
@@ -423,6 +452,51 @@ mod tests {
         let text = std::fs::read_to_string(directory.path().join("master.log")).unwrap();
         let ends: Vec<_> = text.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
         assert_eq!(ends, ["three", "count=2", "four"]);
+    }
+
+    /// A file that takes so many more bytes, as on a disk that is full.
+    fn full_but_for(bytes: u32) -> File {
+        use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        let file = File::from(memfd_create("full", MFdFlags::MFD_ALLOW_SEALING).unwrap());
+        file.set_len(2 * 4096).unwrap();
+        fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW)).unwrap();
+        (&file).seek(SeekFrom::End(-i64::from(bytes))).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_line_that_was_cut_is_ended_before_the_next_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.log");
+        let sink =
+            Sink::new(Role::Master, open(directory.path(), Role::Master).unwrap(), Copies::None);
+        let limited = Arc::clone(&sink.file.read());
+        // The disk becomes full in the middle of a line and stays so for some more.
+        *sink.file.write() = Arc::new(full_but_for(30));
+        log_to(&sink, Level::Info, "cut in the middle");
+        log_to(&sink, Level::Info, "not written at all");
+        log_to(&sink, Level::Info, "nor this");
+        assert_eq!(sink.lost.load(Ordering::Relaxed), 3);
+        // The same file, as it were, with room again.
+        std::fs::write(&path, "2026-11-23T03:04:05.678Z INFO").unwrap();
+        *sink.file.write() = limited;
+        log_to(&sink, Level::Info, "whole");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert_eq!(lines[0], "2026-11-23T03:04:05.678Z INFO");
+        assert!(lines[1].ends_with("whole") && lines[2].ends_with("count=3"), "{text}");
+    }
+
+    #[test]
+    fn a_line_that_another_process_has_left_is_ended_by_the_next_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("worker-0.log");
+        std::fs::write(&path, "whole\ncut").unwrap();
+        drop(open(directory.path(), Role::Worker(0)).unwrap());
+        drop(open(directory.path(), Role::Worker(0)).unwrap());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "whole\ncut\n");
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Limits how often the same warning is logged: the first ones are logged at once, of the
 //! others only the number. A storm of equal lines hides all other lines, and fills a disk.
 //!
-//! Pure: callers pass the time, and log what is admitted. Each warning has a throttle of
-//! its own.
+//! Callers pass the time, and log what is admitted. Each warning has a throttle of its own.
 
 use chappe_sys::clock::Moment;
 use std::fmt;
@@ -53,8 +52,15 @@ impl Throttle {
         None
     }
 
+    /// Logs how many warnings were held back, once their time is over.
+    pub(crate) fn tell_held(&mut self, what: &str, now: Moment) {
+        if let Some(held) = self.settle(now) {
+            log::warn!("{what}{held}");
+        }
+    }
+
     /// Ends a window that is over. Returns how many warnings were held back in it, if any.
-    pub(crate) fn settle(&mut self, now: Moment) -> Option<Held> {
+    fn settle(&mut self, now: Moment) -> Option<Held> {
         let elapsed = now.since(self.since?);
         if elapsed < WINDOW {
             return None;

@@ -1,36 +1,30 @@
 //! Calls that start nothing: they look at the configuration, or ask the master.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
 use chappe_sys::process::WatchedProcess;
-use chappe_sys::unix_socket;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
 
 use super::identity::{self, Become};
+use super::master_client::{self, MasterClient};
 use super::{Failure, descriptors, load, locate, locate_quietly, paths, say, warn_of};
 use crate::cli::{
-    self, Arguments, Common, ConnectionsArgs, LogsArgs, SendArgs, SignalName, StatusArgs, StopArgs,
+    self, Arguments, Common, ConnectionsArgs, LogsArgs, Rows, SendArgs, SignalName, StatusArgs,
+    StopArgs,
 };
-use crate::config::{Address, Located, Need};
+use crate::config::{self, Address, ConfigErrors, Located, Need};
+use crate::control::{self, Accepted, Reloaded, ReplyError, Request, Status};
 use crate::master::{PidFile, PidFileError};
 
-/// How long the master may take to answer; it answers between two wake-ups.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// How often `stop --wait` looks at a lock.
 const LOCK_LOOK: Duration = Duration::from_millis(20);
 /// How often `status --watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
-/// The longest answer: a status of 4096 workers is about 4 MiB.
-const ANSWER_BYTES_MAX: u64 = 64 << 20;
-
 pub(super) fn version(with_build: bool) -> Result<(), Failure> {
     say(concat!("chappe ", env!("CARGO_PKG_VERSION")))?;
     if with_build {
@@ -71,7 +65,7 @@ pub(super) fn test(arguments: &Arguments) -> Result<(), Failure> {
 pub(super) fn signal(common: &Common, name: SignalName) -> Result<(), Failure> {
     // A wrong configuration is refused before anything is sent.
     let located = match name {
-        SignalName::Reload => Located::from(&load(common)?.config),
+        SignalName::Reload => locate_to_reload(common)?,
         _ => locate_quietly(common, Need::PidFile)?,
     };
     let pid = match PidFile::holder(&located.pid_file) {
@@ -95,47 +89,90 @@ pub(super) fn signal(common: &Common, name: SignalName) -> Result<(), Failure> {
     })
 }
 
-/// `send` is a client like any other: it needs a configuration only to know where
-/// to, and not even that.
+/// `send` is a client like any other: it needs a server, or a configuration, only to know
+/// where to, and not even that.
 pub(super) fn send(common: &Common, arguments: &SendArgs) -> Result<u8, Failure> {
-    let to = if arguments.has_address() { None } else { first_listener(common)? };
+    let to = if arguments.has_address() { None } else { default_address(common)? };
     Ok(cli::send(arguments, to, &mut std::io::stdout(), &mut std::io::stderr()))
 }
 
-/// Where the server of this configuration listens; `None` without a configuration.
-pub(super) fn first_listener(common: &Common) -> Result<Option<Address>, Failure> {
+/// Where to connect if nobody says: where the running server listens, or else its
+/// configuration; `None` without a configuration.
+pub(super) fn default_address(common: &Common) -> Result<Option<Address>, Failure> {
+    let asked = asked_address(common)?;
+    if let Ok(Some(address)) = asked {
+        return Ok(Some(address));
+    }
     let (_, file) = paths(common)?;
     if !file.exists() {
         return Ok(None);
     }
-    let config = load(common)?.config;
-    let mut address = match config.listen.first().map(|listen| listen.address.clone()) {
-        Some(Address::Tcp(address)) => address,
-        other => return Ok(other),
-    };
-    if address.port() == 0 {
-        // Only the running server knows which port that became.
-        let located = Located::from(&config);
-        let status = ask(&mut connect(&located)?, "status", &located.control_socket)?;
-        let listen = status["master"]["listen"][0].as_str().and_then(|text| text.parse().ok());
-        address = listen.ok_or_else(|| Failure::Refused("the master does not listen".into()))?;
+    let address = load(common)?.config.listen.first().map(|listen| listen.address.clone());
+    match (&address, asked) {
+        // Only the server knows which port that became.
+        (Some(Address::Tcp(address)), asked) if address.port() == 0 => {
+            let why = asked.err().unwrap_or_else(|| Failure::Refused("it listens nowhere".into()));
+            Err(Failure::Refused(format!("the server can't be asked where it listens: {why}")))
+        }
+        _ => Ok(address.map(reachable)),
     }
-    if address.ip().is_unspecified() {
-        // "All addresses" is no address to connect to.
+}
+
+/// The first address of the running server; the inner failure is why it can't be asked.
+fn asked_address(common: &Common) -> Result<Result<Option<Address>, Failure>, Failure> {
+    let (prefix, file) = paths(common)?;
+    // Without a file there is nothing that names a server, and nothing wrong with that.
+    if !file.exists() {
+        return Ok(Ok(None));
+    }
+    let located = config::locate(&file, &prefix, &common.set, Need::ControlSocket)?;
+    let status = match master_client::status(&located) {
+        Ok(status) => status,
+        Err(failure) => {
+            // One that is there and says nothing is worth a word; its workers may serve.
+            if located.control_socket.exists() {
+                super::complain(&format!(
+                    "warning: the address is taken from the configuration, since the server can't \
+                     be asked: {failure}"
+                ));
+            }
+            return Ok(Err(failure));
+        }
+    };
+    warn_of(&located);
+    let first = status.master.listen.first();
+    Ok(Ok(first.and_then(|text| parsed(text)).map(reachable)))
+}
+
+/// An address as the status has it.
+fn parsed(text: &str) -> Option<Address> {
+    match text.strip_prefix("unix:") {
+        Some(path) => Some(Address::Unix(path.into())),
+        None => text.parse().ok().map(Address::Tcp),
+    }
+}
+
+/// "All addresses" is no address to connect to.
+fn reachable(mut address: Address) -> Address {
+    if let Address::Tcp(address) = &mut address
+        && address.ip().is_unspecified()
+    {
         address.set_ip(match address {
             SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    Ok(Some(Address::Tcp(address)))
+    address
 }
 
 pub(super) fn status(common: &Common, arguments: StatusArgs) -> Result<(), Failure> {
     let located = locate(common, Need::ControlSocket)?;
     loop {
-        let mut stream = connect(&located)?;
-        let status = ask(&mut stream, "status", &located.control_socket)?;
-        let mut text = if arguments.json { format!("{status}\n") } else { cli::table(&status) };
+        let line = MasterClient::connect(&located)?.ask_for_line(Request::Status {})?;
+        let mut text = match arguments.json {
+            true => line,
+            false => cli::table(&control::read::<Status>(&line).map_err(of_another_version)?),
+        };
         if arguments.watch && !arguments.json {
             text = cli::redrawn(&text);
         }
@@ -148,10 +185,15 @@ pub(super) fn status(common: &Common, arguments: StatusArgs) -> Result<(), Failu
     }
 }
 
+/// A program that reads the object may make more of it than this one does.
+fn of_another_version(error: ReplyError) -> Failure {
+    Failure::Refused(format!("{error}; `chappe status --json` shows it as it is"))
+}
+
 /// A command whose answer is only whether it was done.
-pub(super) fn tell(common: &Common, request: &Value) -> Result<(), Failure> {
+pub(super) fn tell(common: &Common, request: Request) -> Result<(), Failure> {
     let located = locate(common, Need::ControlSocket)?;
-    ask_for(&mut connect(&located)?, request, &located.control_socket).map(drop)
+    MasterClient::connect(&located)?.ask::<Accepted>(request).map(drop)
 }
 
 /// The files are there whether a master runs or not.
@@ -164,37 +206,30 @@ pub(super) fn logs(common: &Common, arguments: LogsArgs) -> Result<(), Failure> 
 /// The answer goes on behind its first line: a line a connection.
 pub(super) fn connections(common: &Common, arguments: ConnectionsArgs) -> Result<(), Failure> {
     let located = locate(common, Need::ControlSocket)?;
-    let (answer, lines) = list(&located, arguments.slow)?;
-    if let Some(missing) = answer["missing"].as_str() {
+    let (listed, lines) = MasterClient::connect(&located)?.list(arguments.slow)?;
+    if let Some(missing) = listed.missing {
         super::complain(&format!("warning: no list from {missing}"));
     }
-    let text = if arguments.json { lines } else { cli::connections_table(&lines, arguments.slow) };
+    let text = if arguments.json {
+        lines
+    } else {
+        let Rows { rows, unread } = cli::connection_rows(&lines, arguments.slow);
+        if let Some(unread) = unread {
+            let text = format!("warning: {unread}; `chappe connections --json` shows all of them");
+            super::complain(&text);
+        }
+        cli::connections_table(&rows)
+    };
     cli::print(&text).map(drop).map_err(Failure::system("standard output"))
 }
 
-/// The master's answer, and the lines of all workers.
-pub(super) fn list(located: &Located, slow: bool) -> Result<(Value, String), Failure> {
-    let (mut stream, path) = (connect(located)?, &located.control_socket);
-    let request = json!({ "command": "connections", "slow": slow });
-    let step = || Failure::system(format!("control socket {}", path.display()));
-    stream.write_all(format!("{request}\n").as_bytes()).map_err(step())?;
-    let mut reader = BufReader::new((&stream).take(ANSWER_BYTES_MAX));
-    let mut first = String::new();
-    reader.read_line(&mut first).map_err(step())?;
-    let answer = understand(&first)?;
-    let mut lines = String::new();
-    reader.read_to_string(&mut lines).map_err(step())?;
-    Ok((answer, lines))
-}
-
-pub(super) fn stop(common: &Common, command: &str, arguments: StopArgs) -> Result<(), Failure> {
+pub(super) fn stop(common: &Common, request: Request, arguments: StopArgs) -> Result<(), Failure> {
     let located = locate(common, Need::ControlSocket)?;
-    let path = &located.control_socket;
-    let mut stream = connect(&located)?;
+    let client = MasterClient::connect(&located)?;
     // Taken hold of before it is told to go: afterwards its number could already be
     // another process's.
-    let master = if arguments.wait { Some(watch(&stream, &located)?) } else { None };
-    ask(&mut stream, command, path)?;
+    let master = if arguments.wait { Some(watch(client.stream(), &located)?) } else { None };
+    client.ask::<Accepted>(request)?;
     match master {
         Some(Watched::Process(master)) => {
             master.wait().map_err(Failure::system("wait for the master"))
@@ -204,47 +239,32 @@ pub(super) fn stop(common: &Common, command: &str, arguments: StopArgs) -> Resul
     }
 }
 
+/// Keys that say where a server is, to `reload` as well.
+const WHERE: [&str; 3] = ["control_socket", "pid_file", "log.directory"];
+
+/// A wrong configuration is not brought to the server, and neither is an override: the
+/// server reads the files, with the overrides that it was started with.
+fn locate_to_reload(common: &Common) -> Result<Located, Failure> {
+    let located = Located::from(&load(common)?.config);
+    let key = |set: &str| set.split('=').next().unwrap_or(set).replace(char::is_whitespace, "");
+    match common.set.iter().find(|set| !WHERE.contains(&key(set).as_str())) {
+        None => Ok(located),
+        Some(set) => Err(ConfigErrors::one(format!(
+            "--set {set}: a reload reads the files, with what --set said at the start, and takes \
+             none of its own: write it into the file; only {} can be set here, which say where \
+             the server is",
+            WHERE.join(", ")
+        ))
+        .into()),
+    }
+}
+
 /// Waits for the outcome. A configuration that is wrong is not even brought up.
 pub(super) fn reload(common: &Common) -> Result<(), Failure> {
-    let located = Located::from(&load(common)?.config);
-    let path = &located.control_socket;
-    let mut stream = connect(&located)?;
-    // The master bounds it, by worker_ready_timeout; if it dies the connection ends.
-    stream.set_read_timeout(None).map_err(Failure::system("control socket"))?;
-    let outcome = ask(&mut stream, "reload", path)?;
+    let located = locate_to_reload(common)?;
+    let outcome: Reloaded = MasterClient::connect(&located)?.ask(Request::Reload {})?;
     cli::print(&cli::outcome(&outcome)).map_err(Failure::system("standard output"))?;
     Ok(())
-}
-
-pub(super) fn connect(located: &Located) -> Result<UnixStream, Failure> {
-    let path = &located.control_socket;
-    let stream = unix_socket::connect(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => nobody_answers(located),
-        _ => Failure::System { step: format!("control socket {}", path.display()), cause: error },
-    })?;
-    stream
-        .set_read_timeout(Some(ANSWER_TIME_MAX))
-        .and_then(|()| stream.set_write_timeout(Some(ANSWER_TIME_MAX)))
-        .map_err(Failure::system("control socket"))?;
-    Ok(stream)
-}
-
-/// Why: there may be a master all the same, with the control socket that was configured
-/// when it started.
-fn nobody_answers(located: &Located) -> Failure {
-    let path = located.control_socket.display();
-    Failure::Refused(match PidFile::holder(&located.pid_file) {
-        Ok(pid) => format!(
-            "nobody answers at {path}, but a master is running, pid {pid}: if control_socket was \
-             changed since its start, give the old one with --set control_socket=PATH; the new \
-             one needs a restart"
-        ),
-        Err(PidFileError::OtherNamespace(_)) => format!(
-            "nobody answers at {path}, but a master is running in another pid namespace: \
-             control_socket must be the one that it was started with"
-        ),
-        Err(_) => format!("no master is running (nobody answers at {path})"),
-    })
 }
 
 /// By what the master's end is seen.
@@ -280,54 +300,4 @@ fn wait_for_lock(located: &Located) -> Result<(), Failure> {
         sleep(LOCK_LOOK);
     }
     Ok(())
-}
-
-pub(super) fn ask(stream: &mut UnixStream, command: &str, path: &Path) -> Result<Value, Failure> {
-    ask_for(stream, &json!({ "command": command }), path)
-}
-
-fn ask_for(stream: &mut UnixStream, request: &Value, path: &Path) -> Result<Value, Failure> {
-    let request = format!("{request}\n");
-    let mut line = String::new();
-    stream
-        .write_all(request.as_bytes())
-        .and_then(|()| BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut line))
-        .map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock => Failure::Refused(format!(
-                "the master at {} did not answer within {ANSWER_TIME_MAX:?}",
-                path.display()
-            )),
-            _ => Failure::system(format!("control socket {}", path.display()))(error),
-        })?;
-    understand(&line)
-}
-
-fn understand(line: &str) -> Result<Value, Failure> {
-    if line.is_empty() {
-        return Err(Failure::Refused("the master ended, or hung up, without an answer".into()));
-    }
-    let answer: Value = serde_json::from_str(line).map_err(|_| {
-        Failure::Refused(format!("the master's answer makes no sense: {:.80}", line.trim_end()))
-    })?;
-    match answer["error"].as_str() {
-        Some(error) if answer["wrong_configuration"] == true => {
-            Err(Failure::RefusedConfig(error.to_owned()))
-        }
-        Some(error) => Err(Failure::Refused(error.to_owned())),
-        None => Ok(answer),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_is_understood_and_none_is_told_from_nonsense() {
-        let text = |line| understand(line).unwrap_err().to_string();
-        assert_eq!(understand("{\"ok\":true}\n").unwrap()["ok"], true);
-        assert_eq!(text("{\"error\":\"no\"}\n"), "no");
-        assert_eq!(text(""), "the master ended, or hung up, without an answer");
-        assert_eq!(text("what\n"), "the master's answer makes no sense: what");
-    }
 }

@@ -44,3 +44,25 @@ pub(super) fn of(loaded: &Loaded) -> Result<Become, Failure> {
         }
     }
 }
+
+/// What the log says of it at the start: a handler's first write is otherwise told by the
+/// kernel, in two words. Nothing without root, when workers are who the master is.
+pub(super) fn said(loaded: &Loaded, whom: &Become) -> Option<String> {
+    match whom {
+        Become::Somebody(identity) => {
+            let name = loaded.config.user.as_ref().map(ToString::to_string).unwrap_or_default();
+            let by = match loaded.written("user") {
+                Some(place) => format!("as {place} says"),
+                None => "by default, since `user` is not set".to_owned(),
+            };
+            Some(format!(
+                "workers become user {name} {identity}, {by}: what handlers write must be writable \
+                 for it"
+            ))
+        }
+        Become::Nobody if privileges::is_root() => {
+            Some("workers stay root: `user` is \"\"".to_owned())
+        }
+        Become::Nobody | Become::Ignored(_) => None,
+    }
+}

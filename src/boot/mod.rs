@@ -10,6 +10,7 @@ mod descriptors;
 mod identity;
 mod launcher;
 mod listeners;
+mod master_client;
 mod start;
 mod top;
 
@@ -20,13 +21,13 @@ use std::process::ExitCode;
 use chappe_sys::process::ExitReason;
 use clap::Parser;
 use clap::error::ErrorKind;
-use serde_json::json;
 use thiserror::Error;
 
 use crate::master::Assignment;
 
 use crate::cli::{self, Arguments, Command, Common};
 use crate::config::{self, ConfigErrors, Loaded, Located, Need};
+use crate::control::Request;
 use crate::handler::Handlers;
 use crate::master::PidFileError;
 use crate::worker;
@@ -157,19 +158,17 @@ fn carry_out(
         None => start::start(arguments, run_worker),
         Some(Command::Send(_) | Command::Bench(_)) => unreachable!("has an exit code of its own"),
         Some(Command::Connections(list)) => commands::connections(common, *list),
-        Some(Command::Kick { id }) => commands::tell(common, &json!({"command": "kick", "id": id})),
+        Some(Command::Kick { id }) => commands::tell(common, Request::Kick { id: *id }),
         Some(Command::Logs(logs)) => commands::logs(common, *logs),
         Some(Command::LogLevel { level }) => {
-            commands::tell(common, &json!({ "command": "log-level", "level": level }))
+            commands::tell(common, Request::LogLevel { level: *level })
         }
-        Some(Command::Reopen { wait }) => {
-            commands::tell(common, &json!({ "command": "reopen", "wait": wait }))
-        }
+        Some(Command::Reopen { wait }) => commands::tell(common, Request::Reopen { wait: *wait }),
         Some(Command::Status(status)) => commands::status(common, *status),
         Some(Command::Top) => top::top(common),
-        Some(Command::Stop(stop)) => commands::stop(common, "stop", *stop),
+        Some(Command::Stop(stop)) => commands::stop(common, Request::Stop {}, *stop),
         Some(Command::Reload) => commands::reload(common),
-        Some(Command::Quit(stop)) => commands::stop(common, "quit", *stop),
+        Some(Command::Quit(stop)) => commands::stop(common, Request::Quit {}, *stop),
     }
 }
 

@@ -37,6 +37,8 @@ struct Prepared {
     metrics: Option<Bound>,
     warnings: Vec<String>,
     identity: Option<Identity>,
+    /// Whom workers become, for the log.
+    workers_are: Option<String>,
     manager: Option<Notifier>,
     copies: Copies,
 }
@@ -101,6 +103,11 @@ pub(super) fn start(
 /// All that can be opened and checked on the terminal.
 fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
     let mut loaded = load(&arguments.common)?;
+    // Nothing is forked without a look at it.
+    process::current_thread_count().map_err(|cause| {
+        let text = format!("cannot read /proc/self/task: {cause}; a server needs /proc mounted");
+        Failure::Refused(text)
+    })?;
     let is_foreground = arguments.foreground || !loaded.config.daemon;
     if !is_foreground && activation::is_there() {
         return Err(Failure::Refused(
@@ -111,7 +118,9 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
     }
     refuse_second_instance(&loaded.config)?;
     let mut warnings = std::mem::take(&mut loaded.warnings);
-    let identity = match identity::of(&loaded)? {
+    let whom = identity::of(&loaded)?;
+    let workers_are = identity::said(&loaded, &whom);
+    let identity = match whom {
         Become::Somebody(identity) => Some(identity),
         Become::Nobody => None,
         Become::Ignored(warning) => {
@@ -149,6 +158,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
         metrics,
         warnings,
         identity,
+        workers_are,
         manager,
         copies,
     })
@@ -223,13 +233,16 @@ fn become_master(
     on_ready: impl FnOnce(&[Address], &Config) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let Prepared { common, config, mut listeners, master_log, worker_logs, .. } = prepared;
-    let Prepared { metrics, warnings, identity, manager, copies, .. } = prepared;
+    let Prepared { metrics, warnings, identity, workers_are, manager, copies, .. } = prepared;
     listeners.iter_mut().for_each(Bound::own_file);
     let pid_file = PidFile::lock(&config.pid_file)?;
     let result = (|| {
         logging::init(Role::Master, master_log, config.log.level, copies)?;
         for warning in &warnings {
             log::warn!("{warning}");
+        }
+        if let Some(text) = workers_are {
+            log::info!("{text}");
         }
         // Titles are a comfort: a server without them is a server.
         if let Err(error) = chappe_sys::prepare_title() {

@@ -2,26 +2,32 @@
 //!
 //! Two threads: this one has the screen and the keys and never waits for the master;
 //! the other asks it once a second, as `status` and `connections --slow` do.
+//!
+//! Keys are read here and not by the library that draws: its reader takes the end of a
+//! terminal for nothing, and tries again without a pause.
 
-use std::io::{self, IsTerminal};
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal, Read};
+use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use chappe_sys::signals::Signals;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use ratatui::DefaultTerminal;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
-use super::commands::{ask, connect, list};
+use super::master_client::{self, MasterClient};
 use super::{Failure, locate};
 use crate::cli::{Common, Sample, Top};
 use crate::config::{Located, Need};
 
 /// How often the master is asked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How soon an answer or a signal is noticed; a key is at once.
-const TURN_TIME_MAX: Duration = Duration::from_millis(100);
+/// How soon an answer, or another size of the screen, is noticed; a key or a signal is at
+/// once.
+const TURN_MS: u8 = 100;
 /// What else ends it. The screen is given back for each of them.
 const STOPPING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
 
@@ -33,16 +39,31 @@ pub(super) fn top(common: &Common) -> Result<(), Failure> {
         ));
     }
     let mut signals = Signals::new(&STOPPING).map_err(Failure::system("signal handlers"))?;
+    let mut keys = keys().map_err(Failure::system("terminal"))?;
     let samples = look(located).map_err(Failure::system("a thread"))?;
     // From here on a panic gives the screen back, too.
     let mut terminal = ratatui::try_init().map_err(Failure::system("terminal"))?;
-    let result = show(&mut terminal, &samples, &mut signals);
+    let result = show(&mut terminal, &mut keys, &samples, &mut signals);
     let restored = ratatui::try_restore();
+    if restored.is_err() {
+        // It has a cursor to show, and tells of a terminal that does not show it by a panic.
+        std::mem::forget(terminal);
+    }
     result.and(restored).map_err(Failure::system("terminal"))
+}
+
+/// Where keys come from: the terminal whose settings were changed to get them one by one.
+fn keys() -> io::Result<File> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        return stdin.as_fd().try_clone_to_owned().map(File::from);
+    }
+    File::open("/dev/tty")
 }
 
 fn show(
     terminal: &mut DefaultTerminal,
+    keys: &mut File,
     samples: &Receiver<Result<Sample, String>>,
     signals: &mut Signals,
 ) -> io::Result<()> {
@@ -50,26 +71,57 @@ fn show(
     loop {
         // What is as before is not written again.
         terminal.draw(|frame| top.draw(frame))?;
-        if event::poll(TURN_TIME_MAX)? && is_end(&event::read()?) {
-            return Ok(());
-        }
-        if !signals.pending().is_empty() {
+        let mut fds = [
+            PollFd::new(keys.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        let has_keys = match poll(&mut fds, PollTimeout::from(TURN_MS)) {
+            Ok(_) => fds[0].any().unwrap_or(false),
+            Err(nix::errno::Errno::EINTR) => false,
+            Err(errno) => return Err(errno.into()),
+        };
+        if !signals.pending().is_empty() || (has_keys && has_end(keys)?) {
             return Ok(());
         }
         samples.try_iter().for_each(|heard| top.hear(heard));
     }
 }
 
-/// A terminal in raw mode makes no signal of Ctrl-C.
-fn is_end(event: &Event) -> bool {
-    let Event::Key(key) = event else { return false };
-    let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
-    key.kind == KeyEventKind::Press
-        && match key.code {
-            KeyCode::Char('q') | KeyCode::Esc => true,
-            KeyCode::Char('c') => is_control,
-            _ => false,
+/// Whether one of the keys that were typed ends it.
+fn has_end(keys: &mut File) -> io::Result<bool> {
+    let mut typed = [0; 256];
+    match keys.read(&mut typed) {
+        Ok(0) => Err(io::Error::new(ErrorKind::UnexpectedEof, "it was closed")),
+        Ok(bytes) => Ok(is_end(&typed[..bytes])),
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+const CONTROL_C: u8 = 0x03;
+const ESCAPE: u8 = 0x1b;
+
+/// A terminal in raw mode makes no signal of Ctrl-C. Escape is also the beginning of what
+/// other keys send, in one piece: `ESC [ A`, `ESC O P`, `ESC x`.
+fn is_end(typed: &[u8]) -> bool {
+    let mut rest = typed.iter().copied();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'q' | CONTROL_C => return true,
+            ESCAPE => match rest.next() {
+                None => return true,
+                Some(b'[') => {
+                    rest.find(|byte| (0x40..0x7f).contains(byte));
+                }
+                Some(b'O') => {
+                    rest.next();
+                }
+                Some(_) => {}
+            },
+            _ => {}
         }
+    }
+    false
 }
 
 /// Looks until nobody wants to see any more. The process does not wait for its end.
@@ -84,34 +136,46 @@ fn look(located: Located) -> io::Result<Receiver<Result<Sample, String>>> {
 }
 
 fn sample(located: &Located) -> Result<Sample, Failure> {
-    let status = ask(&mut connect(located)?, "status", &located.control_socket)?;
+    let status = master_client::status(located)?;
     let at = Instant::now();
-    let slow = list(located, true).map(|(_, lines)| lines).map_err(|failure| failure.to_string());
+    let slow = MasterClient::connect(located).and_then(|client| client.list(true));
+    let slow = slow.map(|(_, lines)| lines).map_err(|failure| failure.to_string());
     Ok(Sample::new(at, status, slow.as_deref().map_err(Clone::clone)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ratatui::crossterm::event::KeyEvent;
 
     #[test]
     fn q_escape_and_control_c_end_it_and_nothing_else_does() {
-        let key = |code, modifiers| Event::Key(KeyEvent::new(code, modifiers));
-        for end in [
-            key(KeyCode::Char('q'), KeyModifiers::NONE),
-            key(KeyCode::Esc, KeyModifiers::NONE),
-            key(KeyCode::Char('c'), KeyModifiers::CONTROL),
-        ] {
-            assert!(is_end(&end), "{end:?}");
+        for end in [&b"q"[..], b"\x1b", b"\x03", b"xq", b"\x1b[Aq", b"\x1bOPq", b"\x1b[5~\x03"] {
+            assert!(is_end(end), "{}", end.escape_ascii());
         }
+        // A letter, Ctrl-X, arrow up, F1, page up, Alt-Q, Shift-Tab, a mouse, an umlaut.
         for other in [
-            key(KeyCode::Char('c'), KeyModifiers::NONE),
-            key(KeyCode::Char('x'), KeyModifiers::CONTROL),
-            Event::Resize(80, 24),
-            Event::FocusLost,
+            &b"x"[..],
+            b"\x18",
+            b"\x1b[A",
+            b"\x1bOP",
+            b"\x1b[5~",
+            b"\x1bq",
+            b"\x1b[Z",
+            b"\x1b[<0;3;7M",
+            b"\xc3\xa4",
+            b"",
         ] {
-            assert!(!is_end(&other), "{other:?}");
+            assert!(!is_end(other), "{}", other.escape_ascii());
         }
+    }
+
+    #[test]
+    fn an_input_that_has_ended_is_an_error() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let mut keys = File::from(reader);
+        nix::unistd::write(&writer, b"x").unwrap();
+        assert!(!has_end(&mut keys).unwrap());
+        drop(writer);
+        assert_eq!(has_end(&mut keys).unwrap_err().to_string(), "it was closed");
     }
 }

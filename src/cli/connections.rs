@@ -1,11 +1,12 @@
 //! The table of `chappe connections`, from the lines that the workers write.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 
 use clap::Args;
-use serde::Deserialize;
 
 use super::status::{duration, row_widths};
+use crate::control::ConnectionRow;
 
 /// Show who is connected: since when, and what is queued for them
 #[derive(Args, Clone, Copy, Debug)]
@@ -18,38 +19,39 @@ pub(crate) struct ConnectionsArgs {
     pub(crate) json: bool,
 }
 
-/// One line of a worker. Keys are added, never renamed.
-#[derive(Debug, Deserialize)]
-pub(super) struct Row {
-    pub(super) id: u64,
-    pub(super) worker: u16,
-    pub(super) peer: String,
-    pub(super) state: String,
-    connected_ms: u64,
-    pub(super) queued_bytes: u64,
-    pub(super) blocked_ms: Option<u64>,
+/// Connections, and what is to be said of lines that are none.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    pub(crate) rows: Vec<ConnectionRow>,
+    pub(crate) unread: Option<String>,
 }
 
-fn parsed(lines: &str) -> Vec<Row> {
-    lines.lines().map(serde_json::from_str).filter_map(Result::ok).collect()
+/// The lines in the order that people look for: by id; of slow ones, by backlog.
+pub(crate) fn connection_rows(lines: &str, slow: bool) -> Rows {
+    let (mut rows, mut failed, mut why) = (Vec::new(), 0, None);
+    for line in lines.lines() {
+        match serde_json::from_str::<ConnectionRow>(line) {
+            Ok(row) => rows.push(row),
+            Err(error) => {
+                failed += 1;
+                why.get_or_insert(error);
+            }
+        }
+    }
+    let backlog = |row: &ConnectionRow| if slow { row.queued_bytes } else { 0 };
+    rows.sort_by_key(|row| (Reverse(backlog(row)), row.id));
+    let unread = why.map(|error| {
+        let lines = if failed == 1 { "line" } else { "lines" };
+        format!(
+            "{failed} {lines} of the list can't be read, the server may be of another version: \
+             {error}"
+        )
+    });
+    Rows { rows, unread }
 }
 
-/// The lines of a list of slow connections, the largest backlog first.
-pub(super) fn slow_rows(lines: &str) -> Vec<Row> {
-    let mut rows = parsed(lines);
-    rows.sort_by_key(|row| (std::cmp::Reverse(row.queued_bytes), row.id));
-    rows
-}
-
-/// The lines in the order that people look for: by id, or by backlog.
-pub(crate) fn connections_table(lines: &str, slow: bool) -> String {
-    let rows = if slow {
-        slow_rows(lines)
-    } else {
-        let mut rows = parsed(lines);
-        rows.sort_by_key(|row| row.id);
-        rows
-    };
+/// A row for each.
+pub(crate) fn connections_table(rows: &[ConnectionRow]) -> String {
     let head = ["id", "worker", "peer", "state", "connected", "queued", "blocked"];
     let mut cells = vec![head.map(str::to_owned)];
     cells.extend(rows.iter().map(|row| {
@@ -83,19 +85,29 @@ mod tests {
         let line = |id: u64, queued: u64| {
             format!(
                 "{{\"id\":{id},\"worker\":1,\"peer\":\"[::1]:9\",\"state\":\"open\",\
-                 \"connected_ms\":69000,\"queued_bytes\":{queued},\"blocked_ms\":1500,\"new\":0}}\n"
+                 \"connected_ms\":69000,\"received_bytes\":1,\"sent_bytes\":2,\
+                 \"queued_bytes\":{queued},\"blocked_ms\":1500,\"new\":0}}\n"
             )
         };
-        let lines = [line(9, 5), line(2, 77), line(4, 5)].concat();
+        let lines = [line(9, 5), line(4, 5), line(7, 77)].concat();
         let ids = |slow| {
-            let table = connections_table(&lines, slow);
-            let id = |row: &str| row.split_whitespace().next().map(str::to_owned);
-            table.lines().skip(1).filter_map(id).collect::<Vec<_>>()
+            let Rows { rows, unread } = connection_rows(&lines, slow);
+            assert_eq!(unread, None);
+            rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
         };
-        assert_eq!(ids(false), ["2", "4", "9"]);
-        assert_eq!(ids(true), ["2", "4", "9"]);
-        let table = connections_table(&lines, true);
+        assert_eq!(ids(false), [4, 7, 9]);
+        assert_eq!(ids(true), [7, 4, 9]);
+        let table = connections_table(&connection_rows(&lines, true).rows);
         let row: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
-        assert_eq!(row, ["2", "1", "[::1]:9", "open", "1m09s", "77", "1s"]);
+        assert_eq!(row, ["7", "1", "[::1]:9", "open", "1m09s", "77", "1s"]);
+    }
+
+    #[test]
+    fn lines_of_another_version_are_not_just_left_out() {
+        let Rows { rows, unread } = connection_rows("{\"id\":7}\n{\"id\":8}\n", false);
+        assert_eq!(rows, []);
+        let unread = unread.unwrap();
+        assert!(unread.starts_with("2 lines of the list can't be read"), "{unread}");
+        assert!(unread.contains("another version: missing field"), "{unread}");
     }
 }

@@ -5,13 +5,16 @@
 //! follow a log it looks at the files five times a second: a file that was moved away
 //! is read to its end, and on into those between it and the new one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use chappe_sys::regular_file::{self, Unsuitable};
 use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -42,9 +45,11 @@ const LOOK_MS: u8 = 200;
 const PIECE_BYTES: usize = 64 << 10;
 /// A line that is longer than this, and not a line of ours, is cut.
 const LINE_BYTES_MAX: usize = 1 << 20;
-/// How many looks a file that was moved away is still read: its writer has until the
-/// reopen to write to it.
-const LOOKS_AFTER_MOVE: u8 = 10;
+/// How many pieces of a file at a look: what is new may be much.
+const PIECES_AT_ONCE: usize = 64;
+/// How long a file that was moved away is still read: its writer has until the reopen to
+/// write to it.
+const TIME_AFTER_MOVE: Duration = Duration::from_secs(2);
 
 /// Runs the command.
 ///
@@ -52,24 +57,27 @@ const LOOKS_AFTER_MOVE: u8 = 10;
 /// When there are no logs, or they can't be read; never because the reader of the
 /// output went away.
 pub(crate) fn logs(directory: &Path, arguments: LogsArgs) -> io::Result<()> {
+    let opener = Opener::default();
     let paths = log_paths(directory, arguments.worker)?;
-    if paths.is_empty() {
-        return Err(io::Error::new(ErrorKind::NotFound, "there is no such log"));
-    }
     let is_wanted = |line: &[u8]| is_at_level(line, arguments.level);
     let mut last = Vec::new();
     let mut followed = BTreeMap::new();
     for path in paths {
-        let (lines, mut log) = Followed::open_at_end(&path, arguments.lines, is_wanted)?;
+        let (lines, mut log) = Followed::open_at_end(&path, arguments.lines, is_wanted, &opener)?;
         last.extend(lines.into_iter().map(|line| log.timed(line)));
         followed.insert(path, log);
+    }
+    if !followed.values().any(|log| log.current.is_some()) {
+        return Err(io::Error::new(ErrorKind::NotFound, "there is no such log"));
     }
     sort(&mut last);
     let first = last.len().saturating_sub(arguments.lines);
     if !show(&last[first..])? {
         return Ok(());
     }
-    while arguments.follow && wait_or_reader_gone()? {
+    let mut has_more = true;
+    while arguments.follow && wait_or_reader_gone(if has_more { 0 } else { LOOK_MS })? {
+        has_more = false;
         for path in log_paths(directory, arguments.worker)? {
             // A worker number that is new, or whose first log was just made.
             followed.entry(path).or_insert_with_key(|path| Followed::from_start(path.clone()));
@@ -77,7 +85,7 @@ pub(crate) fn logs(directory: &Path, arguments: LogsArgs) -> io::Result<()> {
         let mut lines = Vec::new();
         for log in followed.values_mut() {
             let mut new = Vec::new();
-            log.read_new(&mut new)?;
+            has_more |= log.read_new(&mut new, &opener)?;
             lines.extend(new.into_iter().map(|line| log.timed(line)));
         }
         lines.retain(|line| is_wanted(&line.text));
@@ -90,11 +98,11 @@ pub(crate) fn logs(directory: &Path, arguments: LogsArgs) -> io::Result<()> {
 }
 
 /// Sleeps until the next look. False as soon as nobody reads the output any more.
-fn wait_or_reader_gone() -> io::Result<bool> {
+fn wait_or_reader_gone(pause_ms: u8) -> io::Result<bool> {
     let stdout = io::stdout();
     // No events are asked for: an end that is closed is reported in any case.
     let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
-    match poll(&mut fds, PollTimeout::from(LOOK_MS)) {
+    match poll(&mut fds, PollTimeout::from(pause_ms)) {
         Ok(0) | Err(nix::errno::Errno::EINTR) => Ok(true),
         Ok(_) => Ok(false),
         Err(errno) => Err(errno.into()),
@@ -158,8 +166,8 @@ fn is_at_level(line: &[u8], wanted: Option<log::Level>) -> bool {
 struct Followed {
     path: PathBuf,
     current: Option<Reader>,
-    /// Files that were moved away, and how often they are still looked at.
-    moved: Vec<(Reader, u8)>,
+    /// Files that were moved away, the oldest first, and until when they are looked at.
+    moved: Vec<(Reader, Instant)>,
     /// Of the last line that had one.
     time: Vec<u8>,
 }
@@ -193,16 +201,21 @@ impl Followed {
         path: &Path,
         count: usize,
         is_wanted: impl Fn(&[u8]) -> bool,
+        opener: &Opener,
     ) -> io::Result<(VecDeque<Vec<u8>>, Self)> {
         let mut log = Self::from_start(path.to_owned());
         let mut lines = VecDeque::new();
-        log.current = Reader::open(path)?;
+        log.current = opener.open(path)?;
         if let Some(reader) = &mut log.current {
-            reader.last_lines(count, &is_wanted, &mut lines)?;
+            match reader.last_lines(count, &is_wanted, &mut lines) {
+                // It was emptied meanwhile: what is there now is read on from its beginning.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => reader.position = 0,
+                result => result?,
+            }
         }
         let mut number = 1;
         while lines.len() < count
-            && let Some(mut older) = Reader::open(&numbered(path, number))?
+            && let Some(mut older) = opener.open(&numbered(path, number))?
         {
             older.last_lines(count, &is_wanted, &mut lines)?;
             number += 1;
@@ -212,44 +225,45 @@ impl Followed {
         Ok((lines, log))
     }
 
-    fn read_new(&mut self, lines: &mut Vec<Vec<u8>>) -> io::Result<()> {
-        for (reader, looks) in &mut self.moved {
-            reader.read_on(lines)?;
-            *looks -= 1;
+    /// Reads what is new. True if there may be more at once.
+    fn read_new(&mut self, lines: &mut Vec<Vec<u8>>, opener: &Opener) -> io::Result<bool> {
+        let now = Instant::now();
+        for (reader, _) in &mut self.moved {
+            // What is newer waits for it.
+            if reader.read_on(lines)? {
+                return Ok(true);
+            }
         }
-        self.moved.retain(|(_, looks)| *looks > 0);
-        if let Some(reader) = &mut self.current {
-            reader.read_on(lines)?;
+        self.moved.retain(|(_, until)| *until > now);
+        if let Some(reader) = &mut self.current
+            && reader.read_on(lines)?
+        {
+            return Ok(true);
         }
-        let there = match fs::metadata(&self.path) {
+        let there = match fs::symlink_metadata(&self.path) {
             Ok(there) => Some((there.dev(), there.ino())),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
         let here = self.current.as_ref().map(|reader| reader.identity);
         if there.is_none() || there == here {
-            return Ok(());
+            return Ok(false);
         }
-        if let Some(old) = self.current.take() {
-            for mut between in self.missed(old.identity)? {
-                between.read_on(lines)?;
-                self.moved.push((between, LOOKS_AFTER_MOVE));
-            }
-            self.moved.push((old, LOOKS_AFTER_MOVE));
+        let Some(new) = opener.open(&self.path)? else { return Ok(false) };
+        if let Some(old) = self.current.replace(new) {
+            let between = self.missed(old.identity, opener)?;
+            let moved = std::iter::once(old).chain(between);
+            self.moved.extend(moved.map(|reader| (reader, now + TIME_AFTER_MOVE)));
         }
-        self.current = Reader::open(&self.path)?;
-        if let Some(reader) = &mut self.current {
-            reader.read_on(lines)?;
-        }
-        Ok(())
+        Ok(true)
     }
 
     /// Files that came and were moved away between two looks, the oldest first. None
     /// if the one that we know is not among the moved ones any more.
-    fn missed(&self, known: (u64, u64)) -> io::Result<Vec<Reader>> {
+    fn missed(&self, known: (u64, u64), opener: &Opener) -> io::Result<Vec<Reader>> {
         let mut missed = Vec::new();
         for number in 1.. {
-            match Reader::open(&numbered(&self.path, number))? {
+            match opener.open(&numbered(&self.path, number))? {
                 Some(reader) if reader.identity == known => {
                     missed.reverse();
                     return Ok(missed);
@@ -262,21 +276,37 @@ impl Followed {
     }
 }
 
-impl Reader {
-    /// `None` if there is no such file.
-    fn open(path: &Path) -> io::Result<Option<Self>> {
-        let file = match File::open(path) {
+/// Opens logs, and says once of each what is no log.
+#[derive(Debug, Default)]
+struct Opener {
+    told: RefCell<BTreeSet<PathBuf>>,
+}
+
+impl Opener {
+    /// `None` if there is no such file, or something else at its place.
+    fn open(&self, path: &Path) -> io::Result<Option<Reader>> {
+        let file = match regular_file::open_to_read(path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) if Unsuitable::is_reason(&error) => {
+                if self.told.borrow_mut().insert(path.to_owned()) {
+                    // A closed standard error leaves nobody to tell.
+                    let text = format!("{} is left out: {error}", path.display());
+                    let _ = writeln!(io::stderr(), "chappe: warning: {text}");
+                }
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         let about = file.metadata()?;
         let identity = (about.dev(), about.ino());
-        Ok(Some(Self { file, identity, position: 0, begun: Vec::new() }))
+        Ok(Some(Reader { file, identity, position: 0, begun: Vec::new() }))
     }
+}
 
+impl Reader {
     /// Puts the last wanted lines in front of `lines`, until there are `count`, and
-    /// goes to the end of the last whole line.
+    /// goes to the end of the last whole line. Reads backwards, a piece at a time.
     fn last_lines(
         &mut self,
         count: usize,
@@ -284,43 +314,64 @@ impl Reader {
         lines: &mut VecDeque<Vec<u8>>,
     ) -> io::Result<()> {
         let length = self.file.metadata()?.len();
-        let mut bytes = PIECE_BYTES as u64;
-        loop {
-            let start = length.saturating_sub(bytes);
-            self.file.seek(SeekFrom::Start(start))?;
-            let mut text = Vec::new();
-            (&self.file).take(length - start).read_to_end(&mut text)?;
-            let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-            self.position = start + whole as u64;
-            let mut found: Vec<_> = text[..whole].split_inclusive(|byte| *byte == b'\n').collect();
-            if start > 0 && !found.is_empty() {
-                // It begins somewhere before.
-                found.remove(0);
+        self.position = self.end_of_last_line(length)?;
+        let mut line = Backwards::default();
+        let mut end = self.position;
+        while end > 0 && lines.len() < count {
+            let piece = self.piece_before(end)?;
+            end -= piece.len() as u64;
+            let mut rest = piece.as_slice();
+            while let Some(at) = rest.iter().rposition(|byte| *byte == b'\n') {
+                // What follows this end of a line is the beginning of the next one.
+                line.put_before(&rest[at + 1..]);
+                line.take_to(lines, count, &is_wanted);
+                line.put_before(b"\n");
+                rest = &rest[..at];
             }
-            found.retain(|line| is_wanted(line));
-            let missing = count - lines.len();
-            if start == 0 || found.len() >= missing {
-                for line in found.iter().rev().take(missing) {
-                    lines.push_front(line.to_vec());
-                }
-                return Ok(());
-            }
-            bytes *= 2;
+            line.put_before(rest);
         }
+        if end == 0 {
+            line.take_to(lines, count, &is_wanted);
+        }
+        Ok(())
     }
 
-    /// Reads what was added since, or all if the file was emptied.
-    fn read_on(&mut self, lines: &mut Vec<Vec<u8>>) -> io::Result<()> {
+    /// Behind the last line that has an end. Of a line that was begun and is longer than
+    /// any of ours, the most that is looked through.
+    fn end_of_last_line(&self, length: u64) -> io::Result<u64> {
+        let first = length.saturating_sub(LINE_BYTES_MAX as u64);
+        let mut end = length;
+        while end > first {
+            let piece = self.piece_before(end)?;
+            let start = end - piece.len() as u64;
+            if let Some(at) = piece.iter().rposition(|byte| *byte == b'\n') {
+                return Ok(start + at as u64 + 1);
+            }
+            end = start;
+        }
+        Ok(end)
+    }
+
+    fn piece_before(&self, end: u64) -> io::Result<Vec<u8>> {
+        let start = end.saturating_sub(PIECE_BYTES as u64);
+        let mut piece = vec![0; PIECE_BYTES.min(usize::try_from(end).unwrap_or(PIECE_BYTES))];
+        self.file.read_exact_at(&mut piece, start)?;
+        Ok(piece)
+    }
+
+    /// Reads what was added since, or all if the file was emptied; of much at a time, a
+    /// part. True if there may be more.
+    fn read_on(&mut self, lines: &mut Vec<Vec<u8>>) -> io::Result<bool> {
         if self.file.metadata()?.len() < self.position {
             self.position = 0;
             self.begun.clear();
         }
         self.file.seek(SeekFrom::Start(self.position))?;
         let mut piece = [0; PIECE_BYTES];
-        loop {
+        for _ in 0..PIECES_AT_ONCE {
             let bytes = self.file.read(&mut piece)?;
             if bytes == 0 {
-                return Ok(());
+                return Ok(false);
             }
             self.position += bytes as u64;
             for part in piece[..bytes].split_inclusive(|byte| *byte == b'\n') {
@@ -332,6 +383,50 @@ impl Reader {
                     lines.push(std::mem::take(&mut self.begun));
                 }
             }
+        }
+        Ok(true)
+    }
+}
+
+/// A line that is read from its end to its beginning. One that is too long loses its end.
+#[derive(Default)]
+struct Backwards {
+    pieces: VecDeque<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Backwards {
+    fn put_before(&mut self, piece: &[u8]) {
+        if piece.is_empty() {
+            return;
+        }
+        self.bytes += piece.len();
+        self.pieces.push_front(piece.to_vec());
+        while let Some(last) = self.pieces.back()
+            && self.bytes - last.len() >= LINE_BYTES_MAX
+        {
+            self.bytes -= last.len();
+            self.pieces.pop_back();
+        }
+    }
+
+    /// The line begins here.
+    fn take_to(
+        &mut self,
+        lines: &mut VecDeque<Vec<u8>>,
+        count: usize,
+        is_wanted: impl Fn(&[u8]) -> bool,
+    ) {
+        self.bytes = 0;
+        let mut line: Vec<u8> = std::mem::take(&mut self.pieces).into_iter().flatten().collect();
+        if line.is_empty() || lines.len() >= count {
+            return;
+        }
+        if !line.ends_with(b"\n") {
+            line.push(b'\n');
+        }
+        if is_wanted(&line) {
+            lines.push_front(line);
         }
     }
 }
@@ -363,16 +458,17 @@ mod tests {
         append(&numbered(&path, 1), "c\n");
         append(&numbered(&path, 2), "a\nb\n");
         for (count, expected) in [(1, "e\n"), (4, "b\nc\nd\ne\n"), (9, "a\nb\nc\nd\ne\n")] {
-            let (lines, mut log) = Followed::open_at_end(&path, count, |_| true).unwrap();
+            let (lines, mut log) =
+                Followed::open_at_end(&path, count, |_| true, &Opener::default()).unwrap();
             assert_eq!(text(&Vec::from(lines)), expected);
             let mut lines = Vec::new();
-            log.read_new(&mut lines).unwrap();
+            log.read_new(&mut lines, &Opener::default()).unwrap();
             assert!(lines.is_empty(), "{lines:?}");
         }
-        let (_, mut log) = Followed::open_at_end(&path, 1, |_| true).unwrap();
+        let (_, mut log) = Followed::open_at_end(&path, 1, |_| true, &Opener::default()).unwrap();
         append(&path, " and ended\n");
         let mut lines = Vec::new();
-        log.read_new(&mut lines).unwrap();
+        log.read_new(&mut lines, &Opener::default()).unwrap();
         assert_eq!(text(&lines), "begun and ended\n");
     }
 
@@ -382,8 +478,30 @@ mod tests {
         let path = directory.path().join("master.log");
         append(&path, &("T WARN  x\n".to_owned() + &"T DEBUG y\n".repeat(100_000)));
         let wanted = |line: &[u8]| is_at_level(line, Some(log::Level::Info));
-        let (lines, _) = Followed::open_at_end(&path, 3, wanted).unwrap();
+        let (lines, _) = Followed::open_at_end(&path, 3, wanted, &Opener::default()).unwrap();
         assert_eq!(text(&Vec::from(lines)), "T WARN  x\n");
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_cut_and_those_around_it_are_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.log");
+        for end in ["\n", "\nlast\n", "\nlast\nbegun"] {
+            let long = format!("T{}", "x".repeat(3 * LINE_BYTES_MAX));
+            fs::write(&path, format!("first\n\n{long}{end}")).unwrap();
+            let opener = Opener::default();
+            let (lines, _) = Followed::open_at_end(&path, 9, |_| true, &opener).unwrap();
+            let lines = Vec::from(lines);
+            assert_eq!((text(&lines[..1]), text(&lines[1..2])), ("first\n".into(), "\n".into()));
+            let cut = lines[2].len();
+            assert!((LINE_BYTES_MAX..LINE_BYTES_MAX + 2 * PIECE_BYTES).contains(&cut), "{cut}");
+            assert!(lines[2].starts_with(b"Tx") && lines[2].ends_with(b"x\n"));
+            assert_eq!(lines.len(), if end == "\n" { 3 } else { 4 });
+        }
+        // One that has no end yet, and may never have one.
+        fs::write(&path, "x".repeat(3 * LINE_BYTES_MAX)).unwrap();
+        let (lines, log) = Followed::open_at_end(&path, 9, |_| true, &Opener::default()).unwrap();
+        assert!(lines.len() <= 1 && log.current.unwrap().position >= LINE_BYTES_MAX as u64);
     }
 
     #[test]
@@ -391,10 +509,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("worker-0.log");
         append(&path, "old\n");
-        let (_, mut log) = Followed::open_at_end(&path, 0, |_| true).unwrap();
+        let (_, mut log) = Followed::open_at_end(&path, 0, |_| true, &Opener::default()).unwrap();
         let mut new = || {
             let mut lines = Vec::new();
-            log.read_new(&mut lines).unwrap();
+            while log.read_new(&mut lines, &Opener::default()).unwrap() {}
             text(&lines)
         };
         append(&path, "1\n");

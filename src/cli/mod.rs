@@ -14,15 +14,18 @@ mod top;
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use bench::{BenchArgs, run as bench};
-pub(crate) use connections::{ConnectionsArgs, connections_table};
+pub(crate) use connections::{ConnectionsArgs, Rows, connection_rows, connections_table};
 pub(crate) use logs::{LogsArgs, logs};
 pub(crate) use output::{print, print_line, redrawn};
 pub(crate) use send::{SendArgs, run as send};
 pub(crate) use status::{outcome, table};
 pub(crate) use top::{Sample, Top};
+
+use crate::control::LevelName;
 
 /// A pre-forked message server.
 #[derive(Debug, Parser)]
@@ -44,12 +47,13 @@ pub(crate) struct Arguments {
     #[arg(short = 'q')]
     pub(crate) quiet: bool,
 
-    /// Send a signal to the running master, and wait for nothing
+    /// Send a signal to the running master and return at once; the command of the same name
+    /// says what the master makes of it
     #[arg(short = 's', value_name = "SIGNAL")]
     pub(crate) signal: Option<SignalName>,
 
     /// Print the version
-    #[arg(short = 'v')]
+    #[arg(short = 'v', long = "version")]
     pub(crate) version: bool,
 
     /// Print the version and how it was built
@@ -133,8 +137,8 @@ pub(crate) enum Command {
     /// Change how much is logged, until the next start or change
     LogLevel {
         /// The least important level that is written
-        #[arg(value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
-        level: String,
+        #[arg(value_parser = level_parser())]
+        level: LevelName,
     },
     /// Open the log files anew, after something moved them away
     Reopen {
@@ -151,6 +155,10 @@ pub(crate) enum Command {
     Reload,
     /// Stop gracefully: workers answer what they have received first
     Quit(StopArgs),
+}
+
+fn level_parser() -> impl TypedValueParser<Value = LevelName> {
+    PossibleValuesParser::new(LevelName::names()).try_map(LevelName::try_from)
 }
 
 /// Show what runs: workers, semaphores, counters

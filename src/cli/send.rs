@@ -28,8 +28,8 @@ const CODE_SERVER_MAX: Code = CODE_GOODBYE;
 /// Exit code 0 only if each frame was answered, and none by an error.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SendArgs {
-    /// The server, as HOST:PORT or unix:PATH [default: the first address of
-    /// the configuration, or 127.0.0.1:7600]
+    /// The server, as HOST:PORT or unix:PATH [default: the first address of the
+    /// running server, of its configuration, or 127.0.0.1:7600]
     #[arg(long, value_name = "ADDR")]
     to: Option<String>,
     /// The message code
@@ -74,8 +74,8 @@ enum SendError {
 
 /// Runs the command; the exit code is 0 or 1.
 ///
-/// `default_to` is where to send without `--to`: the configuration's first
-/// address, if there is a configuration.
+/// `default_to` is where to send without `--to`: the first address of the running server,
+/// or of its configuration, if there is one.
 pub(crate) fn run(
     args: &SendArgs,
     default_to: Option<Address>,

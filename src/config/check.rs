@@ -118,6 +118,12 @@ impl<'a> Relations<'a> {
             let text = "control_socket is the same path as pid_file, must be another";
             self.fault(["control_socket", "pid_file"], text.into());
         }
+        for (path, key) in self.own_files() {
+            if self.is_log(path) {
+                let text = format!("{key} is the path of a log in log.directory, must be another");
+                self.fault([key, "log.directory"], text);
+            }
+        }
         self.distinct_addresses();
         self.distinct_metrics();
     }
@@ -170,6 +176,14 @@ impl<'a> Relations<'a> {
             let any = || listener.and_then(|listener| listener.values().next());
             let place = written.or_else(any).map(|setting| &setting.place);
             let place = place.or(self.settings.listen_place.as_ref());
+            let is_log = matches!(address, Address::Unix(path) if self.is_log(path));
+            if let (true, Some(place)) = (is_log, place) {
+                let text = format!(
+                    "listen.{index}.address is the path of a log in log.directory, must be another"
+                );
+                self.faults.add(place, text);
+                continue;
+            }
             if let (Some(name), Some(place)) = (self.own_path(address), place) {
                 let text =
                     format!("listen.{index}.address is the same path as {name}, must be another");
@@ -206,8 +220,29 @@ impl<'a> Relations<'a> {
     /// Which of the master's own files a Unix socket would take the place of.
     fn own_path(&self, address: &Address) -> Option<&'static str> {
         let Address::Unix(path) = address else { return None };
+        let own = self.own_files().into_iter().find(|(own, _)| *own == path);
+        own.map(|(_, name)| name)
+    }
+
+    /// The master's own files but the logs, with their keys.
+    fn own_files(&self) -> [(&'a PathBuf, &'static str); 2] {
         let Config { pid_file, control_socket, .. } = self.config;
-        let own = [(pid_file, "pid_file"), (control_socket, "control_socket")];
-        own.into_iter().find(|(own, _)| *own == path).map(|(_, name)| name)
+        [(pid_file, "pid_file"), (control_socket, "control_socket")]
+    }
+
+    /// Whether a process logs there, or a log is moved there: `master.log`, `worker-7.log`,
+    /// `worker-7.log.3`.
+    fn is_log(&self, path: &Path) -> bool {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let (stem, is_whole) = match name.split_once(".log") {
+            Some((stem, "")) => (stem, true),
+            Some((stem, rest)) => (stem, rest.strip_prefix('.').is_some_and(is_number)),
+            None => return false,
+        };
+        let is_worker = stem.strip_prefix("worker-").is_some_and(is_number);
+        is_whole
+            && (stem == "master" || is_worker)
+            && path.parent() == Some(&self.config.log.directory)
     }
 }

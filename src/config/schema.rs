@@ -81,7 +81,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "pid_file",
         Field::Path(|c: &mut Config| &mut c.pid_file),
         "\"run/chappe.pid\"",
-        "holds the master's pid and a lock: one server a file",
+        "holds the master's pid and a lock: one server a file; mode 0600, for its owner alone",
     )
     .needs_restart(),
     Key::new(

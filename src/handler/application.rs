@@ -3,7 +3,7 @@
 
 use super::own_turn::OwnTurn;
 use super::quick::Quickness;
-use super::stock::{Echo, Ping, Time, Who};
+use super::stock::Stock;
 use super::{Code, Handler, Replies, Request};
 use crate::protocol::{
     CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO,
@@ -68,7 +68,6 @@ impl std::fmt::Debug for Handlers {
 const PANICS_LOGGED_MAX: u32 = 5;
 
 /// The application of one worker: its handlers and the stock ones.
-#[derive(Debug)]
 pub(crate) struct Application {
     /// By code.
     handlers: Vec<Registered>,
@@ -83,19 +82,13 @@ struct Registered {
     quickness: Quickness,
 }
 
-impl std::fmt::Debug for Registered {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Registered").field(&self.code).field(&self.quickness).finish()
-    }
-}
-
 impl Application {
     /// Adds the stock handlers to those of the application.
     pub(crate) fn new(mut handlers: Handlers, worker: WorkerInfo) -> Self {
-        handlers.insert(CODE_PING, Arc::new(Ping));
-        handlers.insert(CODE_ECHO, Arc::new(Echo));
-        handlers.insert(CODE_TIME, Arc::new(Time));
-        handlers.insert(CODE_WHO, Arc::new(Who(worker)));
+        handlers.insert(CODE_PING, Arc::new(Stock::Ping));
+        handlers.insert(CODE_ECHO, Arc::new(Stock::Echo));
+        handlers.insert(CODE_TIME, Arc::new(Stock::Time));
+        handlers.insert(CODE_WHO, Arc::new(Stock::Who(worker)));
         let register = |(code, handler): (Code, Arc<dyn Handler>)| {
             let quickness = Quickness::new(handler.is_quick());
             Registered { code, handler, quickness }
@@ -106,6 +99,13 @@ impl Application {
 
     fn place_of(&self, code: Code) -> Option<usize> {
         self.handlers.binary_search_by_key(&code, |registered| registered.code).ok()
+    }
+
+    fn report_panic(&self, message: &Message<'_>, panic: &(dyn Any + Send)) {
+        let held = self.panics.lock().admit(Moment::now());
+        let Some(held) = held else { return };
+        let (id, code) = (message.mailbox.id(), message.opened.code);
+        log::error!("conn={id} handler panicked: {} code={code}{held}", panic_text(panic));
     }
 }
 
@@ -155,7 +155,7 @@ impl Serve for Application {
         let mut replies = Replies::new(batch, message.protocol, Some(opened));
         let outcome = {
             let _turn = OwnTurn::begin(message.mailbox.id());
-            let request = Request::new(message);
+            let request = Request { message };
             // A panic may leave the handler's own data inconsistent, which is the handler's
             // concern. The replies are ours, and they are taken back.
             catch_unwind(AssertUnwindSafe(|| handler.handle(&request, &mut replies)))
@@ -182,15 +182,6 @@ impl Serve for Application {
     }
 }
 
-impl Application {
-    fn report_panic(&self, message: &Message<'_>, panic: &(dyn Any + Send)) {
-        let held = self.panics.lock().admit(Moment::now());
-        let Some(held) = held else { return };
-        let (id, code) = (message.mailbox.id(), message.opened.code);
-        log::error!("conn={id} handler panicked: {} code={code}{held}", panic_text(panic));
-    }
-}
-
 /// Appends an error for the peer, in the place of the replies to a message.
 fn refuse(message: &Message<'_>, problem: Problem, text: String, batch: &mut Batch) {
     let notice = Notice::Error { problem, code: Some(message.opened.code), text: text.into() };
@@ -204,7 +195,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_peer::TestPeer;
+    use super::super::tests::TestPeer;
     use super::*;
     use crate::handler::{HandlerError, Outcome};
     use crate::protocol::encode;
@@ -286,14 +277,14 @@ mod tests {
     #[test]
     #[should_panic(expected = "belongs to the server")]
     fn server_codes_are_not_for_applications() {
-        Handlers::default().add(15, Arc::new(Ping));
+        Handlers::default().add(15, Arc::new(Stock::Ping));
     }
 
     #[test]
     #[should_panic(expected = "has a handler already")]
     fn a_code_has_one_handler() {
         let mut handlers = Handlers::default();
-        handlers.add(16, Arc::new(Ping));
-        handlers.add(16, Arc::new(Echo));
+        handlers.add(16, Arc::new(Stock::Ping));
+        handlers.add(16, Arc::new(Stock::Echo));
     }
 }

@@ -7,7 +7,6 @@
 
 use super::{Code, own_turn};
 use crate::protocol;
-use bytes::Bytes;
 use chappe_engine::{BodyTooLong, Entry, Mailbox, Rejected};
 use std::sync::{Arc, Weak};
 
@@ -26,7 +25,7 @@ pub struct Handle {
 /// A frame, encoded once, that can go to any number of connections: they share its
 /// memory.
 #[derive(Clone, Debug)]
-pub struct Message(Bytes);
+pub struct Message(Arc<[u8]>);
 
 /// Why a message was not queued. It was not sent, not even in part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,7 +124,7 @@ impl From<Rejected> for SendError {
 #[cfg(test)]
 mod tests {
     use super::super::own_turn::OwnTurn;
-    use super::super::test_peer::{OUTBOX_BYTES_MAX, TestPeer};
+    use super::super::tests::{OUTBOX_BYTES_MAX, TestPeer};
     use super::super::{Outcome, Replies};
     use super::*;
     use chappe_engine::{Batch, Cause, ENTRY_COST};

@@ -12,8 +12,6 @@ mod own_turn;
 mod quick;
 mod replies;
 mod stock;
-#[cfg(test)]
-mod test_peer;
 
 pub use handle::{Handle, Message, SendError};
 pub use replies::Replies;
@@ -22,6 +20,7 @@ pub(crate) use application::{Application, Handlers, WorkerInfo};
 
 use bytes::Bytes;
 use chappe_engine::{self as engine, BodyTooLong};
+use std::sync::Arc;
 
 pub use chappe_engine::Peer;
 
@@ -45,10 +44,6 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    pub(crate) fn new(message: &'a engine::Message<'a>) -> Self {
-        Self { message }
-    }
-
     /// The message code.
     #[must_use]
     pub fn code(&self) -> Code {
@@ -67,8 +62,8 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn body_to_keep(&self) -> Bytes {
         match self.message.chunk {
-            Some(chunk) if self.body().len() >= chunk.allocated / 4 => {
-                chunk.bytes.slice_ref(self.body())
+            Some(chunk) if self.body().len() >= chunk.charged() / 4 => {
+                Bytes::from_owner(Arc::clone(chunk.shared())).slice_ref(self.body())
             }
             _ => Bytes::copy_from_slice(self.body()),
         }
@@ -146,20 +141,94 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chappe_engine::{Opened, SharedChunk};
-    use test_peer::TestPeer;
+    use crate::protocol;
+    use chappe_engine::sync::Semaphore;
+    use chappe_engine::{
+        Batch, Chunk, Engine, ITEM_COST, Limits, Mailbox, Names, Opened, SlowReader, Socket,
+    };
+    use chappe_shm::{SharedCounters, ThreadCounters};
+    use std::io::{self, IoSlice};
+
+    pub(in crate::handler) const OUTBOX_BYTES_MAX: usize = 1000;
+
+    #[derive(Debug)]
+    struct Sink;
+
+    impl Socket for Sink {
+        fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            Ok(slices.iter().map(|slice| slice.len()).sum())
+        }
+    }
+
+    /// A connection whose peer takes everything, for tests of handlers. There is no send
+    /// thread and no event loop: what is queued stays queued.
+    pub(in crate::handler) struct TestPeer {
+        pub(in crate::handler) mailbox: Arc<Mailbox>,
+        pub(in crate::handler) counters: ThreadCounters,
+    }
+
+    impl TestPeer {
+        pub(in crate::handler) fn new(id: u64) -> Self {
+            let limits = Limits {
+                inbox_messages_max: 100,
+                inbox_bytes_max: 10_000,
+                inbox_total_bytes_max: 10_000,
+                outbox_bytes_max: OUTBOX_BYTES_MAX,
+                outbox_total_bytes_max: 2 * OUTBOX_BYTES_MAX,
+                slow_reader: SlowReader::DropNewest,
+            };
+            let permits: Semaphore = chappe_sys::Semaphore::new(0).expect("a semaphore").into();
+            let protocols = protocol::all(65_535);
+            let engine = Engine::new(&limits, permits, protocols, SharedCounters::detached());
+            let peer = Peer::Tcp(([127, 0, 0, 1], 40000).into());
+            let names = Names { id, token: 1, peer, protocol: 0 };
+            let engine = Arc::new(engine.expect("an eventfd"));
+            let mailbox = Arc::new(Mailbox::new(names, Arc::new(Sink), engine));
+            Self { mailbox, counters: ThreadCounters::detached() }
+        }
+
+        /// A message from this peer, as a turn gives it to its handler.
+        pub(in crate::handler) fn message<'a>(
+            &'a self,
+            opened: Opened<'a>,
+            chunk: Option<&'a Chunk>,
+        ) -> engine::Message<'a> {
+            engine::Message {
+                opened,
+                mailbox: &self.mailbox,
+                protocol: self.mailbox.protocol(),
+                chunk,
+            }
+        }
+
+        /// What was answered: code and body of each message.
+        pub(in crate::handler) fn answers(&self, batch: &mut Batch) -> Vec<(u16, Vec<u8>)> {
+            let (protocol, (bytes, messages)) = (self.mailbox.protocol(), batch.take());
+            let (mut rest, mut answers) = (&bytes[..], Vec::new());
+            while let Some(opened) = protocol.open(rest) {
+                assert!(protocol.is_intact(&opened));
+                answers.push((opened.code, opened.body.to_vec()));
+                rest = &rest[opened.length..];
+            }
+            assert_eq!(answers.len(), messages as usize);
+            answers
+        }
+
+        pub(in crate::handler) fn bodies(&self, batch: &mut Batch) -> Vec<Vec<u8>> {
+            self.answers(batch).into_iter().map(|(_, body)| body).collect()
+        }
+    }
 
     #[test]
     fn a_kept_body_shares_its_chunk_unless_it_is_a_small_part_of_it() {
         let peer = TestPeer::new(1);
-        let chunk = Bytes::from(vec![5; 400]);
-        let shared = Some(SharedChunk { bytes: &chunk, allocated: chunk.len() });
+        let chunk = Chunk::new(&[5; 400 - ITEM_COST], 1);
         let opened = |body| Opened { code: 16, body, checksum: 0, length: 0 };
-        let quarter = peer.message(opened(&chunk[..100]), shared);
-        assert_eq!(Request::new(&quarter).body_to_keep().as_ptr(), chunk.as_ptr());
-        let less = peer.message(opened(&chunk[..99]), shared);
-        let kept = Request::new(&less).body_to_keep();
-        assert_ne!(kept.as_ptr(), chunk.as_ptr());
-        assert_eq!(kept, Request::new(&less).body());
+        let quarter = peer.message(opened(&chunk.bytes()[..100]), Some(&chunk));
+        assert_eq!(Request { message: &quarter }.body_to_keep().as_ptr(), chunk.bytes().as_ptr());
+        let less = peer.message(opened(&chunk.bytes()[..99]), Some(&chunk));
+        let kept = Request { message: &less }.body_to_keep();
+        assert_ne!(kept.as_ptr(), chunk.bytes().as_ptr());
+        assert_eq!(kept, Request { message: &less }.body());
     }
 }

@@ -4,13 +4,13 @@
 //! which are still being collected. So it does not go to the outbox: it is kept here,
 //! by the thread that runs the handler, and the replies take it in at its place.
 
-use bytes::Bytes;
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 thread_local! {
     /// The connection whose message this thread is handling; 0 for none.
     static CONNECTION: Cell<u64> = const { Cell::new(0) };
-    static PUSHED: RefCell<Vec<Bytes>> = const { RefCell::new(Vec::new()) };
+    static PUSHED: RefCell<Vec<Arc<[u8]>>> = const { RefCell::new(Vec::new()) };
     /// Whether `PUSHED` holds anything; checked at every reply.
     static HAS_PUSHED: Cell<bool> = const { Cell::new(false) };
     /// Bytes charged against the limits for what this message has pushed so far.
@@ -47,7 +47,7 @@ pub(super) fn cost() -> usize {
 }
 
 /// Keeps a frame for the connection whose message this thread handles.
-pub(super) fn push(bytes: Bytes, cost: usize) {
+pub(super) fn push(bytes: Arc<[u8]>, cost: usize) {
     COST.set(COST.get() + cost);
     HAS_PUSHED.set(true);
     PUSHED.with_borrow_mut(|pushed| pushed.push(bytes));
@@ -59,7 +59,7 @@ pub(super) fn has_pushed() -> bool {
 }
 
 /// Takes what was kept, oldest first.
-pub(super) fn take() -> Vec<Bytes> {
+pub(super) fn take() -> Vec<Arc<[u8]>> {
     HAS_PUSHED.set(false);
     PUSHED.take()
 }

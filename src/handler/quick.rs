@@ -51,15 +51,6 @@ impl Evidence {
             *self = Self { since: Some(now), ..Self::default() };
         }
     }
-
-    /// Adds a suspicion. Returns the number of calls to time because of it.
-    fn add_suspicion(&mut self) -> u32 {
-        let calls = TIMED_CALLS.saturating_mul(1 << self.suspicions.min(16));
-        let calls = calls.min(TIMED_CALLS_MAX - self.timed_calls);
-        self.suspicions += 1;
-        self.timed_calls += calls;
-        calls
-    }
 }
 
 // The atomics order nothing, and it does not matter whether one call more or less runs on
@@ -86,7 +77,10 @@ impl Quickness {
     pub(super) fn suspect(&self, now: Instant) {
         let mut evidence = self.evidence.lock();
         evidence.refresh(now);
-        let calls = evidence.add_suspicion();
+        let calls = TIMED_CALLS.saturating_mul(1 << evidence.suspicions.min(16));
+        let calls = calls.min(TIMED_CALLS_MAX - evidence.timed_calls);
+        evidence.suspicions += 1;
+        evidence.timed_calls += calls;
         self.calls_to_time.fetch_max(calls, Ordering::Relaxed);
     }
 

@@ -1,9 +1,9 @@
 //! The replies to one message. They share a buffer with the others of the same turn, so that
 //! all of them leave in one piece.
 
-use super::{Code, Outcome, own_turn};
-use bytes::Bytes;
-use chappe_engine::{Batch, Mark, Opened, Protocol};
+use super::{Code, HandlerError, Outcome, own_turn};
+use chappe_engine::{BATCH_BYTES_MAX, Batch, Mark, Opened, Protocol};
+use std::sync::Arc;
 
 /// Collects the replies of a handler. Nothing is sent before the handler returns.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub struct Replies<'a> {
     begin: Mark,
     /// Frames that its handler has pushed to this connection; they stand between the
     /// replies. They are sent even if the message fails, since they were accepted.
-    pushed: Vec<Bytes>,
+    pushed: Vec<Arc<[u8]>>,
 }
 
 impl<'a> Replies<'a> {
@@ -33,21 +33,31 @@ impl<'a> Replies<'a> {
     /// Appends a message for the peer. May be called any number of times.
     ///
     /// # Errors
-    /// A body beyond 65527 bytes; nothing was appended.
+    /// A body beyond 65527 bytes, or more than 64 MiB of replies that wait for their handler to
+    /// return; nothing was appended.
     pub fn send(&mut self, code: Code, body: &[u8]) -> Outcome {
         self.take_pushes();
+        if self.batch.len() + body.len() > BATCH_BYTES_MAX {
+            let text = format!("the replies to one message exceed {BATCH_BYTES_MAX} bytes");
+            return Err(HandlerError::new(text));
+        }
         let known = self.answered.as_ref().filter(|opened| is_same(opened.body, body));
         let checksum = known.map(|opened| opened.checksum);
         Ok(self.protocol.reply(code, body, checksum, self.batch)?)
     }
 
     /// Appends what was pushed since the last reply.
+    #[inline]
     pub(super) fn take_pushes(&mut self) {
         if own_turn::has_pushed() {
-            for bytes in own_turn::take() {
-                self.batch.append(&bytes);
-                self.pushed.push(bytes);
-            }
+            self.append_pushes();
+        }
+    }
+
+    fn append_pushes(&mut self) {
+        for bytes in own_turn::take() {
+            self.batch.append(&bytes);
+            self.pushed.push(bytes);
         }
     }
 
@@ -69,7 +79,7 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_peer::TestPeer;
+    use super::super::tests::TestPeer;
     use super::*;
 
     #[test]
@@ -90,6 +100,17 @@ mod tests {
             Some((opened.checksum == 7, protocol.is_intact(&opened)))
         });
         assert_eq!(opened.collect::<Vec<_>>(), [(true, false), (false, true), (false, true)]);
+    }
+
+    #[test]
+    fn one_byte_more_than_may_wait_for_a_handler_is_an_error() {
+        let (peer, mut batch) = (TestPeer::new(1), Batch::default());
+        batch.append(&vec![0; BATCH_BYTES_MAX - 4]);
+        let mut replies = Replies::new(&mut batch, peer.mailbox.protocol(), None);
+        let error = replies.send(16, b"five.").expect_err("one too many");
+        assert_eq!(error.to_string(), "the replies to one message exceed 67108864 bytes");
+        replies.send(16, b"four").unwrap();
+        assert!(replies.send(16, b"").is_err());
     }
 
     #[test]

@@ -3,15 +3,18 @@
 //!
 //! The kernel frees the lock when the master dies, however it dies, does not pass
 //! it on to workers, and tells the holder's pid to whoever asks: a stale file
-//! misleads nobody. For the same reason it must be taken by the process that goes
+//! misleads nobody. Only a lock for writing is a master's, since only the owner of the file
+//! can have one; who may read a file can lock it for reading, and nobody else may read this
+//! one. For the same reason it must be taken by the process that goes
 //! on, after daemonizing, and that process must not open the file a second time:
 //! closing any descriptor of it would drop the lock.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use chappe_sys::regular_file;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::Pid;
@@ -26,6 +29,17 @@ pub(crate) enum PidFileError {
         /// The pid file.
         path: String,
         /// The other master.
+        pid: Pid,
+    },
+    /// Somebody who is no master keeps others out.
+    #[error(
+        "{path}: process {pid} has locked it for reading, which no master does; no server can \
+         start until that process has ended, or the file is removed"
+    )]
+    LockedForReading {
+        /// The pid file.
+        path: String,
+        /// Who it is.
         pid: Pid,
     },
     /// Nobody has it.
@@ -66,7 +80,11 @@ impl PidFile {
             DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(system)?;
         }
         let mut file = open_locked(path, || open_or_create(path))?;
-        let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        // One that was left behind may be of a version that let everybody read it.
+        let written = file
+            .set_permissions(Permissions::from_mode(FILE_MODE))
+            .and_then(|()| file.set_len(0))
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
         let locked = Self { path: path.to_owned(), file };
         match written {
             Ok(()) => Ok(locked),
@@ -85,7 +103,7 @@ impl PidFile {
     /// [`PidFileError::NotRunning`], [`PidFileError::OtherNamespace`].
     pub(crate) fn holder(path: &Path) -> Result<Pid, PidFileError> {
         let text = || path.display().to_string();
-        let file = match File::open(path) {
+        let file = match regular_file::open_to_read(path) {
             Ok(file) => file,
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
                 return Err(PidFileError::NotRunning(text()));
@@ -120,7 +138,7 @@ fn open_locked(
     let system = |cause| PidFileError::System { path: path.display().to_string(), cause };
     loop {
         let file = open().map_err(system)?;
-        match fcntl(&file, FcntlArg::F_SETLK(&write_lock())) {
+        match fcntl(&file, FcntlArg::F_SETLK(&whole_file(libc::F_WRLCK))) {
             Ok(_) if is_at(path, &file) => return Ok(file),
             Ok(_) => {}
             Err(Errno::EAGAIN | Errno::EACCES) => return Err(held_error(path, &file)),
@@ -130,15 +148,14 @@ fn open_locked(
 }
 
 fn open_or_create(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false) // it may be another master's
-        .mode(0o644)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
+    let mut options = OpenOptions::new();
+    // Not truncated: it may be another master's.
+    options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+    regular_file::open_to_write(path, &mut options)
 }
+
+/// Whoever may read a file may lock it, and keep the next master out.
+const FILE_MODE: u32 = 0o600;
 
 /// Whether the path leads to this file.
 fn is_at(path: &Path, file: &File) -> bool {
@@ -154,10 +171,10 @@ fn lock_type(constant: libc::c_int) -> libc::c_short {
     libc::c_short::try_from(constant).unwrap_or(libc::c_short::MAX)
 }
 
-/// A lock for writing on the whole file.
-fn write_lock() -> libc::flock {
+/// A lock on the whole file, for writing or for reading.
+fn whole_file(constant: libc::c_int) -> libc::flock {
     libc::flock {
-        l_type: lock_type(libc::F_WRLCK),
+        l_type: lock_type(constant),
         l_whence: lock_type(libc::SEEK_SET),
         l_start: 0,
         l_len: 0,
@@ -165,8 +182,18 @@ fn write_lock() -> libc::flock {
     }
 }
 
+/// Who has a lock for writing: that alone stands against one for reading.
 fn holder_of(path: &Path, file: &File) -> Result<Option<Pid>, PidFileError> {
-    let mut lock = write_lock();
+    who_is_against(libc::F_RDLCK, path, file)
+}
+
+/// Who keeps such a lock from being had.
+fn who_is_against(
+    constant: libc::c_int,
+    path: &Path,
+    file: &File,
+) -> Result<Option<Pid>, PidFileError> {
+    let mut lock = whole_file(constant);
     fcntl(file, FcntlArg::F_GETLK(&mut lock)).map_err(|error| PidFileError::System {
         path: path.display().to_string(),
         cause: error.into(),
@@ -175,12 +202,17 @@ fn holder_of(path: &Path, file: &File) -> Result<Option<Pid>, PidFileError> {
     Ok((!is_free).then(|| Pid::from_raw(lock.l_pid)))
 }
 
+/// Why the lock for writing could not be had.
 fn held_error(path: &Path, file: &File) -> PidFileError {
     let text = path.display().to_string();
     match holder_of(path, file) {
         Ok(Some(pid)) if pid.as_raw() > 0 => PidFileError::Held { path: text, pid },
         Ok(Some(_)) => PidFileError::OtherNamespace(text),
-        Ok(None) => PidFileError::System { path: text, cause: Errno::EAGAIN.into() },
+        Ok(None) => match who_is_against(libc::F_WRLCK, path, file) {
+            Ok(Some(pid)) => PidFileError::LockedForReading { path: text, pid },
+            Ok(None) => PidFileError::System { path: text, cause: Errno::EAGAIN.into() },
+            Err(error) => error,
+        },
         Err(error) => error,
     }
 }

@@ -86,11 +86,6 @@ impl<'a> Master<'a> {
     ) -> Result<bool, StartError> {
         let workers = self.generations.current().workers;
         log::info!("master started version={} workers={workers}", env!("CARGO_PKG_VERSION"));
-        if let Some(identity) = &self.identity {
-            let user = self.generations.current().config.user.as_ref();
-            let user = user.map_or_else(String::new, ToString::to_string);
-            log::info!("workers become user={user} {identity}; files are opened with its rights");
-        }
         for number in 0..workers {
             self.spawn(number).map_err(StartError::system("fork a worker"))?;
         }

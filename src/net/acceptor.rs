@@ -15,15 +15,15 @@
 //!   it takes one, after the next pause two, then four: a worker that does not accept for
 //!   its own reasons stops nobody.
 
-use super::reactor::EpollSet;
+use super::reactor::{EpollSet, Reactor};
 use super::settings::ACCEPTS_MAX;
-use super::transport::{ListenSocket, SocketOptions, Stream};
+use super::transport::{ListenSocket, SocketOptions};
 use crate::throttle::Throttle;
 use chappe_engine::Peer;
-use chappe_shm::{Counter, Slot, ThreadCounters};
+use chappe_shm::{Counter, Slot};
 use chappe_sys::clock::Moment;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 /// How long a worker that is ahead leaves the shared sockets to the others.
@@ -36,10 +36,9 @@ pub(super) enum Listening {
     No,
     /// In the epoll set, but for the shared sockets while it stands back.
     Yes,
-    /// At the worker's own limit: until a connection closes.
-    Full,
-    /// Out of descriptors or memory: until a connection closes, or the next tick.
-    NoDescriptors,
+    /// At the worker's own limit, or out of descriptors or memory: until a connection
+    /// closes, or the next tick.
+    Later,
 }
 
 /// The worker's listeners.
@@ -68,14 +67,6 @@ struct StandingBack {
     until: Moment,
     /// How many connects it then takes that still wait.
     take: usize,
-}
-
-/// An accepted socket.
-#[derive(Debug)]
-pub(super) struct New {
-    pub(super) stream: Stream,
-    pub(super) peer: Peer,
-    pub(super) options: SocketOptions,
 }
 
 impl Acceptor {
@@ -121,13 +112,18 @@ impl Acceptor {
     }
 
     /// As [`Acceptor::listen`]; at the next tick if that is not possible.
-    pub(super) fn listen_or_wait(&mut self, epoll: &EpollSet, now: Moment) {
-        if let Err(error) = self.listen(epoll) {
-            if let Some(held) = self.failed.admit(now) {
+    pub(super) fn listen_or_wait(&mut self, reactor: &Reactor) {
+        if let Err(error) = self.listen(&reactor.epoll) {
+            if let Some(held) = self.failed.admit(reactor.now) {
                 log::error!("cannot watch the listeners, trying again in a second: {error}{held}");
             }
-            self.listening = Listening::NoDescriptors;
+            self.listening = Listening::Later;
         }
+    }
+
+    /// Whether this listener is there and in the epoll set.
+    pub(super) fn is_armed(&self, nth: usize) -> bool {
+        self.sockets.get(nth).is_some_and(|socket| socket.is_armed)
     }
 
     /// Takes all listeners out of the epoll set.
@@ -156,93 +152,71 @@ impl Acceptor {
         }
     }
 
-    /// accept(2) on an armed listener. `None`: nothing waits, or it cannot accept now.
+    /// accept(2), with the options of what it accepts. `None`: nothing waits, or it cannot
+    /// accept now.
     pub(super) fn accept(
         &mut self,
         nth: usize,
-        epoll: &EpollSet,
-        counters: &ThreadCounters,
-        now: Moment,
-    ) -> Option<New> {
-        // An event of this turn may be of a time before it left the set.
-        if !self.sockets.get(nth)?.is_armed {
-            return None;
-        }
-        self.accept_unarmed(nth, epoll, counters, now)
-    }
-
-    /// The same on a listener that has left the set.
-    pub(super) fn accept_unarmed(
-        &mut self,
-        nth: usize,
-        epoll: &EpollSet,
-        counters: &ThreadCounters,
-        now: Moment,
-    ) -> Option<New> {
+        reactor: &Reactor,
+    ) -> Option<(OwnedFd, Peer, SocketOptions)> {
         // An error that leaves the connection in the queue must not hold the loop up.
         for _ in 0..ACCEPTS_MAX {
             let ListeningSocket { socket, options, .. } = self.sockets.get(nth)?;
             let error = match socket.accept() {
-                Ok((stream, peer)) => return Some(New { stream, peer, options: *options }),
+                Ok((fd, peer)) => return Some((fd, peer, *options)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(error) => error,
             };
-            match error.raw_os_error() {
-                Some(libc::EAGAIN) => return None,
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                    if let Some(held) = self.failed.admit(now) {
-                        log::warn!("accept failed, trying again in a second: {error}{held}");
-                    }
-                    counters.add(Counter::AcceptErrors, 1);
-                    self.cease(Listening::NoDescriptors, epoll);
-                    return None;
+            reactor.count(Counter::AcceptErrors, 1);
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+            ) {
+                if let Some(held) = self.failed.admit(reactor.now) {
+                    log::warn!("accept failed, trying again in a second: {error}{held}");
                 }
-                // The peer was gone before it was accepted: accept(2) says to go on.
-                _ => {
-                    log::debug!("accept failed: {error}");
-                    counters.add(Counter::AcceptErrors, 1);
-                }
+                self.cease(Listening::Later, &reactor.epoll);
+                return None;
             }
+            // The peer was gone before it was accepted: accept(2) says to go on.
+            log::debug!("accept failed: {error}");
         }
         None
     }
 
     /// The worker has all connections that it may have: connects wait in the backlog.
-    pub(super) fn is_full(&mut self, epoll: &EpollSet, now: Moment) {
-        if let Some(held) = self.full.admit(now) {
+    pub(super) fn is_full(&mut self, reactor: &Reactor) {
+        if let Some(held) = self.full.admit(reactor.now) {
             log::warn!("at worker.max_connections, connects wait in the backlog{held}");
         }
-        self.cease(Listening::Full, epoll);
+        self.cease(Listening::Later, &reactor.epoll);
     }
 
-    /// After an accept: whether this worker is ahead of the others and stands back from
-    /// now on.
-    pub(super) fn stands_back(
+    /// After an accept: if this worker is ahead of the others it stands back from now on.
+    pub(super) fn stand_back_if_ahead(
         &mut self,
         nth: usize,
         connections: usize,
-        epoll: &EpollSet,
-        now: Moment,
-    ) -> bool {
+        reactor: &Reactor,
+    ) {
         let is_shared = self.sockets.get(nth).is_some_and(|socket| socket.options.shared);
         if !is_shared || self.listening != Listening::Yes || !self.is_ahead(connections) {
-            return false;
+            return;
         }
         for nth in 0..self.sockets.len() {
             if self.sockets[nth].options.shared {
-                self.disarm(nth, epoll);
+                self.disarm(nth, &reactor.epoll);
             }
         }
-        self.standing_back = Some(StandingBack { until: now + STAND_BACK, take: 1 });
-        true
+        self.standing_back = Some(StandingBack { until: reactor.now + STAND_BACK, take: 1 });
     }
 
     /// After accepts: goes to the end of the kernel's queue for the socket.
-    pub(super) fn go_to_the_end(&mut self, nth: usize, epoll: &EpollSet, now: Moment) {
+    pub(super) fn go_to_the_end(&mut self, nth: usize, reactor: &Reactor) {
         let is_alone = self.slot.load().workers <= 1;
-        let socket = &self.sockets[nth];
-        if socket.options.shared && socket.is_armed && !is_alone {
-            self.disarm(nth, epoll);
-            self.listen_or_wait(epoll, now);
+        if self.is_armed(nth) && self.sockets[nth].options.shared && !is_alone {
+            self.disarm(nth, &reactor.epoll);
+            self.listen_or_wait(reactor);
         }
     }
 
@@ -258,41 +232,31 @@ impl Acceptor {
 
     /// The pause is over: how many connects it takes from the sockets it has left. If its
     /// share is right by now, none: it listens again.
-    pub(super) fn come_back(&mut self, connections: usize, epoll: &EpollSet, now: Moment) -> usize {
-        let Some(standing) = self.standing_back.filter(|standing| standing.until <= now) else {
+    pub(super) fn come_back(&mut self, connections: usize, reactor: &Reactor) -> usize {
+        let Some(standing) = self.standing_back.filter(|it| it.until <= reactor.now) else {
             return 0;
         };
         if self.is_ahead(connections) {
             return standing.take;
         }
-        self.listen_or_wait(epoll, now);
+        self.listen_or_wait(reactor);
         0
     }
 
     /// It has taken so many. If there were as many as it wanted, others leave them
     /// waiting: it stands back once more, and takes more then.
-    pub(super) fn has_taken(&mut self, taken: usize, epoll: &EpollSet, now: Moment) {
+    pub(super) fn has_taken(&mut self, taken: usize, reactor: &Reactor) {
         let Some(standing) = &mut self.standing_back else { return };
         if taken < standing.take {
-            return self.listen_or_wait(epoll, now);
+            return self.listen_or_wait(reactor);
         }
         let take = (standing.take * 2).min(ACCEPTS_MAX);
-        *standing = StandingBack { until: now + STAND_BACK, take };
-    }
-
-    /// Whether other workers accept from this listener too.
-    pub(super) fn is_shared(&self, nth: usize) -> bool {
-        self.sockets.get(nth).is_some_and(|socket| socket.options.shared)
+        *standing = StandingBack { until: reactor.now + STAND_BACK, take };
     }
 
     /// Logs how many warnings were held back, once their time is over.
     pub(super) fn tick(&mut self, now: Moment) {
-        for (what, throttle) in
-            [("accept failed", &mut self.failed), ("at worker.max_connections", &mut self.full)]
-        {
-            if let Some(held) = throttle.settle(now) {
-                log::warn!("{what}{held}");
-            }
-        }
+        self.failed.tell_held("accept failed", now);
+        self.full.tell_held("at worker.max_connections", now);
     }
 }

@@ -2,13 +2,13 @@
 //! addresses, a name. And what it gives back.
 
 use super::connection::Held;
+use super::reactor::Reactor;
 use crate::throttle::Throttle;
 use chappe_engine::Peer;
-use chappe_shm::{Admission as Counted, Counter, Peers, Permits, Slot, ThreadCounters};
+use chappe_shm::{Admission as Counted, Counter, Peers, Permits, Slot};
 use chappe_sys::clock::Moment;
 use chappe_sys::clock::monotonic_ms;
 use chappe_sys::crash::step;
-use std::collections::BTreeSet;
 
 /// How many connection ids a worker takes from the zone at a time.
 const IDS_AT_ONCE: u64 = 256;
@@ -29,10 +29,6 @@ pub(super) struct Admission {
     /// What the slot shows of full sockets.
     shown_blocked: (usize, Option<Moment>),
 }
-
-/// Why a connection cannot be let in, for its peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refusal(pub(super) &'static str);
 
 impl Admission {
     pub(super) fn new(slot: Slot, per_address: u32) -> Self {
@@ -57,27 +53,25 @@ impl Admission {
     /// Lets a connection in.
     ///
     /// # Errors
-    /// Why not; that is counted.
+    /// Why not, for its peer; that is counted.
     pub(super) fn admit(
         &mut self,
         peer: Peer,
-        counters: &ThreadCounters,
-        now: Moment,
-    ) -> Result<(u64, Held), Refusal> {
-        let Some(address) = self.admit_address(peer, counters, now) else {
-            counters.add(Counter::ConnectionsRefused, 1);
-            counters.add(Counter::ConnectionsRefusedPerIp, 1);
-            let text = "too many connections from this address (limits.connections_per_ip)";
-            return Err(Refusal(text));
+        reactor: &Reactor,
+    ) -> Result<(u64, Held), &'static str> {
+        let Some(address) = self.admit_address(peer, reactor) else {
+            reactor.count(Counter::ConnectionsRefused, 1);
+            reactor.count(Counter::ConnectionsRefusedPerIp, 1);
+            return Err("too many connections from this address (limits.connections_per_ip)");
         };
         if !self.permits.try_take() {
             self.give_address_back(address, peer);
-            counters.add(Counter::ConnectionsRefused, 1);
-            return Err(Refusal("all connections are taken (max_connections)"));
+            reactor.count(Counter::ConnectionsRefused, 1);
+            return Err("all connections are taken (max_connections)");
         }
         step("accept: let in");
         self.connections += 1;
-        counters.add(Counter::ConnectionsAccepted, 1);
+        reactor.count(Counter::ConnectionsAccepted, 1);
         step("accept: counted");
         self.show();
         Ok((self.next_id(), Held { permit: true, address }))
@@ -93,40 +87,35 @@ impl Admission {
 
     /// Whether a connection of this address may stay, and if so whether the address is
     /// charged for it.
-    fn admit_address(
-        &mut self,
-        peer: Peer,
-        counters: &ThreadCounters,
-        now: Moment,
-    ) -> Option<bool> {
+    fn admit_address(&mut self, peer: Peer, reactor: &Reactor) -> Option<bool> {
         let Some(address) = peer.address().filter(|_| self.per_address > 0) else {
             return Some(false);
         };
         match self.peers.admit(address, self.per_address) {
             Counted::Counted => Some(true),
             Counted::Refused => {
-                if let Some(held) = self.refused.admit(now) {
+                if let Some(held) = self.refused.admit(reactor.now) {
                     log::warn!("at limits.connections_per_ip, refused peer={peer}{held}");
                 }
                 None
             }
             Counted::Uncounted => {
-                if let Some(held) = self.uncounted.admit(now) {
+                if let Some(held) = self.uncounted.admit(reactor.now) {
                     log::warn!("table of addresses full, not counted peer={peer}{held}");
                 }
-                counters.add(Counter::ConnectionsUncounted, 1);
+                reactor.count(Counter::ConnectionsUncounted, 1);
                 Some(false)
             }
         }
     }
 
     /// A connection is over, and its socket about to be closed.
-    pub(super) fn give_back(&mut self, held: Held, peer: Peer, counters: &ThreadCounters) {
+    pub(super) fn give_back(&mut self, held: Held, peer: Peer, reactor: &Reactor) {
         if held.permit {
             self.permits.give_back();
             self.give_address_back(held.address, peer);
             step("close: given back");
-            counters.add(Counter::ConnectionsClosed, 1);
+            reactor.count(Counter::ConnectionsClosed, 1);
             step("close: counted");
             self.connections -= 1;
             self.show();
@@ -145,14 +134,15 @@ impl Admission {
     }
 
     /// Shows how many sockets are full, and since when the first is.
-    pub(super) fn show_blocked<K: Ord>(&mut self, blocked: &BTreeSet<(Moment, K)>, now: Moment) {
+    pub(super) fn show_blocked(&mut self, reactor: &Reactor) {
+        let blocked = &reactor.blocked;
         let first = blocked.first().map(|(began, _)| *began);
         if (blocked.len(), first) == self.shown_blocked {
             return;
         }
         self.shown_blocked = (blocked.len(), first);
         let since_ms = first.map_or(0, |began| {
-            let age = now.since(began).as_millis();
+            let age = reactor.now.since(began).as_millis();
             let age_ms = u64::try_from(age).unwrap_or(u64::MAX);
             monotonic_ms().saturating_sub(age_ms).max(1)
         });
@@ -161,13 +151,8 @@ impl Admission {
 
     /// Logs how many warnings were held back, once their time is over.
     pub(super) fn tick(&mut self, now: Moment) {
-        for (what, throttle) in [
-            ("at limits.connections_per_ip, connections refused", &mut self.refused),
-            ("table of addresses full, connections let in uncounted", &mut self.uncounted),
-        ] {
-            if let Some(held) = throttle.settle(now) {
-                log::warn!("{what}{held}");
-            }
-        }
+        self.refused.tell_held("at limits.connections_per_ip, connections refused", now);
+        let uncounted = "table of addresses full, connections let in uncounted";
+        self.uncounted.tell_held(uncounted, now);
     }
 }

@@ -14,9 +14,10 @@ use std::time::Duration;
 pub(super) struct Clocks {
     /// Until a whole message has come.
     handshake_began_at: Option<Moment>,
-    received_at: Moment,
+    /// The peer's last sign of life, or when the clock of its silence started again.
+    pub(super) received_at: Moment,
     /// When the message that is not complete began.
-    frame_began_at: Option<Moment>,
+    pub(super) frame_began_at: Option<Moment>,
     paused_at: Option<Moment>,
     pub(super) blocked: Option<Box<BlockedClock>>,
     pub(super) ending: Option<Box<EndingClock>>,
@@ -77,6 +78,13 @@ pub(super) enum PeerClock {
     Quiet,
 }
 
+impl BlockedClock {
+    pub(super) fn new(why: Blocked, acknowledged: u64, now: Moment) -> Box<Self> {
+        let retry_at = now + NO_BUFFERS_PAUSE;
+        Box::new(Self { began: now, since: now, why, acknowledged, retry_at })
+    }
+}
+
 impl Clocks {
     pub(super) fn new(now: Moment) -> Self {
         Self {
@@ -89,49 +97,26 @@ impl Clocks {
         }
     }
 
-    /// The peer has given a sign of life, or the clock of its silence starts again.
-    pub(super) fn received(&mut self, now: Moment) {
-        self.received_at = now;
-    }
-
-    /// For how long the peer has been silent.
-    pub(super) fn silent_for(&self, now: Moment) -> Duration {
-        now.since(self.received_at)
-    }
-
     /// Whole messages have come, and what had begun is complete.
     pub(super) fn message_is_complete(&mut self) {
         self.handshake_began_at = None;
         self.frame_began_at = None;
     }
 
-    /// A message has begun, now or before.
-    pub(super) fn message_has_begun(&mut self, now: Moment) {
-        self.frame_began_at.get_or_insert(now);
-    }
-
-    /// There will be no rest of the begun message.
-    pub(super) fn no_message(&mut self) {
-        self.frame_began_at = None;
-    }
-
     /// Notes whether reading is paused now. True when a pause begins.
     pub(super) fn pause(&mut self, is_paused: bool, now: Moment) -> bool {
-        match (self.paused_at, is_paused) {
-            (None, true) => {
-                self.paused_at = Some(now);
-                return true;
-            }
-            (Some(at), false) => {
-                let stood = now.since(at);
-                // Never into the future: what was set during the pause stays.
-                let shift = |since: Moment| (since + stood).min(now);
-                self.handshake_began_at = self.handshake_began_at.map(shift);
-                self.received_at = shift(self.received_at);
-                self.frame_began_at = self.frame_began_at.map(shift);
-                self.paused_at = None;
-            }
-            (None, false) | (Some(_), true) => {}
+        if is_paused {
+            let begins = self.paused_at.is_none();
+            self.paused_at.get_or_insert(now);
+            return begins;
+        }
+        if let Some(at) = self.paused_at.take() {
+            let stood = now.since(at);
+            // Never into the future: what was set during the pause stays.
+            let shift = |since: Moment| (since + stood).min(now);
+            self.handshake_began_at = self.handshake_began_at.map(shift);
+            self.received_at = shift(self.received_at);
+            self.frame_began_at = self.frame_began_at.map(shift);
         }
         false
     }
@@ -144,33 +129,6 @@ impl Clocks {
 
     pub(super) fn is_draining(&self) -> bool {
         matches!(self.ending.as_deref(), Some(EndingClock::Draining))
-    }
-
-    /// Keeps the clock of a peer that takes nothing. `acknowledged` is asked when it
-    /// starts. True if it has started or stopped.
-    pub(super) fn note_blocked(
-        &mut self,
-        blocked: Option<Blocked>,
-        now: Moment,
-        acknowledged: impl FnOnce() -> u64,
-    ) -> bool {
-        match (&mut self.blocked, blocked) {
-            (None, None) => false,
-            (clock @ Some(_), None) => {
-                *clock = None;
-                true
-            }
-            (Some(clock), Some(why)) => {
-                clock.why = why;
-                false
-            }
-            (clock @ None, Some(why)) => {
-                let (acknowledged, retry_at) = (acknowledged(), now + NO_BUFFERS_PAUSE);
-                let new = BlockedClock { began: now, since: now, why, acknowledged, retry_at };
-                *clock = Some(Box::new(new));
-                true
-            }
-        }
     }
 
     /// Whether a blocked peer has acknowledged anything since its clock started. If so the
@@ -186,47 +144,34 @@ impl Clocks {
 
     /// The next thing that has to happen if nothing else does.
     pub(super) fn deadline(&self, input: Input, settings: &Settings) -> Option<(Moment, Deadline)> {
-        let mut next: Option<(Moment, Deadline)> = None;
-        let mut at_latest = |since: Moment, after: Option<Duration>, what: Deadline| {
-            // A deadline beyond what the clock can name never comes.
-            let at = after.and_then(|after| since.checked_add(after));
-            if let Some(at) = at
-                && next.is_none_or(|(next, _)| at < next)
-            {
-                next = Some((at, what));
-            }
+        // A deadline beyond what the clock can name never comes.
+        let after = |since: Moment, time: Option<Duration>, what: Deadline| {
+            Some((since.checked_add(time?)?, what))
         };
-        match self.ending.as_deref() {
-            Some(EndingClock::Drain { at, .. }) => {
-                at_latest(*at, Some(Duration::ZERO), Deadline::Drain);
-            }
-            Some(EndingClock::Linger { until: Some(at), .. }) => {
-                at_latest(*at, Some(Duration::ZERO), Deadline::Linger);
-            }
-            Some(EndingClock::Draining | EndingClock::Linger { until: None, .. }) | None => {}
-        }
+        let mut next = [None; 6];
+        next[0] = match self.ending.as_deref() {
+            Some(EndingClock::Drain { at, .. }) => Some((*at, Deadline::Drain)),
+            Some(EndingClock::Linger { until, .. }) => until.map(|at| (at, Deadline::Linger)),
+            Some(EndingClock::Draining) | None => None,
+        };
         if let Some(clock) = &self.blocked {
-            at_latest(clock.since, Some(settings.outbox_age_max), Deadline::Blocked);
-            if clock.why == Blocked::Buffers {
-                at_latest(clock.retry_at, Some(Duration::ZERO), Deadline::RetrySend);
-            }
+            next[1] = after(clock.since, Some(settings.outbox_age_max), Deadline::Blocked);
+            let retries = clock.why == Blocked::Buffers;
+            next[2] = retries.then_some((clock.retry_at, Deadline::RetrySend));
         }
-        if input.stage != Stage::Open || !input.reads() {
-            // The peer's clocks stand still.
-            return next;
+        // Otherwise the peer's clocks stand still.
+        if input.stage == Stage::Open && input.reads() {
+            let peer = |since, time, clock| after(since, time, Deadline::Peer(clock));
+            let handshake = self.handshake_began_at;
+            next[3] = handshake.and_then(|at| peer(at, settings.handshake, PeerClock::Handshake));
+            let frame = self.frame_began_at;
+            next[4] = frame.and_then(|at| peer(at, Some(settings.frame), PeerClock::Frame));
+            next[5] = match self.is_draining() {
+                true => peer(self.received_at, Some(DRAIN_QUIET), PeerClock::Quiet),
+                false => peer(self.received_at, settings.idle, PeerClock::Idle),
+            };
         }
-        if let Some(began) = self.handshake_began_at {
-            at_latest(began, settings.handshake, Deadline::Peer(PeerClock::Handshake));
-        }
-        if let Some(began) = self.frame_began_at {
-            at_latest(began, Some(settings.frame), Deadline::Peer(PeerClock::Frame));
-        }
-        let (silence, clock) = match self.is_draining() {
-            true => (Some(DRAIN_QUIET), PeerClock::Quiet),
-            false => (settings.idle, PeerClock::Idle),
-        };
-        at_latest(self.received_at, silence, Deadline::Peer(clock));
-        next
+        next.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }
 

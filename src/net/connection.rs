@@ -13,13 +13,13 @@
 //!   └────────────────────┴────────── abort ──────────┴─────────────────────────────┴────────────────▶
 //! ```
 
-use super::clocks::{Clocks, Deadline, EndingClock, PeerClock};
-use super::ending::{Ending, Parts, drain_notice};
+use super::clocks::{BlockedClock, Clocks, Deadline, EndingClock, PeerClock};
+use super::ending::{Ending, drain_notice};
 use super::framer::Framer;
 use super::input::Read;
 use super::interest::{Input, Interest};
 use super::rates::Rates;
-use super::reactor::{Fate, Key, Poller, Reactor};
+use super::reactor::{Fate, Key, Reactor};
 use super::settings::{DRAIN_READS_MAX, DRAIN_RETRY, LINGER_BYTES_MAX, NO_BUFFERS_PAUSE};
 use super::timers::Armed;
 use super::transport::Transport;
@@ -49,9 +49,18 @@ pub(super) struct Connection {
     pub(super) is_starved: bool,
     /// The peer is gone, and what it sent before may still be in the kernel.
     is_hung_up: bool,
-    /// The peer's FIN was read.
-    pub(super) has_ended: bool,
+    pub(super) peer: PeerSide,
     pub(super) held: Held,
+}
+
+/// What the last read has told of the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PeerSide {
+    Open,
+    /// Its FIN was read.
+    Finished,
+    /// There is no peer any more: the connection is to be given up.
+    Broken,
 }
 
 /// What a connection holds of what all workers share.
@@ -85,7 +94,7 @@ impl Connection {
             stage: Stage::Open,
             is_starved: false,
             is_hung_up: false,
-            has_ended: false,
+            peer: PeerSide::Open,
             held,
         }
     }
@@ -96,8 +105,13 @@ impl Connection {
 
     /// SHUT_WR was sent already: the connection could not be let in, and only its peer's
     /// end is awaited.
-    pub(super) fn see_off<P: Poller>(&mut self, reactor: &Reactor<P>) {
+    pub(super) fn see_off(&mut self, reactor: &Reactor) {
         let _ = self.mailbox.end_input(Cause::Refused, None, &reactor.counters);
+        self.linger(reactor);
+    }
+
+    /// SHUT_WR was sent: the peer's end is awaited.
+    fn linger(&mut self, reactor: &Reactor) {
         self.mailbox.linger();
         let until = reactor.now.checked_add(reactor.settings.linger);
         self.clocks.ending = Some(Box::new(EndingClock::Linger { until, discarded_bytes: 0 }));
@@ -106,12 +120,7 @@ impl Connection {
     // --- what happens ---
 
     /// epoll has something to say.
-    pub(super) fn on_event<P: Poller>(
-        &mut self,
-        key: Key,
-        flags: EpollFlags,
-        reactor: &mut Reactor<P>,
-    ) -> Fate {
+    pub(super) fn on_event(&mut self, key: Key, flags: EpollFlags, reactor: &mut Reactor) -> Fate {
         if self.stage == Stage::Lingering {
             return self.on_linger(key, reactor);
         }
@@ -131,31 +140,28 @@ impl Connection {
         // Another thread may have paused the connection since epoll was told: it has
         // called, and one read more does no harm.
         let is_readable = flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP);
-        if is_readable && self.stage == Stage::Open && self.watched.reads() {
-            match self.read(reactor) {
-                Read::Broken => return self.abort(key, Cause::PeerReset, reactor),
-                Read::Served if !has_room => return Fate::Stay,
-                Read::Served | Read::Bytes | Read::Nothing | Read::Starved | Read::Ended => {}
-            }
+        let reads = is_readable && self.stage == Stage::Open && self.watched.reads();
+        if reads && self.read(reactor) == Read::Served && !has_room {
+            return Fate::Stay;
         }
         self.advance(key, reactor)
     }
 
     /// Another thread has changed the shared state.
-    pub(super) fn on_call<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+    pub(super) fn on_call(&mut self, key: Key, reactor: &mut Reactor) -> Fate {
         // Before the state is read: a later change calls again.
         self.mailbox.clear_call();
         self.advance(key, reactor)
     }
 
     /// The inbox total has room again.
-    pub(super) fn on_room<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+    pub(super) fn on_room(&mut self, key: Key, reactor: &mut Reactor) -> Fate {
         self.is_starved = false;
         self.advance(key, reactor)
     }
 
     /// The armed timer has fired: something may be due.
-    pub(super) fn on_timer<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+    pub(super) fn on_timer(&mut self, key: Key, reactor: &mut Reactor) -> Fate {
         let view = self.mailbox.view();
         let due = self.clocks.deadline(self.input(&view), &reactor.settings);
         match due.filter(|(at, _)| *at <= reactor.now) {
@@ -165,12 +171,7 @@ impl Connection {
     }
 
     /// A drain: goodbye at this time, and the end when the peer is quiet then.
-    pub(super) fn drain_at<P: Poller>(
-        &mut self,
-        key: Key,
-        at: Moment,
-        reactor: &mut Reactor<P>,
-    ) -> Fate {
+    pub(super) fn drain_at(&mut self, key: Key, at: Moment, reactor: &mut Reactor) -> Fate {
         if self.stage == Stage::Open {
             self.clocks.drain_at(at);
         }
@@ -178,12 +179,7 @@ impl Connection {
     }
 
     /// Ends the input for a reason of the loop's, and tells the peer.
-    pub(super) fn end<P: Poller>(
-        &mut self,
-        key: Key,
-        ending: Ending,
-        reactor: &mut Reactor<P>,
-    ) -> Fate {
+    pub(super) fn end(&mut self, key: Key, ending: Ending, reactor: &mut Reactor) -> Fate {
         self.end_input(ending, reactor);
         self.advance(key, reactor)
     }
@@ -191,8 +187,11 @@ impl Connection {
     // --- the next step ---
 
     /// Reads the shared state and does what it asks for.
-    pub(super) fn advance<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
-        if self.is_hung_up && self.stage == Stage::Open && !self.read_rest(reactor) {
+    pub(super) fn advance(&mut self, key: Key, reactor: &mut Reactor) -> Fate {
+        if self.is_hung_up && self.stage == Stage::Open {
+            self.read_rest(reactor);
+        }
+        if self.peer == PeerSide::Broken {
             return self.abort(key, Cause::PeerReset, reactor);
         }
         let mut view = self.mailbox.view();
@@ -202,14 +201,11 @@ impl Connection {
         if view.stage == Stage::Flushing && view.is_idle {
             // Behind the last reply. An error means that the peer is gone.
             let is_gone = self.transport.finish().is_err();
-            if is_gone || self.is_hung_up || self.has_ended {
+            if is_gone || self.is_hung_up || self.peer == PeerSide::Finished {
                 return self.abort(key, Cause::PeerClosed, reactor);
             }
-            self.mailbox.linger();
+            self.linger(reactor);
             view.stage = Stage::Lingering;
-            let until = reactor.now.checked_add(reactor.settings.linger);
-            let linger = EndingClock::Linger { until, discarded_bytes: 0 };
-            self.clocks.ending = Some(Box::new(linger));
         }
         if view.stage > Stage::Open && self.stage != view.stage {
             self.let_framer_go(reactor);
@@ -225,7 +221,7 @@ impl Connection {
     }
 
     /// Brings epoll set and timer up to the state.
-    fn rearm<P: Poller>(&mut self, key: Key, view: &View, reactor: &mut Reactor<P>) -> Fate {
+    fn rearm(&mut self, key: Key, view: &View, reactor: &mut Reactor) -> Fate {
         let input = self.input(view);
         let is_paused = input.stage == Stage::Open && input.is_paused;
         if self.clocks.pause(is_paused, reactor.now) {
@@ -233,7 +229,7 @@ impl Connection {
         }
         let wanted = input.interest();
         if wanted != self.watched {
-            let watch = reactor.poller.watch(&*self.transport, key, self.watched, wanted);
+            let watch = self.transport.watch(&reactor.epoll, key, self.watched, wanted);
             if let Err(error) = watch {
                 // No memory or no watches left: this connection cannot go on.
                 log::warn!("conn={} epoll_ctl failed: {error}", self.id());
@@ -252,16 +248,10 @@ impl Connection {
 
     /// Gives the connection up: out of epoll at once, and gone as soon as no thread
     /// writes to it any more. What was queued is lost, and counted.
-    pub(super) fn abort<P: Poller>(
-        &mut self,
-        key: Key,
-        cause: Cause,
-        reactor: &mut Reactor<P>,
-    ) -> Fate {
+    pub(super) fn abort(&mut self, key: Key, cause: Cause, reactor: &mut Reactor) -> Fate {
         if self.watched != Interest::Out {
             // Fails only on a descriptor that is not in the set.
-            let transport = &*self.transport;
-            let result = reactor.poller.watch(transport, key, self.watched, Interest::Out);
+            let result = self.transport.watch(&reactor.epoll, key, self.watched, Interest::Out);
             debug_assert!(result.is_ok(), "{result:?}");
             self.watched = Interest::Out;
         }
@@ -275,7 +265,7 @@ impl Connection {
     }
 
     /// Gives up a connection whose peer does not read.
-    pub(super) fn abort_slow<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+    pub(super) fn abort_slow(&mut self, key: Key, reactor: &mut Reactor) -> Fate {
         // A peer whose backlog was dropped is counted already.
         let cause = self.mailbox.view().cause;
         let is_new = !matches!(cause, Some(Cause::TooSlow | Cause::Overloaded));
@@ -287,14 +277,12 @@ impl Connection {
 
     /// Open -> answering: nothing more is read, and the peer is told why behind the
     /// replies to what came before.
-    pub(super) fn end_input<P: Poller>(&mut self, ending: Ending, reactor: &mut Reactor<P>) {
+    pub(super) fn end_input(&mut self, ending: Ending, reactor: &mut Reactor) {
         if self.stage != Stage::Open {
             return;
         }
-        let Parts { cause, notice, counters } = {
-            let protocol = self.mailbox.protocol();
-            ending.parts(protocol.code_of_part(self.framer.part()))
-        };
+        let begun = self.mailbox.protocol().code_of_part(self.framer.part());
+        let (cause, notice, counters) = ending.parts(begun);
         for counter in counters {
             reactor.count(*counter, 1);
         }
@@ -302,28 +290,21 @@ impl Connection {
         self.let_framer_go(reactor);
         self.stage = Stage::Answering;
         self.clocks.ending = None;
-        let received = self.mailbox.end_input(cause, notice, &reactor.counters);
-        self.start_turn(received, false, reactor);
+        if self.mailbox.end_input(cause, notice, &reactor.counters) == Received::StartTurn {
+            self.start_turn(false, reactor);
+        }
     }
 
     /// Drops the begun message, and what it is charged for.
-    fn let_framer_go<P: Poller>(&mut self, reactor: &mut Reactor<P>) {
+    fn let_framer_go(&mut self, reactor: &mut Reactor) {
         reactor.engine.inbox_total().release(self.framer.held_bytes());
         self.framer.clear();
-        self.clocks.no_message();
+        self.clocks.frame_began_at = None;
     }
 
     /// Starts the turn of an inbox that was empty: here, as far as its handlers are
     /// quick, or on a handler thread.
-    pub(super) fn start_turn<P: Poller>(
-        &mut self,
-        received: Received,
-        is_for_threads: bool,
-        reactor: &mut Reactor<P>,
-    ) {
-        if received != Received::StartTurn {
-            return;
-        }
+    pub(super) fn start_turn(&mut self, is_for_threads: bool, reactor: &mut Reactor) {
         if is_for_threads || !reactor.settings.fuse {
             self.mailbox.enqueue();
         } else {
@@ -334,15 +315,22 @@ impl Connection {
 
     // --- deadlines ---
 
-    fn on_deadline<P: Poller>(
+    fn on_deadline(
         &mut self,
         key: Key,
         what: Deadline,
         view: &View,
-        reactor: &mut Reactor<P>,
+        reactor: &mut Reactor,
     ) -> Fate {
         match what {
-            Deadline::Peer(clock) => return self.on_peer_clock(key, clock, reactor),
+            // What came in time may still be in the kernel, if this process or the whole
+            // machine stood still: so the socket is read first, and the clock is enforced
+            // only if there was nothing.
+            Deadline::Peer(clock) => {
+                if self.read(reactor) == Read::Nothing {
+                    self.enforce(clock, reactor);
+                }
+            }
             Deadline::Blocked => {
                 let acknowledged = self.transport.acknowledged(view.sent_bytes);
                 if !self.clocks.has_acknowledged(acknowledged, reactor.now) {
@@ -373,60 +361,52 @@ impl Connection {
         self.advance(key, reactor)
     }
 
-    /// A clock of the peer has run out. What came in time may still be in the kernel, if
-    /// this process or the whole machine stood still: so the socket is read first, and
-    /// the clock is enforced only if there was nothing.
-    fn on_peer_clock<P: Poller>(
-        &mut self,
-        key: Key,
-        clock: PeerClock,
-        reactor: &mut Reactor<P>,
-    ) -> Fate {
-        match self.read(reactor) {
-            Read::Broken => return self.abort(key, Cause::PeerReset, reactor),
-            Read::Nothing => {}
-            Read::Served | Read::Bytes | Read::Starved | Read::Ended => {
-                return self.advance(key, reactor);
-            }
-        }
+    /// A clock of the peer has run out, and nothing was in the kernel.
+    fn enforce(&mut self, clock: PeerClock, reactor: &mut Reactor) {
         let view = self.mailbox.view();
-        match clock {
-            PeerClock::Handshake => self.end_input(Ending::HandshakeTimeout, reactor),
-            PeerClock::Frame => self.end_input(Ending::FrameTimeout, reactor),
+        let ending = match clock {
+            PeerClock::Handshake => Ending::HandshakeTimeout,
+            PeerClock::Frame => Ending::FrameTimeout,
             // The server owes it something: not idle.
-            PeerClock::Idle if !view.is_idle || !view.is_handled => {
-                self.clocks.received(reactor.now);
-            }
-            PeerClock::Idle => self.end_input(Ending::Idle, reactor),
+            PeerClock::Idle if view.is_idle && view.is_handled => Ending::Idle,
             // What is queued is flushed all the same; a peer that is pushed to without a
             // pause must not hold up the end.
-            PeerClock::Quiet if !view.is_handled => self.clocks.received(reactor.now),
-            PeerClock::Quiet => {
-                let reason = reactor.drain_reason;
-                self.end_input(Ending::Drained(reason), reactor);
+            PeerClock::Quiet if view.is_handled => Ending::Drained(reactor.drain_reason),
+            PeerClock::Idle | PeerClock::Quiet => {
+                self.clocks.received_at = reactor.now;
+                return;
             }
-        }
-        self.advance(key, reactor)
+        };
+        self.end_input(ending, reactor);
     }
 
     /// Goodbye, behind what was received so far; then it goes on until quiet.
-    fn start_drain<P: Poller>(&mut self, reactor: &mut Reactor<P>) {
+    fn start_drain(&mut self, reactor: &mut Reactor) {
         self.clocks.ending = Some(Box::new(EndingClock::Draining));
         reactor.refresh_clock();
-        self.clocks.received(reactor.now);
+        self.clocks.received_at = reactor.now;
         let notice = drain_notice(reactor.drain_reason);
-        let received = self.mailbox.tell(notice, &reactor.counters);
-        self.start_turn(received, false, reactor);
+        if self.mailbox.receive(notice.into(), &reactor.counters) == Received::StartTurn {
+            self.start_turn(false, reactor);
+        }
     }
 
     // --- a full socket ---
 
-    fn note_blocked<P: Poller>(&mut self, key: Key, view: &View, reactor: &mut Reactor<P>) {
-        let before = self.clocks.blocked.as_ref().map(|clock| clock.began);
-        let acknowledged = || self.transport.acknowledged(view.sent_bytes);
-        if self.clocks.note_blocked(view.blocked, reactor.now, acknowledged) {
-            let after = self.clocks.blocked.as_ref().map(|clock| clock.began);
-            reactor.note_blocked(key, before, after);
+    /// Keeps the clock of a peer that takes nothing.
+    fn note_blocked(&mut self, key: Key, view: &View, reactor: &mut Reactor) {
+        match (&mut self.clocks.blocked, view.blocked) {
+            (None, None) => {}
+            (Some(clock), Some(why)) => clock.why = why,
+            (Some(clock), None) => {
+                reactor.blocked.remove(&(clock.began, key));
+                self.clocks.blocked = None;
+            }
+            (None, Some(why)) => {
+                let acknowledged = self.transport.acknowledged(view.sent_bytes);
+                self.clocks.blocked = Some(BlockedClock::new(why, acknowledged, reactor.now));
+                reactor.blocked.insert((reactor.now, key));
+            }
         }
     }
 
@@ -444,7 +424,7 @@ impl Connection {
 
     /// Reads what the kernel has, as far as that is a matter of a few reads. False if
     /// reading is paused: there may be more.
-    fn read_all<P: Poller>(&mut self, reactor: &mut Reactor<P>) -> bool {
+    fn read_all(&mut self, reactor: &mut Reactor) -> bool {
         for _ in 0..DRAIN_READS_MAX {
             if self.stage != Stage::Open {
                 return true;
@@ -455,7 +435,7 @@ impl Connection {
             match self.read(reactor) {
                 Read::Bytes | Read::Served => {}
                 Read::Starved => return false,
-                Read::Nothing | Read::Ended | Read::Broken => return true,
+                Read::Nothing | Read::Ended => return true,
             }
         }
         true
@@ -471,31 +451,29 @@ impl Connection {
     }
 
     /// Reads what a peer that is gone has sent, as far as there is room for it; the rest
-    /// when there is room again. Out of the epoll set, there is no other event. False if
-    /// the connection is broken.
-    fn read_rest<P: Poller>(&mut self, reactor: &mut Reactor<P>) -> bool {
+    /// when there is room again. Out of the epoll set, there is no other event.
+    fn read_rest(&mut self, reactor: &mut Reactor) {
         /// A call that a signal interrupted is worth another one, not forever.
         const FRUITLESS_MAX: usize = 8;
         let mut fruitless = 0;
         while fruitless < FRUITLESS_MAX {
             self.is_starved |= reactor.engine.inbox_total().excess() > 0;
             if !self.may_read() {
-                return true;
+                return;
             }
             match self.read(reactor) {
-                Read::Ended | Read::Starved => return true,
+                Read::Ended | Read::Starved => return,
                 Read::Nothing => fruitless += 1,
                 Read::Bytes | Read::Served => {}
-                Read::Broken => return false,
             }
         }
         // Neither bytes nor an end: no hang-up that we know.
-        false
+        self.peer = PeerSide::Broken;
     }
 
     /// Discards what a closing connection still sends: close(2) with unread input sends
     /// RST, and RST destroys what is on its way to the peer.
-    fn on_linger<P: Poller>(&mut self, key: Key, reactor: &mut Reactor<P>) -> Fate {
+    fn on_linger(&mut self, key: Key, reactor: &mut Reactor) -> Fate {
         let is_over = match self.transport.receive(&mut reactor.buffer) {
             Ok(0) => true,
             Ok(received) => match self.clocks.ending.as_deref_mut() {

@@ -5,7 +5,7 @@ mod scenes;
 
 use super::connection::{Connection, Held};
 use super::interest::{Input, Interest};
-use super::reactor::{Fate, Key, Poller, Reactor, Table};
+use super::reactor::{EpollSet, Fate, Key, Reactor, Table};
 use super::{ending::Ending, rates::Rates, settings::Settings, transport::Transport};
 use crate::protocol::{self, encode};
 use chappe_engine::*;
@@ -13,10 +13,9 @@ use chappe_shm::{SharedCounters, ThreadCounters};
 use chappe_sys::clock::Moment;
 use nix::{errno::Errno, sys::epoll::EpollFlags};
 use parking_lot::Mutex;
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
@@ -49,6 +48,8 @@ fn pass(gate: &Gate) {
 struct Script {
     is_unix: bool,
     gate: Gate,
+    /// The next change of what epoll watches fails, unless it is a removal.
+    fails: Arc<AtomicBool>,
     at: Mutex<Played>,
 }
 
@@ -63,6 +64,15 @@ struct Played {
     reads: usize,
     writes: usize,
     finished: usize,
+    watched: Option<Interest>,
+    /// How often that has changed.
+    changes: usize,
+}
+
+impl Played {
+    fn watched(&self) -> Interest {
+        self.watched.unwrap_or(Interest::Out)
+    }
 }
 
 impl Socket for Script {
@@ -78,8 +88,15 @@ impl Socket for Script {
 }
 
 impl Transport for Script {
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        unreachable!("the poller is a script too")
+    fn watch(&self, _: &EpollSet, _: Key, from: Interest, to: Interest) -> io::Result<()> {
+        let mut at = self.at.lock();
+        assert!(at.watched() == from && from != to, "{from:?} to {to:?}");
+        at.changes += 1;
+        if to != Interest::Out && self.fails.swap(false, Relaxed) {
+            return Err(Errno::ENOMEM.into());
+        }
+        at.watched = Some(to);
+        Ok(())
     }
     fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut at = self.at.lock();
@@ -104,33 +121,6 @@ impl Transport for Script {
     }
     fn acknowledged(&self, _: u64) -> u64 {
         self.at.lock().acknowledged
-    }
-}
-
-/// An epoll set.
-#[derive(Debug, Default)]
-struct ScriptPoller {
-    watched: RefCell<BTreeMap<Key, Interest>>,
-    changes: Cell<usize>,
-    /// The next change fails, unless it is a removal.
-    fails: Cell<bool>,
-}
-
-impl ScriptPoller {
-    fn of(&self, key: Key) -> Interest {
-        self.watched.borrow().get(&key).copied().unwrap_or(Interest::Out)
-    }
-}
-
-impl Poller for ScriptPoller {
-    fn watch(&self, _: &dyn Transport, key: Key, from: Interest, to: Interest) -> io::Result<()> {
-        assert!(self.of(key) == from && from != to, "{from:?} to {to:?}");
-        self.changes.set(self.changes.get() + 1);
-        if to != Interest::Out && self.fails.take() {
-            return Err(Errno::ENOMEM.into());
-        }
-        self.watched.borrow_mut().insert(key, to);
-        Ok(())
     }
 }
 
@@ -178,7 +168,7 @@ impl Socket for Bell {
 
 /// A worker with a connection.
 struct World {
-    reactor: Reactor<ScriptPoller>,
+    reactor: Reactor,
     table: Table,
     now: Moment,
     key: Key,
@@ -186,6 +176,7 @@ struct World {
     mailbox: Arc<Mailbox>,
     is_hung_up: bool,
     gate: Gate,
+    fails: Arc<AtomicBool>,
     last: Arc<Mailbox>,
     rung: Receiver<()>,
     sender: Option<JoinHandle<()>>,
@@ -241,10 +232,10 @@ impl World {
         // A turn on the loop reads the real clock: one that begins later is never too long.
         let now = Moment::now() + if settings.fuse { 3600 * S } else { Duration::ZERO };
         let (play, counters) = (Play(Arc::clone(&gate)), ThreadCounters::detached());
-        let sending = Arc::clone(&engine);
+        let (sending, epoll) = (Arc::clone(&engine), EpollSet::new(&engine).unwrap());
         let sender = move || sending.run_send_thread(&ThreadCounters::detached());
         let mut world = Self {
-            reactor: Reactor::new(<_>::default(), settings, engine, Arc::new(play), counters),
+            reactor: Reactor::new(epoll, settings, engine, Arc::new(play), counters),
             table: Table::with_key(),
             now,
             key: Key::default(),
@@ -252,6 +243,7 @@ impl World {
             mailbox: Arc::clone(&last),
             is_hung_up: false,
             gate,
+            fails: Arc::default(),
             last,
             rung,
             sender: Some(thread::spawn(sender)),
@@ -263,7 +255,8 @@ impl World {
     }
 
     fn connect(&mut self, is_unix: bool, held: Held) {
-        let script = Script { is_unix, gate: Arc::clone(&self.gate), ..Script::default() };
+        let (gate, fails) = (Arc::clone(&self.gate), Arc::clone(&self.fails));
+        let script = Script { is_unix, gate, fails, at: Mutex::default() };
         let (script, engine, now) = (Arc::new(script), &self.reactor.engine, self.now);
         self.script = Arc::clone(&script);
         self.key = self.table.insert_with_key(|key| {
@@ -281,11 +274,7 @@ impl World {
         });
     }
 
-    fn act(
-        &mut self,
-        key: Key,
-        act: impl FnOnce(&mut Connection, Key, &mut Reactor<ScriptPoller>) -> Fate,
-    ) {
+    fn act(&mut self, key: Key, act: impl FnOnce(&mut Connection, Key, &mut Reactor) -> Fate) {
         let Some(connection) = self.table.get_mut(key) else { return };
         let held = connection.held;
         self.reactor.now = self.now;
@@ -293,13 +282,12 @@ impl World {
         assert_eq!(connection.held, held, "for who owns the table");
         if fate == Fate::Gone {
             assert!(!matches!(self.inside, Some((_, None))), "closed under its writer");
-            let since = connection.clocks.blocked.as_ref().map(|clock| clock.began);
-            self.table.remove(key);
-            self.reactor.forget(key, since);
+            let connection = self.table.remove(key).unwrap();
+            self.reactor.forget(key, &connection);
         }
     }
 
-    fn with(&mut self, act: impl FnOnce(&mut Connection, Key, &mut Reactor<ScriptPoller>) -> Fate) {
+    fn with(&mut self, act: impl FnOnce(&mut Connection, Key, &mut Reactor) -> Fate) {
         self.act(self.key, act);
         self.settle();
     }
@@ -369,8 +357,8 @@ impl World {
     fn fire(&mut self, at: Moment) {
         self.now = at;
         for _ in 0..100 {
-            let Some(fired) = self.reactor.timers.pop_due(at) else { return };
-            self.act(fired.key, |it, key, reactor| match fired.is_valid(&mut it.timer) {
+            let Some((at, key)) = self.reactor.timers.pop_due(at) else { return };
+            self.act(key, |it, key, reactor| match it.timer.fires(at) {
                 true => it.on_timer(key, reactor),
                 false => Fate::Stay,
             });
@@ -493,7 +481,7 @@ impl World {
     }
 
     fn watched(&self) -> Interest {
-        self.reactor.poller.of(self.key)
+        self.script.at.lock().watched()
     }
 
     fn is_gone(&self) -> bool {

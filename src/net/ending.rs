@@ -29,22 +29,16 @@ pub(super) enum Ending {
     Drained(Goodbye),
 }
 
-/// What an ending comes to.
-pub(super) struct Parts {
-    pub(super) cause: Cause,
-    pub(super) notice: Option<Notice>,
-    pub(super) counters: &'static [Counter],
-}
-
 impl Ending {
-    /// `begun` is the code of the begun message, if there is one and it is known.
-    pub(super) fn parts(self, begun: Option<u16>) -> Parts {
+    /// What it comes to. `begun` is the code of the begun message, if there is one and it is
+    /// known.
+    pub(super) fn parts(self, begun: Option<u16>) -> (Cause, Option<Notice>, &'static [Counter]) {
         let incomplete = |text: &'static str| {
             Some(Notice::Error { problem: Problem::Incomplete, code: begun, text: text.into() })
         };
         let goodbye =
             |reason, text: &'static str| Some(Notice::Goodbye { reason, text: text.into() });
-        let (cause, notice, counters): (_, _, &[Counter]) = match self {
+        match self {
             Self::PeerClosed => (Cause::PeerClosed, None, &[]),
             // It cannot be answered, but the peer may still read why.
             Self::PeerClosedInside => {
@@ -58,11 +52,8 @@ impl Ending {
             }
             Self::FrameTimeout => {
                 let notice = incomplete("a begun frame was not complete within timeouts.frame");
-                (
-                    Cause::FrameTimeout,
-                    notice,
-                    &[Counter::ClosedFrameTimeout, Counter::ProtocolErrors],
-                )
+                let counters = &[Counter::ClosedFrameTimeout, Counter::ProtocolErrors];
+                (Cause::FrameTimeout, notice, counters)
             }
             Self::HandshakeTimeout => {
                 let text = "no complete frame within timeouts.handshake";
@@ -79,15 +70,10 @@ impl Ending {
                 (Cause::Overloaded, incomplete(text), &[Counter::ProtocolErrors])
             }
             Self::Kicked => (Cause::Kicked, goodbye(Goodbye::Kicked, "closed by an operator"), &[]),
-            Self::Drained(reason) => (cause_of_drain(reason), None, &[]),
-        };
-        Parts { cause, notice, counters }
+            Self::Drained(Goodbye::Reloading) => (Cause::Reloading, None, &[]),
+            Self::Drained(_) => (Cause::Stopping, None, &[]),
+        }
     }
-}
-
-/// Why a drained connection ends.
-pub(super) fn cause_of_drain(reason: Goodbye) -> Cause {
-    if reason == Goodbye::Reloading { Cause::Reloading } else { Cause::Stopping }
 }
 
 /// What a connection is told when its drain begins.
@@ -105,7 +91,7 @@ mod tests {
 
     #[test]
     fn an_error_names_the_begun_message_and_a_goodbye_none() {
-        let problem = |ending: Ending| match ending.parts(Some(77)).notice {
+        let problem = |ending: Ending| match ending.parts(Some(77)).1 {
             Some(Notice::Error { problem, code, .. }) => Some((problem, code)),
             _ => None,
         };
@@ -115,10 +101,10 @@ mod tests {
         let malformed = Ending::Malformed("why".to_owned());
         assert_eq!(problem(malformed), Some((Problem::Malformed, None)), "judged before its code");
         for ending in [Ending::Idle, Ending::HandshakeTimeout, Ending::Kicked] {
-            assert!(matches!(ending.parts(Some(77)).notice, Some(Notice::Goodbye { .. })));
+            assert!(matches!(ending.parts(Some(77)).1, Some(Notice::Goodbye { .. })));
         }
         for ending in [Ending::PeerClosed, Ending::Drained(Goodbye::Stopping)] {
-            assert!(ending.parts(Some(77)).notice.is_none());
+            assert!(ending.parts(Some(77)).1.is_none());
         }
     }
 }

@@ -2,13 +2,15 @@
 //! acceptor, the admission, and runs one turn after the other. [`EventLoop::turn`] is the
 //! only place where a worker's main thread sleeps.
 
-use super::acceptor::{Acceptor, Listening, New};
-use super::admission::{Admission, Refusal};
-use super::connection::{Connection, Held};
+use super::acceptor::{Acceptor, Listening};
+use super::admission::Admission;
+use super::connection::Connection;
 use super::ending::Ending;
 use super::pressure::Pressure;
 use super::rates::Rates;
-use super::reactor::{EpollSet, Event, Fate, Key, Reactor, Table, Watched};
+use super::reactor::{
+    CALLS, CONNECTIONS, EpollSet, Fate, Key, LISTENERS, Reactor, Table, WATCHED, Watched,
+};
 use super::report::Reports;
 use super::settings::{
     ACCEPTS_MAX, EVENTS_MAX, HANDLER_LONG_MS, LAST_ACCEPTS_MAX, REFUSED_LINGERING_MAX, Settings,
@@ -22,15 +24,14 @@ use chappe_shm::{Counter, Slot, ThreadRole};
 use chappe_sys::clock::Moment;
 use nix::sys::epoll::EpollEvent;
 use std::io::{self, IoSlice};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The event loop of a worker.
-#[derive(Debug)]
 pub(crate) struct EventLoop {
     pub(super) table: Table,
-    pub(super) reactor: Reactor<EpollSet>,
+    pub(super) reactor: Reactor,
     acceptor: Acceptor,
     admission: Admission,
     pub(super) pressure: Pressure,
@@ -85,7 +86,7 @@ impl EventLoop {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub(crate) fn watch(&self, descriptor: BorrowedFd<'_>, watched: Watched) -> io::Result<()> {
-        self.reactor.poller.watch_own(descriptor, watched)
+        self.reactor.epoll.watch_own(descriptor, watched)
     }
 
     /// Stops watching it.
@@ -93,7 +94,7 @@ impl EventLoop {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub(crate) fn unwatch(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        self.reactor.poller.remove(descriptor)
+        self.reactor.epoll.remove(descriptor)
     }
 
     /// Starts to accept.
@@ -101,7 +102,7 @@ impl EventLoop {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub(crate) fn serve(&mut self) -> io::Result<()> {
-        self.acceptor.listen(&self.reactor.poller)
+        self.acceptor.listen(&self.reactor.epoll)
     }
 
     /// Says goodbye to all connections, spread over a time, and stops listening for good.
@@ -164,23 +165,23 @@ impl EventLoop {
         let now = Moment::now();
         let timeout = self.timeout(until, now);
         self.slot.heartbeat(now.millis(), now.millis() + u64::from(timeout));
-        let count = self.reactor.poller.wait(&mut self.events[..], timeout)?;
+        let count = self.reactor.epoll.wait(&mut self.events[..], timeout)?;
         self.reactor.refresh_clock();
         for nth in 0..count {
             let event = self.events[nth];
-            match Event::of(event.data()) {
-                Event::Connection(key) => {
-                    let flags = event.events();
-                    self.with(key, |connection, reactor| connection.on_event(key, flags, reactor));
-                }
-                Event::Calls => {
+            match event.data() {
+                CALLS => {
                     self.answer_calls();
                     self.reactor.refresh_clock();
                 }
-                Event::Watched(watched) => woken.push(watched),
-                Event::Listener(nth) => {
-                    self.accept_from(nth);
+                own @ WATCHED..LISTENERS => woken.push(Watched(own - WATCHED)),
+                listener @ LISTENERS..CONNECTIONS => {
+                    self.accept_from(usize::try_from(listener - LISTENERS).expect("32 bits"));
                     self.reactor.refresh_clock();
+                }
+                token => {
+                    let (key, flags) = (Key::of_token(token), event.events());
+                    self.with(key, |connection, reactor| connection.on_event(key, flags, reactor));
                 }
             }
         }
@@ -192,10 +193,10 @@ impl EventLoop {
             self.next_tick = self.reactor.now + TICK;
             self.tick();
         }
-        if std::mem::take(&mut self.has_removed) {
-            self.listen_again();
+        if std::mem::take(&mut self.has_removed) && self.acceptor.listening == Listening::Later {
+            self.try_listeners();
         }
-        self.admission.show_blocked(&self.reactor.blocked, self.reactor.now);
+        self.admission.show_blocked(&self.reactor);
         Ok(())
     }
 
@@ -205,7 +206,7 @@ impl EventLoop {
             return 0;
         }
         let comes_back = self.acceptor.comes_back_at();
-        let relief = self.pressure.next_relief();
+        let relief = self.pressure.next_relief;
         let next = [self.reactor.timers.next(), until, comes_back, relief];
         let next = next.into_iter().flatten().min().unwrap_or(self.next_tick).min(self.next_tick);
         let left = next.since(now);
@@ -218,7 +219,7 @@ impl EventLoop {
     pub(super) fn with(
         &mut self,
         key: Key,
-        act: impl FnOnce(&mut Connection, &mut Reactor<EpollSet>) -> Fate,
+        act: impl FnOnce(&mut Connection, &mut Reactor) -> Fate,
     ) {
         let Some(connection) = self.table.get_mut(key) else { return };
         if act(connection, &mut self.reactor) == Fate::Gone {
@@ -234,19 +235,17 @@ impl EventLoop {
             let cause = cause.map_or("none", Cause::name);
             log::debug!("conn={} closed cause={cause}", connection.id());
         }
-        let blocked_since = connection.clocks.blocked.as_ref().map(|clock| clock.began);
-        self.reactor.forget(key, blocked_since);
+        self.reactor.forget(key, &connection);
         let (held, peer) = (connection.held, connection.mailbox.peer());
-        self.admission.give_back(held, peer, &self.reactor.counters);
+        self.admission.give_back(held, peer, &self.reactor);
         self.refused -= usize::from(!held.permit);
         drop(connection);
         self.has_removed = true;
     }
 
     fn fire_timers(&mut self) {
-        while let Some(fired) = self.reactor.timers.pop_due(self.reactor.now) {
-            let key = fired.key;
-            self.with(key, |connection, reactor| match fired.is_valid(&mut connection.timer) {
+        while let Some((at, key)) = self.reactor.timers.pop_due(self.reactor.now) {
+            self.with(key, |connection, reactor| match connection.timer.fires(at) {
                 true => connection.on_timer(key, reactor),
                 false => Fate::Stay,
             });
@@ -276,7 +275,7 @@ impl EventLoop {
         let now = self.reactor.now;
         self.acceptor.tick(now);
         self.admission.tick(now);
-        self.tick_listeners();
+        self.try_listeners();
         self.warn_of_long_handler();
         let engine = &self.reactor.engine;
         let (inbox, outbox) = (engine.inbox_total().used(), engine.outbox_total().used());
@@ -303,72 +302,72 @@ impl EventLoop {
 
     fn accept_from(&mut self, nth: usize) {
         let mut accepted = 0;
-        while accepted < ACCEPTS_MAX && self.accept_one(nth, true) {
+        // An event of this turn may be of a time before the listener left the set.
+        while accepted < ACCEPTS_MAX && self.acceptor.is_armed(nth) && self.accept_one(nth) {
             accepted += 1;
             let connections = self.connections();
-            let (epoll, now) = (&self.reactor.poller, self.reactor.now);
-            if self.acceptor.stands_back(nth, connections, epoll, now) {
-                return;
-            }
+            self.acceptor.stand_back_if_ahead(nth, connections, &self.reactor);
         }
         if accepted > 0 {
-            self.acceptor.go_to_the_end(nth, &self.reactor.poller, self.reactor.now);
+            self.acceptor.go_to_the_end(nth, &self.reactor);
         }
+    }
+
+    /// Accepts what waits at listeners that have left the set. Returns how many it took.
+    fn accept_waiting(&mut self, most: usize) -> usize {
+        let mut taken = 0;
+        for nth in 0..self.acceptor.count() {
+            while taken < most
+                && self.has_place()
+                && !self.acceptor.is_armed(nth)
+                && self.accept_one(nth)
+            {
+                taken += 1;
+            }
+        }
+        taken
     }
 
     /// Accepts one, and stops listening if there cannot be another. False if there was
     /// none.
-    fn accept_one(&mut self, nth: usize, is_armed: bool) -> bool {
-        let Reactor { poller, counters, now, .. } = &self.reactor;
-        let new = match is_armed {
-            true => self.acceptor.accept(nth, poller, counters, *now),
-            false => self.acceptor.accept_unarmed(nth, poller, counters, *now),
+    fn accept_one(&mut self, nth: usize) -> bool {
+        let Some((fd, peer, options)) = self.acceptor.accept(nth, &self.reactor) else {
+            return false;
         };
-        let Some(new) = new else { return false };
-        self.let_in(new);
-        let is_full = self.connections() >= self.reactor.settings.connections_max;
-        if is_full && self.acceptor.listening == Listening::Yes {
-            self.acceptor.is_full(&self.reactor.poller, self.reactor.now);
+        self.let_in(fd, peer, &options);
+        if !self.has_place() && self.acceptor.listening == Listening::Yes {
+            self.acceptor.is_full(&self.reactor);
         }
         true
     }
 
-    fn let_in(&mut self, new: New) {
-        let New { stream, peer, options } = new;
-        let transport = match KernelSocket::new(stream, &options) {
-            Ok(transport) => Arc::new(transport),
-            Err(error) => {
-                log::debug!("cannot set up the socket of {peer}: {error}");
-                self.reactor.count(Counter::AcceptErrors, 1);
-                return;
-            }
-        };
-        match self.admission.admit(peer, &self.reactor.counters, self.reactor.now) {
-            Ok((id, held)) => {
-                log::debug!("conn={id} accepted peer={peer}");
-                let rates = Rates::new(&self.reactor.settings, self.reactor.now);
-                self.install(id, peer, options.protocol, transport, rates, held);
-            }
-            Err(refusal) => self.refuse(transport, peer, options.protocol, refusal),
-        }
+    fn has_place(&self) -> bool {
+        self.connections() < self.reactor.settings.connections_max
     }
 
     /// Puts a connection into the table, and advances it for the first time.
-    fn install(
-        &mut self,
-        id: u64,
-        peer: Peer,
-        protocol: u8,
-        transport: Arc<dyn Transport>,
-        rates: Option<Box<Rates>>,
-        held: Held,
-    ) {
+    fn let_in(&mut self, fd: OwnedFd, peer: Peer, options: &SocketOptions) {
+        let transport = match KernelSocket::new(fd, peer, options) {
+            Ok(transport) => Arc::new(transport),
+            Err(error) => {
+                log::debug!("cannot set up the socket of {peer}: {error}");
+                return self.reactor.count(Counter::AcceptErrors, 1);
+            }
+        };
+        let protocol = options.protocol;
+        let admitted = self.admission.admit(peer, &self.reactor);
+        match admitted {
+            Ok((id, _)) => log::debug!("conn={id} accepted peer={peer}"),
+            Err(why) if self.refuse(&transport, protocol, why) => {}
+            Err(_) => return,
+        }
+        let (id, held) = admitted.unwrap_or_default();
+        let Reactor { engine, settings, now, .. } = &self.reactor;
         let key = self.table.insert_with_key(|key| {
             let names = Names { id, token: key.token(), peer, protocol };
             let socket = Arc::clone(&transport) as Arc<dyn Socket>;
-            let engine = Arc::clone(&self.reactor.engine);
-            let mailbox = Arc::new(Mailbox::new(names, socket, engine));
-            Connection::new(transport, mailbox, rates, held, self.reactor.now)
+            let mailbox = Arc::new(Mailbox::new(names, socket, Arc::clone(engine)));
+            Connection::new(transport, mailbox, Rates::new(settings, *now), held, *now)
         });
         self.with(key, |connection, reactor| {
             if !held.permit {
@@ -378,77 +377,43 @@ impl EventLoop {
         });
     }
 
-    /// Tells a peer why it cannot stay, and sees it off.
-    fn refuse(&mut self, transport: Arc<KernelSocket>, peer: Peer, protocol: u8, why: Refusal) {
-        let notice = Notice::Error { problem: Problem::Busy, code: None, text: why.0.into() };
+    /// Tells a peer why it cannot stay. Whether it is to be seen off.
+    fn refuse(&mut self, transport: &KernelSocket, protocol: u8, why: &'static str) -> bool {
+        let notice = Notice::Error { problem: Problem::Busy, code: None, text: why.into() };
         let (encoded, _) = self.reactor.engine.protocol(protocol).notice_alone(&notice);
         // A fresh socket has room for so little; if not, the close must do.
         let sent = transport.send(&[IoSlice::new(&encoded)]);
-        if sent.is_err() || transport.finish().is_err() || self.refused >= REFUSED_LINGERING_MAX {
-            return;
-        }
-        self.refused += 1;
-        self.install(0, peer, protocol, transport, None, Held::default());
+        let lingers =
+            sent.is_ok() && transport.finish().is_ok() && self.refused < REFUSED_LINGERING_MAX;
+        self.refused += usize::from(lingers);
+        lingers
     }
 
     /// The pause of a worker that stands back may be over.
     fn come_back(&mut self) {
-        let now = self.reactor.now;
-        let connections = self.connections();
-        let take = self.acceptor.come_back(connections, &self.reactor.poller, now);
-        if take == 0 {
-            return;
+        let take = self.acceptor.come_back(self.connections(), &self.reactor);
+        if take > 0 {
+            let taken = self.accept_waiting(take);
+            self.acceptor.has_taken(taken, &self.reactor);
         }
-        let mut taken = 0;
+    }
+
+    /// Listens again if that is possible by now, and accepts what waits.
+    fn try_listeners(&mut self) {
+        if self.acceptor.listening == Listening::Later && self.has_place() {
+            self.acceptor.listen_or_wait(&self.reactor);
+        }
         for nth in 0..self.acceptor.count() {
-            // A connection may have been the last there was room for.
-            while taken < take
-                && self.acceptor.listening == Listening::Yes
-                && self.acceptor.is_shared(nth)
-                && self.accept_one(nth, false)
-            {
-                taken += 1;
-            }
-        }
-        self.acceptor.has_taken(taken, &self.reactor.poller, now);
-    }
-
-    /// A connection is gone, and its descriptor with it.
-    fn listen_again(&mut self) {
-        let has_place = self.connections() < self.reactor.settings.connections_max;
-        let waits = matches!(self.acceptor.listening, Listening::Full | Listening::NoDescriptors);
-        if waits && has_place {
-            self.acceptor.listen_or_wait(&self.reactor.poller, self.reactor.now);
-            for nth in 0..self.acceptor.count() {
-                self.accept_from(nth);
-            }
-        }
-    }
-
-    fn tick_listeners(&mut self) {
-        match self.acceptor.listening {
-            Listening::NoDescriptors => self.listen_again(),
-            Listening::Yes => {
-                for nth in 0..self.acceptor.count() {
-                    self.accept_from(nth);
-                }
-            }
-            Listening::No | Listening::Full => {}
+            self.accept_from(nth);
         }
     }
 
     /// Stops listening for good, after what already waits was accepted.
     fn leave_listeners(&mut self) {
         let was_listening = self.acceptor.listening == Listening::Yes;
-        self.acceptor.cease(Listening::No, &self.reactor.poller);
-        let mut accepts = if was_listening { LAST_ACCEPTS_MAX } else { 0 };
-        for nth in 0..self.acceptor.count() {
-            while accepts > 0
-                && self.connections() < self.reactor.settings.connections_max
-                && self.accept_one(nth, false)
-            {
-                accepts -= 1;
-            }
+        self.acceptor.cease(Listening::No, &self.reactor.epoll);
+        if was_listening {
+            self.accept_waiting(LAST_ACCEPTS_MAX);
         }
         self.acceptor.close();
     }

@@ -4,7 +4,6 @@
 //! A byte is copied at most once on its way: out of the shared read buffer, into the chunk
 //! that goes to the inbox.
 
-use bytes::Bytes;
 use chappe_engine::{Chunk, Protocol, Rest};
 
 /// The least that a begun message's buffer grows by, if the message is that long.
@@ -74,16 +73,16 @@ impl Framer {
                 }
                 // Exactly one message.
                 Rest::Nothing => {
-                    let bytes = Bytes::from(std::mem::take(&mut **part));
+                    let message = Chunk::new(part, 1);
                     self.clear();
-                    pass_on(Chunk { bytes, messages: 1 });
+                    pass_on(message);
                 }
             }
         }
         let framed = protocol.frame(input);
         let (whole, part) = input.split_at(framed.whole_bytes);
         if framed.messages > 0 {
-            pass_on(Chunk { bytes: Bytes::copy_from_slice(whole), messages: framed.messages });
+            pass_on(Chunk::new(whole, framed.messages));
         }
         match framed.rest {
             Rest::Nothing => {}
@@ -118,7 +117,7 @@ mod tests {
     }
 
     fn stream(bodies: &[&[u8]]) -> Vec<u8> {
-        bodies.iter().flat_map(|body| encode(1, body).unwrap()).collect()
+        bodies.iter().flat_map(|body| encode(1, body).unwrap().to_vec()).collect()
     }
 
     fn feed(pieces: &[&[u8]]) -> (Vec<u8>, usize, bool) {
@@ -126,9 +125,9 @@ mod tests {
         let (mut framer, mut bytes, mut messages) = (Framer::default(), vec![], 0);
         for piece in pieces {
             let end = framer.take_in(piece, &*protocol, |chunk| {
-                assert_eq!(protocol.frame(&chunk.bytes).messages, chunk.messages);
-                bytes.extend_from_slice(&chunk.bytes);
-                messages += chunk.messages;
+                assert_eq!(protocol.frame(chunk.bytes()).messages, chunk.messages());
+                bytes.extend_from_slice(chunk.bytes());
+                messages += chunk.messages();
             });
             if end.is_err() {
                 return (bytes, messages, false);
@@ -173,7 +172,7 @@ mod tests {
             assert!(framer.held_bytes() <= (2 * at).max(512), "{} at {at}", framer.held_bytes());
         }
         let rest = &message[at..];
-        framer.take_in(rest, &*protocol, |chunk| assert_eq!(chunk.bytes, message)).unwrap();
+        framer.take_in(rest, &*protocol, |chunk| assert_eq!(chunk.bytes(), &message[..])).unwrap();
     }
 
     #[test]
@@ -184,7 +183,7 @@ mod tests {
         framer.take_in(&message[..20], &*protocol, |_| panic!("not whole yet")).unwrap();
         assert_eq!((framer.part().len(), framer.held_bytes()), (20, 48));
         framer
-            .take_in(&message[20..], &*protocol, |chunk| assert_eq!(chunk.bytes, message))
+            .take_in(&message[20..], &*protocol, |chunk| assert_eq!(chunk.bytes(), &message[..]))
             .unwrap();
         assert_eq!(framer.held_bytes(), 0);
         assert!(!framer.is_inside_message());

@@ -1,11 +1,10 @@
 //! Reading: one recv(2) into the shared buffer, messages framed by their protocol, rate
 //! limits, and into a turn or into the inbox.
 
-use super::connection::Connection;
+use super::connection::{Connection, PeerSide};
 use super::ending::Ending;
 use super::framer::Malformed;
-use super::reactor::{Poller, Reactor};
-use bytes::{Buf, Bytes};
+use super::reactor::Reactor;
 use chappe_engine::{Chunk, Item, Next, Notice, Received, Room, Source, Stage};
 use chappe_shm::Counter;
 use std::io::ErrorKind;
@@ -22,23 +21,14 @@ pub(super) enum Read {
     Nothing,
     /// The inbox total has no room: the socket was not read.
     Starved,
-    /// The peer's FIN.
+    /// No byte will follow: the peer's FIN, or the connection is broken.
     Ended,
-    /// The connection is broken.
-    Broken,
-}
-
-/// How the turns of one read are started.
-#[derive(Clone, Copy, Debug)]
-struct Starts {
-    received: Received,
-    is_for_threads: bool,
 }
 
 impl Connection {
     /// Reads once. Level-triggered: what is left brings another event, after the other
     /// connections had theirs.
-    pub(super) fn read<P: Poller>(&mut self, reactor: &mut Reactor<P>) -> Read {
+    pub(super) fn read(&mut self, reactor: &mut Reactor) -> Read {
         let Some(room) = reactor.room_to_read(self) else {
             self.is_starved = true;
             return Read::Starved;
@@ -47,14 +37,10 @@ impl Connection {
     }
 
     /// As [`Connection::read`], also beyond the inbox total: the caller sees to a bound.
-    pub(super) fn read_at_most<P: Poller>(
-        &mut self,
-        room: usize,
-        reactor: &mut Reactor<P>,
-    ) -> Read {
+    pub(super) fn read_at_most(&mut self, room: usize, reactor: &mut Reactor) -> Read {
         match self.transport.receive(&mut reactor.buffer[..room]) {
             Ok(0) => {
-                self.has_ended = true;
+                self.peer = PeerSide::Finished;
                 let is_inside = self.framer.is_inside_message();
                 let ending = if is_inside { Ending::PeerClosedInside } else { Ending::PeerClosed };
                 self.end_input(ending, reactor);
@@ -71,13 +57,14 @@ impl Connection {
                 ErrorKind::WouldBlock | ErrorKind::Interrupted => Read::Nothing,
                 _ => {
                     log::debug!("conn={} receive failed: {error}", self.id());
-                    Read::Broken
+                    self.peer = PeerSide::Broken;
+                    Read::Ended
                 }
             },
         }
     }
 
-    fn take_in<P: Poller>(&mut self, bytes: &[u8], reactor: &mut Reactor<P>) -> Read {
+    fn take_in(&mut self, bytes: &[u8], reactor: &mut Reactor) -> Read {
         reactor.count(Counter::BytesReceived, bytes.len() as u64);
         self.input_bytes += bytes.len() as u64;
         if self.clocks.is_draining() {
@@ -85,9 +72,9 @@ impl Connection {
             // time in which a draining connection has to be quiet.
             reactor.refresh_clock();
         }
-        self.clocks.received(reactor.now);
+        self.clocks.received_at = reactor.now;
         let mut rest = bytes;
-        let mut starts = Starts { received: Received::Added, is_for_threads: false };
+        let mut is_for_threads = false;
         if reactor.settings.fuse && self.rates.is_none() && !self.framer.is_inside_message() {
             let turned = reactor.turn(&self.mailbox, Source::Buffer(bytes));
             if turned.handled > 0 {
@@ -98,17 +85,19 @@ impl Connection {
             if rest.is_empty() {
                 return if turned.next == Next::Rest { Read::Served } else { Read::Bytes };
             }
-            starts.is_for_threads = turned.is_for_threads;
+            is_for_threads = turned.is_for_threads;
         }
-        self.frame(rest, &mut starts, reactor);
-        self.start_turn(starts.received, starts.is_for_threads, reactor);
+        if self.frame(rest, reactor) {
+            self.start_turn(is_for_threads, reactor);
+        }
         // The next turn of the loop is not to pay for this.
         reactor.refresh_clock();
         Read::Bytes
     }
 
-    /// Frames what is not handled yet, and puts it into the inbox.
-    fn frame<P: Poller>(&mut self, bytes: &[u8], starts: &mut Starts, reactor: &mut Reactor<P>) {
+    /// Frames what is not handled yet, and puts it into the inbox. Whether a turn has to
+    /// start: once all is there, so that its replies leave together.
+    fn frame(&mut self, bytes: &[u8], reactor: &mut Reactor) -> bool {
         let mut chunks = [const { None }; 2];
         let mut free = chunks.iter_mut();
         let held_before = self.framer.held_bytes();
@@ -116,26 +105,25 @@ impl Connection {
             *free.next().expect("the begun message, and those behind it") = Some(chunk);
         });
         self.charge_framer(held_before, reactor);
+        let mut starts = false;
         for chunk in chunks.into_iter().flatten() {
             self.clocks.message_is_complete();
-            reactor.count(Counter::FramesReceived, chunk.messages as u64);
-            if self.rates.is_some() {
-                self.limit(chunk, starts, reactor);
-            } else {
-                self.receive(Item::chunk(chunk), starts, reactor);
-            }
+            reactor.count(Counter::FramesReceived, chunk.messages() as u64);
+            starts |= match self.rates.is_some() {
+                true => self.limit(chunk, reactor),
+                false => self.receive(chunk.into(), reactor),
+            };
         }
         if let Err(Malformed(why)) = framed {
-            self.start_turn(starts.received, starts.is_for_threads, reactor);
-            starts.received = Received::Added;
             self.end_input(Ending::Malformed(why), reactor);
         } else if self.framer.is_inside_message() {
-            self.clocks.message_has_begun(reactor.now);
+            self.clocks.frame_began_at.get_or_insert(reactor.now);
         }
+        starts
     }
 
     /// Charges what the begun message holds, or gives it back.
-    fn charge_framer<P: Poller>(&mut self, before: usize, reactor: &mut Reactor<P>) {
+    fn charge_framer(&mut self, before: usize, reactor: &mut Reactor) {
         let (held, total) = (self.framer.held_bytes(), reactor.engine.inbox_total());
         if held > before {
             self.is_starved |= total.charge(held - before) == Room::Exhausted;
@@ -144,85 +132,57 @@ impl Connection {
         }
     }
 
-    fn receive<P: Poller>(&mut self, item: Item, starts: &mut Starts, reactor: &mut Reactor<P>) {
-        let received = self.mailbox.receive(item, &reactor.counters);
-        if received == Received::StartTurn {
-            starts.received = received;
-        }
+    /// Whether the inbox was empty.
+    fn receive(&mut self, item: Item, reactor: &Reactor) -> bool {
+        self.mailbox.receive(item, &reactor.counters) == Received::StartTurn
     }
 
     /// Lets messages pass as the rate limits allow, and refuses the others, each at its
     /// place in the order of replies. Neighbours of one fate stay together: one read can
     /// bring thousands of messages.
-    fn limit<P: Poller>(&mut self, chunk: Chunk, starts: &mut Starts, reactor: &mut Reactor<P>) {
-        let whole_bytes = chunk.bytes.len();
-        let (mut rest, mut left) = (chunk.bytes, chunk.messages);
-        // At most one of the two is not empty.
-        let (mut passed, mut refused) = (Passed::default(), Vec::new());
+    fn limit(&mut self, chunk: Chunk, reactor: &mut Reactor) -> bool {
+        let (mut at, mut left, mut starts) = (0, chunk.messages(), false);
+        // At most one of the two is not empty: messages that pass, from `begin` to `at`, and
+        // the codes of refused ones.
+        let (mut begin, mut passed, mut refused) = (0, 0, Vec::new());
         while left > 0 && self.stage == Stage::Open {
-            let opened = self.mailbox.protocol().open(&rest[passed.bytes..]);
-            let opened = opened.map(|opened| (opened.code, opened.length));
-            let (code, length) = opened.expect("framed");
+            let opened = self.mailbox.protocol().open(&chunk.bytes()[at..]).expect("framed");
+            let (code, length) = (opened.code, opened.length);
             left -= 1;
-            let now = reactor.now;
             let rates = self.rates.as_mut().expect("checked by the caller");
-            if rates.admit(length, now) {
-                self.tell_refused(&mut refused, starts, reactor);
-                passed.bytes += length;
-                passed.messages += 1;
-                continue;
+            if rates.admit(length, reactor.now) {
+                starts |= self.tell_refused(&mut refused, reactor);
+                passed += 1;
+            } else {
+                let persists = rates.persists(reactor.now);
+                starts |= self.pass(&chunk.bytes()[begin..at], passed, reactor);
+                passed = 0;
+                begin = at + length;
+                refused.push(code);
+                reactor.count(Counter::FramesRateLimited, 1);
+                if persists {
+                    self.end_input(Ending::TooFast(std::mem::take(&mut refused)), reactor);
+                }
             }
-            let persists = rates.persists(now);
-            self.pass(&mut passed, &mut rest, whole_bytes, starts, reactor);
-            rest.advance(length);
-            refused.push(code);
-            reactor.count(Counter::FramesRateLimited, 1);
-            if persists {
-                self.start_turn(starts.received, starts.is_for_threads, reactor);
-                starts.received = Received::Added;
-                self.end_input(Ending::TooFast(std::mem::take(&mut refused)), reactor);
-            }
+            at += length;
         }
         // What came behind the end in the same piece is not even refused.
         reactor.count(Counter::MessagesExpired, left as u64);
-        self.tell_refused(&mut refused, starts, reactor);
-        self.pass(&mut passed, &mut rest, whole_bytes, starts, reactor);
-    }
-
-    fn pass<P: Poller>(
-        &mut self,
-        passed: &mut Passed,
-        rest: &mut Bytes,
-        whole_bytes: usize,
-        starts: &mut Starts,
-        reactor: &mut Reactor<P>,
-    ) {
-        let Passed { bytes, messages } = std::mem::take(passed);
-        if messages > 0 {
-            let part = rest.split_to(bytes);
-            // A part must not hold on to the whole, of which it is not charged.
-            let is_whole = bytes == whole_bytes;
-            let bytes = if is_whole { part } else { Bytes::copy_from_slice(&part) };
-            self.receive(Item::chunk(Chunk { bytes, messages }), starts, reactor);
+        starts |= self.tell_refused(&mut refused, reactor);
+        if passed == chunk.messages() {
+            return self.receive(chunk.into(), reactor);
         }
+        starts | self.pass(&chunk.bytes()[begin..at], passed, reactor)
     }
 
-    fn tell_refused<P: Poller>(
-        &mut self,
-        refused: &mut Vec<u16>,
-        starts: &mut Starts,
-        reactor: &mut Reactor<P>,
-    ) {
-        if !refused.is_empty() {
-            let codes = std::mem::take(refused);
-            self.receive(Notice::TooFast { codes }.into(), starts, reactor);
-        }
+    /// Puts what has passed into the inbox, in an allocation of its own: the whole chunk
+    /// would be held for a part of it.
+    fn pass(&mut self, bytes: &[u8], messages: usize, reactor: &Reactor) -> bool {
+        messages > 0 && self.receive(Chunk::new(bytes, messages).into(), reactor)
     }
-}
 
-/// Neighbouring messages that pass the rate limits.
-#[derive(Default)]
-struct Passed {
-    bytes: usize,
-    messages: usize,
+    fn tell_refused(&mut self, refused: &mut Vec<u16>, reactor: &Reactor) -> bool {
+        let codes = std::mem::take(refused);
+        !codes.is_empty() && self.receive(Notice::TooFast { codes }.into(), reactor)
+    }
 }

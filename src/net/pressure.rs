@@ -17,13 +17,11 @@
 use super::connection::Connection;
 use super::ending::Ending;
 use super::event_loop::EventLoop;
-use super::input::Read;
-use super::reactor::{EpollSet, Fate, Key, Reactor};
+use super::reactor::{Fate, Key, Reactor};
 use super::settings::{GIVE_BACK_MIN, READ_BYTES_MAX, STARVED_MAX, TICK};
 use crate::throttle::Throttle;
 use chappe_engine::{Cause, Engine, Stage};
 use chappe_sys::clock::Moment;
-use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
@@ -34,12 +32,15 @@ const RELIEF_LOOKS: usize = 64;
 /// How many connections are ended at a time.
 const CLOSED_AT_ONCE: usize = 64;
 
+/// How much connections hold. All are added, in no order, and few are taken out again.
+type Largest = BinaryHeap<(usize, Key)>;
+
 /// What the loop remembers of a shortage of memory.
 #[derive(Debug)]
 pub(super) struct Pressure {
-    /// Since when connections have waited for room in the inbox total.
-    starved_since: Option<Moment>,
-    next_relief: Option<Moment>,
+    /// When the connections that wait for room are looked at again.
+    pub(super) next_relief: Option<Moment>,
+    /// When the largest holders go, if connections wait for room in the inbox total.
     next_closing: Option<Moment>,
     /// Where the last look at the waiting connections ended.
     cursor: Option<Key>,
@@ -53,7 +54,6 @@ pub(super) struct Pressure {
 impl Default for Pressure {
     fn default() -> Self {
         Self {
-            starved_since: None,
             next_relief: None,
             next_closing: None,
             cursor: None,
@@ -64,43 +64,10 @@ impl Default for Pressure {
     }
 }
 
-/// The largest of those that are added, up to a number: no more is ever sorted.
-#[derive(Debug, Default)]
-struct Largest(BinaryHeap<Reverse<(usize, Key)>>);
-
-impl Largest {
-    fn add(&mut self, bytes: usize, key: Key) {
-        if !self.wants(bytes) {
-            return;
-        }
-        self.0.push(Reverse((bytes, key)));
-        if self.0.len() > CLOSED_AT_ONCE {
-            self.0.pop();
-        }
-    }
-
-    /// Whether this is larger than the smallest of a full set.
-    fn wants(&self, bytes: usize) -> bool {
-        let smallest = self.0.peek().map_or(0, |Reverse((bytes, _))| *bytes);
-        bytes > 0 && (self.0.len() < CLOSED_AT_ONCE || bytes > smallest)
-    }
-
-    fn into_sorted(self) -> impl Iterator<Item = (usize, Key)> {
-        self.0.into_sorted_vec().into_iter().map(|Reverse(holder)| holder)
-    }
-}
-
 impl Pressure {
-    /// When the connections that wait for room are looked at again.
-    pub(super) fn next_relief(&self) -> Option<Moment> {
-        self.next_relief
-    }
-
     /// After a storm of bytes the allocator has them all, and would keep them.
     pub(super) fn tick(&mut self, engine: &Engine, now: Moment) {
-        if let Some(held) = self.closed.settle(now) {
-            log::warn!("total exhausted, closed the largest holders{held}");
-        }
+        self.closed.tell_held("total exhausted, closed the largest holders", now);
         let totals = [engine.inbox_total(), engine.outbox_total()];
         let queued: usize = totals.iter().map(|total| total.used()).sum();
         let peak = totals.iter().map(|total| total.take_peak()).sum();
@@ -117,21 +84,18 @@ impl EventLoop {
     pub(super) fn relieve(&mut self) {
         let now = self.reactor.now;
         if self.reactor.starved.is_empty() || self.reactor.engine.inbox_total().excess() == 0 {
-            self.pressure.starved_since = None;
             self.pressure.next_relief = None;
+            self.pressure.next_closing = None;
             self.pressure.closings = 0;
             return;
         }
-        if self.pressure.starved_since.is_none() {
-            self.pressure.starved_since = Some(now);
-            self.pressure.next_closing = Some(now + STARVED_MAX);
-        }
+        let closing = *self.pressure.next_closing.get_or_insert(now + STARVED_MAX);
         if self.pressure.next_relief.is_some_and(|at| now < at) {
             return;
         }
         self.pressure.next_relief = Some(now + RELIEF_PAUSE);
         self.read_beyond();
-        if self.pressure.next_closing.is_some_and(|at| at <= now) {
+        if closing <= now {
             self.pressure.next_closing = Some(now + TICK);
             self.close_stalled();
         }
@@ -157,10 +121,8 @@ impl EventLoop {
                 if !waits_for_others {
                     return Fate::Stay;
                 }
-                match connection.read_at_most(READ_BYTES_MAX, reactor) {
-                    Read::Broken => connection.abort(key, Cause::PeerReset, reactor),
-                    _ => connection.advance(key, reactor),
-                }
+                let _ = connection.read_at_most(READ_BYTES_MAX, reactor);
+                connection.advance(key, reactor)
             });
         }
     }
@@ -170,56 +132,41 @@ impl EventLoop {
         let total = self.reactor.engine.inbox_total();
         let wanted = total.excess() + ((total.max() / 8) << self.pressure.closings.min(3));
         self.pressure.closings += 1;
-        let stalled = self.largest_holders(|connection| connection.transport.unread_bytes() == 0);
-        self.close_holders(stalled, wanted);
+        self.close_holders(wanted, |connection| connection.transport.unread_bytes() == 0);
         let excess = self.reactor.engine.inbox_total().excess();
         if excess > READ_BYTES_MAX {
-            let others = self.largest_holders(|_| true);
-            self.close_holders(others, excess - READ_BYTES_MAX);
+            self.close_holders(excess - READ_BYTES_MAX, |_| true);
         }
     }
 
-    /// The connections that hold most of the inbox total and have brought nothing for a
-    /// while: begun messages, as far as `is_wanted`, and requests whose replies nobody
-    /// reads.
-    fn largest_holders(&self, is_wanted: impl Fn(&Connection) -> bool) -> Largest {
+    /// Ends the connections that hold most of the inbox total and have brought nothing for a
+    /// while: those with a begun message, if they are `stalled`, and those with requests
+    /// whose replies nobody reads.
+    fn close_holders(&mut self, wanted: usize, stalled: impl Fn(&Connection) -> bool) {
         let now = self.reactor.now;
-        let mut largest = Largest::default();
-        for (key, connection) in &self.table {
-            if connection.clocks.blocked.is_some() {
-                continue;
-            }
-            let held = connection.framer.held_bytes();
-            let is_silent = connection.clocks.silent_for(now) >= STARVED_MAX;
-            if connection.stage == Stage::Open
-                && is_silent
-                && largest.wants(held)
-                && is_wanted(connection)
-            {
-                largest.add(held, key);
+        let begins = |it: &Connection| {
+            it.stage == Stage::Open && it.clocks.blocked.is_none() && it.framer.is_inside_message()
+        };
+        let mut largest = Largest::new();
+        for (key, connection) in self.table.iter().filter(|(_, it)| begins(it)) {
+            if now.since(connection.clocks.received_at) >= STARVED_MAX {
+                largest.push((connection.framer.held_bytes(), key));
             }
         }
         for (began, key) in &self.reactor.blocked {
             let is_long = now.since(*began) >= STARVED_MAX;
-            let connection = self.table.get(*key).filter(|_| is_long);
-            let held = connection.map_or(0, |connection| {
-                connection.mailbox.view().inbox_bytes + connection.framer.held_bytes()
-            });
-            largest.add(held, *key);
+            if let Some(connection) = self.table.get(*key).filter(|_| is_long) {
+                let requests = connection.mailbox.view().inbox_bytes;
+                largest.push((requests + connection.framer.held_bytes(), *key));
+            }
         }
-        largest
-    }
-
-    fn close_holders(&mut self, largest: Largest, wanted: usize) {
         self.close_each(largest, "inbox", wanted, |connection, key, held, reactor| {
-            let is_blocked = connection.clocks.blocked.is_some();
-            let fate = if connection.stage == Stage::Open && !is_blocked {
-                // It holds a begun message, no more: it can be told.
-                connection.end(key, Ending::HoldsMemory, reactor)
-            } else {
-                connection.abort_slow(key, reactor)
-            };
-            (fate, held)
+            if !begins(connection) {
+                return Some((connection.abort_slow(key, reactor), held));
+            }
+            // It holds a begun message, no more: it can be told.
+            let ends = stalled(connection);
+            ends.then(|| (connection.end(key, Ending::HoldsMemory, reactor), held))
         });
     }
 
@@ -231,13 +178,13 @@ impl EventLoop {
         if shortage == 0 {
             return;
         }
-        let mut largest = Largest::default();
+        let mut largest = Largest::new();
         for (_, key) in &self.reactor.blocked {
             let connection = self.table.get(*key).filter(|it| it.stage < Stage::Aborted);
             let queued = connection.map_or(0, |it| it.mailbox.view().outbox_bytes);
             // A backlog so small that closing it would not help is not to blame.
             if queued * 2 * CLOSED_AT_ONCE >= shortage {
-                largest.add(queued, *key);
+                largest.push((queued, *key));
             }
         }
         let closed =
@@ -245,8 +192,8 @@ impl EventLoop {
                 // Memory first: its backlog goes now, the connection when its peer has read
                 // the goodbye. A peer that had that chance is not given another.
                 match connection.mailbox.drop_backlog(Cause::Overloaded, &reactor.counters) {
-                    Some(freed) => (connection.advance(key, reactor), freed),
-                    None => (connection.abort_slow(key, reactor), held),
+                    Some(freed) => Some((connection.advance(key, reactor), freed)),
+                    None => Some((connection.abort_slow(key, reactor), held)),
                 }
             });
         if closed == CLOSED_AT_ONCE && self.reactor.engine.outbox_total().excess() > 0 {
@@ -256,21 +203,21 @@ impl EventLoop {
     }
 
     /// Ends the largest, until `wanted` bytes of the total are free. `end` says how many each
-    /// has freed. Returns how many were ended.
+    /// has freed, `None` if it is not to end. Returns how many were ended.
     fn close_each(
         &mut self,
-        largest: Largest,
+        mut largest: Largest,
         name: &str,
         wanted: usize,
-        mut end: impl FnMut(&mut Connection, Key, usize, &mut Reactor<EpollSet>) -> (Fate, usize),
+        mut end: impl FnMut(&mut Connection, Key, usize, &mut Reactor) -> Option<(Fate, usize)>,
     ) -> usize {
         let (mut freed, mut closed) = (0, 0);
-        for (held, key) in largest.into_sorted() {
-            if freed >= wanted {
-                break;
-            }
+        while freed < wanted && closed < CLOSED_AT_ONCE {
+            let Some((held, key)) = largest.pop().filter(|(held, _)| *held > 0) else { break };
             self.with(key, |connection, reactor| {
-                let (fate, bytes) = end(connection, key, held, reactor);
+                let Some((fate, bytes)) = end(connection, key, held, reactor) else {
+                    return Fate::Stay;
+                };
                 freed += bytes;
                 closed += 1;
                 fate

@@ -8,8 +8,8 @@ use chappe_sys::clock::Moment;
 /// The rate limits of one connection.
 #[derive(Debug)]
 pub(super) struct Rates {
-    messages: Option<TokenBucket>,
-    bytes: Option<TokenBucket>,
+    messages: TokenBucket,
+    bytes: TokenBucket,
     /// The first refused message of a time without a quiet second.
     too_fast_since: Option<Moment>,
     refused_at: Option<Moment>,
@@ -18,34 +18,26 @@ pub(super) struct Rates {
 impl Rates {
     /// `None` if there is no limit at all.
     pub(super) fn new(settings: &Settings, now: Moment) -> Option<Box<Self>> {
-        let messages = TokenBucket::new(
-            f64::from(settings.messages_per_second),
-            f64::from(settings.messages_burst),
-            now,
-        );
+        if settings.messages_per_second == 0 && settings.bytes_per_second == 0 {
+            return None;
+        }
+        let (rate, burst) = (settings.messages_per_second, settings.messages_burst);
+        let messages = TokenBucket::new(f64::from(rate), f64::from(burst), now);
+        #[expect(clippy::cast_precision_loss, reason = "rates and sizes, not an account")]
+        let (rate, frame) = (settings.bytes_per_second as f64, settings.frame_bytes_max as f64);
         // The largest frame always fits the bucket, or it could never pass.
-        #[expect(clippy::cast_precision_loss, reason = "a rate, not an account")]
-        let per_second = settings.bytes_per_second as f64;
-        #[expect(clippy::cast_precision_loss, reason = "at most 65535")]
-        let frame_bytes_max = settings.frame_bytes_max as f64;
-        let bytes = TokenBucket::new(per_second, frame_bytes_max.max(per_second), now);
-        (messages.is_some() || bytes.is_some())
-            .then(|| Box::new(Self { messages, bytes, too_fast_since: None, refused_at: None }))
+        let bytes = TokenBucket::new(rate, frame.max(rate), now);
+        Some(Box::new(Self { messages, bytes, too_fast_since: None, refused_at: None }))
     }
 
     /// Whether a message of this length may pass now. Both buckets give, or none.
     pub(super) fn admit(&mut self, length: usize, now: Moment) -> bool {
         #[expect(clippy::cast_precision_loss, reason = "at most 65535")]
         let length = length as f64;
-        let has_message = self.messages.as_mut().is_none_or(|bucket| bucket.has(1.0, now));
-        let has_bytes = self.bytes.as_mut().is_none_or(|bucket| bucket.has(length, now));
-        if has_message && has_bytes {
-            if let Some(bucket) = &mut self.messages {
-                bucket.take(1.0);
-            }
-            if let Some(bucket) = &mut self.bytes {
-                bucket.take(length);
-            }
+        // Both are filled up, whatever the first says.
+        if self.messages.has(1.0, now) & self.bytes.has(length, now) {
+            self.messages.take(1.0);
+            self.bytes.take(length);
             return true;
         }
         let was_quiet = self.refused_at.is_none_or(|at| now.since(at) >= TOO_FAST_QUIET);

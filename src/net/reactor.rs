@@ -6,7 +6,7 @@ use super::connection::Connection;
 use super::interest::Interest;
 use super::settings::{READ_BYTES_MAX, SCARCE_READ_BYTES, Settings};
 use super::timers::Timers;
-use super::transport::{ListenSocket, Transport};
+use super::transport::ListenSocket;
 use chappe_engine::{
     Batch, Engine, Goodbye, Mailbox, Place, Resume, Room, Serve, Source, Turned, Turns,
 };
@@ -49,25 +49,9 @@ pub(super) enum Fate {
     Gone,
 }
 
-/// Who watches sockets.
-pub(super) trait Poller {
-    /// Brings the set from what it watches for a socket to what it is to watch.
-    ///
-    /// # Errors
-    /// Those of epoll_ctl(2).
-    fn watch(
-        &self,
-        transport: &dyn Transport,
-        key: Key,
-        from: Interest,
-        to: Interest,
-    ) -> io::Result<()>;
-}
-
 /// The loop without its connections.
-#[derive(Debug)]
-pub(super) struct Reactor<P> {
-    pub(super) poller: P,
+pub(super) struct Reactor {
+    pub(super) epoll: EpollSet,
     pub(super) settings: Settings,
     pub(super) engine: Arc<Engine>,
     pub(super) counters: ThreadCounters,
@@ -82,30 +66,21 @@ pub(super) struct Reactor<P> {
     pub(super) blocked: BTreeSet<(Moment, Key)>,
     /// What a drained connection is told.
     pub(super) drain_reason: Goodbye,
-    application: Application,
+    /// The handlers, for the turns that the loop runs itself.
+    serve: Arc<dyn Serve>,
     batch: Batch,
 }
 
-/// The handlers, for the turns that the loop runs itself.
-#[derive(Clone)]
-pub(super) struct Application(pub(super) Arc<dyn Serve>);
-
-impl std::fmt::Debug for Application {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Application")
-    }
-}
-
-impl<P: Poller> Reactor<P> {
+impl Reactor {
     pub(super) fn new(
-        poller: P,
+        epoll: EpollSet,
         settings: Settings,
         engine: Arc<Engine>,
         serve: Arc<dyn Serve>,
         counters: ThreadCounters,
     ) -> Self {
         Self {
-            poller,
+            epoll,
             settings,
             engine,
             counters,
@@ -115,15 +90,14 @@ impl<P: Poller> Reactor<P> {
             starved: BTreeSet::new(),
             blocked: BTreeSet::new(),
             drain_reason: Goodbye::Stopping,
-            application: Application(serve),
+            serve,
             batch: Batch::default(),
         }
     }
 
     /// Runs a turn on the loop.
     pub(super) fn turn(&mut self, mailbox: &Arc<Mailbox>, source: Source<'_>) -> Turned {
-        let serve = &*self.application.0;
-        let mut turns = Turns::new(serve, &self.counters, Place::Loop, &mut self.batch);
+        let mut turns = Turns::new(&*self.serve, &self.counters, Place::Loop, &mut self.batch);
         let turned = turns.run(mailbox, source, self.now);
         self.now = turned.ended;
         turned
@@ -157,21 +131,13 @@ impl<P: Poller> Reactor<P> {
         }
     }
 
-    /// Keeps the order in which sockets became full.
-    pub(super) fn note_blocked(&mut self, key: Key, before: Option<Moment>, after: Option<Moment>) {
-        if let Some(began) = before {
-            self.blocked.remove(&(began, key));
-        }
-        if let Some(began) = after {
-            self.blocked.insert((began, key));
-        }
-    }
-
     /// A connection is gone.
-    pub(super) fn forget(&mut self, key: Key, blocked_since: Option<Moment>) {
+    pub(super) fn forget(&mut self, key: Key, connection: &Connection) {
         // No connection is closed to make room for one that is gone.
         self.starved.remove(&key);
-        self.note_blocked(key, blocked_since, None);
+        if let Some(clock) = &connection.clocks.blocked {
+            self.blocked.remove(&(clock.began, key));
+        }
     }
 
     pub(super) fn count(&self, counter: Counter, n: u64) {
@@ -179,41 +145,19 @@ impl<P: Poller> Reactor<P> {
     }
 }
 
-/// Epoll data of what is no connection.
-const CALLS: u64 = 0;
-const WATCHED: u64 = 8;
-const LISTENERS: u64 = 16;
+/// Epoll data: what an event is for.
+pub(super) const CALLS: u64 = 0;
+/// The worker's own descriptors.
+pub(super) const WATCHED: u64 = 8;
+/// The listeners, by their numbers.
+pub(super) const LISTENERS: u64 = 16;
+/// The tokens of connections.
+pub(super) const CONNECTIONS: u64 = 1 << 32;
 
 /// A descriptor of the worker's own that the loop watches: its signals, its channel to the
 /// master. The number is the worker's to choose, below 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Watched(pub u8);
-
-/// What an event is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
-    /// The call list.
-    Calls,
-    /// One of the worker's own descriptors.
-    Watched(Watched),
-    /// The listener of this number.
-    Listener(usize),
-    Connection(Key),
-}
-
-impl Event {
-    pub(super) fn of(data: u64) -> Self {
-        if data == CALLS {
-            Self::Calls
-        } else if data < LISTENERS {
-            Self::Watched(Watched(u8::try_from(data - WATCHED).expect("below 8")))
-        } else if data <= u64::from(u32::MAX) {
-            Self::Listener(usize::try_from(data - LISTENERS).expect("32 bits"))
-        } else {
-            Self::Connection(Key::of_token(data))
-        }
-    }
-}
+pub(crate) struct Watched(pub u64);
 
 /// The epoll set.
 #[derive(Debug)]
@@ -244,7 +188,7 @@ impl EpollSet {
 
     pub(super) fn watch_own(&self, fd: BorrowedFd<'_>, watched: Watched) -> io::Result<()> {
         debug_assert!(watched.0 < 8);
-        self.add(fd, EpollFlags::EPOLLIN, WATCHED + u64::from(watched.0))
+        self.add(fd, EpollFlags::EPOLLIN, WATCHED + watched.0)
     }
 
     pub(super) fn watch_listener(&self, listener: &ListenSocket, nth: usize) -> io::Result<()> {
@@ -260,17 +204,18 @@ impl EpollSet {
     pub(super) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         Ok(self.0.delete(fd)?)
     }
-}
 
-impl Poller for EpollSet {
-    fn watch(
+    /// Brings the set from what it watches for a connection to what it is to watch.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub(super) fn watch(
         &self,
-        transport: &dyn Transport,
+        fd: BorrowedFd<'_>,
         key: Key,
         from: Interest,
         to: Interest,
     ) -> io::Result<()> {
-        let fd = transport.descriptor();
         match (from.flags(), to.flags()) {
             (None, Some(flags)) => self.add(fd, flags, key.token()),
             (Some(_), Some(flags)) => {

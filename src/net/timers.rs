@@ -47,30 +47,23 @@ impl<K: Ord + Copy> Timers<K> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Takes an entry that is due.
-    pub(super) fn pop_due(&mut self, now: Moment) -> Option<Fired<K>> {
+    /// Takes an entry that is due: its time, and of whom.
+    pub(super) fn pop_due(&mut self, now: Moment) -> Option<(Moment, K)> {
         if self.next()? > now {
             return None;
         }
-        self.heap.pop().map(|Reverse((at, key))| Fired { at, key })
+        self.heap.pop().map(|Reverse(entry)| entry)
     }
 }
 
-/// An entry that was due.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Fired<K> {
-    at: Moment,
-    pub(super) key: K,
-}
-
-impl<K> Fired<K> {
-    /// Whether this is the connection's armed entry and no stale one; disarms it.
-    pub(super) fn is_valid(&self, armed: &mut Armed) -> bool {
-        let is_valid = armed.0 == Some(self.at);
-        if is_valid {
-            armed.0 = None;
+impl Armed {
+    /// Whether this entry is the armed one and no stale one; disarms it.
+    pub(super) fn fires(&mut self, at: Moment) -> bool {
+        let is_armed = self.0 == Some(at);
+        if is_armed {
+            self.0 = None;
         }
-        is_valid
+        is_armed
     }
 }
 
@@ -89,12 +82,12 @@ mod tests {
         assert_eq!(timers.heap.len(), 1, "a later deadline needs no entry");
         timers.arm(1, &mut armed, at(10));
         assert!(timers.pop_due(at(9)).is_none());
-        assert!(timers.pop_due(at(10)).unwrap().is_valid(&mut armed));
+        assert!(armed.fires(timers.pop_due(at(10)).unwrap().0));
         assert!(timers.pop_due(at(29)).is_none());
         timers.arm(1, &mut armed, at(40));
         let stale = timers.pop_due(at(30)).unwrap();
-        assert!(!stale.is_valid(&mut armed));
-        assert!(timers.pop_due(at(40)).unwrap().is_valid(&mut armed));
+        assert!(!armed.fires(stale.0));
+        assert!(armed.fires(timers.pop_due(at(40)).unwrap().0));
         assert_eq!(timers.next(), None);
     }
 
@@ -110,8 +103,8 @@ mod tests {
         assert_eq!(timers.len(), 51);
         timers.rebuild([(1, one), (2, two), (3, Armed::default())].into_iter());
         assert_eq!(timers.len(), 2);
-        assert!(timers.pop_due(at(60)).unwrap().is_valid(&mut two));
-        assert!(timers.pop_due(at(60)).unwrap().is_valid(&mut one));
+        assert!(two.fires(timers.pop_due(at(60)).unwrap().0));
+        assert!(one.fires(timers.pop_due(at(60)).unwrap().0));
     }
 
     #[test]
@@ -131,7 +124,7 @@ mod tests {
         expected.sort();
         let far = start + Duration::from_secs(3600);
         let fired: Vec<u64> =
-            std::iter::from_fn(|| timers.pop_due(far)).map(|fired| fired.key).collect();
+            std::iter::from_fn(|| timers.pop_due(far)).map(|(_, key)| key).collect();
         assert_eq!(fired, expected.iter().map(|(_, key)| *key).collect::<Vec<_>>());
     }
 }

@@ -12,10 +12,11 @@ pub(super) struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// `None` for a rate of 0, which means no limit. A burst of 0 is one second's worth.
-    pub(super) fn new(per_second: f64, burst: f64, now: Moment) -> Option<Self> {
+    /// A rate of 0 means no limit. A burst of 0 is one second's worth.
+    pub(super) fn new(per_second: f64, burst: f64, now: Moment) -> Self {
         let burst = if burst > 0.0 { burst } else { per_second.max(1.0) };
-        (per_second > 0.0).then_some(Self { per_second, burst, tokens: burst, filled_at: now })
+        let burst = if per_second > 0.0 { burst } else { f64::INFINITY };
+        Self { per_second, burst, tokens: burst, filled_at: now }
     }
 
     /// Whether `tokens` are there now; does not take them.
@@ -48,7 +49,7 @@ mod tests {
     #[test]
     fn the_burst_passes_and_one_more_does_not() {
         let now = Moment::now();
-        let mut bucket = TokenBucket::new(10.0, 25.0, now).unwrap();
+        let mut bucket = TokenBucket::new(10.0, 25.0, now);
         assert_eq!((0..40).filter(|_| take(&mut bucket, now)).count(), 25);
         let later = now + Duration::from_millis(500);
         assert_eq!((0..40).filter(|_| take(&mut bucket, later)).count(), 5);
@@ -59,9 +60,10 @@ mod tests {
     #[test]
     fn no_rate_is_no_limit_and_no_burst_is_a_seconds_worth() {
         let now = Moment::now();
-        assert!(TokenBucket::new(0.0, 5.0, now).is_none());
+        let mut bucket = TokenBucket::new(0.0, 5.0, now);
+        assert!((0..1000).all(|_| take(&mut bucket, now)));
         for (burst, at_once) in [(0.0, 10), (1.0, 1), (5.0, 5)] {
-            let mut bucket = TokenBucket::new(10.0, burst, now).unwrap();
+            let mut bucket = TokenBucket::new(10.0, burst, now);
             assert_eq!((0..40).filter(|_| take(&mut bucket, now)).count(), at_once);
         }
     }

@@ -2,13 +2,15 @@
 //! connected socket stands behind [`Transport`], so that another kind of connection would
 //! be another one of these, and a script can play one in tests.
 
+use super::interest::Interest;
+use super::reactor::{EpollSet, Key};
 use chappe_engine::{Peer, Socket};
 use chappe_sys::socket;
-use nix::sys::socket::{MsgFlags, sendmsg, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, Shutdown, sendmsg, setsockopt, shutdown, sockopt};
 use std::io::{self, IoSlice};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 
 /// A listening, non-blocking socket of either family.
 #[derive(Debug)]
@@ -18,14 +20,18 @@ pub(crate) enum ListenSocket {
 }
 
 impl ListenSocket {
-    /// accept(2): a socket to set up, and who is at its other end.
-    pub(super) fn accept(&self) -> io::Result<(Stream, Peer)> {
+    /// accept(2): a non-blocking socket to set up, and who is at its other end.
+    pub(super) fn accept(&self) -> io::Result<(OwnedFd, Peer)> {
         match self {
             Self::Tcp(listener) => {
-                listener.accept().map(|(stream, peer)| (Stream::Tcp(stream), Peer::Tcp(peer)))
+                let (stream, address) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((stream.into(), Peer::Tcp(address)))
             }
             Self::Unix(listener) => {
-                listener.accept().map(|(stream, _)| (Stream::Unix(stream), Peer::Unix))
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((stream.into(), Peer::Unix))
             }
         }
     }
@@ -40,26 +46,13 @@ impl AsFd for ListenSocket {
     }
 }
 
-/// An accepted socket.
-#[derive(Debug)]
-pub(super) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        }
-    }
-}
-
 /// A connected, non-blocking socket, as the event loop uses it.
 pub(super) trait Transport: Socket {
-    /// For epoll.
-    fn descriptor(&self) -> BorrowedFd<'_>;
+    /// Brings the epoll set from what it watches here to what it is to watch.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    fn watch(&self, epoll: &EpollSet, key: Key, from: Interest, to: Interest) -> io::Result<()>;
 
     /// recv(2) into `buffer`; 0 is the peer's FIN.
     ///
@@ -90,7 +83,10 @@ pub(super) trait Transport: Socket {
 /// A connected socket of the kernel's. Closed when the last holder drops it, which by the
 /// states of the outbox is the event loop.
 #[derive(Debug)]
-pub(super) struct KernelSocket(Stream);
+pub(super) struct KernelSocket {
+    fd: OwnedFd,
+    is_unix: bool,
+}
 
 /// Options of a listener and of the sockets that are accepted from it.
 #[derive(Clone, Copy, Debug)]
@@ -111,64 +107,56 @@ impl KernelSocket {
     /// Sets up an accepted socket.
     ///
     /// # Errors
-    /// Those of setsockopt(2) and fcntl(2).
-    pub(super) fn new(stream: Stream, options: &SocketOptions) -> io::Result<Self> {
-        match &stream {
-            Stream::Tcp(tcp) => {
-                tcp.set_nonblocking(true)?;
-                // Replies leave in one piece by our own doing; Nagle would only delay them.
-                tcp.set_nodelay(true)?;
-                if options.keepalive {
-                    setsockopt(tcp, sockopt::KeepAlive, &true)?;
-                }
-                socket::set_notsent_lowat(tcp.as_fd(), options.notsent_lowat)?;
+    /// Those of setsockopt(2).
+    pub(super) fn new(fd: OwnedFd, peer: Peer, options: &SocketOptions) -> io::Result<Self> {
+        let is_unix = peer == Peer::Unix;
+        // These three are TCP's.
+        if !is_unix {
+            // Replies leave in one piece by our own doing; Nagle would only delay them.
+            setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+            if options.keepalive {
+                setsockopt(&fd, sockopt::KeepAlive, &true)?;
             }
-            // The other three are TCP's.
-            Stream::Unix(unix) => unix.set_nonblocking(true)?,
+            socket::set_notsent_lowat(fd.as_fd(), options.notsent_lowat)?;
         }
         if options.receive_buffer > 0 {
-            setsockopt(&stream, sockopt::RcvBuf, &options.receive_buffer)?;
+            setsockopt(&fd, sockopt::RcvBuf, &options.receive_buffer)?;
         }
         if options.send_buffer > 0 {
-            setsockopt(&stream, sockopt::SndBuf, &options.send_buffer)?;
+            setsockopt(&fd, sockopt::SndBuf, &options.send_buffer)?;
         }
-        Ok(Self(stream))
+        Ok(Self { fd, is_unix })
     }
 }
 
 impl Transport for KernelSocket {
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    fn watch(&self, epoll: &EpollSet, key: Key, from: Interest, to: Interest) -> io::Result<()> {
+        epoll.watch(self.fd.as_fd(), key, from, to)
     }
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        socket::receive(self.0.as_fd(), buffer)
+        socket::receive(self.fd.as_fd(), buffer)
     }
 
     fn unread_bytes(&self) -> usize {
-        socket::unread_bytes(self.0.as_fd()).unwrap_or(0)
+        socket::unread_bytes(self.fd.as_fd()).unwrap_or(0)
     }
 
     fn finish(&self) -> io::Result<()> {
-        match &self.0 {
-            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
-        }
+        Ok(shutdown(self.fd.as_raw_fd(), Shutdown::Write)?)
     }
 
     fn has_input_behind_hangup(&self) -> bool {
-        matches!(self.0, Stream::Unix(_))
+        self.is_unix
     }
 
     fn acknowledged(&self, given_bytes: u64) -> u64 {
         /// A Unix socket counts the memory that it holds and not bytes: the
         /// difference could be below zero.
         const NEVER_BELOW_ZERO: u64 = 1 << 40;
-        let held = socket::unacknowledged_bytes(self.0.as_fd()).unwrap_or(0) as u64;
-        match &self.0 {
-            Stream::Tcp(_) => given_bytes.saturating_sub(held),
-            Stream::Unix(_) => (given_bytes + NEVER_BELOW_ZERO).saturating_sub(held),
-        }
+        let held = socket::unacknowledged_bytes(self.fd.as_fd()).unwrap_or(0) as u64;
+        let given = if self.is_unix { given_bytes + NEVER_BELOW_ZERO } else { given_bytes };
+        given.saturating_sub(held)
     }
 }
 
@@ -176,9 +164,9 @@ impl Socket for KernelSocket {
     fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         if let [one] = slices {
             // Nothing to gather: one copy into the kernel less.
-            return socket::send(self.0.as_fd(), one);
+            return socket::send(self.fd.as_fd(), one);
         }
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-        Ok(sendmsg::<()>(self.0.as_fd().as_raw_fd(), slices, &[], flags, None)?)
+        Ok(sendmsg::<()>(self.fd.as_fd().as_raw_fd(), slices, &[], flags, None)?)
     }
 }

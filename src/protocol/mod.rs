@@ -8,11 +8,11 @@
 mod chappe;
 
 use crate::config;
-use bytes::Bytes;
 use chappe_engine::{Batch, BodyTooLong, Protocol};
+use chappe_wire::FRAME_BYTES_MAX;
 use std::sync::Arc;
 
-pub(crate) use chappe::{
+pub(crate) use chappe_wire::{
     CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO,
 };
 
@@ -32,8 +32,8 @@ pub(crate) fn place_of(protocol: config::Protocol) -> u8 {
 ///
 /// # Errors
 /// [`BodyTooLong`].
-pub(crate) fn encode(code: u16, body: &[u8]) -> Result<Bytes, BodyTooLong> {
+pub(crate) fn encode(code: u16, body: &[u8]) -> Result<Arc<[u8]>, BodyTooLong> {
     let mut batch = Batch::default();
-    chappe::Chappe::default().reply(code, body, None, &mut batch)?;
+    chappe::Chappe::new(FRAME_BYTES_MAX).reply(code, body, None, &mut batch)?;
     Ok(batch.take().0)
 }

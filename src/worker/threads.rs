@@ -4,7 +4,6 @@ use crate::handler::Application;
 use chappe_engine::{Batch, Engine, Place, Source, Turns};
 use chappe_shm::{Slot, ThreadRole};
 use chappe_sys::clock::Moment;
-use chappe_sys::clock::monotonic_us;
 use chappe_sys::limits;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -61,11 +60,12 @@ fn handle(number: u16, application: &Application, engine: &Engine, slot: &Slot) 
     let mut batch = Batch::default();
     let mut turns = Turns::new(application, &counters, Place::Thread, &mut batch);
     while let Some(mailbox) = engine.next_to_handle() {
-        let begun_us = monotonic_us();
-        slot.handler_started(number, begun_us / 1000);
+        let begun = Moment::now();
+        slot.handler_started(number, begun.millis());
         // What is left to do is for the event loop only.
-        let _ = turns.run(&mailbox, Source::Inbox, Moment::now());
-        slot.handler_finished(number, monotonic_us().saturating_sub(begun_us));
+        let turned = turns.run(&mailbox, Source::Inbox, begun);
+        let took_us = turned.ended.since(begun).as_micros();
+        slot.handler_finished(number, u64::try_from(took_us).unwrap_or(u64::MAX));
     }
 }
 

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
+use chappe::control::Request;
 use chappe_client::{CODE_ECHO, Client, Frame};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
@@ -160,23 +161,22 @@ impl Stage {
 
     /// Asks over the control socket itself: a process for each question would take
     /// longer than the case.
-    fn ask(&self, request: &str) -> Value {
+    fn ask(&self, request: Request) -> Value {
         let path = self.server.dir.join("run/chappe.sock");
         let mut stream = UnixStream::connect(path).expect("the control socket");
-        stream.write_all(request.as_bytes()).expect("asked");
-        stream.write_all(b"\n").expect("asked");
+        stream.write_all(request.to_line().as_bytes()).expect("asked");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answered");
         serde_json::from_str(&answer).unwrap_or_else(|e| panic!("{e} in {answer}"))
     }
 
     pub(crate) fn kick(&self, id: u64) {
-        let answer = self.ask(&format!("{{\"command\":\"kick\",\"id\":{id}}}"));
+        let answer = self.ask(Request::Kick { id });
         assert!(answer.get("error").is_none(), "{answer}");
     }
 
     pub(crate) fn status(&self) -> Value {
-        self.ask("{\"command\":\"status\"}")
+        self.ask(Request::Status {})
     }
 
     pub(crate) fn print_status(&self) {

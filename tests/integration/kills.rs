@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use chappe::control::{Status, WorkerStatus};
 use chappe_client::{CODE_PING, ErrorNumber};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 
 use crate::support::{
     TestServer, connect_from, proc, receive_error, try_connect_from, wait_for, wait_until,
@@ -20,7 +20,7 @@ use crate::support::{
 /// What each address may have, and a little more of what each tries to have.
 const PER_IP: usize = 20;
 const HELD: usize = 25;
-const LIMIT: usize = 100;
+const LIMIT: u32 = 100;
 
 fn toml(workers: usize) -> String {
     format!(
@@ -72,12 +72,10 @@ fn under_storm(server: &TestServer, body: impl FnOnce()) -> u64 {
 }
 
 /// One look at the totals, none of which may be less than at the last one.
-fn look(server: &TestServer, before: &mut BTreeMap<String, u64>) -> Value {
-    let status = server.status_json();
-    let totals = status["totals"].as_object().expect("totals");
-    for (name, value) in totals {
-        let value = value.as_u64().expect("a number");
-        let last = before.insert(name.clone(), value).unwrap_or(0);
+fn look(server: &TestServer, before: &mut BTreeMap<String, u64>) -> Status {
+    let status = server.status();
+    for (name, value) in status.totals.as_ref().expect("totals").iter() {
+        let last = before.insert(name.to_owned(), value).unwrap_or(0);
         assert!(value >= last, "{name} went from {last} to {value}");
     }
     status
@@ -85,14 +83,12 @@ fn look(server: &TestServer, before: &mut BTreeMap<String, u64>) -> Value {
 
 /// The pid of a worker that is no longer young, so that its death is no reason to wait
 /// with the next one, and that was not killed yet.
-fn grown_up(status: &Value, killed: &[i32]) -> Option<i32> {
-    let workers = status["workers"].as_array()?;
-    let number = |worker: &Value, key: &str| worker[key].as_i64().unwrap_or(0);
-    let lives = |worker: &&Value| !killed.iter().any(|pid| worker["pid"] == *pid);
-    let living = workers.iter().filter(lives);
-    let oldest = living.max_by_key(|worker| number(worker, "uptime_ms"))?;
-    let is_grown_up = number(oldest, "uptime_ms") > 1000 && oldest["state"] == "serving";
-    is_grown_up.then(|| i32::try_from(number(oldest, "pid")).expect("a pid"))
+fn grown_up(status: &Status, killed: &[i32]) -> Option<i32> {
+    let pid = |worker: &WorkerStatus| i32::try_from(worker.pid).expect("a pid");
+    let living = status.workers.iter().filter(|worker| !killed.contains(&pid(worker)));
+    let oldest = living.max_by_key(|worker| worker.uptime_ms)?;
+    let is_grown_up = oldest.uptime_ms > 1000 && oldest.state == "serving";
+    is_grown_up.then(|| pid(oldest))
 }
 
 fn workers_killed_in_a_storm(workers: usize, kills: u64) {
@@ -110,12 +106,10 @@ fn workers_killed_in_a_storm(workers: usize, kills: u64) {
     // Everybody has left; what the dead had is back, each of it once.
     let settled = wait_for(|| {
         let status = look(&server, &mut totals);
-        let serving = |worker: &Value| worker["state"] == "serving" && worker["connections"] == 0;
-        let all = status["workers"].as_array().expect("workers");
-        let is_settled = all.len() == workers
-            && all.iter().all(serving)
+        let is_settled = status.workers.len() == workers
+            && status.serving().filter(|worker| worker.connections == 0).count() == workers
             && totals["connections_accepted"] == totals["connections_closed"]
-            && status["semaphores"]["connection_permits"] == LIMIT;
+            && status.semaphores.connection_permits == Some(LIMIT);
         is_settled.then_some(())
     });
     assert!(settled.is_some(), "{:#}", server.status_json());
@@ -134,7 +128,8 @@ fn workers_killed_in_a_storm(workers: usize, kills: u64) {
         receive_error(&mut one_more, ErrorNumber::Busy);
     }
     let status = look(&server, &mut totals);
-    assert_eq!(status["semaphores"]["connection_permits"], LIMIT - clients.len());
+    let taken = u32::try_from(clients.len()).expect("a few");
+    assert_eq!(status.semaphores.connection_permits, Some(LIMIT - taken));
     let open = totals["connections_accepted"] - totals["connections_closed"];
     assert_eq!((open, server.connections()), (clients.len() as u64, clients.len() as u64));
 }
@@ -163,6 +158,9 @@ fn a_worker_that_makes_no_progress_is_told_of_and_replaced() {
     let server = TestServer::start("stuck", toml);
     let workers = server.worker_pids();
     let stuck = Pid::from_raw(workers[1]);
+    // A thread names itself as its first step, which may come after the worker serves.
+    let is_named = || proc::threads(workers[1]).values().any(|name| name == "sender");
+    wait_until("the threads have their names", is_named);
     kill(stuck, Signal::SIGSTOP).expect("our worker");
     server.wait_status("/totals/workers_stuck", |stuck| stuck == 1);
     let now = server.wait_workers(2, &workers[1..]);

@@ -1,7 +1,7 @@
 //! Logs: opened anew, rotated, shown, lost on a full disk, told less of.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -451,4 +451,29 @@ fn failing_accepts_are_told_once_and_counted() {
     assert!((1..=2).contains(&told), "{told}");
     assert!(limit("1000:").is_ok_and(|status| status.success()));
     waiting.call(CODE_PING, b"").unwrap();
+}
+
+#[test]
+fn a_huge_log_is_not_read_into_memory() {
+    let dir = crate::support::fresh_dir("logs_huge");
+    fs::write(dir.join("chappe.toml"), "").unwrap();
+    fs::create_dir(dir.join("logs")).unwrap();
+    let path = dir.join("logs/master.log");
+    let line = |level: &str| format!("2026-11-23T03:04:05.678Z {level} master 1 text\n");
+    fs::write(&path, line("ERROR")).unwrap();
+    // A line of half a gigabyte, as far as readers can see.
+    let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    file.set_len(512 << 20).unwrap();
+    let many = line("DEBUG").repeat(20_000);
+    file.write_all(format!("\n{many}").as_bytes()).unwrap();
+    for (arguments, expected) in
+        [(&["-n", "2"][..], line("DEBUG").repeat(2)), (&["-n", "2", "-l", "error"], line("ERROR"))]
+    {
+        let mut call = Command::new("sh");
+        call.args(["-c", "ulimit -v 200000 && exec \"$0\" \"$@\"", server::PROGRAM, "logs", "-p"]);
+        call.arg(&dir).arg("-c").arg(dir.join("chappe.toml")).args(arguments);
+        let shown = server::finish(&mut call);
+        assert_eq!((shown.code, shown.stderr.as_str()), (Some(0), ""), "{arguments:?}");
+        assert_eq!(shown.stdout, expected, "{arguments:?}");
+    }
 }

@@ -107,7 +107,9 @@ fn a_watch_ends_with_the_master() {
 fn the_version_says_how_it_was_built() {
     let program = || Command::new(crate::support::server::PROGRAM);
     let version = concat!("chappe ", env!("CARGO_PKG_VERSION"), "\n");
-    assert_eq!(finish(program().arg("-v")).stdout, version);
+    for short_or_long in ["-v", "--version"] {
+        assert_eq!(finish(program().arg(short_or_long)).stdout, version);
+    }
     let build = finish(program().arg("-V"));
     assert_eq!(build.code, Some(0));
     let text = build.stdout.strip_prefix(version).expect("the version first");

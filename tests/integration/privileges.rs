@@ -48,13 +48,15 @@ fn workers_become_nobody_and_the_master_stays_root() {
     }
     let server = TestServer::start("privileges_default", "");
     let nobody = User::from_name("nobody").expect("looked up").expect("there is one");
-    let (uid, gid) = (nobody.uid, nobody.gid);
-    server.wait_log("master", &format!("workers become user=nobody uid={uid} gid={gid}"));
     let before = server.worker_pids();
     for &pid in &before {
         assert_is(pid, &nobody, nobody.gid);
     }
     assert_eq!(status(server.pid(), "Uid"), vec!["0"; 4]);
+    let said = format!("workers become user nobody uid={} gid={}", nobody.uid, nobody.gid);
+    let log = server.read("logs/master.log");
+    let line = log.lines().find(|line| line.contains(&said)).unwrap_or_else(|| panic!("{log}"));
+    assert!(line.contains("INFO") && line.contains("by default") && line.contains("writable"));
     // A replacement is nobody as well, and both write to logs that root has made.
     kill(Pid::from_raw(before[0]), Signal::SIGKILL).expect("a worker");
     let after = server.wait_workers(2, &before[..1]);

@@ -265,7 +265,7 @@ impl Socket for SlowSocket {
 }
 
 fn a_message() -> Entry {
-    Entry::new((bytes::Bytes::from_static(b"message"), 1))
+    Entry::new((b"message"[..].into(), 1))
 }
 
 /// An engine without a server around it, and its send thread.

@@ -401,6 +401,7 @@ fn connections_of_a_drain_that_is_ended_for_a_reload_are_counted() {
         assert_eq!(server.command(&["reload"]).code, Some(0));
     }
     server.wait_status("/totals/drains_cut", |cut| cut == 1);
-    // Those that had their goodbye first may have left by themselves.
-    server.wait_status("/totals/connections_cut", |cut| (10..=20).contains(&cut));
+    // Those that had their goodbye first may have left by themselves; and a worker that
+    // leaves its listener still takes what has queued there, which may be of the next twenty.
+    server.wait_status("/totals/connections_cut", |cut| (10..=40).contains(&cut));
 }

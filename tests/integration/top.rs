@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::str::Chars;
 
 use chappe_client::CODE_ECHO;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
@@ -94,8 +94,17 @@ impl Picture {
                 let mut place = || numbers.next().unwrap_or(1).max(1) - 1;
                 (self.row, self.column) = (place(), place());
             }
-            Some('J') => self.cells = Self::new().cells,
+            Some('J') if parameters == "2" => self.cells = Self::new().cells,
+            Some('J') => self.clear_from_here(),
             _ => {}
+        }
+    }
+
+    fn clear_from_here(&mut self) {
+        let first = self.row;
+        for (number, row) in self.cells.iter_mut().enumerate().skip(first) {
+            let column = if number == first { self.column } else { 0 };
+            row.iter_mut().skip(column).for_each(|cell| *cell = ' ');
         }
     }
 
@@ -107,16 +116,25 @@ impl Picture {
 
 impl Screen {
     fn start(server: &TestServer) -> Self {
+        Self::of(server, &["top"], "")
+    }
+
+    /// Another command in a terminal. The shell does `first` before it becomes the command.
+    fn of(server: &TestServer, arguments: &[&str], first: &str) -> Self {
         let size = Winsize { ws_row: ROWS, ws_col: COLUMNS, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).expect("a pseudo terminal");
         let before = tcgetattr(&pty.slave).expect("settings");
         let flags = OFlag::O_NONBLOCK;
         fcntl(&pty.master, FcntlArg::F_SETFL(flags)).expect("flags");
+        // The program must not hold our side, which would never be closed.
+        fcntl(&pty.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("flags");
         let side = || pty.slave.try_clone().expect("a second handle");
         // A session of its own, with this terminal: the size and the keys of whatever
         // terminal the tests run in are none of its business.
         let child = Command::new("setsid")
-            .args(["--ctty", PROGRAM, "top", "-c"])
+            .args(["--ctty", "sh", "-c", &format!("{first}\nexec \"$0\" \"$@\""), PROGRAM])
+            .args(arguments)
+            .arg("-c")
             .arg(server.dir.join("chappe.toml"))
             .arg("-p")
             .arg(&server.dir)
@@ -175,6 +193,15 @@ impl Screen {
         });
         self.read();
         ended.expect("it has")
+    }
+
+    /// Our side is closed, the program's side is not.
+    fn close(&mut self) {
+        self.keys = File::open("/dev/null").expect("it is always there");
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_some()
     }
 
     fn is_raw(&self) -> bool {
@@ -257,6 +284,30 @@ fn top_gives_the_terminal_back_when_a_signal_ends_it() {
         assert_eq!(screen.wait_exit().code(), Some(0), "{signal}");
         screen.assert_restored();
     }
+}
+
+/// A window that is closed, or a connection that is lost: told by a signal, or with `nohup`
+/// by nothing but the terminal itself.
+#[test]
+fn what_draws_ends_with_its_terminal() {
+    let server = TestServer::start("top_closed", "");
+    for (arguments, shows) in [
+        (&["top"][..], "connection_permits"),
+        (&["status", "--watch"], "connection_permits"),
+        (&["logs", "-f"], "worker serves"),
+    ] {
+        for first in ["", "trap '' HUP"] {
+            let mut screen = Screen::of(&server, arguments, first);
+            screen.wait_shows(shows);
+            screen.close();
+            wait_until(&format!("{arguments:?} ends, {first:?}"), || screen.has_ended());
+        }
+    }
+    // A measurement ends by the signal, and goes on with `nohup`.
+    let mut screen = Screen::of(&server, &["bench", "--duration", "1h"], "");
+    screen.wait_shows("measuring");
+    screen.close();
+    wait_until("bench ends", || screen.has_ended());
 }
 
 #[test]

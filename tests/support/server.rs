@@ -7,9 +7,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use chappe::control::Status;
 use chappe_client::Client;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::proc;
@@ -214,9 +216,8 @@ impl TestServer {
     #[track_caller]
     pub(crate) fn wait_serving(&self, count: usize) {
         wait_until("all workers serve", || {
-            let status = self.status_json();
-            let workers = status["workers"].as_array().expect("workers");
-            workers.len() == count && workers.iter().all(|worker| worker["state"] == "serving")
+            let status = self.status();
+            status.workers.len() == count && status.serving().count() == count
         });
     }
 
@@ -260,6 +261,13 @@ impl TestServer {
         serde_json::from_str(&status.stdout).unwrap_or_else(|e| panic!("{e} in {}", status.stdout))
     }
 
+    /// The same, as the type that master and commands share.
+    #[track_caller]
+    pub(crate) fn status(&self) -> Status {
+        let status = self.status_json();
+        Status::deserialize(&status).unwrap_or_else(|e| panic!("{e} in {status:#}"))
+    }
+
     /// A number in the status, by its JSON pointer.
     #[track_caller]
     pub(crate) fn status_number(&self, pointer: &str) -> u64 {
@@ -282,9 +290,7 @@ impl TestServer {
     /// Connections of all workers together.
     #[track_caller]
     pub(crate) fn connections(&self) -> u64 {
-        let status = self.status_json();
-        let workers = status["workers"].as_array().expect("workers");
-        workers.iter().map(|worker| worker["connections"].as_u64().expect("connections")).sum()
+        self.status().workers.iter().map(|worker| u64::from(worker.connections)).sum()
     }
 
     /// Everything it has written, for the report of a failed test.
@@ -292,7 +298,8 @@ impl TestServer {
         let mut files =
             vec![self.dir.join("chappe.toml"), self.dir.join(STDOUT), self.dir.join(STDERR)];
         let logs = fs::read_dir(self.dir.join("logs")).into_iter().flatten().flatten();
-        files.extend(logs.map(|entry| entry.path()));
+        // A test may have put something else there, which would be waited for.
+        files.extend(logs.map(|entry| entry.path()).filter(|path| path.is_file()));
         for file in files {
             let bytes = fs::read(&file).unwrap_or_default();
             // The end is what tells; a log at level debug can be long.

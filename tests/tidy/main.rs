@@ -19,12 +19,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("engine", &["shm", "sys"]),
     ("client", &["sys", "wire"]),
     ("config", &[]),
+    // What master and commands say to each other; the names of log levels are the
+    // configuration's.
+    ("control", &["config"]),
     ("throttle", &["sys"]),
     ("logging", &["config", "sys", "throttle"]),
     ("listen", &["config", "sys"]),
     ("channel", &["sys"]),
     // With the load generator of `bench`, which speaks the wire format itself.
-    ("cli", &["client", "config", "sys", "wire"]),
+    ("cli", &["client", "config", "control", "sys", "wire"]),
     ("protocol", &["config", "engine", "wire"]),
     ("handler", &["engine", "protocol", "shm", "sys", "throttle"]),
     ("net", &["engine", "protocol", "shm", "sys", "throttle"]),
@@ -36,7 +39,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("metrics", &["channel", "shm", "sys"]),
-    ("master", &["channel", "config", "listen", "logging", "metrics", "shm", "sys", "throttle"]),
+    (
+        "master",
+        &["channel", "config", "control", "listen", "logging", "metrics", "shm", "sys", "throttle"],
+    ),
     // The crate's front doors: `server` joins the application's handlers and `boot`.
     ("server", &["boot", "handler"]),
     // A worker reads its orders in its slot.
@@ -427,7 +433,7 @@ fn a_planted_import_is_found() {
     assert_eq!(forbidden_imports("master", 2, fine), [""; 0]);
     assert_eq!(forbidden_imports("boot", 1, "use crate::{worker, master};"), [""; 0]);
     assert_eq!(forbidden_imports("wire", 0, "use chappe_client::Client;").len(), 1);
-    assert_eq!(forbidden_imports("wire", 0, "use crate::cut; use chappe_wire::x;"), [""; 0]);
+    assert_eq!(forbidden_imports("wire", 0, "use crate::notice; use chappe_wire::x;"), [""; 0]);
     assert_eq!(forbidden_imports("net", 1, "use chappe_wire::Header;").len(), 1);
 }
 
@@ -438,7 +444,7 @@ fn a_module_is_its_first_folder_and_knows_its_depth() {
         ("src/net/mod.rs", "net", 1),
         ("src/net/input.rs", "net", 2),
         ("src/protocol/chappe/mod.rs", "protocol", 2),
-        ("crates/wire/src/cut.rs", "wire", 0),
+        ("crates/wire/src/notice.rs", "wire", 0),
     ] {
         assert_eq!(module_of(path), (module, depth), "{path}");
     }

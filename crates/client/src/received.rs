@@ -102,20 +102,40 @@ impl ServerGoodbye {
     }
 }
 
+/// A text of somebody else's, for a terminal: what would steer it, or turn the order of
+/// letters around, is written as an escape.
+struct Shown<'a>(&'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for letter in self.0.chars() {
+            match letter {
+                '\t' | '\r' | '\n' => write!(f, "{}", letter.escape_default())?,
+                letter if letter.is_control() => write!(f, "\\x{:02x}", u32::from(letter))?,
+                '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                    write!(f, "{}", letter.escape_unicode())?;
+                }
+                letter => write!(f, "{letter}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error {} ({})", self.number, self.name())?;
         if let Some(code) = self.caused_by {
             write!(f, " for code {code}")?;
         }
-        if self.text.is_empty() { Ok(()) } else { write!(f, ": {}", self.text) }
+        if self.text.is_empty() { Ok(()) } else { write!(f, ": {}", Shown(&self.text)) }
     }
 }
 
 impl fmt::Display for ServerGoodbye {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "goodbye {} ({})", self.reason, self.name())?;
-        if self.text.is_empty() { Ok(()) } else { write!(f, ": {}", self.text) }
+        if self.text.is_empty() { Ok(()) } else { write!(f, ": {}", Shown(&self.text)) }
     }
 }
 
@@ -149,6 +169,18 @@ mod tests {
         assert!(goodbye.is(Goodbye::Idle));
         assert_eq!(goodbye.to_string(), "goodbye 3 (idle): nothing came");
         assert_eq!(frame.as_error(), None);
+    }
+
+    #[test]
+    fn a_servers_text_cannot_steer_a_terminal() {
+        let text = "\x1b[2Jred\x1b[0m\r\n\tline\u{7f}\u{9b}1m\u{202e}lmx \u{e4}";
+        let shown = r"\x1b[2Jred\x1b[0m\r\n\tline\x7f\x9b1m\u{202e}lmx \u{e4}";
+        let shown = shown.replace(r"\u{e4}", "\u{e4}");
+        let error = received(error_frame(ErrorNumber::Busy, None, text)).as_error().unwrap();
+        assert_eq!(error.text, text);
+        assert_eq!(error.to_string(), format!("error 6 (busy): {shown}"));
+        let goodbye = received(goodbye_frame(Goodbye::Idle, text)).as_goodbye().unwrap();
+        assert_eq!(goodbye.to_string(), format!("goodbye 3 (idle): {shown}"));
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! Encoded messages end to end in one buffer, so that they leave in one piece.
 
-use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
 
-/// How much larger than twice its content a queued buffer may be.
-const WASTE_BYTES_MAX: usize = 256;
+/// The most that a turn may answer, what its handlers have pushed not counted. One handler
+/// can answer as often as it likes, and nothing leaves before it returns.
+pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The largest buffer that is kept for the next batch.
 const KEPT_BYTES_MAX: usize = 256 * 1024;
 
-/// Encoded messages of one turn, end to end. The protocol appends, the turn takes.
+/// Encoded messages of one turn, end to end. The protocol appends, the turn takes. The buffer
+/// is used again for the next turn, unless it has become large.
 #[derive(Debug, Default)]
 pub struct Batch {
-    bytes: BytesMut,
+    bytes: Vec<u8>,
     messages: u32,
 }
 
@@ -24,7 +26,7 @@ pub struct Mark {
 
 impl Batch {
     /// Where the next message is appended: then [`Batch::count`] it.
-    pub fn buffer(&mut self) -> &mut BytesMut {
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
@@ -63,15 +65,11 @@ impl Batch {
         self.messages = mark.messages;
     }
 
-    /// Hands over what was appended, with its buffer: bytes and number of messages.
+    /// Copies out what was appended, and forgets it: bytes and number of messages.
     #[must_use]
-    pub fn take(&mut self) -> (Bytes, u32) {
-        let bytes = std::mem::take(&mut self.bytes);
-        // What was rewound may have left a large buffer behind a few bytes, which would
-        // be queued with them and not be counted.
-        let is_wasteful = bytes.capacity() > 2 * bytes.len() + WASTE_BYTES_MAX;
-        let bytes = if is_wasteful { Bytes::copy_from_slice(&bytes) } else { bytes.freeze() };
-        (bytes, std::mem::take(&mut self.messages))
+    pub fn take(&mut self) -> (Arc<[u8]>, u32) {
+        let bytes = Arc::from(&self.bytes[..]);
+        (bytes, self.clear())
     }
 
     /// What was appended, to be sent as it is: then [`Batch::clear`].
@@ -85,7 +83,7 @@ impl Batch {
     pub(crate) fn clear(&mut self) -> u32 {
         self.bytes.clear();
         if self.bytes.capacity() > KEPT_BYTES_MAX {
-            self.bytes = BytesMut::new();
+            self.bytes = Vec::new();
         }
         std::mem::take(&mut self.messages)
     }
@@ -103,8 +101,7 @@ mod tests {
         batch.rewind(mark);
         batch.append(b"few");
         let (bytes, messages) = batch.take();
-        assert_eq!(messages, 1);
-        assert!(bytes.try_into_mut().expect("nobody shares it").capacity() < 1000);
+        assert_eq!((&bytes[..], messages), (&b"few"[..], 1));
     }
 
     #[test]

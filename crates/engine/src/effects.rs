@@ -2,8 +2,8 @@
 
 use crate::item::{Done, Item};
 use crate::notice::Cause;
-use crate::writer::{Entry, Unsent};
-use std::collections::VecDeque;
+use crate::queue::Queue;
+use crate::writer::{Entries, Entry};
 
 /// Why a push was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +69,8 @@ pub(crate) struct Effects {
 /// What is gone from the queues and not freed yet.
 #[derive(Debug, Default)]
 pub(crate) struct Remains {
-    pub(crate) items: VecDeque<Item>,
-    pub(crate) unsent: [Unsent; 2],
+    pub(crate) items: Queue<Item>,
+    pub(crate) unsent: [Entries; 2],
 }
 
 impl Effects {

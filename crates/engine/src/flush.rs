@@ -44,7 +44,7 @@ pub enum Flushed {
 /// EAGAIN as well.
 pub(crate) fn flush(writer: &mut Writer, counters: &ThreadCounters) -> Flushed {
     let mut share = FLUSH_BYTES_MAX;
-    while !writer.is_empty() {
+    while !writer.entries.is_empty() {
         if share == 0 {
             return Flushed::ShareUsed;
         }
@@ -71,11 +71,11 @@ pub(crate) fn flush_batch(
     counters: &ThreadCounters,
 ) -> Flushed {
     let bytes = batch.len();
-    let result = writer.socket().send(&[IoSlice::new(batch.bytes())]);
+    let result = writer.socket.send(&[IoSlice::new(batch.bytes())]);
     match count(bytes, result, counters) {
         Ok(sent) if sent == bytes => {
             counters.add(Counter::FramesSent, u64::from(batch.clear()));
-            writer.has_sent(sent);
+            writer.sent.uncharged = sent;
             Flushed::All
         }
         Ok(sent) => {
@@ -93,11 +93,11 @@ pub(crate) fn flush_batch(
 fn send(writer: &Writer, share: usize) -> (usize, io::Result<usize>) {
     if let Some(alone) = writer.alone() {
         let bytes = alone.len().min(share);
-        return (bytes, writer.socket().send(&[IoSlice::new(&alone[..bytes])]));
+        return (bytes, writer.socket.send(&[IoSlice::new(&alone[..bytes])]));
     }
     let mut slices = [IoSlice::new(&[]); IO_SLICES_MAX];
     let (used, bytes) = writer.fill(&mut slices, share);
-    (bytes, writer.socket().send(&slices[..used]))
+    (bytes, writer.socket.send(&slices[..used]))
 }
 
 /// Counts a call that was given this number of bytes, and says what its error means: `None` to

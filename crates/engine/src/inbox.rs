@@ -2,7 +2,7 @@
 
 use crate::effects::Received;
 use crate::item::Item;
-use std::collections::VecDeque;
+use crate::queue::Queue;
 
 /// Which backlog a stalled inbox waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(crate) struct Inbox {
     pub(crate) messages: u32,
     /// As charged. A gibibyte and what one read brings at the most.
     pub(crate) bytes: u32,
-    pub(crate) items: VecDeque<Item>,
+    pub(crate) items: Queue<Item>,
 }
 
 /// Of one read, or of what was read: see `Inbox::bytes`.
@@ -41,10 +41,11 @@ pub(crate) fn small(number: usize) -> u32 {
 }
 
 impl Inbox {
-    /// Charges an item.
-    pub(crate) fn add(&mut self, item: &Item) {
+    /// Adds an item, and charges it.
+    pub(crate) fn add(&mut self, item: Item) {
         self.messages += small(item.messages());
         self.bytes += small(item.charged());
+        self.items.push(item);
     }
 
     /// Empty -> queued.
@@ -57,17 +58,9 @@ impl Inbox {
         }
     }
 
-    /// Running -> empty: at rest it owns no buffer.
-    pub(crate) fn rest(&mut self) {
-        self.phase = Phase::Empty;
-        if self.items.capacity() > 0 {
-            self.items = VecDeque::new();
-        }
-    }
-
     /// The running turn's next item.
     pub(crate) fn take(&mut self) -> Option<Item> {
-        let item = self.items.pop_front()?;
+        let item = self.items.pop()?;
         self.in_turn = small(item.messages());
         Some(item)
     }

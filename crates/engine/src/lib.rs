@@ -32,6 +32,7 @@ mod notice;
 mod outbox;
 mod peer;
 mod protocol;
+mod queue;
 mod run_list;
 mod send_list;
 mod state;
@@ -39,7 +40,7 @@ pub mod sync;
 mod turn;
 mod writer;
 
-pub use batch::{Batch, Mark};
+pub use batch::{BATCH_BYTES_MAX, Batch, Mark};
 pub use budget::{Budget, Resume, Room};
 pub use call_list::{CallList, Called};
 pub use effects::{Received, Rejected};
@@ -55,7 +56,7 @@ pub use run_list::RunList;
 pub use send_list::{PERMITS_PER_LOOK, SendList, Wakeup};
 pub use state::{Stage, View};
 pub use turn::{
-    Found, Message, Pace, QUICK_TIME_MAX, Serve, Served, SharedChunk, Source, TURN_BYTES_MAX,
-    TURN_MESSAGES_MAX, TURN_TIME_MAX, Turned, Turns,
+    Found, Message, Pace, QUICK_TIME_MAX, Serve, Served, Source, TURN_BYTES_MAX, TURN_MESSAGES_MAX,
+    TURN_TIME_MAX, Turned, Turns,
 };
 pub use writer::{ENTRY_COST, Entry};

@@ -3,12 +3,11 @@
 use super::tests::{BOUNDS, NoSocket};
 use super::*;
 use crate::item::{Chunk, ITEM_COST};
-use bytes::Bytes;
 
 #[test]
 fn a_push_is_full_at_one_byte_beyond_the_high_mark_and_one_always_fits() {
     let bounds = Bounds { outbox_high: 2 * ENTRY_COST + 10, outbox_low: 0, ..BOUNDS };
-    let entry = |bytes: usize| Entry::new((Bytes::from(vec![0; bytes]), 1));
+    let entry = |bytes: usize| Entry::new((vec![0; bytes].into(), 1));
     let mut state = State::new(Arc::new(NoSocket));
     assert!(state.push(entry(1000), &bounds).is_ok(), "one message always fits");
     assert_eq!(state.push(entry(1), &bounds).err(), Some(Rejected::Full));
@@ -23,9 +22,7 @@ fn a_push_is_full_at_one_byte_beyond_the_high_mark_and_one_always_fits() {
 #[test]
 fn reading_pauses_at_either_limit_of_the_inbox_and_goes_on_at_half() {
     let bounds = Bounds { inbox_messages_max: 4, inbox_bytes_max: 2000, ..BOUNDS };
-    let chunk = |messages: usize, bytes: usize| {
-        Item::chunk(Chunk { bytes: Bytes::from(vec![0; bytes]), messages })
-    };
+    let chunk = |messages: usize, bytes: usize| Item::from(Chunk::new(&vec![0; bytes], messages));
     for (items, pauses) in [
         (vec![chunk(3, 100)], false),
         (vec![chunk(3, 100), chunk(1, 1)], true),
@@ -37,7 +34,7 @@ fn reading_pauses_at_either_limit_of_the_inbox_and_goes_on_at_half() {
             _ = state.receive(item, Room::Free, &bounds);
         }
         assert_eq!(state.view().is_paused, pauses);
-        let Begun::Item(item) = state.begin(Room::Free, &bounds) else { panic!("queued") };
+        let item = state.begin(Room::Free, &bounds, &mut Effects::default()).expect("queued");
         let done = Done { messages: item.messages(), bytes: item.charged() };
         let mut effects = Effects::default();
         state.next(done, &bounds, &mut effects);

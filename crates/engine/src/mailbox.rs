@@ -11,12 +11,11 @@ use crate::call_list::Called;
 use crate::effects::{Effects, Leaving, Received, Rejected};
 use crate::engine::{Engine, SlowReader};
 use crate::flush::{Flushed, Socket, flush, flush_batch};
-use crate::inbox::Backlog;
 use crate::item::{Done, Item};
 use crate::notice::{Cause, Notice};
 use crate::peer::{PackedPeer, Peer};
 use crate::protocol::Protocol;
-use crate::state::{Begun, State, View};
+use crate::state::{State, View};
 use crate::sync::Mutex;
 use crate::writer::{Entry, Writer};
 use chappe_shm::{Count, Counter, ThreadCounters};
@@ -117,16 +116,7 @@ impl Mailbox {
         let (messages, charged) = (item.messages(), item.charged());
         let total = self.engine.inbox_total.charge(charged);
         let received = self.state.lock().receive(item, total, &self.engine.bounds);
-        if received == Received::Discarded {
-            self.engine.inbox_total.release(charged);
-            counters.add(Counter::MessagesExpired, messages as u64);
-        }
-        received
-    }
-
-    /// Adds a notice that is not the last thing told.
-    pub fn tell(&self, notice: Notice, counters: &ThreadCounters) -> Received {
-        self.receive(notice.into(), counters)
+        self.account(received, messages, charged, counters)
     }
 
     /// No more is received; `last` is told behind the replies to what was. When all is
@@ -142,6 +132,17 @@ impl Mailbox {
         let messages = last.as_ref().map_or(0, Item::messages);
         _ = self.engine.inbox_total.charge(charged);
         let received = self.state.lock().end_input(cause, last);
+        self.account(received, messages, charged, counters)
+    }
+
+    /// What was discarded is lost, and charged for no longer.
+    fn account(
+        &self,
+        received: Received,
+        messages: usize,
+        charged: usize,
+        counters: &ThreadCounters,
+    ) -> Received {
         if received == Received::Discarded {
             self.engine.inbox_total.release(charged);
             counters.add(Counter::MessagesExpired, messages as u64);
@@ -187,17 +188,10 @@ impl Mailbox {
     // --- a turn ---
 
     pub(crate) fn begin(self: &Arc<Self>, counters: &impl Count, place: Place) -> Option<Item> {
-        let total = self.engine.outbox_total.room();
-        let begun = self.state.lock().begin(total, &self.engine.bounds);
-        match begun {
-            Begun::Item(item) => return Some(item),
-            Begun::Stalled(Backlog::Total) => {
-                let effects = Effects { wait_for_total: true, ..Effects::default() };
-                _ = self.carry_out(&effects, counters, place);
-            }
-            Begun::Stalled(Backlog::Own) | Begun::Nothing => {}
-        }
-        None
+        let (total, mut effects) = (self.engine.outbox_total.room(), Effects::default());
+        let item = self.state.lock().begin(total, &self.engine.bounds, &mut effects);
+        _ = self.carry_out(&effects, counters, place);
+        item
     }
 
     /// For messages that the loop has just read: `None` if they have to go through the
@@ -229,7 +223,7 @@ impl Mailbox {
             flushed = flush_batch(&mut writer, batch, counters);
             self.note_failure(&flushed);
         }
-        let total = match writer.added() {
+        let total = match writer.sent.added {
             0 => self.engine.outbox_total.room(),
             added => self.charge(added),
         };

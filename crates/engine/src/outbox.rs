@@ -1,7 +1,9 @@
 //! The outbox of a connection: a part of its state, which has the table of its seats.
 
 use crate::effects::Effects;
-use crate::writer::{Entry, Resting, Unsent, Writer};
+use crate::flush::Socket;
+use crate::writer::{Entries, Entry, Writer};
+use std::sync::Arc;
 
 /// Why a connection waits without being on the send list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,10 +17,10 @@ pub enum Blocked {
 /// Who may write to the socket.
 #[derive(Debug)]
 pub(crate) enum Seat {
-    Idle(Resting),
-    Ready(Resting),
+    Idle(Arc<dyn Socket>),
+    Ready(Arc<dyn Socket>),
     Sending,
-    Blocked(Resting, Blocked),
+    Blocked(Arc<dyn Socket>, Blocked),
     Closed,
 }
 
@@ -26,23 +28,23 @@ pub(crate) enum Seat {
 #[derive(Debug)]
 pub(crate) struct Outbox {
     pub(crate) seat: Seat,
-    /// The cost of `waiting` and of the writer's entries; what is in flight is accounted
-    /// for when the writer returns.
+    /// The cost of `entries` and of the writer's; what is in flight is accounted for when
+    /// the writer returns.
     pub(crate) bytes: usize,
     pub(crate) sent_bytes: u64,
-    /// Queued since the writer was last taken.
-    pub(crate) waiting: Vec<Entry>,
+    /// What the writer does not have: all, or what was queued since it was taken.
+    pub(crate) entries: Entries,
 }
 
 impl Outbox {
     /// Queues an entry. Idle -> ready.
     pub(crate) fn append(&mut self, entry: Entry, effects: &mut Effects) {
         self.bytes += entry.cost();
-        self.waiting.push(entry);
+        self.entries.push(entry);
         self.seat = match std::mem::replace(&mut self.seat, Seat::Sending) {
-            Seat::Idle(writer) => {
+            Seat::Idle(socket) => {
                 effects.list = true;
-                Seat::Ready(writer)
+                Seat::Ready(socket)
             }
             other => other,
         };
@@ -50,16 +52,26 @@ impl Outbox {
 
     /// To sending, with all that is queued.
     pub(crate) fn take(&mut self) -> Option<Writer> {
-        let resting = std::mem::replace(&mut self.seat, Seat::Sending).into_resting()?;
-        let mut writer = resting.into_writer();
-        if !self.waiting.is_empty() {
-            writer.load(std::mem::take(&mut self.waiting));
+        let socket = match std::mem::replace(&mut self.seat, Seat::Sending) {
+            Seat::Idle(socket) | Seat::Ready(socket) | Seat::Blocked(socket, _) => socket,
+            other @ (Seat::Sending | Seat::Closed) => {
+                self.seat = other;
+                return None;
+            }
+        };
+        Some(Writer::new(socket, std::mem::take(&mut self.entries)))
+    }
+
+    /// The writer's entries come back: they are the oldest.
+    pub(crate) fn put_in_front(&mut self, unsent: Entries) {
+        if !unsent.is_empty() {
+            let queued = std::mem::replace(&mut self.entries, unsent);
+            self.entries.append(queued);
         }
-        Some(writer)
     }
 
     /// Takes entries that will not be sent off the accounts.
-    pub(crate) fn drop_entries(&mut self, entries: Unsent, effects: &mut Effects) {
+    pub(crate) fn drop_entries(&mut self, entries: Entries, effects: &mut Effects) {
         if entries.is_empty() {
             return;
         }
@@ -73,25 +85,16 @@ impl Outbox {
 
     /// The writer's hold on the socket has ended, under this lock: the loop, which sees
     /// this state by the same lock, then closes it.
-    pub(crate) fn close(&mut self, unsent: Unsent, effects: &mut Effects) {
+    pub(crate) fn close(&mut self, unsent: Entries, effects: &mut Effects) {
         self.seat = Seat::Closed;
         // Half of the first one may be sent: its rest is released with the others.
         let rest = std::mem::take(&mut self.bytes);
-        let waiting = std::mem::take(&mut self.waiting);
-        let lost = unsent.iter().chain(&waiting).map(|entry| u64::from(entry.messages()));
+        let waiting = std::mem::take(&mut self.entries);
+        let lost = unsent.iter().chain(waiting.iter()).map(|entry| u64::from(entry.messages()));
         effects.lost += lost.sum::<u64>();
         effects.outbox_released += rest;
         if !(unsent.is_empty() && waiting.is_empty()) {
             effects.remains().unsent = [unsent, waiting];
-        }
-    }
-}
-
-impl Seat {
-    pub(crate) fn into_resting(self) -> Option<Resting> {
-        match self {
-            Self::Idle(resting) | Self::Ready(resting) | Self::Blocked(resting, _) => Some(resting),
-            Self::Sending | Self::Closed => None,
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use crate::batch::Batch;
 use crate::notice::Notice;
-use bytes::Bytes;
+use std::sync::Arc;
 
 /// The front of a stream, as [`Protocol::frame`] found it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ pub trait Protocol: Send + Sync + std::fmt::Debug {
     fn notice(&self, notice: &Notice, out: &mut Batch);
 
     /// A notice by itself.
-    fn notice_alone(&self, notice: &Notice) -> (Bytes, u32) {
+    fn notice_alone(&self, notice: &Notice) -> (Arc<[u8]>, u32) {
         let mut batch = Batch::default();
         self.notice(notice, &mut batch);
         batch.take()

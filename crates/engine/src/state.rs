@@ -50,8 +50,8 @@ use crate::inbox::{Backlog, Inbox, Phase, small};
 use crate::item::{Done, Item};
 use crate::notice::Cause;
 use crate::outbox::{Blocked, Outbox, Seat};
-use crate::writer::{ENTRY_COST, Entry, Resting, Sent, Writer};
-use std::collections::VecDeque;
+use crate::queue::Queue;
+use crate::writer::{ENTRY_COST, Entries, Entry, Sent, Writer};
 use std::sync::Arc;
 
 /// How far the end of a connection has come.
@@ -67,17 +67,6 @@ pub enum Stage {
     Lingering,
     /// Given up: nothing is handled or sent any more.
     Aborted,
-}
-
-/// What a turn gets when it begins.
-#[derive(Debug)]
-pub(crate) enum Begun {
-    /// The first item.
-    Item(Item),
-    /// Replies back up: it is stalled, and waits for this.
-    Stalled(Backlog),
-    /// There is nothing to handle any more.
-    Nothing,
 }
 
 /// What the event loop sees of a connection.
@@ -133,13 +122,13 @@ impl State {
                 in_turn: 0,
                 messages: 0,
                 bytes: 0,
-                items: VecDeque::new(),
+                items: Queue::default(),
             },
             outbox: Outbox {
-                seat: Seat::Idle(Resting::new(socket)),
+                seat: Seat::Idle(socket),
                 bytes: 0,
                 sent_bytes: 0,
-                waiting: Vec::new(),
+                entries: Entries::default(),
             },
         }
     }
@@ -153,8 +142,7 @@ impl State {
             return Received::Discarded;
         }
         let inbox = &mut self.inbox;
-        inbox.add(&item);
-        inbox.items.push_back(item);
+        inbox.add(item);
         self.inbox_pauses |= inbox.messages as usize >= bounds.inbox_messages_max
             || inbox.bytes as usize >= bounds.inbox_bytes_max
             || total == Room::Exhausted;
@@ -170,8 +158,7 @@ impl State {
         self.stage = Stage::Answering;
         self.cause = Some(cause);
         if let Some(last) = last {
-            self.inbox.add(&last);
-            self.inbox.items.push_back(last);
+            self.inbox.add(last);
             return self.inbox.leave_empty();
         }
         if self.inbox.phase == Phase::Empty {
@@ -193,10 +180,8 @@ impl State {
         self.stage = Stage::Aborted;
         self.let_inbox_go(effects);
         if !matches!(self.outbox.seat, Seat::Sending) {
-            let seat = std::mem::replace(&mut self.outbox.seat, Seat::Closed);
-            let unsent = seat.into_resting().map_or_else(Vec::new, Resting::into_unsent);
             self.outbox_pauses = false;
-            self.outbox.close(unsent, effects);
+            self.outbox.close(Entries::default(), effects);
         }
     }
 
@@ -224,20 +209,20 @@ impl State {
 
     // --- a turn ---
 
-    /// Queued -> running, with the first item; or stalled, if replies back up.
-    pub(crate) fn begin(&mut self, total: Room, bounds: &Bounds) -> Begun {
+    /// Queued -> running, with the first item; or stalled, if replies back up; or empty, if
+    /// there is nothing to handle any more.
+    pub(crate) fn begin(
+        &mut self,
+        total: Room,
+        bounds: &Bounds,
+        effects: &mut Effects,
+    ) -> Option<Item> {
         debug_assert_eq!(self.inbox.phase, Phase::Queued, "listed once");
-        self.inbox.phase = match (self.outbox.bytes > bounds.outbox_high, total) {
-            _ if self.stage > Stage::Answering => Phase::Empty,
-            (true, _) => Phase::Stalled(Backlog::Own),
-            (false, Room::Exhausted) => Phase::Stalled(Backlog::Total),
-            (false, Room::Free) => Phase::Running,
+        self.inbox.phase = match self.is_open() {
+            true => self.stall(total, bounds, effects).unwrap_or(Phase::Running),
+            false => Phase::Empty,
         };
-        match self.inbox.phase {
-            Phase::Running => Begun::Item(self.inbox.take().expect("a queued inbox has an item")),
-            Phase::Stalled(backlog) => Begun::Stalled(backlog),
-            Phase::Empty | Phase::Queued => Begun::Nothing,
-        }
+        if self.inbox.phase == Phase::Running { self.inbox.take() } else { None }
     }
 
     /// Empty -> running, for messages that the loop has just read and that are in no
@@ -291,7 +276,7 @@ impl State {
         debug_assert_eq!(self.inbox.phase, Phase::Running);
         self.take_off(leaving.done, bounds, effects);
         if let Some(rest) = leaving.rest {
-            self.inbox.items.push_front(rest);
+            self.inbox.items.push_first(rest);
         }
         if let Some(replies) = leaving.replies {
             self.append(replies, total, bounds, effects);
@@ -302,20 +287,16 @@ impl State {
             self.let_inbox_go(effects);
         }
         if self.inbox.items.is_empty() {
-            self.inbox.rest();
+            self.inbox.phase = Phase::Empty;
             if self.stage == Stage::Answering {
                 self.stage = Stage::Flushing;
                 effects.call |= matches!(self.outbox.seat, Seat::Idle(_));
             }
             return;
         }
-        self.inbox.phase = match total {
-            _ if self.outbox.bytes > bounds.outbox_high => Phase::Stalled(Backlog::Own),
-            Room::Exhausted => Phase::Stalled(Backlog::Total),
-            Room::Free => Phase::Queued,
-        };
-        effects.enqueue |= self.inbox.phase == Phase::Queued;
-        effects.wait_for_total |= self.inbox.phase == Phase::Stalled(Backlog::Total);
+        let stalled = self.stall(total, bounds, effects);
+        self.inbox.phase = stalled.unwrap_or(Phase::Queued);
+        effects.enqueue |= stalled.is_none();
     }
 
     /// Stalled for the total -> queued. Any other phase stays what it is.
@@ -368,19 +349,10 @@ impl State {
             return None;
         }
         let mut effects = Effects { call: true, ..Effects::default() };
-        let unsent = match &mut self.outbox.seat {
-            Seat::Idle(writer) | Seat::Ready(writer) | Seat::Blocked(writer, _) => {
-                writer.drop_backlog()
-            }
-            Seat::Sending => {
-                self.drops_at_return = true;
-                Vec::new()
-            }
-            Seat::Closed => return None,
-        };
-        self.outbox.drop_entries(unsent, &mut effects);
-        let waiting = std::mem::take(&mut self.outbox.waiting);
-        self.outbox.drop_entries(waiting, &mut effects);
+        // What a writer has is dropped when it comes back.
+        self.drops_at_return = matches!(self.outbox.seat, Seat::Sending);
+        let unbegun = self.outbox.entries.take_unbegun();
+        self.outbox.drop_entries(unbegun, &mut effects);
         self.outbox.append(last, &mut effects);
         self.outbox_pauses = false;
         self.finish(cause, &mut effects);
@@ -404,14 +376,15 @@ impl State {
     /// The writer comes back, with how its flush ended.
     pub(crate) fn settle(
         &mut self,
-        mut writer: Writer,
+        writer: Writer,
         flushed: &Flushed,
         total: Room,
         bounds: &Bounds,
         effects: &mut Effects,
     ) {
         debug_assert!(matches!(self.outbox.seat, Seat::Sending), "only the taker returns it");
-        let Sent { bytes, entries, uncharged, added } = writer.take_sent();
+        let Writer { socket, entries: mut unsent, sent } = writer;
+        let Sent { bytes, entries, uncharged, added } = sent;
         effects.outbox_released += bytes + entries * ENTRY_COST;
         self.outbox.bytes = self.outbox.bytes + added - (bytes + entries * ENTRY_COST);
         self.outbox.sent_bytes += (bytes + uncharged) as u64;
@@ -422,20 +395,21 @@ impl State {
         }
         if self.stage == Stage::Aborted {
             self.outbox_pauses = false;
-            self.outbox.close(writer.into_unsent(), effects);
+            self.outbox.close(unsent, effects);
             effects.call = true;
             return;
         }
         if std::mem::take(&mut self.drops_at_return) && !matches!(flushed, Flushed::All) {
-            self.outbox.drop_entries(writer.drop_backlog(), effects);
+            self.outbox.drop_entries(unsent.take_unbegun(), effects);
         }
+        self.outbox.put_in_front(unsent);
         self.outbox.seat = match flushed {
             // "All is sent" and "one more is queued" are decided under the lock that
             // `append` takes, or a message could be left behind.
-            Flushed::All if self.outbox.waiting.is_empty() => Seat::Idle(writer.rest()),
-            Flushed::All | Flushed::ShareUsed => Seat::Ready(writer.rest()),
-            Flushed::SocketFull => Seat::Blocked(writer.rest(), Blocked::Socket),
-            Flushed::NoBuffers => Seat::Blocked(writer.rest(), Blocked::Buffers),
+            Flushed::All if self.outbox.entries.is_empty() => Seat::Idle(socket),
+            Flushed::All | Flushed::ShareUsed => Seat::Ready(socket),
+            Flushed::SocketFull => Seat::Blocked(socket, Blocked::Socket),
+            Flushed::NoBuffers => Seat::Blocked(socket, Blocked::Buffers),
             Flushed::Broken(_) => unreachable!("aborted above"),
         };
         match self.outbox.seat {
@@ -447,6 +421,15 @@ impl State {
     }
 
     // --- parts ---
+
+    /// What a turn waits for that would only add to a backlog.
+    fn stall(&self, total: Room, bounds: &Bounds, effects: &mut Effects) -> Option<Phase> {
+        if self.outbox.bytes > bounds.outbox_high {
+            return Some(Phase::Stalled(Backlog::Own));
+        }
+        effects.wait_for_total = total == Room::Exhausted;
+        (total == Room::Exhausted).then_some(Phase::Stalled(Backlog::Total))
+    }
 
     fn is_open(&self) -> bool {
         self.stage <= Stage::Answering

@@ -4,7 +4,6 @@
 
 use super::*;
 use crate::item::Chunk;
-use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 
@@ -169,7 +168,7 @@ fn is_legal(stage: Stage, phase: &str, seat: &str) -> bool {
 }
 
 fn one_byte() -> Entry {
-    Entry::new((Bytes::from_static(b"x"), 1))
+    Entry::new((b"x"[..].into(), 1))
 }
 
 impl World {
@@ -215,7 +214,7 @@ impl World {
             paused: (self.state.inbox_pauses, self.state.outbox_pauses),
             items: inbox.items.len(),
             in_turn: inbox.in_turn,
-            waiting: outbox.waiting.len(),
+            waiting: outbox.entries.len(),
             flight: (outbox.bytes, outbox.sent_bytes > 0),
             drops_at_return: self.state.drops_at_return,
             has_item: matches!(self.turn, Some(Some(_))),
@@ -227,7 +226,7 @@ impl World {
     }
 
     fn item(&mut self) -> Item {
-        let item = Item::chunk(Chunk { bytes: Bytes::from_static(b"m"), messages: 1 });
+        let item = Item::from(Chunk::new(b"m", 1));
         self.inbox_charged += item.charged();
         self.received += 1;
         item
@@ -271,11 +270,10 @@ impl World {
                     return false;
                 }
                 self.on_run_list -= 1;
-                match self.state.begin(room(exhausted), &BOUNDS) {
-                    Begun::Item(item) => self.turn = Some(Some(item)),
-                    Begun::Stalled(backlog) => self.waits_for_total |= backlog == Backlog::Total,
-                    Begun::Nothing => {}
-                }
+                let mut effects = Effects::default();
+                let item = self.state.begin(room(exhausted), &BOUNDS, &mut effects);
+                self.carry_out(&effects, false);
+                self.turn = item.map(Some);
             }
             Event::BeginUnqueued => {
                 let Some(writer) = self.state.begin_unqueued() else { return false };
@@ -425,20 +423,20 @@ impl World {
             _ => unreachable!("events of a writer"),
         };
         let Some(mut writer) = self.writer.take() else { return false };
-        if writer.is_empty() && came != Came::AllSent {
+        if writer.entries.is_empty() && came != Came::AllSent {
             // Replies of a turn of the loop's, which are in no entry: two bytes.
             if self.queued >= MESSAGES_MAX {
                 self.writer = Some(writer);
                 return false;
             }
-            let entry = Entry::new((Bytes::from_static(b"xy"), 1));
+            let entry = Entry::new((b"xy"[..].into(), 1));
             self.queued += 1;
             self.outbox_charged += entry.cost();
             writer.begin(entry, usize::from(came == Came::HalfSent));
             return self.settle(writer, came);
         }
         let (mut all, mut first) = (0, 0);
-        while came == Came::AllSent && !writer.is_empty() {
+        while came == Came::AllSent && !writer.entries.is_empty() {
             all += usize::try_from(writer.advance(1)).expect("one");
         }
         if came == Came::HalfSent {
@@ -451,7 +449,7 @@ impl World {
     fn settle(&mut self, writer: Writer, came: Came) -> bool {
         let flushed = match came {
             Came::AllSent => Flushed::All,
-            Came::HalfSent if writer.is_empty() => Flushed::All,
+            Came::HalfSent if writer.entries.is_empty() => Flushed::All,
             Came::HalfSent => Flushed::ShareUsed,
             Came::NotSent => Flushed::SocketFull,
             Came::NoBuffers => Flushed::NoBuffers,
@@ -562,17 +560,24 @@ fn from_each_the_end_is_reached<'a>(paths: impl Iterator<Item = &'a Vec<Event>>)
 #[test]
 fn an_idle_connection_owns_no_queue() {
     let mut world = World::new();
-    for event in [
-        Event::Receive { exhausted: false },
+    let owned = |world: &World| {
+        let State { inbox, outbox, .. } = &world.state;
+        (inbox.items.owns_memory(), outbox.entries.owns_memory())
+    };
+    let turn = [
         Event::Begin { exhausted: false },
         Event::Leave { replies: true, handled: true, end: false, exhausted: false },
-        Event::TakeReady,
-        Event::Settle(Came::AllSent),
-    ] {
+    ];
+    for event in [[Event::Receive { exhausted: false }; 2], turn].concat() {
+        assert!(world.apply(event), "{event:?}");
+        assert_eq!(owned(&world), (world.state.inbox.items.len() == 2, false), "{event:?}");
+    }
+    for event in turn {
         assert!(world.apply(event), "{event:?}");
     }
-    let State { inbox, outbox, .. } = &world.state;
-    assert_eq!((inbox.items.capacity(), outbox.waiting.capacity()), (0, 0));
-    let Seat::Idle(resting) = &outbox.seat else { panic!("idle") };
-    assert!(resting.is_bare());
+    assert_eq!(owned(&world), (false, true));
+    for event in [Event::TakeReady, Event::Settle(Came::AllSent)] {
+        assert!(world.apply(event), "{event:?}");
+    }
+    assert_eq!((seat_name(&world.state), owned(&world)), ("idle", (false, false)));
 }

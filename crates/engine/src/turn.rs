@@ -21,7 +21,6 @@ use crate::mailbox::{Mailbox, Next, Place};
 use crate::notice::Cause;
 use crate::protocol::{Opened, Protocol};
 use crate::writer::Entry;
-use bytes::{Buf, Bytes};
 use chappe_shm::{Counter, ThreadCounters};
 use chappe_sys::Stopwatch;
 use chappe_sys::clock::Moment;
@@ -126,16 +125,7 @@ pub struct Message<'a> {
     pub protocol: &'a dyn Protocol,
     /// What it is a part of; `None`: it lies in a buffer that is about to be used for
     /// something else.
-    pub chunk: Option<SharedChunk<'a>>,
-}
-
-/// An allocation that received messages share.
-#[derive(Clone, Copy, Debug)]
-pub struct SharedChunk<'a> {
-    /// The bytes.
-    pub bytes: &'a Bytes,
-    /// Its size, as allocated.
-    pub allocated: usize,
+    pub chunk: Option<&'a Chunk>,
 }
 
 /// What became of a message.
@@ -212,7 +202,7 @@ struct Turn<'a, S: ?Sized> {
 struct Messages<'a> {
     /// What is left of them.
     bytes: &'a [u8],
-    chunk: Option<SharedChunk<'a>>,
+    chunk: Option<&'a Chunk>,
     /// The first of what is left, if it is opened already.
     first: Option<(Opened<'a>, Found)>,
     handled: usize,
@@ -290,20 +280,17 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
                 self.share.use_up(notice.messages(), 0);
                 None
             }
-            Item::Chunk { mut chunk, charged } => {
-                let shared = SharedChunk { bytes: &chunk.bytes, allocated: charged };
-                let mut messages =
-                    Messages { bytes: &chunk.bytes, chunk: Some(shared), first: None, handled: 0 };
+            Item::Chunk(mut chunk) => {
+                let (bytes, shared) = (chunk.bytes(), Some(&chunk));
+                let mut messages = Messages { bytes, chunk: shared, first: None, handled: 0 };
                 let stop = self.handle(&mut messages);
                 let (handled, rest_bytes) = (messages.handled, messages.bytes.len());
-                let is_whole = handled == chunk.messages;
+                let is_whole = handled == chunk.messages();
                 let bytes = if is_whole { charged } else { 0 };
                 leaving.done = Done { messages: handled, bytes };
                 if !is_whole {
-                    let Chunk { bytes, messages } = &mut chunk;
-                    bytes.advance(bytes.len() - rest_bytes);
-                    *messages -= handled;
-                    leaving.rest = Some(Item::Chunk { chunk, charged });
+                    chunk.advance(handled, rest_bytes);
+                    leaving.rest = Some(Item::Chunk(chunk));
                 }
                 // A rest means that the turn ends, also where the messages gave no reason.
                 stop.or(leaving.rest.as_ref().map(|_| Stop::GoOn))
@@ -315,9 +302,9 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
     fn handle(&mut self, messages: &mut Messages<'_>) -> Option<Stop> {
         let all = messages.bytes;
         let stop = self.handle_each(messages);
-        if self.place == Place::Loop && !cfg!(loom) {
+        if !cfg!(loom) {
             self.share.look_at_clock();
-            if self.share.is_longer_than_quick() {
+            if self.place == Place::Loop && self.share.is_longer_than_quick() {
                 let mut handled = &all[..all.len() - messages.bytes.len()];
                 self.serve.suspect(&mut std::iter::from_fn(|| {
                     let opened = self.protocol.open(handled)?;

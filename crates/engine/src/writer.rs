@@ -1,12 +1,11 @@
 //! A queued message, and the right to write to a socket.
 //!
-//! There is one [`Writer`] for each connection. It cannot be copied and it holds the
-//! socket and the half-sent message; the connection's state hands it to one thread at a
-//! time. The thread that takes it continues where the last one stopped.
+//! There is one [`Writer`] for each connection. It cannot be copied, and it holds the socket
+//! and what is to be sent; the connection's state hands it to one thread at a time. The
+//! thread that takes it continues where the last one stopped.
 
 use crate::flush::Socket;
-use bytes::Bytes;
-use std::collections::VecDeque;
+use crate::queue::Queue;
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -19,16 +18,18 @@ pub const ENTRY_COST: usize = 128;
 /// connections that share its memory.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    bytes: Bytes,
+    bytes: Arc<[u8]>,
     messages: u32,
+    /// How much of it is sent: nothing, unless it is the oldest.
+    sent: u32,
 }
 
 impl Entry {
     /// `bytes` are never empty and hold this many messages.
     #[must_use]
-    pub fn new((bytes, messages): (Bytes, u32)) -> Self {
+    pub fn new((bytes, messages): (Arc<[u8]>, u32)) -> Self {
         debug_assert!(!bytes.is_empty());
-        Self { bytes, messages }
+        Self { bytes, messages, sent: 0 }
     }
 
     /// Bytes charged against the limits.
@@ -42,25 +43,38 @@ impl Entry {
     pub fn messages(&self) -> u32 {
         self.messages
     }
+
+    /// Its end was not sent; the peer waits for it.
+    fn is_begun(&self) -> bool {
+        self.sent > 0
+    }
+
+    fn unsent(&self) -> &[u8] {
+        &self.bytes[self.sent as usize..]
+    }
 }
 
-/// What is to be sent before anything else, the oldest first. Without an entry, and with
-/// one, it needs no allocation.
-#[derive(Debug, Default)]
-struct Flight {
-    front: Option<Entry>,
-    /// How much of the front is sent.
-    front_sent: usize,
-    #[expect(clippy::box_collection, reason = "a quarter of the size while there is none")]
-    behind: Option<Box<VecDeque<Entry>>>,
+/// What is to be sent, the oldest first.
+pub(crate) type Entries = Queue<Entry>;
+
+impl Entries {
+    /// Takes all entries of which nothing is sent. The one that is half sent stays: without
+    /// its rest the peer could not tell where the next message begins.
+    pub(crate) fn take_unbegun(&mut self) -> Self {
+        if self.first().is_some_and(Entry::is_begun) {
+            self.split_first()
+        } else {
+            std::mem::take(self)
+        }
+    }
 }
 
 /// The right to write to a connection's socket, and what is in flight on it.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    socket: Arc<dyn Socket>,
-    flight: Flight,
-    sent: Sent,
+    pub(crate) socket: Arc<dyn Socket>,
+    pub(crate) entries: Entries,
+    pub(crate) sent: Sent,
 }
 
 /// What was sent since the writer was taken.
@@ -76,90 +90,9 @@ pub(crate) struct Sent {
     pub(crate) added: usize,
 }
 
-/// A writer that no thread has. Most have nothing in flight and are the size of a
-/// socket: there is one for each idle connection.
-#[derive(Debug)]
-pub(crate) struct Resting {
-    socket: Arc<dyn Socket>,
-    flight: Option<Box<Flight>>,
-}
-
-/// Entries that will never be sent, to be dropped without the lock.
-pub(crate) type Unsent = Vec<Entry>;
-
-impl Flight {
-    fn push(&mut self, entry: Entry) {
-        if self.front.is_none() {
-            self.front = Some(entry);
-        } else {
-            self.behind.get_or_insert_default().push_back(entry);
-        }
-    }
-
-    /// Drops all entries of which nothing is sent. The one that is half sent stays:
-    /// without its rest the peer could not tell where the next message begins.
-    fn drop_backlog(&mut self) -> Unsent {
-        let front = if self.front_sent > 0 { None } else { self.front.take() };
-        front.into_iter().chain(self.behind.take().into_iter().flat_map(|behind| *behind)).collect()
-    }
-
-    fn into_unsent(self) -> Unsent {
-        let behind = self.behind.into_iter().flat_map(|behind| *behind);
-        self.front.into_iter().chain(behind).collect()
-    }
-
-    /// The next entry comes to the front.
-    fn pop(&mut self) {
-        self.front = self.behind.as_mut().and_then(|behind| behind.pop_front());
-        if self.front.is_none() {
-            // A connection that sends from time to time does not keep what a burst needed.
-            self.behind = None;
-        }
-    }
-}
-
-impl Resting {
-    pub(crate) fn new(socket: Arc<dyn Socket>) -> Self {
-        Self { socket, flight: None }
-    }
-
-    /// For the thread that writes next.
-    pub(crate) fn into_writer(self) -> Writer {
-        let flight = self.flight.map_or_else(Flight::default, |flight| *flight);
-        Writer { socket: self.socket, flight, sent: Sent::default() }
-    }
-
-    /// As [`Writer::drop_backlog`].
-    pub(crate) fn drop_backlog(&mut self) -> Unsent {
-        self.flight.as_mut().map_or_else(Vec::new, |flight| flight.drop_backlog())
-    }
-
-    /// What will never be sent.
-    pub(crate) fn into_unsent(self) -> Unsent {
-        self.flight.map_or_else(Vec::new, |flight| flight.into_unsent())
-    }
-
-    /// Whether it owns nothing but the socket.
-    #[cfg(all(test, not(loom)))]
-    pub(crate) fn is_bare(&self) -> bool {
-        self.flight.is_none()
-    }
-}
-
 impl Writer {
-    /// Nobody writes for now; what was sent is accounted for.
-    pub(crate) fn rest(self) -> Resting {
-        debug_assert_eq!(self.sent, Sent::default(), "accounted for");
-        let flight = self.flight.front.is_some().then(|| Box::new(self.flight));
-        Resting { socket: self.socket, flight }
-    }
-
-    pub(crate) fn socket(&self) -> &dyn Socket {
-        &*self.socket
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.flight.front.is_none()
+    pub(crate) fn new(socket: Arc<dyn Socket>, entries: Entries) -> Self {
+        Self { socket, entries, sent: Sent::default() }
     }
 
     /// Points `slices` at the oldest unsent bytes, `bytes_max` at most. Returns how many
@@ -169,11 +102,9 @@ impl Writer {
         slices: &mut [IoSlice<'a>],
         bytes_max: usize,
     ) -> (usize, usize) {
-        let (mut used, mut bytes, mut skip) = (0, 0, self.flight.front_sent);
-        let entries =
-            self.flight.front.iter().chain(self.flight.behind.iter().flat_map(|it| &**it));
-        for (slice, entry) in slices.iter_mut().zip(entries) {
-            let left = &entry.bytes[skip..];
+        let (mut used, mut bytes) = (0, 0);
+        for (slice, entry) in slices.iter_mut().zip(self.entries.iter()) {
+            let left = entry.unsent();
             let left = &left[..left.len().min(bytes_max - bytes)];
             if left.is_empty() {
                 break;
@@ -181,73 +112,41 @@ impl Writer {
             *slice = IoSlice::new(left);
             used += 1;
             bytes += left.len();
-            skip = 0;
         }
         (used, bytes)
     }
 
     /// Whether there is one entry only: it needs no list of slices.
     pub(crate) fn alone(&self) -> Option<&[u8]> {
-        let front = self.flight.front.as_ref().filter(|_| self.flight.behind.is_none())?;
-        Some(&front.bytes[self.flight.front_sent..])
+        self.entries.first().filter(|_| self.entries.has_one()).map(Entry::unsent)
     }
 
     /// Takes `sent` bytes off the front; returns how many messages are sent to their end.
-    pub(crate) fn advance(&mut self, sent: usize) -> u64 {
+    pub(crate) fn advance(&mut self, mut sent: usize) -> u64 {
         self.sent.bytes += sent;
-        self.flight.front_sent += sent;
         let mut messages = 0;
-        while let Some(front) = &self.flight.front {
-            if self.flight.front_sent < front.bytes.len() {
-                break;
+        while let Some(front) = self.entries.first_mut() {
+            let left = front.unsent().len();
+            if sent < left {
+                // Within the entry, whose length was a u32 when the rest of it was sent.
+                front.sent += u32::try_from(sent).expect("one call sends less");
+                return messages;
             }
-            self.flight.front_sent -= front.bytes.len();
+            sent -= left;
             messages += u64::from(front.messages);
             self.sent.entries += 1;
-            self.flight.pop();
+            self.entries.pop();
         }
-        debug_assert!(self.flight.front.is_some() || self.flight.front_sent == 0);
+        debug_assert_eq!(sent, 0);
         messages
     }
 
-    /// Takes in what was queued since, behind what is left.
-    pub(crate) fn load(&mut self, waiting: Vec<Entry>) {
-        for entry in waiting {
-            self.flight.push(entry);
-        }
-    }
-
     /// Takes in a message of which `sent` bytes are gone. Nothing is in front of it.
-    pub(crate) fn begin(&mut self, entry: Entry, sent: usize) {
-        debug_assert!(self.is_empty() && sent < entry.bytes.len());
+    pub(crate) fn begin(&mut self, mut entry: Entry, sent: usize) {
+        debug_assert!(self.entries.is_empty() && sent < entry.bytes.len());
         self.sent.added += entry.cost();
         self.sent.bytes += sent;
-        self.flight.front_sent = sent;
-        self.flight.front = Some(entry);
-    }
-
-    /// Bytes were sent that are in no entry.
-    pub(crate) fn has_sent(&mut self, bytes: usize) {
-        self.sent.uncharged += bytes;
-    }
-
-    /// The cost of what was taken in by [`Writer::begin`].
-    pub(crate) fn added(&self) -> usize {
-        self.sent.added
-    }
-
-    /// What was sent since this was asked last.
-    pub(crate) fn take_sent(&mut self) -> Sent {
-        std::mem::take(&mut self.sent)
-    }
-
-    /// Drops all entries of which nothing is sent; the half-sent one stays.
-    pub(crate) fn drop_backlog(&mut self) -> Unsent {
-        self.flight.drop_backlog()
-    }
-
-    /// What will never be sent.
-    pub(crate) fn into_unsent(self) -> Unsent {
-        self.flight.into_unsent()
+        entry.sent = u32::try_from(sent).expect("one call sends less");
+        self.entries.push(entry);
     }
 }

@@ -19,6 +19,7 @@ pub mod notify;
 pub mod privileges;
 pub mod process;
 pub mod random;
+pub mod regular_file;
 mod semaphore;
 mod shared;
 mod shared_layout;

@@ -9,14 +9,11 @@
 //!     u16     u16        u32          big-endian throughout
 //! ```
 //!
-//! A receiver can work in two steps: [`cut`] finds the whole frames in what has arrived and
-//! needs nothing but their lengths; [`first_frame`] or [`split_first`] opens one of them,
-//! and [`Header::verify`] checks its body.
+//! A receiver takes one frame after the other off what has arrived ([`split_first`]), and
+//! checks its body ([`Header::verify`]).
 
-mod cut;
 mod notice;
 
-pub use cut::{Cut, Rest, cut};
 pub use notice::{ErrorNumber, Goodbye, NO_CODE, error_frame, goodbye_frame, parse_notice};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -53,7 +50,7 @@ pub const CODE_ERROR: Code = 65535;
 /// The first eight bytes of a frame, as they were sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Header and body, in bytes. A sender may claim less than 8: see [`cut`].
+    /// Header and body, in bytes. A sender may claim less than 8.
     pub length: u16,
     /// Names the handler.
     pub code: Code,
@@ -62,14 +59,6 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header of a frame with this body.
-    ///
-    /// # Errors
-    /// [`BodyTooLong`] beyond [`BODY_BYTES_MAX`].
-    pub fn for_body(code: Code, body: &[u8]) -> Result<Self, BodyTooLong> {
-        Ok(Self { length: frame_length(body)?, code, crc32: checksum(body) })
-    }
-
     /// Reads a header; `None` while fewer than eight bytes are there.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Self> {
@@ -116,7 +105,7 @@ pub fn checksum(body: &[u8]) -> u32 {
 ///
 /// # Errors
 /// [`BodyTooLong`]; `out` is then as it was.
-pub fn append_frame(out: &mut BytesMut, code: Code, body: &[u8]) -> Result<(), BodyTooLong> {
+pub fn append_frame(out: &mut impl BufMut, code: Code, body: &[u8]) -> Result<(), BodyTooLong> {
     append_checked(out, code, body, None)
 }
 
@@ -126,7 +115,7 @@ pub fn append_frame(out: &mut BytesMut, code: Code, body: &[u8]) -> Result<(), B
 /// # Errors
 /// [`BodyTooLong`]; `out` is then as it was.
 pub fn append_checked(
-    out: &mut BytesMut,
+    out: &mut impl BufMut,
     code: Code,
     body: &[u8],
     known: Option<u32>,
@@ -134,7 +123,6 @@ pub fn append_checked(
     let length = frame_length(body)?;
     let crc32 = known.unwrap_or_else(|| checksum(body));
     let header = Header { length, code, crc32 };
-    out.reserve(HEADER_BYTES + body.len());
     out.put_slice(&header.to_bytes());
     out.put_slice(body);
     Ok(())
@@ -150,21 +138,11 @@ pub fn encode(code: Code, body: &[u8]) -> Result<Bytes, BodyTooLong> {
     Ok(out.freeze())
 }
 
-/// The first frame of a chunk of whole frames, such as the first `whole_bytes` of what
-/// [`cut`] has looked at: its header and its body.
-///
-/// `None` when the chunk is used up, or does not begin with a whole frame.
-#[must_use]
-pub fn first_frame(chunk: &[u8]) -> Option<(Header, &[u8])> {
+/// Takes the first frame off a chunk, and returns its header and its body, which shares the
+/// chunk's allocation. `None` if the chunk does not begin with a whole frame.
+pub fn split_first(chunk: &mut Bytes) -> Option<(Header, Bytes)> {
     let header = Header::read(chunk)?;
     let body = chunk.get(HEADER_BYTES..usize::from(header.length))?;
-    Some((header, body))
-}
-
-/// Takes the first frame off a chunk, as [`first_frame`] finds it, and returns its header
-/// and its body, which shares the chunk's allocation.
-pub fn split_first(chunk: &mut Bytes) -> Option<(Header, Bytes)> {
-    let (header, body) = first_frame(chunk)?;
     let body = chunk.slice_ref(body);
     chunk.advance(usize::from(header.length));
     Some((header, body))
@@ -201,7 +179,7 @@ mod tests {
     #[test]
     fn each_flipped_bit_of_a_body_is_noticed() {
         let body = b"a semaphore counts".to_vec();
-        let header = Header::for_body(1, &body).unwrap();
+        let header = Header { length: 26, code: 1, crc32: checksum(&body) };
         assert!(header.verify(&body));
         for bit in 0..body.len() * 8 {
             let mut flipped = body.clone();

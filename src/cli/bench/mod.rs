@@ -28,8 +28,8 @@ const OPEN_PIPELINE: u32 = 1024;
 /// moment it was due. Exit code 0 only if every request was answered rightly.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// The server, as HOST:PORT or unix:PATH [default: the first address of
-    /// the configuration, or 127.0.0.1:7600]
+    /// The server, as HOST:PORT or unix:PATH [default: the first address of the
+    /// running server, of its configuration, or 127.0.0.1:7600]
     #[arg(long, value_name = "ADDR")]
     to: Option<String>,
     /// Connections that are measured

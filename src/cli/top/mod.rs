@@ -5,23 +5,26 @@ mod view;
 
 use std::time::Instant;
 
-use serde_json::Value;
-
-use super::connections::{Row, slow_rows};
+use super::connections::{Rows, connection_rows};
+use crate::control::{ConnectionRow, Counters, Status, WorkerStatus};
 
 /// What was seen at one time.
 #[derive(Debug)]
 pub(crate) struct Sample {
     at: Instant,
-    status: Value,
+    status: Status,
     /// Or why they could not be had; the rest is shown all the same.
-    slow: Result<Vec<Row>, String>,
+    slow: Result<Vec<ConnectionRow>, String>,
 }
 
 impl Sample {
     /// `status` as the master sends it, `slow` as lines of `connections --slow`.
-    pub(crate) fn new(at: Instant, status: Value, slow: Result<&str, String>) -> Self {
-        Self { at, status, slow: slow.map(slow_rows) }
+    pub(crate) fn new(at: Instant, status: Status, slow: Result<&str, String>) -> Self {
+        let slow = slow.and_then(|lines| match connection_rows(lines, true) {
+            Rows { unread: Some(unread), .. } => Err(unread),
+            Rows { rows, .. } => Ok(rows),
+        });
+        Self { at, status, slow }
     }
 }
 
@@ -38,14 +41,14 @@ pub(crate) struct Top {
 /// A worker, ready to be shown.
 #[derive(Debug, PartialEq)]
 struct WorkerRow {
-    number: u64,
+    number: u16,
     generation: u64,
-    pid: u64,
+    pid: u32,
     state: String,
     uptime_ms: u64,
-    connections: u64,
-    blocked: u64,
-    handlers_busy: u64,
+    connections: u32,
+    blocked: u32,
+    handlers_busy: u32,
     /// Frames in a second; `None`: it was not there at the last look.
     received: Option<f64>,
     sent: Option<f64>,
@@ -71,20 +74,19 @@ impl Top {
             }
             Err(problem) => self.problem = Some(problem),
         }
-        let pid =
-            |sample: &Option<Sample>| sample.as_ref().map(|s| number(&s.status, "/master/pid"));
+        let pid = |sample: &Option<Sample>| sample.as_ref().map(|s| s.status.master.pid);
         if pid(&self.before) != pid(&self.last) {
             // Another master counts from 0.
             self.before = None;
         }
     }
 
-    fn status(&self) -> &Value {
-        self.last.as_ref().map_or(&Value::Null, |sample| &sample.status)
+    fn status(&self) -> Option<&Status> {
+        self.last.as_ref().map(|sample| &sample.status)
     }
 
-    fn before(&self) -> &Value {
-        self.before.as_ref().map_or(&Value::Null, |sample| &sample.status)
+    fn before(&self) -> Option<&Status> {
+        self.before.as_ref().map(|sample| &sample.status)
     }
 
     /// Seconds between the two looks; 0 without two.
@@ -98,42 +100,42 @@ impl Top {
     }
 
     fn workers(&self) -> Vec<WorkerRow> {
-        let before = self.before()["workers"].as_array();
-        let row = |worker: &Value| {
-            let is_same = |other: &&Value| other["pid"] == worker["pid"];
-            let before = before.and_then(|workers| workers.iter().find(is_same));
+        let before = self.before().map_or(&[][..], |status| &status.workers);
+        let row = |worker: &WorkerStatus| {
+            let before = before.iter().find(|other| other.pid == worker.pid);
             let rate_of = |counter: &str| {
-                let place = format!("/counters/{counter}");
-                rate(number(worker, &place), before.map(|w| number(w, &place)), self.seconds())
+                let before = before.map(|worker| worker.counters.get(counter));
+                rate(worker.counters.get(counter), before, self.seconds())
             };
             WorkerRow {
-                number: number(worker, "/worker"),
-                generation: number(worker, "/generation"),
-                pid: number(worker, "/pid"),
-                state: worker["state"].as_str().unwrap_or("-").to_owned(),
-                uptime_ms: number(worker, "/uptime_ms"),
-                connections: number(worker, "/connections"),
-                blocked: number(worker, "/connections_blocked"),
-                handlers_busy: number(worker, "/handlers_busy"),
+                number: worker.worker,
+                generation: worker.generation,
+                pid: worker.pid,
+                state: worker.state.clone(),
+                uptime_ms: worker.uptime_ms,
+                connections: worker.connections,
+                blocked: worker.connections_blocked,
+                handlers_busy: worker.handlers_busy,
                 received: rate_of("frames_received"),
                 sent: rate_of("frames_sent"),
-                inbox_bytes: number(worker, "/inbox_bytes"),
-                outbox_bytes: number(worker, "/outbox_bytes"),
+                inbox_bytes: worker.inbox_bytes,
+                outbox_bytes: worker.outbox_bytes,
             }
         };
-        self.status()["workers"].as_array().into_iter().flatten().map(row).collect()
+        self.status().into_iter().flat_map(|status| &status.workers).map(row).collect()
     }
 
     /// Those that move first, in the order of `status`; those that are 0 not at all.
     fn totals(&self) -> Vec<TotalRow> {
-        let before = &self.before()["totals"];
-        let row = |(name, total): (&String, &Value)| {
-            let total = total.as_u64().filter(|total| *total > 0)?;
-            let rate = rate(total, before[name].as_u64(), self.seconds());
-            Some(TotalRow { name: name.clone(), total, rate })
+        let before = self.before().and_then(|status| status.totals.as_ref());
+        let row = |(name, total): (&str, u64)| {
+            let before = before.map(|before| before.get(name));
+            let rate = rate(total, before, self.seconds());
+            TotalRow { name: name.to_owned(), total, rate }
         };
-        let totals = self.status()["totals"].as_object().into_iter().flatten();
-        let mut rows: Vec<TotalRow> = totals.filter_map(row).collect();
+        let totals = self.status().and_then(|status| status.totals.as_ref());
+        let totals = totals.into_iter().flat_map(Counters::iter);
+        let mut rows: Vec<TotalRow> = totals.filter(|(_, total)| *total > 0).map(row).collect();
         rows.sort_by_key(|row| row.rate.is_none_or(|rate| rate <= 0.0));
         rows
     }
@@ -147,29 +149,26 @@ fn rate(now: u64, before: Option<u64>, seconds: f64) -> Option<f64> {
     (seconds > 0.0).then(|| counted / seconds)
 }
 
-/// A number of a status that may be of another version; 0 if it is not there.
-fn number(value: &Value, place: &str) -> u64 {
-    value.pointer(place).and_then(Value::as_u64).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
     use std::time::Duration;
 
-    fn status(master: u64, worker: u64, frames: u64) -> Value {
-        json!({
-            "master": { "pid": master },
-            "workers": [{ "worker": 0, "pid": worker, "state": "serving", "generation": 1,
-                          "connections": 3,
-                          "counters": { "frames_received": frames, "frames_sent": 2 * frames } }],
-            "totals": { "accept_errors": 0, "connections_accepted": 3, "frames_received": frames },
-        })
+    fn status(master: u32, worker: u32, frames: u64) -> Status {
+        let mut status = Status::example();
+        status.master.pid = master;
+        status.workers.truncate(1);
+        status.workers[0].pid = worker;
+        let counters = [("frames_received", frames), ("frames_sent", 2 * frames)];
+        status.workers[0].counters = counters.into_iter().collect();
+        let totals =
+            [("accept_errors", 0), ("connections_accepted", 3), ("frames_received", frames)];
+        status.totals = Some(totals.into_iter().collect());
+        status
     }
 
     /// Looks two seconds apart.
-    fn top(statuses: Vec<Value>) -> Top {
+    fn top(statuses: Vec<Status>) -> Top {
         let start = Instant::now();
         let mut top = Top::default();
         for (nth, status) in (0..).zip(statuses) {
@@ -229,8 +228,8 @@ mod tests {
     }
 
     #[test]
-    fn a_status_of_another_version_is_no_panic() {
-        let top = top(vec![json!({}), json!({ "workers": [{}, 5], "totals": [] })]);
-        assert_eq!((top.workers().len(), top.totals().len()), (2, 0));
+    fn a_list_of_another_version_is_told_where_the_list_would_be() {
+        let sample = Sample::new(Instant::now(), status(1, 7, 1), Ok("{}\n"));
+        assert!(sample.slow.unwrap_err().contains("another version"));
     }
 }

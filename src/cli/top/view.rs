@@ -6,10 +6,10 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Paragraph, Row, Table};
-use serde_json::Value;
 
-use super::{Top, TotalRow, number};
-use crate::cli::status::duration;
+use super::{Top, TotalRow};
+use crate::cli::status::{duration, semaphores};
+use crate::control::{LastReload, MasterStatus, ReloadStatus, Status};
 
 /// How many slow connections are shown.
 const SLOW_ROWS: u16 = 8;
@@ -39,26 +39,9 @@ impl Top {
     }
 
     fn head(&self) -> Vec<Line<'static>> {
-        let status = self.status();
-        let first = match &self.last {
-            None => Line::from("chappe top: asking the master"),
-            Some(_) => Line::from(format!(
-                "chappe {}, master pid {}, up {}, generation {}{}",
-                status["master"]["version"].as_str().unwrap_or("-"),
-                number(status, "/master/pid"),
-                duration(number(status, "/master/uptime_ms")),
-                number(status, "/master/generation"),
-                if status["master"]["stopping"] == true { ", stopping" } else { "" },
-            )),
-        };
-        let semaphores = status["semaphores"].as_object().into_iter().flatten();
-        let semaphores: Vec<String> =
-            semaphores.map(|(name, value)| format!("{name} {}", shown(value))).collect();
-        let reload = match status["reload"]["last"]["outcome"].as_str() {
-            None => String::new(),
-            Some(outcome) => {
-                format!("; reloads {}, the last {outcome}", number(status, "/reload/count"))
-            }
+        let (first, second) = match self.status() {
+            None => (String::from("chappe top: asking the master"), String::new()),
+            Some(status) => (who(status), what(status)),
         };
         let last = match &self.problem {
             Some(problem) => Line::styled(
@@ -67,8 +50,7 @@ impl Top {
             ),
             None => Line::from("q quits"),
         };
-        let second = format!("semaphores: {}{reload}", semaphores.join(", "));
-        vec![first, Line::from(second), last]
+        vec![Line::from(first), Line::from(second), last]
     }
 
     fn draw_workers(&self, frame: &mut Frame<'_>, area: Rect) {
@@ -140,12 +122,29 @@ impl Top {
     }
 }
 
-fn heading<const COLUMNS: usize>(names: [&'static str; COLUMNS]) -> Row<'static> {
-    Row::new(names).style(Style::new().add_modifier(Modifier::BOLD))
+/// The first line.
+fn who(status: &Status) -> String {
+    let MasterStatus { version, pid, uptime_ms, generation, stopping, .. } = &status.master;
+    format!(
+        "chappe {version}, master pid {pid}, up {}, generation {generation}{}",
+        duration(*uptime_ms),
+        if *stopping { ", stopping" } else { "" },
+    )
 }
 
-fn shown(value: &Value) -> String {
-    if value.is_null() { "-".to_owned() } else { value.to_string() }
+/// The second line.
+fn what(status: &Status) -> String {
+    let semaphores =
+        semaphores(&status.semaphores).map(|(name, value)| format!("{name} {value}")).join(", ");
+    let ReloadStatus { count, last } = &status.reload;
+    let reload = last.as_ref().map_or_else(String::new, |LastReload { outcome, .. }| {
+        format!("; reloads {count}, the last {outcome}")
+    });
+    format!("semaphores: {semaphores}{reload}")
+}
+
+fn heading<const COLUMNS: usize>(names: [&'static str; COLUMNS]) -> Row<'static> {
+    Row::new(names).style(Style::new().add_modifier(Modifier::BOLD))
 }
 
 fn per_second(rate: Option<f64>) -> String {
@@ -181,7 +180,6 @@ mod tests {
     use crate::cli::top::Sample;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
-    use serde_json::json;
     use std::time::{Duration, Instant};
 
     #[test]
@@ -216,24 +214,20 @@ mod tests {
         (0..height).map(line).collect()
     }
 
-    fn status(frames: u64) -> Value {
-        let worker = |number: u64, state: &str| {
-            json!({ "worker": number, "pid": 70 + number, "state": state, "generation": 2,
-                    "uptime_ms": 69_000, "connections": 12, "connections_blocked": 1,
-                    "handlers_busy": 2, "inbox_bytes": 20_000, "outbox_bytes": 5_000_000,
-                    "counters": { "frames_received": frames, "frames_sent": frames } })
-        };
-        json!({
-            "master": { "pid": 1, "version": "9.9", "uptime_ms": 5000, "generation": 2 },
-            "reload": { "count": 1, "last": { "outcome": "ok" } },
-            "workers": [worker(0, "serving"), worker(1, "draining")],
-            "semaphores": { "worker_ready": 0, "connection_permits": 99 },
-            "totals": { "frames_received": 2 * frames, "workers_died": 0 },
-        })
+    fn status(frames: u64) -> Status {
+        let mut status = Status::example();
+        for worker in &mut status.workers {
+            let counters = [("frames_received", frames), ("frames_sent", frames)];
+            worker.counters = counters.into_iter().collect();
+        }
+        let totals = [("frames_received", 2 * frames), ("workers_died", 0)];
+        status.totals = Some(totals.into_iter().collect());
+        status
     }
 
     const SLOW: &str = "{\"id\":17,\"worker\":1,\"peer\":\"[::1]:9\",\"state\":\"open\",\
-        \"connected_ms\":69000,\"queued_bytes\":917632,\"blocked_ms\":21000}\n";
+        \"connected_ms\":69000,\"received_bytes\":1,\"sent_bytes\":2,\"queued_bytes\":917632,\
+        \"blocked_ms\":21000}\n";
 
     fn top() -> Top {
         let (start, mut top) = (Instant::now(), Top::default());
@@ -265,7 +259,7 @@ mod tests {
     fn a_counter_is_shown_by_its_whole_name() {
         const LONGEST: &str = "connections_refused_per_ip";
         let mut status = status(1);
-        status["totals"] = json!({ LONGEST: 12_345_678, "workers_died": 1 });
+        status.totals = Some([(LONGEST, 12_345_678), ("workers_died", 1)].into_iter().collect());
         let mut top = Top::default();
         top.hear(Ok(Sample::new(Instant::now(), status, Ok(SLOW))));
         let lines = drawn(&top, 80, 24);

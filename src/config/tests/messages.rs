@@ -144,6 +144,42 @@ fn a_total_below_one_connections_share_is_warned_of() {
 }
 
 #[test]
+fn a_log_is_no_place_for_anything_else() {
+    let rows = [
+        ("pid_file = \"logs/master.log\"\n", "chappe.toml:1:12: pid_file is the path of a log"),
+        ("pid_file = \"logs/worker-7.log.3\"\n", "chappe.toml:1:12: pid_file is the path of a log"),
+        (
+            "control_socket = \"./logs/worker-0.log\"\n",
+            "chappe.toml:1:18: control_socket is the path of a log",
+        ),
+        (
+            "[log]\ndirectory = \"/prefix/run/..\"\n[[listen]]\naddress = \"unix:x/master.log\"\n",
+            "",
+        ),
+        (
+            "[[listen]]\naddress = \"unix:logs/worker-1.log\"\n",
+            "chappe.toml:2:11: listen.0.address is the path of a log",
+        ),
+        // Others' files, and what no worker has for a number.
+        ("pid_file = \"logs/chappe.pid\"\n", ""),
+        ("pid_file = \"logs/worker-x.log\"\n", ""),
+        ("pid_file = \"run/master.log\"\n", ""),
+    ];
+    for (text, expected) in rows {
+        let found = match expected {
+            "" => load_text(text, &[]).map(|_| Vec::new()).unwrap_or_else(|e| vec![e.to_string()]),
+            _ => faults(text, &[]),
+        };
+        let expected: Vec<String> = [expected]
+            .into_iter()
+            .filter(|e| !e.is_empty())
+            .map(|e| format!("{e} in log.directory, must be another"))
+            .collect();
+        assert_eq!(found, expected, "{text}");
+    }
+}
+
+#[test]
 fn syntax_errors_name_their_place_and_hide_what_follows_from_them() {
     assert_eq!(
         faults("daemon = true\ndaemon = false\n[worker\nx\n", &[]),

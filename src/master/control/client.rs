@@ -10,10 +10,11 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     Answer, List, PIECE_BYTES, PIECES_AT_ONCE, REQUEST_BYTES_MAX, REQUEST_TIME_MAX, Request,
+    refusal,
 };
 
 #[derive(Debug)]
@@ -83,9 +84,9 @@ impl Client {
                 }
             }
             if let Some(end) = self.request.iter().position(|&byte| byte == b'\n') {
-                let reply = match serde_json::from_slice(&self.request[..end]) {
+                let reply = match Request::read(&self.request[..end]) {
                     Ok(request) => answer(request),
-                    Err(error) => Answer::Now(json!({ "error": format!("bad request: {error}") })),
+                    Err(error) => Answer::Now(refusal(error)),
                 };
                 match reply {
                     Answer::Now(reply) => self.reply(&reply),
@@ -94,7 +95,7 @@ impl Client {
                 return;
             }
             if self.request.len() >= REQUEST_BYTES_MAX {
-                self.reply(&json!({ "error": "bad request: longer than 64 KiB" }));
+                self.reply(&refusal("bad request: longer than 64 KiB"));
                 return;
             }
         }

@@ -24,13 +24,13 @@ use chappe_sys::unix_socket;
 use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use client::{Client, ClientState};
 pub(super) use list::List;
 
-use crate::config::LogLevel;
+pub(super) use crate::control::Request;
+use crate::control::{Refused, to_value};
 use crate::throttle::Throttle;
 
 const CLIENTS_MAX: usize = 16;
@@ -48,58 +48,20 @@ const PIECE_BYTES: usize = 64 << 10;
 /// How many writes one client gets before it is the next one's turn.
 const PIECES_AT_ONCE: usize = 16;
 
-/// What a client asks for.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase", tag = "command", deny_unknown_fields)]
-pub(super) enum Request {
-    /// Who runs, and what was counted.
-    Status {},
-    /// The fast stop.
-    Stop {},
-    /// The graceful stop.
-    Quit {},
-    /// Log files to be opened anew. With `wait` the answer comes when all are.
-    Reopen {
-        #[serde(default)]
-        wait: bool,
-    },
-    /// Another level for all logs, until the next start.
-    #[serde(rename = "log-level")]
-    LogLevel { level: LevelName },
-    /// Who is connected; with `slow`, who is blocked.
-    Connections {
-        #[serde(default)]
-        slow: bool,
-    },
-    /// The end of a connection.
-    Kick { id: u64 },
-    /// A reload; the answer is its outcome.
-    Reload {},
-}
-
-impl Request {
-    /// Whether the answer may come later.
-    fn may_wait(self) -> bool {
-        match self {
-            Self::Reload {} | Self::Connections { .. } | Self::Kick { .. } => true,
-            Self::Reopen { wait } => wait,
-            Self::Status {} | Self::Stop {} | Self::Quit {} | Self::LogLevel { .. } => false,
+/// Whether the answer may come later.
+fn may_wait(request: Request) -> bool {
+    match request {
+        Request::Reload {} | Request::Connections { .. } | Request::Kick { .. } => true,
+        Request::Reopen { wait } => wait,
+        Request::Status {} | Request::Stop {} | Request::Quit {} | Request::LogLevel { .. } => {
+            false
         }
     }
 }
 
-/// A log level as in the configuration.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(try_from = "String")]
-pub(super) struct LevelName(pub(super) LogLevel);
-
-impl TryFrom<String> for LevelName {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Self, String> {
-        let found = LogLevel::ALL.into_iter().find(|level| level.name() == name);
-        found.map(Self).ok_or_else(|| format!("there is no log level `{name}`"))
-    }
+/// A refusal, as it goes out.
+fn refusal(reason: impl ToString) -> Value {
+    to_value(&Refused::because(reason))
 }
 
 /// What the master says to a request.
@@ -194,11 +156,11 @@ impl ControlSocket {
             match client.state {
                 ClientState::Asking => {
                     client.read(|request| {
-                        if request.may_wait() && waiting >= WAITING_MAX {
+                        if may_wait(request) && waiting >= WAITING_MAX {
                             let error = "too many wait for an answer already, try again";
-                            return Answer::Now(json!({ "error": error }));
+                            return Answer::Now(refusal(error));
                         }
-                        waiting += usize::from(request.may_wait());
+                        waiting += usize::from(may_wait(request));
                         answer(request)
                     });
                 }
@@ -281,6 +243,7 @@ fn check_peer(stream: &UnixStream) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use std::io::{BufRead, BufReader, Read, Write};
     use std::net::Shutdown;
 

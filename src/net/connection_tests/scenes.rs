@@ -56,7 +56,8 @@ fn whole_messages_of_one_read_leave_in_one_send_and_change_nothing_else() {
     for _ in 0..3 {
         it.bring([frame(1, "a"), frame(FAILS, "b"), frame(9, "c")].concat());
     }
-    assert_eq!((it.calls(), it.reactor.poller.changes.get(), it.watched()), ((3, 3), 1, READS));
+    let changes = it.script.at.lock().changes;
+    assert_eq!((it.calls(), changes, it.watched()), ((3, 3), 1, READS));
     assert_eq!((it.reactor.timers.len(), it.reactor.timers.next()), (1, idle));
     it.says(&["1 a", "error 4", "9 c"].repeat(3));
 }
@@ -445,11 +446,11 @@ fn above_the_rate_messages_are_refused_in_place_and_ten_seconds_of_it_are_the_en
 #[test]
 fn a_connection_that_epoll_has_no_memory_for_is_gone() {
     let mut it = World::new(settings(true), false);
-    it.reactor.poller.fails.set(true);
+    it.fails.store(true, Relaxed);
     it.connect(false, HELD);
     assert_eq!((it.is_gone(), it.mailbox.view().cause), (true, Some(Cause::OutOfMemory)));
     it.connect(false, HELD);
-    it.reactor.poller.fails.set(true);
+    it.fails.store(true, Relaxed);
     it.sends([Ok(3)]);
     it.bring(frame(1, "a"));
     assert_eq!((it.is_gone(), it.count(Counter::MessagesExpired)), (true, 1));

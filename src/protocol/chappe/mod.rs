@@ -2,13 +2,7 @@
 //! The bytes are those of [`chappe_wire`]; docs/PROTOCOL.md describes them.
 
 use chappe_engine::{Batch, BodyTooLong, Framed, Goodbye, Notice, Opened, Problem, Protocol, Rest};
-use chappe_wire::{
-    self as wire, BODY_BYTES_MAX, ErrorNumber, FRAME_BYTES_MAX, HEADER_BYTES, Header,
-};
-
-pub(crate) use chappe_wire::{
-    CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO,
-};
+use chappe_wire::{self as wire, BODY_BYTES_MAX, ErrorNumber, HEADER_BYTES, Header};
 
 /// What a peer is told whose message a rate limit has refused.
 const TOO_FAST: &str = "above the rate limit";
@@ -26,29 +20,32 @@ impl Chappe {
     }
 }
 
-impl Default for Chappe {
-    fn default() -> Self {
-        Self::new(FRAME_BYTES_MAX)
-    }
-}
-
 impl Protocol for Chappe {
     fn frame(&self, stream: &[u8]) -> Framed {
-        let wire::Cut { whole_bytes, frames, rest } = wire::cut(stream, self.frame_bytes_max);
-        let begun = stream.len() - whole_bytes;
-        let rest = match rest {
-            wire::Rest::Nothing => Rest::Nothing,
-            // A length is judged at its second byte.
-            wire::Rest::PartHeader if begun < 2 => Rest::Part { wanted: 2 },
-            wire::Rest::PartHeader => Rest::Part { wanted: HEADER_BYTES },
-            wire::Rest::PartFrame(length) => Rest::Part { wanted: length },
-            wire::Rest::BadLength(claimed) => {
-                let max = self.frame_bytes_max;
-                let text = format!("a frame has 8 to {max} bytes, this one claims {claimed}");
-                Rest::Malformed(text)
+        let (mut whole_bytes, mut messages) = (0, 0);
+        let rest = loop {
+            let left = &stream[whole_bytes..];
+            if left.is_empty() {
+                break Rest::Nothing;
             }
+            // A length is judged as soon as its two bytes are there: a peer that announces
+            // too much is refused at once and not after its bytes were buffered.
+            let Some([high, low]) = left.first_chunk() else {
+                break Rest::Part { wanted: 2 };
+            };
+            let (length, max) = (u16::from_be_bytes([*high, *low]).into(), self.frame_bytes_max);
+            if !(HEADER_BYTES..=max).contains(&length) {
+                let text = format!("a frame has 8 to {max} bytes, this one claims {length}");
+                break Rest::Malformed(text);
+            }
+            if left.len() < length {
+                let wanted = if left.len() < HEADER_BYTES { HEADER_BYTES } else { length };
+                break Rest::Part { wanted };
+            }
+            whole_bytes += length;
+            messages += 1;
         };
-        Framed { whole_bytes, messages: frames, rest }
+        Framed { whole_bytes, messages, rest }
     }
 
     fn code_of_part(&self, part: &[u8]) -> Option<u16> {
@@ -126,7 +123,10 @@ fn reason_of(goodbye: Goodbye) -> wire::Goodbye {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wire::{encode, parse_notice, split_first};
+    use bytes::Bytes;
+    use wire::{FRAME_BYTES_MAX, encode, parse_notice, split_first};
+
+    const BODIES: [&[u8]; 5] = [b"", b"x", b"hello", b"", &[9; 56]];
 
     #[test]
     fn what_it_opens_is_what_it_frames() {
@@ -162,7 +162,8 @@ mod tests {
     #[test]
     fn notices_have_their_numbers() {
         let numbers = |notice: Notice| {
-            let (mut bytes, messages) = Chappe::default().notice_alone(&notice);
+            let (bytes, messages) = Chappe::new(FRAME_BYTES_MAX).notice_alone(&notice);
+            let mut bytes = Bytes::from_owner(bytes);
             let frames: Vec<_> = std::iter::from_fn(|| split_first(&mut bytes))
                 .map(|(_, body)| parse_notice::<2>(&body).unwrap().0)
                 .collect();
@@ -173,9 +174,59 @@ mod tests {
         let error = Notice::Error { problem, code: Some(77), text: "late".into() };
         assert_eq!(numbers(error), [[7, 77]]);
         assert_eq!(numbers(Notice::TooFast { codes: vec![16, 17] }), [[5, 16], [5, 17]]);
-        let (mut bytes, _) = Chappe::default()
+        let (bytes, _) = Chappe::new(FRAME_BYTES_MAX)
             .notice_alone(&Notice::Goodbye { reason: Goodbye::Kicked, text: "by hand".into() });
-        let (_, body) = split_first(&mut bytes).unwrap();
+        let (_, body) = split_first(&mut Bytes::from_owner(bytes)).unwrap();
         assert_eq!(parse_notice(&body), Some(([5], "by hand".to_owned())));
+    }
+
+    #[test]
+    fn each_part_of_a_stream_has_its_whole_frames_and_what_is_begun() {
+        let frames = BODIES.map(|body| encode(1, body).unwrap());
+        let stream = frames.concat();
+        for end in 0..=stream.len() {
+            let (mut whole_bytes, mut whole) = (0, 0);
+            while whole < frames.len() && whole_bytes + frames[whole].len() <= end {
+                whole_bytes += frames[whole].len();
+                whole += 1;
+            }
+            let rest = match end - whole_bytes {
+                0 => Rest::Nothing,
+                1 => Rest::Part { wanted: 2 },
+                2..HEADER_BYTES => Rest::Part { wanted: HEADER_BYTES },
+                _ => Rest::Part { wanted: frames[whole].len() },
+            };
+            assert_eq!(
+                Chappe::new(64).frame(&stream[..end]),
+                Framed { whole_bytes, messages: whole, rest },
+                "{end}"
+            );
+        }
+    }
+
+    #[test]
+    fn frames_before_a_bad_length_are_whole() {
+        let mut bad = BODIES.map(|body| encode(1, body).unwrap()).concat();
+        let whole_bytes = bad.len();
+        bad.extend_from_slice(&[0, 65, 1, 2, 3]);
+        for end in whole_bytes + 2..=bad.len() {
+            let framed = Chappe::new(64).frame(&bad[..end]);
+            assert_eq!((framed.whole_bytes, framed.messages), (whole_bytes, BODIES.len()), "{end}");
+            assert!(matches!(framed.rest, Rest::Malformed(_)), "{end}");
+        }
+    }
+
+    #[test]
+    fn a_length_is_judged_at_its_second_byte() {
+        for max in [8, 9, 64, 1000, FRAME_BYTES_MAX] {
+            for claimed in [0, 1, 7, 8, 9, 63, 64, 65, 999, 1000, 1001, 65534, 65535_u16] {
+                let legal = (8..=max).contains(&usize::from(claimed));
+                let rest = Chappe::new(max).frame(&claimed.to_be_bytes()).rest;
+                let is_begun = rest == Rest::Part { wanted: HEADER_BYTES };
+                let is_refused = matches!(rest, Rest::Malformed(_));
+                assert_eq!((is_begun, is_refused), (legal, !legal), "{claimed} of {max}");
+            }
+        }
+        assert_eq!(Chappe::new(64).frame(&[0]).rest, Rest::Part { wanted: 2 });
     }
 }

@@ -9,7 +9,6 @@ mod outbox;
 mod push;
 mod stall;
 
-use bytes::Bytes;
 use chappe_engine::sync::{Mutex, Semaphore};
 use chappe_engine::{
     Batch, BodyTooLong, Cause, Chunk, Engine, Entry, Found, Framed, Goodbye, Item, Limits, Mailbox,
@@ -360,7 +359,7 @@ impl World {
 }
 
 fn messages(bytes: &'static [u8]) -> Item {
-    Item::chunk(Chunk { bytes: Bytes::from_static(bytes), messages: bytes.len() })
+    Chunk::new(bytes, bytes.len()).into()
 }
 
 fn entry(bytes: &'static [u8]) -> Entry {

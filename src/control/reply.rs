@@ -1,0 +1,162 @@
+//! What the master answers.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use thiserror::Error;
+
+/// The command was carried out, or has begun to be.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Accepted {
+    /// Always true.
+    pub ok: bool,
+    /// The master's process.
+    pub pid: u32,
+}
+
+/// A list follows: a line for each connection, until the end.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// Always true.
+    pub ok: bool,
+    /// How many workers have sent no list.
+    pub missing_workers: u64,
+    /// Which they are; not there if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
+}
+
+/// A reload that went well.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Reloaded {
+    /// Always true.
+    pub ok: bool,
+    /// The generation that serves now.
+    pub generation: u64,
+    /// How many workers it has.
+    pub workers: u64,
+    /// How long it took until all of them were ready.
+    pub ready_ms: u64,
+    /// What the configuration has that it had not before.
+    pub changed: Vec<String>,
+    /// What has changed in the file and takes effect at the next start.
+    pub restart: Vec<String>,
+    /// What is not as it should be, and does no harm.
+    pub warnings: Vec<String>,
+}
+
+/// Nothing was done, or not all of it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// Why.
+    pub error: String,
+    /// Whether it is the configuration that is wrong; only a reload says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrong_configuration: Option<bool>,
+}
+
+impl Refused {
+    /// For this reason.
+    #[must_use]
+    pub fn because(reason: impl ToString) -> Self {
+        Self { error: reason.to_string(), wrong_configuration: None }
+    }
+}
+
+/// Why a line is not the answer that was asked for.
+#[derive(Debug, Error)]
+pub enum ReplyError {
+    /// There is none.
+    #[error("the master ended, or hung up, without an answer")]
+    Nothing,
+    /// The master says no.
+    #[error("{}", .0.error)]
+    Refused(Refused),
+    /// It is no JSON object.
+    #[error("the master's answer makes no sense: {0:.80}")]
+    NoObject(String),
+    /// It is an object of another kind than this program knows.
+    #[error(
+        "the answer of {} is not as this program, chappe {version}, knows it: {cause}; use the \
+         program of the server's version",
+        server_name(.server.as_deref()),
+        version = env!("CARGO_PKG_VERSION")
+    )]
+    OtherVersion {
+        /// The server's version, if the answer says so.
+        server: Option<String>,
+        /// What could not be read.
+        cause: serde_json::Error,
+    },
+}
+
+fn server_name(version: Option<&str>) -> String {
+    match version {
+        Some(version) => format!("the server, chappe {version},"),
+        None => "the server".to_owned(),
+    }
+}
+
+/// Reads the first line of an answer.
+///
+/// # Errors
+/// The master's refusal, or that the line can't be read.
+pub fn read<T: DeserializeOwned>(line: &str) -> Result<T, ReplyError> {
+    if line.is_empty() {
+        return Err(ReplyError::Nothing);
+    }
+    let Ok(Value::Object(object)) = serde_json::from_str(line) else {
+        return Err(ReplyError::NoObject(line.trim_end().to_owned()));
+    };
+    let object = Value::Object(object);
+    if let Ok(refused) = Refused::deserialize(&object) {
+        return Err(ReplyError::Refused(refused));
+    }
+    T::deserialize(&object).map_err(|cause| ReplyError::OtherVersion {
+        server: object["master"]["version"].as_str().map(str::to_owned),
+        cause,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Status;
+
+    #[test]
+    fn an_answer_is_understood_and_none_is_told_from_nonsense() {
+        let text = |line| read::<Accepted>(line).unwrap_err().to_string();
+        let accepted = read::<Accepted>("{\"ok\":true,\"pid\":7,\"new\":[]}\n").unwrap();
+        assert_eq!(accepted, Accepted { ok: true, pid: 7 });
+        assert_eq!(text("{\"error\":\"no\"}\n"), "no");
+        assert_eq!(text(""), "the master ended, or hung up, without an answer");
+        assert_eq!(text("what\n"), "the master's answer makes no sense: what");
+        assert_eq!(text("[7]\n"), "the master's answer makes no sense: [7]");
+        let wrong = "{\"error\":\"no\",\"wrong_configuration\":true}\n";
+        let Err(ReplyError::Refused(refused)) = read::<Accepted>(wrong) else { panic!("refused") };
+        assert_eq!(refused.wrong_configuration, Some(true));
+    }
+
+    #[test]
+    fn an_answer_of_another_version_is_told_as_one() {
+        let version = env!("CARGO_PKG_VERSION");
+        let text = read::<Accepted>("{\"done\":true}\n").unwrap_err().to_string();
+        let expected = format!(
+            "the answer of the server is not as this program, chappe {version}, knows it: missing \
+             field `ok`; use the program of the server's version"
+        );
+        assert_eq!(text, expected);
+        let text = read::<Status>("{\"master\":{\"version\":\"9.1\"}}\n").unwrap_err().to_string();
+        assert!(text.starts_with("the answer of the server, chappe 9.1, is not"), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_written() {
+        let text = |value: &dyn Fn() -> serde_json::Result<String>| value().unwrap();
+        let refused = Refused::because("why");
+        assert_eq!(text(&|| serde_json::to_string(&refused)), "{\"error\":\"why\"}");
+        let listed = Listed { ok: true, missing_workers: 0, missing: None };
+        let expected = "{\"ok\":true,\"missing_workers\":0}";
+        assert_eq!(text(&|| serde_json::to_string(&listed)), expected);
+    }
+}

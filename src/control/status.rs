@@ -1,0 +1,354 @@
+//! What `chappe status` is told.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Who runs, and what was counted.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Status {
+    /// The master.
+    pub master: MasterStatus,
+    /// Reloads since the start.
+    pub reload: ReloadStatus,
+    /// The metrics page; `None` if there is none.
+    pub metrics: Option<MetricsStatus>,
+    /// Workers of all generations, the oldest generation first.
+    pub workers: Vec<WorkerStatus>,
+    /// Workers that are to be replaced in a moment.
+    pub vacancies: Vec<Vacancy>,
+    /// What a worker may have, after all.
+    pub limits: Limits,
+    /// Values of the shared semaphores.
+    pub semaphores: Semaphores,
+    /// Where the connection permits are; `None` if they moved whenever that was looked at.
+    pub permits: Option<Permits>,
+    /// Counters of the server since its start.
+    pub totals: Option<Counters>,
+}
+
+impl Status {
+    /// Workers that serve.
+    pub fn serving(&self) -> impl Iterator<Item = &WorkerStatus> {
+        self.workers.iter().filter(|worker| worker.state == "serving")
+    }
+
+    /// A counter of the whole server; 0 if it is not known.
+    #[must_use]
+    pub fn total(&self, name: &str) -> u64 {
+        self.totals.as_ref().map_or(0, |totals| totals.get(name))
+    }
+}
+
+/// The master.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct MasterStatus {
+    /// Its process.
+    pub pid: u32,
+    /// Of the program.
+    pub version: String,
+    /// Since the start.
+    pub uptime_ms: u64,
+    /// How many times the workers were replaced by a reload, counted from 1.
+    pub generation: u64,
+    /// Addresses, `unix:PATH` included.
+    pub listen: Vec<String>,
+    /// A stop has begun.
+    pub stopping: bool,
+    /// As it is now, by its name in the configuration.
+    pub log_level: String,
+    /// What is not as it should be, and does no harm.
+    pub warnings: Vec<String>,
+}
+
+/// Reloads since the start.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct ReloadStatus {
+    /// How many.
+    pub count: u64,
+    /// The last one.
+    pub last: Option<LastReload>,
+}
+
+/// The last reload.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct LastReload {
+    /// How it ended.
+    pub outcome: ReloadOutcome,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// When: milliseconds since 1970.
+    pub at: u64,
+}
+
+/// How a reload ended.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReloadOutcome {
+    /// The new generation serves.
+    Ok,
+    /// The old one goes on.
+    Failed,
+}
+
+impl std::fmt::Display for ReloadOutcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// The metrics page.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct MetricsStatus {
+    /// Where.
+    pub address: String,
+    /// The process that serves it; `None` while there is none.
+    pub pid: Option<i32>,
+}
+
+/// A worker.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct WorkerStatus {
+    /// Its number, from 0.
+    pub worker: u16,
+    /// Its process.
+    pub pid: u32,
+    /// Which reload it belongs to.
+    pub generation: u64,
+    /// `starting`, `serving` or `draining`.
+    pub state: String,
+    /// Since its fork.
+    pub uptime_ms: u64,
+    /// Open connections.
+    pub connections: u32,
+    /// Those whose socket is full.
+    pub connections_blocked: u32,
+    /// For how long the longest blocked one is.
+    pub oldest_blocked_ms: u64,
+    /// What waits for handlers.
+    pub inbox_bytes: u64,
+    /// What waits to be sent.
+    pub outbox_bytes: u64,
+    /// Handler threads inside a turn.
+    pub handlers_busy: u32,
+    /// For how long the oldest of these turns has been running.
+    pub oldest_handler_ms: u64,
+    /// How long turns took.
+    pub handler_times: Vec<HandlerTime>,
+    /// How long ago its event loop last said that it runs; `None` for never.
+    pub heartbeat_age_ms: Option<u64>,
+    /// Since its fork.
+    pub counters: Counters,
+}
+
+/// Turns of handler threads that took so long at the most, and longer than the row before.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct HandlerTime {
+    /// Microseconds; the last row has no bound.
+    pub up_to_us: Option<u64>,
+    /// How many.
+    pub turns: u64,
+}
+
+/// A worker that died young, or could not be forked, and is replaced after a pause.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Vacancy {
+    /// Its number.
+    pub worker: u16,
+    /// When the next one is forked.
+    pub due_in_ms: u64,
+}
+
+/// What a worker may have, after all.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// Open descriptors.
+    pub worker_descriptors: u64,
+    /// Connections.
+    pub worker_connections: u32,
+}
+
+/// Values of the shared semaphores; `None` if one can't be read.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Semaphores {
+    /// Workers that have become ready and that the master has not seen yet.
+    pub worker_ready: Option<u32>,
+    /// How many more connections the server takes.
+    pub connection_permits: Option<u32>,
+}
+
+/// Where the connection permits are at one moment.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Permits {
+    /// `max_connections`.
+    pub limit: u64,
+    /// Those in use that vanish when they come back, since the limit was lowered.
+    pub debt: u64,
+    /// Those that nobody has.
+    pub free: u64,
+    /// Those that workers have.
+    pub held: u64,
+}
+
+/// Counters by name.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Counters(BTreeMap<String, u64>);
+
+impl Counters {
+    /// A counter; 0 if it is not known.
+    #[must_use]
+    pub fn get(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// All of them, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), *value))
+    }
+}
+
+impl<S: Into<String>> FromIterator<(S, u64)> for Counters {
+    fn from_iter<I: IntoIterator<Item = (S, u64)>>(counters: I) -> Self {
+        Self(counters.into_iter().map(|(name, value)| (name.into(), value)).collect())
+    }
+}
+
+/// A line of a list of connections.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct ConnectionRow {
+    /// By which it is named in logs and to `kick`.
+    pub id: u64,
+    /// The worker that has it.
+    pub worker: u16,
+    /// Where it comes from.
+    pub peer: String,
+    /// How far it is.
+    pub state: String,
+    /// Since its accept.
+    pub connected_ms: u64,
+    /// What was read from it.
+    pub received_bytes: u64,
+    /// What was sent to it.
+    pub sent_bytes: u64,
+    /// What waits to be sent to it.
+    pub queued_bytes: u64,
+    /// For how long its socket has been full; `None`: it is not.
+    pub blocked_ms: Option<u64>,
+}
+
+#[cfg(test)]
+impl Status {
+    /// For tests of what is made of one: two workers, one of which drains.
+    pub(crate) fn example() -> Self {
+        let worker = |number: u16, state: &str| WorkerStatus {
+            worker: number,
+            pid: 70 + u32::from(number),
+            generation: 2,
+            state: state.to_owned(),
+            uptime_ms: 69_000,
+            connections: 12,
+            connections_blocked: 1,
+            oldest_blocked_ms: 5,
+            inbox_bytes: 20_000,
+            outbox_bytes: 5_000_000,
+            handlers_busy: 2,
+            oldest_handler_ms: 3,
+            handler_times: vec![
+                HandlerTime { up_to_us: Some(10), turns: 4 },
+                HandlerTime { up_to_us: None, turns: 0 },
+            ],
+            heartbeat_age_ms: Some(8),
+            counters: [("frames_received", 1000), ("frames_sent", 1000)].into_iter().collect(),
+        };
+        Self {
+            master: MasterStatus {
+                pid: 1,
+                version: "9.9".to_owned(),
+                uptime_ms: 5000,
+                generation: 2,
+                listen: vec!["127.0.0.1:1".to_owned()],
+                stopping: false,
+                log_level: "info".to_owned(),
+                warnings: Vec::new(),
+            },
+            reload: ReloadStatus {
+                count: 1,
+                last: Some(LastReload { outcome: ReloadOutcome::Ok, reason: None, at: 1 }),
+            },
+            metrics: Some(MetricsStatus { address: "127.0.0.1:9".to_owned(), pid: Some(72) }),
+            workers: vec![worker(0, "serving"), worker(1, "draining")],
+            vacancies: vec![Vacancy { worker: 2, due_in_ms: 100 }],
+            limits: Limits { worker_descriptors: 1024, worker_connections: 896 },
+            semaphores: Semaphores { worker_ready: Some(0), connection_permits: Some(99) },
+            permits: Some(Permits { limit: 123, debt: 0, free: 99, held: 24 }),
+            totals: Some([("frames_received", 2000), ("workers_died", 0)].into_iter().collect()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// The pointer of each value; of a list, that of its first element.
+    fn keys(value: &Value, at: &str, found: &mut Vec<String>) {
+        match value {
+            Value::Object(object) => {
+                object.iter().for_each(|(key, value)| keys(value, &format!("{at}/{key}"), found));
+            }
+            Value::Array(list) if !list.is_empty() => keys(&list[0], &format!("{at}/0"), found),
+            _ => found.push(at.to_owned()),
+        }
+    }
+
+    /// Programs read them: a key is added here, and never renamed or removed.
+    const KEYS: &str = "
+        limits/worker_connections limits/worker_descriptors
+        master/generation master/listen/0 master/log_level master/pid master/stopping
+        master/uptime_ms master/version master/warnings
+        metrics/address metrics/pid
+        permits/debt permits/free permits/held permits/limit
+        reload/count reload/last/at reload/last/outcome reload/last/reason
+        semaphores/connection_permits semaphores/worker_ready
+        totals/frames_received totals/workers_died
+        vacancies/0/due_in_ms vacancies/0/worker
+        workers/0/connections workers/0/connections_blocked
+        workers/0/counters/frames_received workers/0/counters/frames_sent
+        workers/0/generation workers/0/handler_times/0/turns workers/0/handler_times/0/up_to_us
+        workers/0/handlers_busy workers/0/heartbeat_age_ms workers/0/inbox_bytes
+        workers/0/oldest_blocked_ms workers/0/oldest_handler_ms workers/0/outbox_bytes
+        workers/0/pid workers/0/state workers/0/uptime_ms workers/0/worker";
+
+    #[test]
+    fn the_keys_are_those_that_programs_know() {
+        let value = serde_json::to_value(Status::example()).unwrap();
+        let mut found = Vec::new();
+        keys(&value, "", &mut found);
+        found.sort_unstable();
+        let mut expected: Vec<_> = KEYS.split_whitespace().map(|key| format!("/{key}")).collect();
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_status_is_read_as_it_was_written() {
+        let status = Status::example();
+        let mut value = serde_json::to_value(&status).unwrap();
+        assert_eq!(serde_json::from_value::<Status>(value.clone()).unwrap(), status);
+        value["master"]["new"] = 7.into();
+        assert_eq!(serde_json::from_value::<Status>(value.clone()).unwrap(), status);
+        for nothing in ["metrics", "permits", "totals"] {
+            value[nothing] = Value::Null;
+        }
+        let read = serde_json::from_value::<Status>(value.clone()).unwrap();
+        assert_eq!(serde_json::to_value(read).unwrap()["metrics"], Value::Null);
+        value["workers"][0].as_object_mut().unwrap().remove("state");
+        let error = serde_json::from_value::<Status>(value).unwrap_err().to_string();
+        assert!(error.contains("missing field `state`"), "{error}");
+    }
+}
