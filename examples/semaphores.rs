@@ -93,9 +93,9 @@ fn five_operations() -> Result<()> {
     semaphore.wait();
     show(semaphore.value() == 1, "wait: took one, 1 left");
     show(semaphore.try_wait(), "try-wait: took one");
-    show(!semaphore.try_wait(), "try-wait: there is none, and it says so at once");
+    show(!semaphore.try_wait(), "try-wait: no permit is left, and it returns at once");
     semaphore.post();
-    show(semaphore.value() == 1, "post: 1 permit, although nobody waits for it");
+    show(semaphore.value() == 1, "post: 1 permit, although no thread waits for it");
 
     let last = semaphore.clone();
     drop(semaphore);
@@ -207,7 +207,7 @@ fn rendezvous() -> Result<()> {
         scope.spawn(|| meet(1));
         meet(0);
     });
-    show(came[0].value() == 0, "1000 meetings of two: nobody went on before both had come");
+    show(came[0].value() == 0, "1000 meetings of two: neither went on before both had arrived");
     Ok(())
 }
 
