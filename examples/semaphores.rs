@@ -50,7 +50,7 @@ const PARTS: &[Part] = &[
 const PERMITS_MAX: u32 = Semaphore::VALUE_MAX;
 
 /// How long a process waits for another one. What that one does not do, because it was
-/// killed or has failed, must not keep us for ever.
+/// killed or has failed, must not keep us forever.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Visible to the test that runs this file.
@@ -93,9 +93,9 @@ fn five_operations() -> Result<()> {
     semaphore.wait();
     show(semaphore.value() == 1, "wait: took one, 1 left");
     show(semaphore.try_wait(), "try-wait: took one");
-    show(!semaphore.try_wait(), "try-wait: there is none, and it says so at once");
+    show(!semaphore.try_wait(), "try-wait: no permit is left, and it returns at once");
     semaphore.post();
-    show(semaphore.value() == 1, "post: 1 permit, although nobody waits for it");
+    show(semaphore.value() == 1, "post: 1 permit, although no thread waits for it");
 
     let last = semaphore.clone();
     drop(semaphore);
@@ -158,7 +158,7 @@ fn mutex_and_semaphore() -> Result<()> {
     show(one_at_a_time.try_wait(), "semaphore: taken here, given back by another thread");
     one_at_a_time.post();
     one_at_a_time.post();
-    show(one_at_a_time.value() == 2, "one post too many: now two at a time, and nobody is told");
+    show(one_at_a_time.value() == 2, "one post too many: now two at a time, and no error");
 
     show(!Condvar::new().notify_one(), "condition variable: a notify without a sleeper is lost");
     let bell = Semaphore::new(0)?;
@@ -207,7 +207,7 @@ fn rendezvous() -> Result<()> {
         scope.spawn(|| meet(1));
         meet(0);
     });
-    show(came[0].value() == 0, "1000 meetings of two: nobody went on before both had come");
+    show(came[0].value() == 0, "1000 meetings of two: neither went on before both had arrived");
     Ok(())
 }
 
@@ -282,16 +282,19 @@ fn a_queue() -> Result<()> {
         longest: AtomicUsize::new(0),
     };
     let taken = thread::scope(|scope| {
-        let taker = scope.spawn(|| std::iter::from_fn(|| queue.take()).collect::<Vec<_>>());
+        let consumer = scope.spawn(|| std::iter::from_fn(|| queue.take()).collect::<Vec<_>>());
         for item in 0..ITEMS {
             queue.put(item);
         }
         queue.stop();
-        taker.join().expect("it cannot panic")
+        consumer.join().expect("it cannot panic")
     });
     show(taken.into_iter().eq(0..ITEMS), "10000 items through 4 places: all there, in order");
-    show(queue.longest.into_inner() <= 4, "never more than 4 in the queue: who puts had to wait");
-    show(queue.items.into_inner().is_empty(), "one post more than items: the taker has stopped");
+    show(
+        queue.longest.into_inner() <= 4,
+        "never more than 4 in the queue: the producer had to wait",
+    );
+    show(queue.items.into_inner().is_empty(), "one post more than items: the consumer has stopped");
     Ok(())
 }
 
@@ -307,7 +310,7 @@ fn what_can_fail() -> Result<()> {
     let now = Instant::now();
     show(!empty.wait_until(now), "wait until a moment that is past: ETIMEDOUT, here `false`");
     empty.post();
-    show(empty.wait_until(now), "the same with a permit there: it is taken, and time is not asked");
+    show(empty.wait_until(now), "the same with a permit there: it is taken, whatever the time");
     Ok(())
 }
 
@@ -362,13 +365,13 @@ fn a_signal_is_not_a_permit() -> Result<()> {
 }
 
 fn a_killed_process_gives_nothing_back() -> Result<()> {
-    let [permits, told, never] = shared([3, 0, 0])?;
+    let [permits, has_taken, never] = shared([3, 0, 0])?;
     let child = fork(|| {
         let taken = (0..2).all(|_| permits.wait_until(Instant::now() + PATIENCE));
-        told.post();
+        has_taken.post();
         Ok(never.wait_until(Instant::now() + PATIENCE) && taken)
     })?;
-    show(told.wait_until(Instant::now() + PATIENCE), "3 permits; the child took 2");
+    show(has_taken.wait_until(Instant::now() + PATIENCE), "3 permits; the child took 2");
     until("the child sleeps", || is_asleep(child.as_raw()));
     killed(child)?;
     show(permits.value() == 1, "SIGKILL: 1 permit, and it stays so; a semaphore has no owner");

@@ -1,7 +1,12 @@
-//! docs/SEMAPHORES.md is read beside examples/semaphores.rs and what it prints: none of
-//! the three may say what the others do not. The example is compiled in here, and this
-//! binary starts itself as it: a runner with threads could not, because it forks.
+//! Documents that show what an example prints: docs/SEMAPHORES.md is read beside
+//! examples/semaphores.rs, and neither may say what the other does not. The examples are
+//! compiled in here, and this binary starts itself as one of them: a runner with threads
+//! could not, because they fork.
 
+#[path = "../examples/giving_back.rs"]
+mod giving_back;
+#[path = "../crates/sys/examples/pshared.rs"]
+mod pshared;
 #[path = "../examples/semaphores.rs"]
 mod semaphores;
 
@@ -11,16 +16,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-/// The argument that makes the example of this binary.
-const PLAY: &str = "play-semaphores";
+/// The argument that makes this binary an example.
+const PLAY: &str = "play";
 
 fn main() -> ExitCode {
-    if env::args().nth(1).as_deref() == Some(PLAY) {
-        return semaphores::main();
+    let mut arguments = env::args().skip(1);
+    if arguments.next().as_deref() == Some(PLAY) {
+        return match arguments.next().as_deref() {
+            Some("giving_back") => giving_back::main(),
+            Some("pshared") => pshared::main(),
+            _ => semaphores::main(),
+        };
     }
     let tests: &[(&str, fn())] = &[
         ("semaphores_shows_what_its_text_says", semaphores_shows_what_its_text_says),
         ("semaphores_is_quoted_word_by_word", semaphores_is_quoted_word_by_word),
+        ("pshared_prints_what_its_text_says", pshared_prints_what_its_text_says),
+        ("giving_back_prints_what_its_text_says", giving_back_prints_what_its_text_says),
         ("a_planted_difference_is_found", a_planted_difference_is_found),
     ];
     let failed = tests.iter().filter(|(name, test)| !passes(name, AssertUnwindSafe(*test))).count();
@@ -34,16 +46,30 @@ fn passes(name: &str, test: AssertUnwindSafe<fn()>) -> bool {
     passed
 }
 
-fn semaphores_shows_what_its_text_says() {
-    // It ends itself when it takes too long.
+/// What an example prints. It ends itself when it takes too long.
+fn printed_by(example: &str) -> String {
     let binary = env::current_exe().expect("this binary");
-    let output = Command::new(binary).arg(PLAY).output().expect("it starts");
+    let output = Command::new(binary).args([PLAY, example]).output().expect("it starts");
     let (printed, complaint) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && complaint.is_empty(), "{complaint}\n{printed}");
+    printed.into_owned()
+}
 
-    let text = read("docs/SEMAPHORES.md");
-    assert_eq!(shown_in(&text), shown_by(&printed));
+fn semaphores_shows_what_its_text_says() {
+    assert_eq!(shown_in(&read("docs/SEMAPHORES.md")), shown_by(&printed_by("semaphores")));
+}
+
+fn pshared_prints_what_its_text_says() {
+    let printed = printed_by("pshared");
+    assert_eq!(session(&read("docs/SEMAPHORES.md"), "pshared"), lines(&printed));
+}
+
+/// How many messages are left behind differs from run to run; the program judges that.
+fn giving_back_prints_what_its_text_says() {
+    let (text, printed) = (read("docs/SEND-PATH.md"), printed_by("giving_back"));
+    let masked = |lines: Vec<&str>| lines.into_iter().map(without_numbers).collect::<Vec<_>>();
+    assert_eq!(masked(session(&text, "giving_back")), masked(lines(&printed)));
 }
 
 fn semaphores_is_quoted_word_by_word() {
@@ -73,6 +99,10 @@ fn a_planted_difference_is_found() {
     assert_ne!(shown_in(text), shown_by("== 1. One\nx\nz\n\n"));
     assert_ne!(shown_in(text), shown_by("== 1. Won\nx\n\n"));
     assert_ne!(shown_in(text), shown_by("== 1. One\n"));
+
+    let text = "```console\n$ cargo run --example x\na 1\nb\n```\n```console\n$ ls\nc\n```\n";
+    assert_eq!(session(text, "x"), ["a 1", "b"]);
+    assert_eq!(without_numbers("a 12 b3"), without_numbers("a 7 b45"));
 }
 
 fn read(path: &str) -> String {
@@ -91,6 +121,29 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<Vec<&'a str>> {
         }
     }
     blocks
+}
+
+/// What a document shows below the command that runs an example.
+fn session<'a>(text: &'a str, example: &str) -> Vec<&'a str> {
+    let end = format!("--example {example}");
+    let is_it = |block: &Vec<&str>| {
+        block.first().is_some_and(|line| line.starts_with("$ cargo run") && line.ends_with(&end))
+    };
+    let block = blocks(text, "console").into_iter().find(is_it);
+    block.unwrap_or_else(|| panic!("no `cargo run … {end}` in the text"))[1..].to_vec()
+}
+
+fn lines(text: &str) -> Vec<&str> {
+    text.lines().collect()
+}
+
+/// With one `#` for each number.
+fn without_numbers(line: &str) -> String {
+    let mut masked = line.replace(|c: char| c.is_ascii_digit(), "#");
+    while masked.contains("##") {
+        masked = masked.replace("##", "#");
+    }
+    masked
 }
 
 /// Numbered headings and blocks of output, in the text's order.

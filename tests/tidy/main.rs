@@ -2,6 +2,7 @@
 //! which, how long a file or a function gets, what must not be left behind.
 //! Each rule is a function of text, so that a test can show that it bites.
 
+mod documents;
 mod rust_text;
 
 use rust_text::{blanked, first_names, is_name, line_of, words};

@@ -13,7 +13,7 @@ fn row<T: Default>(key: &Key<T>, dotted: &str) -> String {
     let name = dotted.rsplit_once('.').map_or(dotted, |(_, name)| name);
     let effect = key.doc;
     let change = if key.change == Change::Reload { "reload" } else { "restart" };
-    let change = if matches!(key.field, Field::Include) { "read anew" } else { change };
+    let change = if matches!(key.field, Field::Include) { "read again" } else { change };
     format!("| `{name}` | {} | `{}` | {effect} | {change} |", key.field.allowed(), key.default)
 }
 
