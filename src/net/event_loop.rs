@@ -429,7 +429,9 @@ impl EventLoop {
         let view = connection.mailbox.view();
         log::info!("conn={id} kicked peer={}", connection.mailbox.peer());
         self.reactor.refresh_clock();
-        self.reactor.count(Counter::ConnectionsKicked, 1);
+        // One that was kicked may linger: the next kick only ends that.
+        let is_new = view.cause != Some(Cause::Kicked);
+        self.reactor.count(Counter::ConnectionsKicked, u64::from(is_new));
         let gets_through = view.stage <= Stage::Answering && view.blocked.is_none();
         self.with(key, |connection, reactor| match gets_through {
             true => connection.end(key, Ending::Kicked, reactor),

@@ -89,6 +89,10 @@ fn kick_says_goodbye_behind_what_was_answered() {
     let [goodbye] = frames.as_slice() else { panic!("{frames:?}") };
     assert_eq!((goodbye.code, &goodbye.body[..2]), (65534, &[0, 5][..]));
     other.call(CODE_PING, b"").unwrap();
+    // It lingers, since the client has not closed: the second kick ends that, and is no other.
+    assert_eq!(server.command(&["kick", &id.to_string()]).code, Some(0));
+    server.wait_status("/totals/connections_closed", |closed| closed == 1);
+    assert_eq!(server.status_number("/totals/connections_kicked"), 1);
 
     drop(client);
     server.wait_status("/totals/connections_closed", |closed| closed == 1);
