@@ -82,7 +82,7 @@ pub(super) fn start(
             Ok(())
         }
         Side::Daemon(report) => process::run_daemon(|forked| {
-            // What whoever started us had open must not live as long as the server: a lock,
+            // What the parent process had open must not live as long as the server: a lock,
             // a pipe that somebody reads to its end.
             let streams = (io::stdin(), io::stdout(), io::stderr());
             let mut kept = prepared.descriptors(&report);

@@ -1,7 +1,7 @@
 //! The desk: the control socket, what its clients have asked, and what workers were asked
 //! for them.
 //!
-//! Every request gets a number, its *ticket*, and the answer goes to whoever waits for that.
+//! Every request gets a number, its *ticket*, and the answer goes to the client that waits for it.
 //! The desk does nothing by itself: requests go out as values, and the loop brings the
 //! answers. What all workers are asked at a time is an [`Order`]: it is over when each worker
 //! that it went to has answered, is gone, or had its time; then the client hears what came of

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 pub(crate) struct Queue<T> {
     /// The oldest. `None`: the queue is empty.
     first: Option<T>,
-    #[expect(clippy::box_collection, reason = "a quarter of the size while there is none")]
+    #[expect(clippy::box_collection, reason = "a quarter of the size of an empty queue")]
     behind: Option<Box<VecDeque<T>>>,
 }
 

@@ -100,8 +100,8 @@ pub fn ignore_file_size_signal() -> io::Result<()> {
     Ok(())
 }
 
-/// The end of a child is reported, also if whoever started us ignores that: an ignored
-/// SIGCHLD is inherited over exec, and children are then gone without a word.
+/// Ends of children are reported from now on, even if the parent process ignored SIGCHLD: that
+/// is inherited over exec, and waitpid(2) then finds no child that has ended.
 ///
 /// # Errors
 /// None that Linux reports for a valid signal.

@@ -140,7 +140,7 @@ pub struct ReceivedMessage {
     pub bytes: usize,
     /// It was longer than the buffer, and the rest is gone.
     pub is_cut: bool,
-    /// All descriptors that came with it, whoever sent how many. Those that could not be
+    /// All descriptors that came with it, however many were sent. Those that could not be
     /// received because this process may have no more of them are missing without an error.
     pub descriptors: Vec<OwnedFd>,
 }
@@ -148,7 +148,7 @@ pub struct ReceivedMessage {
 /// Receives one message into `buffer`. Never sleeps.
 ///
 /// # Errors
-/// Those of recvmsg(2) but EINTR; `WouldBlock` when there is none.
+/// Those of recvmsg(2) except EINTR; `WouldBlock` when no message is waiting.
 pub fn receive_message(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<ReceivedMessage> {
     let mut control = [0_u64; CONTROL_WORDS];
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };

@@ -4,7 +4,7 @@ use std::fmt;
 
 use nix::unistd::Pid;
 
-/// A worker as it is named to whoever asks.
+/// A worker as an answer names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::master) struct Asked {
     pub(in crate::master) number: u16,
