@@ -87,8 +87,8 @@ type Operation = (&'static str, u32, fn(&mut Sharer));
 const OPERATIONS: &[Operation] = &[
     ("take a permit", LIMIT, |worker| assert!(worker.permits.try_take())),
     ("take none", LOWERED, |worker| assert!(!worker.permits.try_take())),
-    ("give a permit back", LIMIT, |worker| worker.permits.give_back()),
-    ("pay debt", LOWERED, |worker| worker.permits.give_back()),
+    ("give a permit back", LIMIT, |worker| assert!(worker.permits.give_back())),
+    ("pay debt", LOWERED, |worker| assert!(!worker.permits.give_back())),
     ("count an address", LIMIT, |worker| {
         assert_eq!(worker.peers.admit(loopback(9), PER_IP), Admission::Counted);
     }),

@@ -167,11 +167,15 @@ fn reachable(mut address: Address) -> Address {
 
 pub(super) fn status(common: &Common, arguments: StatusArgs) -> Result<(), Failure> {
     let located = locate(common, Need::ControlSocket)?;
+    let zeros = if arguments.all { cli::Zeros::Shown } else { cli::Zeros::LeftOut };
     loop {
         let line = MasterClient::connect(&located)?.ask_for_line(Request::Status {})?;
         let mut text = match arguments.json {
             true => line,
-            false => cli::table(&control::read::<Status>(&line).map_err(of_another_version)?),
+            false => {
+                let status = control::read::<Status>(&line).map_err(of_another_version)?;
+                cli::table(&status, zeros)
+            }
         };
         if arguments.watch && !arguments.json {
             text = cli::redrawn(&text);

@@ -6,6 +6,7 @@
 
 mod bench;
 mod connections;
+mod counters;
 mod logs;
 mod output;
 mod send;
@@ -22,7 +23,7 @@ pub(crate) use connections::{ConnectionsArgs, Rows, connection_rows, connections
 pub(crate) use logs::{LogsArgs, logs};
 pub(crate) use output::{print, print_line, redrawn};
 pub(crate) use send::{SendArgs, run as send};
-pub(crate) use status::{outcome, table};
+pub(crate) use status::{Zeros, outcome, table};
 pub(crate) use top::{Sample, Top};
 
 use crate::control::LevelName;
@@ -167,7 +168,10 @@ pub(crate) struct StatusArgs {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
-    /// Show it anew every second, until interrupted or the master is gone
+    /// Show counters that are 0, too; the JSON object always has them
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Show it again every second, until interrupted or the master is gone
     #[arg(long)]
     pub(crate) watch: bool,
 }

@@ -1,20 +1,46 @@
-//! The plain table of `chappe status`, from the object that the master sends.
+//! The plain text of `chappe status`, from the object that the master sends: sections, of
+//! which each has what belongs together. Counters that are 0 are left out unless asked for.
 
 use std::fmt::Write;
 
+use super::counters::{
+    OTHERS, PERMIT_POSTS, READY_POSTS, SECTIONS, SEMAPHORES, SEND_POSTS, add_times, percentile,
+    section_of, turns,
+};
 use crate::control::{
-    Counters, MetricsStatus, Reloaded, Semaphores, Status, Vacancy, WorkerStatus,
+    Counters, MetricsStatus, PermitShare, Permits, Reloaded, Status, Vacancy, WorkerStatus,
 };
 
-/// One row a worker, then the semaphores and what was counted.
-pub(crate) fn table(status: &Status) -> String {
+/// Whether counters that are 0 are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Zeros {
+    Shown,
+    LeftOut,
+}
+
+/// All sections.
+pub(crate) fn table(status: &Status, zeros: Zeros) -> String {
+    let mut text = head(status);
+    text.push_str("\nworkers\n");
+    text.push_str(&workers(&status.workers));
+    for Vacancy { worker, due_in_ms } in &status.vacancies {
+        let _ = writeln!(text, "  worker {worker} died, replaced in {due_in_ms} ms");
+    }
+    text.push_str("\nsemaphores\n");
+    text.push_str(&semaphores(status));
+    text.push_str(&counters(status, zeros));
+    text
+}
+
+/// Who it is, and what a person should know first.
+fn head(status: &Status) -> String {
     let mut text = String::new();
     let master = &status.master;
     let state = if master.stopping { ", stopping" } else { "" };
     // Writing to a String can't fail.
     let _ = writeln!(
         text,
-        "chappe {}, master pid {}, up {}, generation {}{state}\nlistening on {}\n",
+        "chappe {}, master pid {}, up {}, generation {}{state}\nlistening on {}",
         master.version,
         master.pid,
         duration(master.uptime_ms),
@@ -22,38 +48,161 @@ pub(crate) fn table(status: &Status) -> String {
         master.listen.join(" "),
     );
     if let Some(MetricsStatus { address, pid }) = &status.metrics {
-        let _ = writeln!(text, "metrics at http://{address}/, pid {}\n", number(*pid));
+        let _ = writeln!(text, "metrics at http://{address}/, pid {}", number(*pid));
     }
     if let Some(last) = &status.reload.last {
         let why = last.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
         let (count, outcome) = (status.reload.count, last.outcome);
-        let _ = writeln!(text, "reloads {count}, the last {outcome}{why}\n");
+        let _ = writeln!(text, "reloads {count}, the last {outcome}{why}");
     }
     for warning in &master.warnings {
-        let _ = writeln!(text, "warning: {warning}\n");
-    }
-    text.push_str(&workers(&status.workers));
-    for Vacancy { worker, due_in_ms } in &status.vacancies {
-        let _ = writeln!(text, "worker {worker} died, replaced in {due_in_ms} ms");
-    }
-    text.push('\n');
-    let semaphores = semaphores(&status.semaphores);
-    let totals = status.totals.iter().flat_map(Counters::iter);
-    let totals = totals.map(|(name, total)| (name, total.to_string()));
-    let rows: Vec<_> = semaphores.into_iter().chain(totals).collect();
-    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    for (name, value) in rows {
-        let _ = writeln!(text, "{name:<width$}{value:>16}");
+        let _ = writeln!(text, "warning: {warning}");
     }
     text
 }
 
-/// By the names that they have in the status.
-pub(super) fn semaphores(semaphores: &Semaphores) -> [(&'static str, String); 2] {
-    [
-        ("connection_permits", number(semaphores.connection_permits)),
-        ("worker_ready", number(semaphores.worker_ready)),
-    ]
+fn workers(workers: &[WorkerStatus]) -> String {
+    let head = [
+        "no", "gen", "pid", "state", "up", "conns", "blocked", "busy", "received", "sent", "inbox",
+        "outbox",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    for worker in workers {
+        rows.push([
+            worker.worker.to_string(),
+            worker.generation.to_string(),
+            worker.pid.to_string(),
+            worker.state.clone(),
+            duration(worker.uptime_ms),
+            worker.connections.to_string(),
+            worker.connections_blocked.to_string(),
+            worker.handlers_busy.to_string(),
+            worker.counters.get("frames_received").to_string(),
+            worker.counters.get("frames_sent").to_string(),
+            worker.inbox_bytes.to_string(),
+            worker.outbox_bytes.to_string(),
+        ]);
+    }
+    let widths = row_widths(&rows);
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("  {cell:>width$}"));
+        let _ = writeln!(text, "{}", cells.collect::<String>());
+    }
+    text
+}
+
+/// A semaphore, its value and how often it was posted.
+pub(super) type SemaphoreRow = (String, Option<u64>, u64);
+
+/// `worker_ready`, `connection_permits`, and the send semaphore of each worker.
+pub(super) fn semaphore_rows(status: &Status) -> Vec<SemaphoreRow> {
+    let shown = status.semaphores.connection_permits.map(u64::from);
+    // What the master has given back is beside the semaphore.
+    let permits = status.permits.as_ref().map(|books| books.free.saturating_sub(books.credit));
+    let mut rows = vec![
+        (
+            "worker_ready".to_owned(),
+            status.semaphores.worker_ready.map(u64::from),
+            status.total(READY_POSTS),
+        ),
+        ("connection_permits".to_owned(), permits.or(shown), status.total(PERMIT_POSTS)),
+    ];
+    rows.extend(status.workers.iter().map(|worker| {
+        let value = worker.send_semaphore.map(u64::from);
+        (send_name(worker), value, worker.counters.get(SEND_POSTS))
+    }));
+    rows
+}
+
+/// Two generations have the same numbers for a while.
+fn send_name(worker: &WorkerStatus) -> String {
+    let WorkerStatus { worker: number, state, .. } = worker;
+    let note = if state == "draining" { ", draining" } else { "" };
+    format!("send, worker {number}{note}")
+}
+
+fn semaphores(status: &Status) -> String {
+    let rows = semaphore_rows(status);
+    let width = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or(0).max(NAME_WIDTH);
+    let mut text = format!("  {:<width$}{:>8}{:>16}\n", "", "value", "posts");
+    for (name, value, posts) in rows {
+        let _ = writeln!(text, "  {name:<width$}{:>8}{posts:>16}", number(value));
+    }
+    if let Some(books) = &status.permits {
+        let _ = writeln!(text, "  {}", permit_books(books));
+    }
+    text
+}
+
+/// `permits 6 = 1 free + 5 held (worker 0: 3, worker 1: 2)`: where all of them are.
+pub(super) fn permit_books(books: &Permits) -> String {
+    let Permits { limit, debt, free, credit, held, workers } = books;
+    let mut text = format!("permits {limit}");
+    if *debt > 0 {
+        let _ = write!(text, " + {debt} lent under a higher limit");
+    }
+    let _ = write!(text, " = {free} free");
+    if *credit > 0 {
+        let _ = write!(text, " ({credit} of them beside the semaphore)");
+    }
+    let _ = write!(text, " + {held} held");
+    let share = |PermitShare { worker, held, .. }: &PermitShare| format!("worker {worker}: {held}");
+    let shares: Vec<_> = workers.iter().map(share).collect();
+    if !shares.is_empty() {
+        let _ = write!(text, " ({})", shares.join(", "));
+    }
+    // Between a death and the master's settlement.
+    let missing = (limit + debt).saturating_sub(free + held);
+    if missing > 0 {
+        let _ = write!(text, " + {missing} of dead workers, coming back");
+    }
+    text
+}
+
+/// As wide as the longest name of a counter.
+const NAME_WIDTH: usize = 26;
+
+/// The sections of counters, and how many were left out.
+fn counters(status: &Status, zeros: Zeros) -> String {
+    let totals: Vec<(&str, u64)> = status.totals.iter().flat_map(Counters::iter).collect();
+    let is_shown = |value: u64| value > 0 || zeros == Zeros::Shown;
+    let mut text = String::new();
+    let names = SECTIONS.iter().map(|(section, _)| *section).chain([OTHERS]);
+    for section in names.filter(|section| *section != SEMAPHORES) {
+        let of_it = totals.iter().filter(|(name, _)| section_of(name) == section);
+        let mut rows: Vec<_> = of_it.filter(|(_, value)| is_shown(*value)).copied().collect();
+        rows.sort_by_key(|(name, _)| place_of(name));
+        if rows.is_empty() {
+            continue;
+        }
+        let _ = writeln!(text, "\n{section}");
+        for (name, value) in rows {
+            let _ = writeln!(text, "  {name:<NAME_WIDTH$}{value:>24}");
+        }
+    }
+    let mut times = Vec::new();
+    status.workers.iter().for_each(|worker| add_times(&mut times, &worker.handler_times));
+    let count = turns(&times);
+    if count > 0 {
+        let (p50, p99) = (percentile(&times, 50), percentile(&times, 99));
+        let _ = writeln!(text, "\nturns of handler threads {count}, p50 {p50}, p99 {p99}");
+    }
+    let hidden =
+        totals.iter().filter(|(name, value)| section_of(name) != SEMAPHORES && !is_shown(*value));
+    match hidden.count() {
+        0 => {}
+        hidden => {
+            let _ = writeln!(text, "\ncounters left out since they are 0: {hidden} (--all)");
+        }
+    }
+    text
+}
+
+/// The order within all sections.
+fn place_of(counter: &str) -> usize {
+    let mut names = SECTIONS.iter().flat_map(|(_, names)| *names);
+    names.position(|name| *name == counter).unwrap_or(usize::MAX)
 }
 
 /// What a reload that went well has done.
@@ -71,31 +220,6 @@ pub(crate) fn outcome(outcome: &Reloaded) -> String {
     }
     for warning in warnings {
         let _ = writeln!(text, "warning: {warning}");
-    }
-    text
-}
-
-fn workers(workers: &[WorkerStatus]) -> String {
-    let head = ["worker", "pid", "state", "up", "connections", "busy", "received", "sent"];
-    let mut rows = vec![head.map(str::to_owned)];
-    for worker in workers {
-        rows.push([
-            worker.worker.to_string(),
-            worker.pid.to_string(),
-            worker.state.clone(),
-            duration(worker.uptime_ms),
-            worker.connections.to_string(),
-            worker.handlers_busy.to_string(),
-            worker.counters.get("frames_received").to_string(),
-            worker.counters.get("frames_sent").to_string(),
-        ]);
-    }
-    let widths = row_widths(&rows);
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<_> =
-            row.iter().zip(widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
-        let _ = writeln!(text, "{}", cells.join("  "));
     }
     text
 }
@@ -141,27 +265,90 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_row_a_worker_and_the_totals() {
-        let text = table(&status());
-        assert!(text.starts_with("chappe 9.9, master pid 1, up 5s, generation 2\n"), "{text}");
-        assert!(text.contains("listening on 127.0.0.1:1 [::1]:2\n"), "{text}");
-        let row = text.lines().find(|line| line.contains("serving")).unwrap();
-        let cells: Vec<_> = row.split_whitespace().collect();
-        assert_eq!(cells, ["0", "70", "serving", "1m09s", "12", "2", "1000", "1000"]);
+    fn the_sections_follow_each_other_and_zeros_are_left_out() {
+        let text = table(&status(), Zeros::LeftOut);
+        let expected = "\
+chappe 9.9, master pid 1, up 5s, generation 2
+listening on 127.0.0.1:1 [::1]:2
+metrics at http://127.0.0.1:9/, pid 72
+reloads 1, the last ok
+
+workers
+  no  gen  pid     state     up  conns  blocked  busy  received  sent  inbox   outbox
+   0    2   70   serving  1m09s     12        1     2      1000  1000  20000  5000000
+   1    2   71  draining  1m09s     12        1     2      1000  1000  20000  5000000
+  worker 2 died, replaced in 100 ms
+
+semaphores
+                               value           posts
+  worker_ready                     0               0
+  connection_permits              99               0
+  send, worker 0                   1               0
+  send, worker 1, draining         1               0
+  permits 123 = 99 free + 24 held (worker 0: 12, worker 1: 12)
+
+messages
+  frames_received                               2000
+
+turns of handler threads 8, p50 ≤10us, p99 ≤10us
+
+counters left out since they are 0: 1 (--all)
+";
+        assert_eq!(text, expected);
+        let all = table(&status(), Zeros::Shown);
         assert!(
-            text.lines()
-                .any(|line| line.starts_with("connection_permits") && line.ends_with(" 99"))
+            all.contains("\nserver\n  workers_died                                     0\n"),
+            "{all}"
         );
+        assert!(!all.contains("--all"), "{all}");
     }
 
     #[test]
-    fn numbers_stand_in_one_column_however_long_a_name_is() {
+    fn what_belongs_to_no_section_is_shown_all_the_same() {
         let mut status = status();
-        let totals = [("connections_refused_per_ip", 12), ("frames_sent", 345_678_901_234)];
-        status.totals = Some(totals.into_iter().collect());
-        let text = table(&status);
-        let rows: Vec<_> = text.lines().rev().take(3).collect();
-        assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{text}");
+        status.totals = Some([("of_tomorrow", 7)].into_iter().collect());
+        let text = table(&status, Zeros::LeftOut);
+        assert!(text.contains("\nothers\n  of_tomorrow "), "{text}");
+    }
+
+    #[test]
+    fn the_books_of_the_permits_add_up_whatever_has_happened() {
+        let share = |worker: u16, held| PermitShare { worker, pid: 1, held };
+        let books = |limit, debt, free, credit, held: [u64; 2]| {
+            let workers = vec![share(0, held[0]), share(1, held[1])];
+            permit_books(&Permits { limit, debt, free, credit, held: held.iter().sum(), workers })
+        };
+        let rows = [
+            (books(6, 0, 1, 0, [3, 2]), "permits 6 = 1 free + 5 held (worker 0: 3, worker 1: 2)"),
+            (
+                books(6, 0, 4, 3, [0, 2]),
+                "permits 6 = 4 free (3 of them beside the semaphore) + 2 held (worker 0: 0, worker 1: 2)",
+            ),
+            (
+                books(2, 3, 0, 0, [3, 2]),
+                "permits 2 + 3 lent under a higher limit = 0 free + 5 held (worker 0: 3, worker 1: 2)",
+            ),
+            (
+                books(6, 0, 1, 0, [0, 2]),
+                "permits 6 = 1 free + 2 held (worker 0: 0, worker 1: 2) + 3 of dead workers, coming back",
+            ),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(text, expected);
+        }
+    }
+
+    #[test]
+    fn a_semaphore_is_shown_without_the_credit_beside_it() {
+        let mut status = status();
+        let books = status.permits.as_mut().unwrap();
+        books.credit = 9;
+        let rows = semaphore_rows(&status);
+        assert_eq!(rows[1], ("connection_permits".to_owned(), Some(90), 0));
+        status.permits = None;
+        assert_eq!(semaphore_rows(&status)[1].1, Some(99), "better than nothing");
+        status.workers[0].send_semaphore = None;
+        assert!(table(&status, Zeros::LeftOut).contains("  send, worker 0                   -  "));
     }
 
     #[test]
@@ -187,6 +374,7 @@ mod tests {
         let reason = Some("why".to_owned());
         status.reload.count = 3;
         status.reload.last = Some(LastReload { outcome: ReloadOutcome::Failed, reason, at: 0 });
-        assert!(table(&status).contains("reloads 3, the last failed: why\n"));
+        let text = table(&status, Zeros::LeftOut);
+        assert!(text.contains("reloads 3, the last failed: why\n"));
     }
 }

@@ -16,8 +16,8 @@ mod status;
 pub use reply::{Accepted, Listed, Refused, Reloaded, ReplyError, read};
 pub use request::{LevelName, Request, RequestError};
 pub use status::{
-    ConnectionRow, Counters, HandlerTime, LastReload, Limits, MasterStatus, MetricsStatus, Permits,
-    ReloadOutcome, ReloadStatus, Semaphores, Status, Vacancy, WorkerStatus,
+    ConnectionRow, Counters, HandlerTime, LastReload, Limits, MasterStatus, MetricsStatus,
+    PermitShare, Permits, ReloadOutcome, ReloadStatus, Semaphores, Status, Vacancy, WorkerStatus,
 };
 
 /// An answer as it goes out.

@@ -140,6 +140,9 @@ pub struct WorkerStatus {
     pub handler_times: Vec<HandlerTime>,
     /// How long ago its event loop last said that it runs; `None` for never.
     pub heartbeat_age_ms: Option<u64>,
+    /// The value of its send semaphore; `None` if it can't be read.
+    #[serde(default)]
+    pub send_semaphore: Option<u32>,
     /// Since its fork.
     pub counters: Counters,
 }
@@ -181,7 +184,7 @@ pub struct Semaphores {
 }
 
 /// Where the connection permits are at one moment.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Permits {
     /// `max_connections`.
     pub limit: u64,
@@ -189,7 +192,24 @@ pub struct Permits {
     pub debt: u64,
     /// Those that nobody has.
     pub free: u64,
+    /// Of these, what is beside the semaphore: the master has given it back.
+    #[serde(default)]
+    pub credit: u64,
     /// Those that workers have.
+    pub held: u64,
+    /// How many each worker has of them.
+    #[serde(default)]
+    pub workers: Vec<PermitShare>,
+}
+
+/// The connection permits of a worker.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct PermitShare {
+    /// Its number.
+    pub worker: u16,
+    /// Its process.
+    pub pid: u32,
+    /// How many it has.
     pub held: u64,
 }
 
@@ -262,6 +282,7 @@ impl Status {
                 HandlerTime { up_to_us: None, turns: 0 },
             ],
             heartbeat_age_ms: Some(8),
+            send_semaphore: Some(1),
             counters: [("frames_received", 1000), ("frames_sent", 1000)].into_iter().collect(),
         };
         Self {
@@ -284,7 +305,16 @@ impl Status {
             vacancies: vec![Vacancy { worker: 2, due_in_ms: 100 }],
             limits: Limits { worker_descriptors: 1024, worker_connections: 896 },
             semaphores: Semaphores { worker_ready: Some(0), connection_permits: Some(99) },
-            permits: Some(Permits { limit: 123, debt: 0, free: 99, held: 24 }),
+            permits: Some(Permits {
+                limit: 123,
+                debt: 0,
+                free: 99,
+                credit: 0,
+                held: 24,
+                workers: [0, 1]
+                    .map(|n| PermitShare { worker: n, pid: 70 + u32::from(n), held: 12 })
+                    .into(),
+            }),
             totals: Some([("frames_received", 2000), ("workers_died", 0)].into_iter().collect()),
         }
     }
@@ -312,7 +342,8 @@ mod tests {
         master/generation master/listen/0 master/log_level master/pid master/stopping
         master/uptime_ms master/version master/warnings
         metrics/address metrics/pid
-        permits/debt permits/free permits/held permits/limit
+        permits/credit permits/debt permits/free permits/held permits/limit
+        permits/workers/0/held permits/workers/0/pid permits/workers/0/worker
         reload/count reload/last/at reload/last/outcome reload/last/reason
         semaphores/connection_permits semaphores/worker_ready
         totals/frames_received totals/workers_died
@@ -322,7 +353,7 @@ mod tests {
         workers/0/generation workers/0/handler_times/0/turns workers/0/handler_times/0/up_to_us
         workers/0/handlers_busy workers/0/heartbeat_age_ms workers/0/inbox_bytes
         workers/0/oldest_blocked_ms workers/0/oldest_handler_ms workers/0/outbox_bytes
-        workers/0/pid workers/0/state workers/0/uptime_ms workers/0/worker";
+        workers/0/pid workers/0/send_semaphore workers/0/state workers/0/uptime_ms workers/0/worker";
 
     #[test]
     fn the_keys_are_those_that_programs_know() {

@@ -12,8 +12,8 @@ use serde_json::Value;
 use super::Master;
 use super::generations::History;
 use crate::control::{
-    self, Accepted, Counters, HandlerTime, Limits, MasterStatus, Permits, Semaphores, Status,
-    WorkerStatus, to_value,
+    self, Accepted, Counters, HandlerTime, Limits, MasterStatus, PermitShare, Permits, Semaphores,
+    Status, WorkerStatus, to_value,
 };
 
 /// Not shown for a worker, which never has any.
@@ -34,6 +34,7 @@ impl Master<'_> {
         let zone = self.supervisor.zone();
         let current = self.generations.current();
         let now = Instant::now();
+        let reports = self.supervisor.reports();
         to_value(&Status {
             master: MasterStatus {
                 pid: std::process::id(),
@@ -47,25 +48,30 @@ impl Master<'_> {
             },
             reload: reloads(self.generations.history()),
             metrics: typed(self.metrics.to_json()),
-            workers: self.supervisor.reports().iter().map(worker).collect(),
+            workers: reports.iter().map(worker).collect(),
             vacancies: self.deadlines.vacancies().map(|it| vacancy(it, now)).collect(),
             limits: self.limits(),
             semaphores: Semaphores {
                 worker_ready: zone.worker_ready().checked_value(),
                 connection_permits: Some(zone.free_permits()),
             },
-            permits: self.permits(),
+            permits: self.permits(&reports),
             totals: Some(counters(&zone.own_totals(), &[])),
         })
     }
 
     /// Where the connection permits are at one moment, `None` if workers were moving some
     /// each time that it was looked.
-    fn permits(&self) -> Option<Permits> {
-        let books =
+    fn permits(&self, reports: &[SlotReport]) -> Option<Permits> {
+        let (books, shares) =
             (0..PERMIT_LOOKS_MAX).find_map(|_| self.supervisor.zone().own_permit_books())?;
-        let PermitBooks { limit, debt, free, held } = books;
-        Some(Permits { limit, debt, free, held })
+        let PermitBooks { limit, debt, free, credit, held } = books;
+        let share = |report: &SlotReport| {
+            let (_, held) = shares.iter().find(|(slot, _)| *slot == report.slot)?;
+            Some(PermitShare { worker: report.worker, pid: report.pid, held: *held })
+        };
+        let workers = reports.iter().filter_map(share).collect();
+        Some(Permits { limit, debt, free, credit, held, workers })
     }
 
     /// What a worker may have, after all.
@@ -119,6 +125,7 @@ fn worker(report: &SlotReport) -> WorkerStatus {
         handler_times: handler_times(&report.handler_times),
         heartbeat_age_ms: (report.heartbeat_ms > 0)
             .then(|| clock::monotonic_ms().saturating_sub(report.heartbeat_ms)),
+        send_semaphore: report.send_permits,
         counters: counters(&report.counters, COUNTED_BY_MASTER),
     }
 }

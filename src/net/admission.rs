@@ -24,6 +24,7 @@ pub(super) struct Admission {
     per_address: u32,
     /// How many connections have a permit.
     connections: usize,
+    exhausted: Throttle,
     refused: Throttle,
     uncounted: Throttle,
     /// What the slot shows of full sockets.
@@ -39,6 +40,7 @@ impl Admission {
             ids: 0..0,
             per_address,
             connections: 0,
+            exhausted: Throttle::new(1),
             refused: Throttle::new(1),
             uncounted: Throttle::new(1),
             shown_blocked: (0, None),
@@ -67,6 +69,11 @@ impl Admission {
         if !self.permits.try_take() {
             self.give_address_back(address, peer);
             reactor.count(Counter::ConnectionsRefused, 1);
+            if let Some(held) = self.exhausted.admit(reactor.now) {
+                log::warn!(
+                    "no connection permit is left (max_connections), refused peer={peer}{held}"
+                );
+            }
             return Err("all connections are taken (max_connections)");
         }
         step("accept: let in");
@@ -112,11 +119,12 @@ impl Admission {
     /// A connection is over, and its socket about to be closed.
     pub(super) fn give_back(&mut self, held: Held, peer: Peer, reactor: &Reactor) {
         if held.permit {
-            self.permits.give_back();
+            let is_posted = self.permits.give_back();
             self.give_address_back(held.address, peer);
             step("close: given back");
             reactor.count(Counter::ConnectionsClosed, 1);
             step("close: counted");
+            reactor.count(Counter::ConnectionPermitPosts, u64::from(is_posted));
             self.connections -= 1;
             self.show();
         }
@@ -151,6 +159,8 @@ impl Admission {
 
     /// Logs how many warnings were held back, once their time is over.
     pub(super) fn tick(&mut self, now: Moment) {
+        let exhausted = "no connection permit is left (max_connections), connections refused";
+        self.exhausted.tell_held(exhausted, now);
         self.refused.tell_held("at limits.connections_per_ip, connections refused", now);
         let uncounted = "table of addresses full, connections let in uncounted";
         self.uncounted.tell_held(uncounted, now);

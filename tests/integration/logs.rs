@@ -431,6 +431,21 @@ fn a_warning_that_repeats_is_told_once() {
 }
 
 #[test]
+fn permits_that_run_out_are_told_once() {
+    let toml = "worker_processes = 1\nmax_connections = 1\n";
+    let server = TestServer::start("permits_out", toml);
+    let mut first = server.connect();
+    first.call(CODE_PING, b"").unwrap();
+    for _ in 0..20 {
+        server.connect().receive().expect("busy");
+    }
+    server.wait_status("/totals/connections_refused", |refused| refused == 20);
+    let text = server.read("logs/worker-0.log");
+    let told = text.matches("no connection permit is left (max_connections), refused").count();
+    assert!((1..=2).contains(&told), "{told}");
+}
+
+#[test]
 fn failing_accepts_are_told_once_and_counted() {
     let server = TestServer::start("accepts_fail", "worker_processes = 1\n");
     let worker = server.worker_pids()[0];

@@ -1,7 +1,9 @@
 //! What `chappe status` tells, and what it tells it about.
 
 use crate::support::{TestServer, proc, wait_until};
-use serde_json::{Value, json};
+use chappe::control::Permits;
+use chappe_shm::Counter;
+use serde_json::Value;
 
 /// The keys that are there for good, as JSON pointers.
 const KEYS: &[&str] = &[
@@ -83,8 +85,11 @@ fn status_counts_what_happens() {
     let status = server.status_json();
     assert_eq!(server.connections(), 5);
     assert_eq!(status["semaphores"]["connection_permits"], 495);
-    let permits = json!({ "limit": 500, "debt": 0, "free": 495, "held": 5 });
-    assert_eq!(status["permits"], permits, "nobody takes or gives one back now");
+    // Nobody takes or gives one back now.
+    let permits = server.status().permits.expect("nothing moves");
+    let Permits { limit, debt, free, credit, held, workers } = permits;
+    assert_eq!((limit, debt, free, credit, held), (500, 0, 495, 0, 5));
+    assert_eq!(workers.iter().map(|worker| worker.held).sum::<u64>(), 5, "{workers:?}");
     let totals = &status["totals"];
     assert_eq!(totals["connections_accepted"], 5);
     assert_eq!(totals["frames_received"], 10);
@@ -106,6 +111,45 @@ fn status_is_a_table_for_people() {
     for pid in server.worker_pids() {
         assert!(status.stdout.contains(&pid.to_string()), "{}", status.stdout);
     }
+}
+
+#[test]
+fn every_counter_is_in_a_section_of_the_table_and_zeros_are_left_out() {
+    let server = TestServer::start("status_sections", "");
+    server.connect().call(1, b"four").unwrap();
+    server.wait_status("/totals/connections_closed", |closed| closed == 1);
+    let all = server.command(&["status", "--all"]).stdout;
+    for counter in Counter::ALL {
+        let name = counter.name();
+        let is_post = name.ends_with("_posts");
+        let is_there = all.lines().any(|line| line.split_whitespace().next() == Some(name));
+        assert_eq!(is_there, !is_post, "posts stand beside their semaphores: {name} in {all}");
+    }
+    assert!(!all.contains("\nothers\n"), "{all}");
+    let short = server.command(&["status"]).stdout;
+    assert!(short.contains("  connections_accepted "), "{short}");
+    assert!(!short.contains("closed_idle"), "{short}");
+}
+
+/// Three threads at work: each reply is a post of the send semaphore, which its thread takes.
+#[test]
+fn status_shows_the_semaphores_at_work() {
+    let toml = "max_connections = 3\n[worker]\nfuse = false\n";
+    let server = TestServer::start("status_semaphores", toml);
+    let mut clients: Vec<_> = (0..2).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.call(1, b"four").unwrap();
+    }
+    let status = server.status();
+    assert_eq!(status.total("semaphore_posts"), 2, "a reply each");
+    assert_eq!(status.total("worker_ready_posts"), 2, "a worker each");
+    assert_eq!(status.total("connection_permit_posts"), 0);
+    assert!(status.workers.iter().all(|worker| worker.send_semaphore == Some(0)), "{status:?}");
+    let table = server.command(&["status"]).stdout;
+    assert!(table.contains("  permits 3 = 1 free + 2 held (worker 0: "), "{table}");
+    drop(clients);
+    server.wait_status("/totals/connection_permit_posts", |posts| posts == 2);
+    server.wait_status("/permits/held", |held| held == 0);
 }
 
 #[test]

@@ -111,6 +111,12 @@ counters! {
     /// Connections that no address was charged for, because the table of addresses
     /// was full.
     ConnectionsUncounted = "connections_uncounted",
+    /// Posts to `worker_ready`: workers that were prepared and waited to serve.
+    WorkerReadyPosts = "worker_ready_posts",
+    /// Posts to `connection_permits`: connections that gave their permit back to the
+    /// semaphore. One that pays a debt is not posted, and neither is what the master
+    /// gives back for the dead.
+    ConnectionPermitPosts = "connection_permit_posts",
 }
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS_MAX);

@@ -38,6 +38,6 @@ pub use layout::{GENERATIONS, HANDLER_THREADS_MAX, SLOTS};
 pub use load::Load;
 pub use orders::{Orders, Stage};
 pub use peers::{Admission, Peers};
-pub use permits::{PermitBooks, Permits};
+pub use permits::{PermitBooks, PermitShares, Permits};
 pub use slot::{Gauges, Slot, SlotReport, SlotState, ThreadRole};
 pub use zone::Zone;

@@ -44,9 +44,14 @@ pub struct PermitBooks {
     pub debt: u64,
     /// What workers can take: the semaphore's value, and the credit beside it.
     pub free: u64,
+    /// The credit alone: what the master has given back, and nobody has taken since.
+    pub credit: u64,
     /// What the workers hold that are not freed.
     pub held: u64,
 }
+
+/// What the worker in each slot holds, by the slot's index.
+pub type PermitShares = Vec<(usize, u64)>;
 
 impl PermitBooks {
     /// What is in no account, since dead workers held it. Negative when there is more than
@@ -87,13 +92,14 @@ impl Permits {
     }
 
     /// Gives back the permit of a closed connection: to the debt that a lowered
-    /// limit left, or to the semaphore.
-    pub fn give_back(&mut self) {
+    /// limit left, or to the semaphore. True if it was posted to the semaphore.
+    pub fn give_back(&mut self) -> bool {
         debug_assert!(self.held() > 0, "a permit is given back once");
         self.enter();
-        self.put();
+        let is_posted = self.put();
         self.set_held(self.held().saturating_sub(1));
         self.leave();
+        is_posted
     }
 
     /// How many this worker has.
@@ -121,13 +127,15 @@ impl Permits {
         taken
     }
 
-    fn put(&self) {
-        if pay_debt(&self.pool.balance) {
+    fn put(&self) -> bool {
+        let pays_debt = pay_debt(&self.pool.balance);
+        if pays_debt {
             step("permits: debt paid");
         } else {
             self.permits.post();
             step("permits: posted");
         }
+        !pays_debt
     }
 
     fn set_held(&self, held: u64) {
@@ -160,7 +168,7 @@ impl Zone {
     /// many permits that were, or `None` when a live worker was just taking or
     /// giving back one: the master tries again a little later. Master only.
     pub fn settle(&self) -> Option<u32> {
-        let (books, limit_max) = self.own_books()?;
+        let ((books, _), limit_max) = self.own_books()?;
         let missing = books.missing();
         match u32::try_from(missing) {
             Ok(lost) if lost <= limit_max && self.connection_permits().is_intact() => {
@@ -199,17 +207,18 @@ impl Zone {
     pub fn permit_books(&self) -> Option<PermitBooks> {
         let limit = self.limit();
         let live = self.live_slots().map(|index| (index, u64::MAX)).collect();
-        self.books_of(limit, live)
+        self.books_of(limit, live).map(|(books, _)| books)
     }
 
-    /// As [`permit_books`](Self::permit_books), by the master's own figures. Master only.
+    /// As [`permit_books`](Self::permit_books), by the master's own figures, with what the
+    /// worker in each slot holds of [`PermitBooks::held`]. Master only.
     #[must_use]
-    pub fn own_permit_books(&self) -> Option<PermitBooks> {
+    pub fn own_permit_books(&self) -> Option<(PermitBooks, PermitShares)> {
         self.own_books().map(|(books, _)| books)
     }
 
     /// With the highest limit that there ever was.
-    fn own_books(&self) -> Option<(PermitBooks, u32)> {
+    fn own_books(&self) -> Option<((PermitBooks, PermitShares), u32)> {
         let (limit, limit_max, live) = {
             let own = &self.parts().own;
             let live = own.claims.iter().map(|(&index, claim)| (index, claim.held_max)).collect();
@@ -219,33 +228,36 @@ impl Zone {
     }
 
     /// `live`: the slots of the workers that live, each with the most that it can hold.
-    fn books_of(&self, limit: u32, live: Vec<(usize, u64)>) -> Option<PermitBooks> {
-        let pool = &self.layout().permit_pool;
-        let live: Vec<(&EventLoopLine, u64, u64)> = live
-            .into_iter()
-            .map(|(index, held_max)| (&self.layout().slots[index].event_loop, held_max))
-            // Acquire: an even number brings all of its operation with it.
-            .map(|(line, held_max)| (line, held_max, line.sequence.load(Ordering::Acquire)))
-            .collect();
-        if live.iter().any(|(_, _, sequence)| sequence % 2 == 1) {
+    fn books_of(&self, limit: u32, live: Vec<(usize, u64)>) -> Option<(PermitBooks, PermitShares)> {
+        let line_of = |index: usize| &self.layout().slots[index].event_loop;
+        // Acquire: an even number brings all of its operation with it.
+        let sequence_of =
+            |(index, _): &(usize, u64)| (*index, line_of(*index).sequence.load(Ordering::Acquire));
+        let sequences: Vec<(usize, u64)> = live.iter().map(sequence_of).collect();
+        if sequences.iter().any(|(_, sequence)| sequence % 2 == 1) {
             return None;
         }
-        let held = live.iter().map(|(line, max, _)| line.held.load(Ordering::Relaxed).min(*max));
-        let balance = pool.balance.load(Ordering::Relaxed);
+        let held_by = |(index, held_max): (usize, u64)| {
+            (index, line_of(index).held.load(Ordering::Relaxed).min(held_max))
+        };
+        let shares: PermitShares = live.into_iter().map(held_by).collect();
+        let balance = self.layout().permit_pool.balance.load(Ordering::Relaxed);
+        let credit = u64::try_from(balance).unwrap_or(0);
         let books = PermitBooks {
             limit: u64::from(limit),
             debt: if balance < 0 { balance.unsigned_abs() } else { 0 },
             free: u64::from(self.sound(self.connection_permits().checked_value())?)
-                .saturating_add(u64::try_from(balance).unwrap_or(0)),
-            held: held.fold(0, u64::saturating_add),
+                .saturating_add(credit),
+            credit,
+            held: shares.iter().map(|(_, held)| *held).fold(0, u64::saturating_add),
         };
         // If one of the reads above saw a later operation of a live worker, this
         // fence makes its odd number visible to the reads below.
         fence(Ordering::Acquire);
-        let is_unchanged = |(line, _, sequence): &(&EventLoopLine, u64, u64)| {
-            line.sequence.load(Ordering::Relaxed) == *sequence
+        let is_unchanged = |(index, sequence): &(usize, u64)| {
+            line_of(*index).sequence.load(Ordering::Relaxed) == *sequence
         };
-        live.iter().all(is_unchanged).then_some(books)
+        sequences.iter().all(is_unchanged).then_some((books, shares))
     }
 
     /// Changes how many connections all workers may have together. Upwards it holds
@@ -324,7 +336,7 @@ mod tests {
             &mut |_| permits.enter(),
             &mut |taken| match operation {
                 Operation::Take => *taken = permits.take(),
-                Operation::GiveBack => permits.put(),
+                Operation::GiveBack => *taken = permits.put(),
             },
             &mut |taken| match operation {
                 Operation::Take if *taken => permits.set_held(permits.held() + 1),

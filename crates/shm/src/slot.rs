@@ -105,6 +105,8 @@ pub struct Gauges {
 /// What the master knows of a worker by looking into its slot.
 #[derive(Clone, Debug)]
 pub struct SlotReport {
+    /// The number of the slot among all, from 0.
+    pub slot: usize,
     /// The worker's number, from 0.
     pub worker: u16,
     /// Its process; 0 until the fork.
@@ -127,6 +129,9 @@ pub struct SlotReport {
     pub oldest_handler_ms: u64,
     /// How long its handler threads' turns took.
     pub handler_times: HandlerTimes,
+    /// The value of its send semaphore; `None` if it can't be read, since somebody has
+    /// written over it.
+    pub send_permits: Option<u32>,
     /// The sum over its threads.
     pub counters: CounterValues,
 }
@@ -198,6 +203,12 @@ impl Slot {
     pub fn send_semaphore(&self) -> Semaphore {
         let index = self.index;
         self.zone.mapping().semaphore(|layout| &layout.slots[index].send.semaphore)
+    }
+
+    fn send_permits(&self) -> Option<u32> {
+        let semaphore =
+            self.zone.mapping().find_semaphore(|layout| &layout.slots[self.index].send.semaphore);
+        semaphore?.checked_value()
     }
 
     /// The worker is prepared and waits for `serve`: first the state, then the bell.
@@ -345,6 +356,7 @@ impl Slot {
         let (handlers_busy, oldest) =
             busy.fold((0, now), |(count, oldest), since| (count + 1, oldest.min(since)));
         SlotReport {
+            slot: self.index,
             worker: u16::try_from(slot.identity.worker.load(Ordering::Relaxed)).unwrap_or(u16::MAX),
             pid: slot.identity.pid.load(Ordering::Relaxed),
             generation: slot.identity.generation.load(Ordering::Relaxed),
@@ -356,6 +368,7 @@ impl Slot {
             handlers_busy,
             oldest_handler_ms: now.saturating_sub(oldest),
             handler_times: self.handler_times(),
+            send_permits: self.send_permits(),
             counters: self.counter_values(),
         }
     }

@@ -8,7 +8,8 @@ use ratatui::text::Line;
 use ratatui::widgets::{Paragraph, Row, Table};
 
 use super::{Top, TotalRow};
-use crate::cli::status::{duration, semaphores};
+use crate::cli::counters::SEND_POSTS;
+use crate::cli::status::{SemaphoreRow, duration, permit_books, semaphore_rows};
 use crate::control::{LastReload, MasterStatus, ReloadStatus, Status};
 
 /// How many slow connections are shown.
@@ -26,7 +27,7 @@ impl Top {
         let rows = |count: usize| u16::try_from(count).unwrap_or(u16::MAX).saturating_add(2);
         let slow = self.last.as_ref().map_or(0, |s| s.slow.as_ref().map_or(1, Vec::len));
         let [head, middle, totals, bottom] = Layout::vertical([
-            Constraint::Length(4),
+            Constraint::Length(5),
             Constraint::Max(rows(workers.len())),
             Constraint::Fill(1),
             Constraint::Max(rows(slow).min(SLOW_ROWS + 2)),
@@ -39,9 +40,9 @@ impl Top {
     }
 
     fn head(&self) -> Vec<Line<'static>> {
-        let (first, second) = match self.status() {
-            None => (String::from("chappe top: asking the master"), String::new()),
-            Some(status) => (who(status), what(status)),
+        let first = match self.status() {
+            None => [String::from("chappe top: asking the master"), String::new(), String::new()],
+            Some(status) => [who(status), semaphores(status), permits(status)],
         };
         let last = match &self.problem {
             Some(problem) => Line::styled(
@@ -50,7 +51,7 @@ impl Top {
             ),
             None => Line::from("q quits"),
         };
-        vec![Line::from(first), Line::from(second), last]
+        first.into_iter().map(Line::from).chain([last]).collect()
     }
 
     fn draw_workers(&self, frame: &mut Frame<'_>, area: Rect) {
@@ -125,22 +126,35 @@ impl Top {
 /// The first line.
 fn who(status: &Status) -> String {
     let MasterStatus { version, pid, uptime_ms, generation, stopping, .. } = &status.master;
+    let ReloadStatus { count, last } = &status.reload;
+    let reload = last.as_ref().map_or_else(String::new, |LastReload { outcome, .. }| {
+        format!("; reloads {count}, the last {outcome}")
+    });
     format!(
-        "chappe {version}, master pid {pid}, up {}, generation {generation}{}",
+        "chappe {version}, master pid {pid}, up {}, generation {generation}{reload}{}",
         duration(*uptime_ms),
         if *stopping { ", stopping" } else { "" },
     )
 }
 
-/// The second line.
-fn what(status: &Status) -> String {
-    let semaphores =
-        semaphores(&status.semaphores).map(|(name, value)| format!("{name} {value}")).join(", ");
-    let ReloadStatus { count, last } = &status.reload;
-    let reload = last.as_ref().map_or_else(String::new, |LastReload { outcome, .. }| {
-        format!("; reloads {count}, the last {outcome}")
-    });
-    format!("semaphores: {semaphores}{reload}")
+/// The second line: value and posts of each semaphore, those of the workers together.
+fn semaphores(status: &Status) -> String {
+    let rows = semaphore_rows(status);
+    let (shared, send) = rows.split_at(2);
+    let show = |(name, value, posts): &SemaphoreRow| {
+        let value = value.map_or_else(|| "-".to_owned(), short);
+        format!("{name} {value} ({} posts)", short(*posts))
+    };
+    let sum = |sum: u64, (_, value, _): &SemaphoreRow| sum + value.unwrap_or(0);
+    let posts = status.total(SEND_POSTS);
+    let send = ("send".to_owned(), Some(send.iter().fold(0, sum)), posts);
+    let shown: Vec<_> = shared.iter().chain([&send]).map(show).collect();
+    format!("semaphores: {}", shown.join(", "))
+}
+
+/// The third line.
+fn permits(status: &Status) -> String {
+    status.permits.as_ref().map(permit_books).unwrap_or_default()
 }
 
 fn heading<const COLUMNS: usize>(names: [&'static str; COLUMNS]) -> Row<'static> {
@@ -244,10 +258,16 @@ mod tests {
             let line = line.unwrap_or_else(|| panic!("no {needle} in {lines:#?}"));
             line.split_whitespace().collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(lines[0], "chappe 9.9, master pid 1, up 5s, generation 2");
-        let semaphores = "semaphores: connection_permits 99, worker_ready 0";
-        assert_eq!(lines[1], format!("{semaphores}; reloads 1, the last ok"));
-        assert_eq!(lines[2], "q quits");
+        assert_eq!(
+            lines[0],
+            "chappe 9.9, master pid 1, up 5s, generation 2; reloads 1, the last ok"
+        );
+        assert!(
+            lines[1].starts_with("semaphores: worker_ready 0 (0 posts), connection_permits 99")
+        );
+        let books = "permits 123 = 99 free + 24 held (worker 0: 12, worker 1: 12)";
+        assert_eq!(lines[2], books);
+        assert_eq!(lines[3], "q quits");
         assert_eq!(words("serving"), "0 2 70 serving 1m09s 12 1 2 500 500 20.0k 5000k");
         assert_eq!(words("draining"), "1 2 71 draining 1m09s 12 1 2 500 500 20.0k 5000k");
         assert_eq!(words("frames_received"), "frames_received 3000 1000");
@@ -272,12 +292,12 @@ mod tests {
         let mut top = top();
         top.hear(Err("no master is running".to_owned()));
         let lines = drawn(&top, 80, 24);
-        assert_eq!(lines[2], "no master is running; trying again");
+        assert_eq!(lines[3], "no master is running; trying again");
         assert!(lines.iter().any(|line| line.contains("serving")), "{lines:#?}");
         let mut first = Top::default();
         assert_eq!(drawn(&first, 80, 5)[0], "chappe top: asking the master");
         first.hear(Err("no master is running".to_owned()));
-        assert_eq!(drawn(&first, 80, 5)[2], "no master is running; trying again");
+        assert_eq!(drawn(&first, 80, 5)[3], "no master is running; trying again");
     }
 
     #[test]
