@@ -7,7 +7,7 @@ use crate::mailbox::{Mailbox, Place};
 use crate::notice::{Goodbye, Notice};
 use crate::protocol::Protocol;
 use crate::run_list::RunList;
-use crate::send_list::{PERMITS_PER_LOOK, SendList, Wakeup};
+use crate::send_list::{CONNECTIONS_PER_LOOK, SendList, Wakeup};
 use crate::sync::Semaphore;
 use chappe_shm::{SharedCounters, ThreadCounters};
 use std::io;
@@ -108,7 +108,7 @@ impl Engine {
     /// not take at once is left to the event loop, so a slow peer cannot hold up the
     /// others. Returns once stopped.
     pub fn run_send_thread(&self, counters: &ThreadCounters) {
-        let mut ready = Vec::with_capacity(PERMITS_PER_LOOK);
+        let mut ready = Vec::with_capacity(CONNECTIONS_PER_LOOK);
         while self.send_list.wait(&mut ready) == Wakeup::Look {
             for mailbox in ready.drain(..) {
                 // For the event loop, whatever is left to do was put on the call list.

@@ -53,7 +53,7 @@ pub use outbox::Blocked;
 pub use peer::Peer;
 pub use protocol::{BodyTooLong, Framed, Opened, Protocol, Rest};
 pub use run_list::RunList;
-pub use send_list::{PERMITS_PER_LOOK, SendList, Wakeup};
+pub use send_list::{CONNECTIONS_PER_LOOK, SendList, Wakeup};
 pub use state::{Stage, View};
 pub use turn::{
     Found, Message, Pace, QUICK_TIME_MAX, Serve, Served, Source, TURN_BYTES_MAX, TURN_MESSAGES_MAX,

@@ -419,8 +419,7 @@ impl Mailbox {
         if effects.enqueue {
             self.enqueue();
         }
-        if effects.list {
-            self.engine.send_list.push(Arc::clone(self));
+        if effects.list && self.engine.send_list.push(Arc::clone(self)) {
             counters.add(Counter::SemaphorePosts, 1);
         }
         let next = match place {

@@ -1,23 +1,25 @@
 //! The send list: connections with something to send, and the semaphore that the send
 //! thread sleeps on.
 //!
-//! A permit is a *reason to look*: each connection that is listed comes with one, and
-//! so does a stop. Fewer permits than reasons is a bug: the send thread would sleep
-//! beside work. One too many is harmless: it looks, finds nothing and sleeps again. So
-//! any process that maps the semaphore may post it.
+//! A permit is a *reason to look*: while a connection is listed there is one, and a stop
+//! brings one. It is not posted for each connection: from its first post until it runs, a
+//! sleeper counts as asleep, and each post in the meantime would be a system call that
+//! wakes nothing. Without a permit where there is a reason, the send thread would sleep
+//! beside work: a bug. One too many is harmless: it looks, finds nothing and sleeps again.
+//! So any process that maps the semaphore may post it.
 
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, Semaphore};
 use std::collections::VecDeque;
 
-/// How many permits the send thread takes at one look.
-pub const PERMITS_PER_LOOK: usize = 64;
+/// How many connections the send thread takes at one look; one in a model.
+pub const CONNECTIONS_PER_LOOK: usize = if cfg!(loom) { 1 } else { 64 };
 
 /// Ready connections, in the order in which they became so.
 ///
-/// Invariant: the semaphore's value plus the permits that the send thread has taken and
-/// not used is at least the number of listed connections (plus one for a stop), except
-/// between the two steps of [`SendList::push`].
+/// Invariant: while a connection is listed, the semaphore has a permit, or the thread that
+/// changed the list is about to post it (in [`SendList::push`], which found it empty, or in
+/// [`SendList::wait`], which left some on it).
 #[derive(Debug)]
 pub struct SendList<T> {
     ready: Mutex<VecDeque<T>>,
@@ -43,36 +45,43 @@ impl<T> SendList<T> {
     }
 
     /// Lists a connection whose outbox has just become ready. Called exactly once for
-    /// each time, after that change, without any lock held.
+    /// each time, after that change, without any lock held. Returns whether it posted:
+    /// what was listed before has brought a permit already.
     ///
     /// The post comes last: a permit that is there before the connection would be spent
     /// on an empty list, and the connection would wait for the next one. After a stop the
     /// connection is dropped.
-    pub fn push(&self, connection: T) {
+    pub fn push(&self, connection: T) -> bool {
         let mut ready = self.ready.lock();
         if self.is_stopping.load(Ordering::Acquire) {
             drop(ready);
-            return;
+            return false;
         }
+        let is_first = ready.is_empty();
         ready.push_back(connection);
         drop(ready);
-        self.permits.post();
+        if is_first {
+            self.permits.post();
+        }
+        is_first
     }
 
-    /// Sleeps until there is a permit, then takes as many connections as there are
-    /// permits, [`PERMITS_PER_LOOK`] at most, into `out`.
+    /// Sleeps until there is a permit, then takes the oldest connections,
+    /// [`CONNECTIONS_PER_LOOK`] at most, into `out`. If more are listed it gives the permit
+    /// back, for its next look.
     pub fn wait(&self, out: &mut Vec<T>) -> Wakeup {
         self.permits.wait();
-        let mut permits = 1;
-        while permits < PERMITS_PER_LOOK && self.permits.try_wait() {
-            permits += 1;
-        }
         if self.is_stopping.load(Ordering::Acquire) {
             return Wakeup::Stop;
         }
         let mut ready = self.ready.lock();
-        let take = permits.min(ready.len());
+        let take = ready.len().min(CONNECTIONS_PER_LOOK);
         out.extend(ready.drain(..take));
+        let is_more = !ready.is_empty();
+        drop(ready);
+        if is_more {
+            self.permits.post();
+        }
         Wakeup::Look
     }
 

@@ -71,12 +71,6 @@ mod native {
         pub fn wait(&self) {
             self.0.wait();
         }
-
-        /// Takes a permit if there is one.
-        #[must_use]
-        pub fn try_wait(&self) -> bool {
-            self.0.try_wait()
-        }
     }
 
     /// Wakes the event loop out of epoll_wait(2): an eventfd(2), since a
@@ -182,13 +176,6 @@ mod model {
                 permits = self.posted.wait(permits);
             }
             *permits -= 1;
-        }
-
-        pub fn try_wait(&self) -> bool {
-            let mut permits = self.permits.lock();
-            let is_there = *permits > 0;
-            *permits -= usize::from(is_there);
-            is_there
         }
 
         pub fn value(&self) -> usize {

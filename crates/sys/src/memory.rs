@@ -8,7 +8,7 @@ const MMAP_THRESHOLD_BYTES: libc::c_int = 4 * 1024 * 1024;
 /// when twice as much is free there. Each thread may have a heap of its own, and
 /// malloc_trim(3) leaves the tops of all but the first: this is what a storm leaves.
 #[cfg(target_env = "gnu")]
-const KEPT_BYTES: libc::c_int = 512 * 1024;
+const KEPT_BYTES: libc::c_int = 2 * 1024 * 1024;
 
 /// Makes the allocator keep freed memory for the next allocation. By default glibc returns
 /// it to the kernel as soon as 128 KiB are free at the top of a heap, and the next
