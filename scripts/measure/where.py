@@ -9,29 +9,37 @@ from tuning import BURN, BURN_US
 
 DOCUMENT = "PERFORMANCE.md"
 SECONDS, SAMPLES = 3, 4000
+# By the names of their entries on x86-64; on other machines they count in the rest.
+CALLS = {"send": ("sendto", "sendmsg"), "recv": ("recvfrom",), "epoll_wait": ("epoll_wait", "epoll_pwait"),
+         "futex": ("futex",)}
 
 
-def own_share(server, flags):
-    """Of the CPU time of a server under load, what is not the kernel's; and of a message, in ns."""
+def shares(server, flags):
+    """Under load: the CPU time of a message in ns, and what each part has of it, by perf's samples."""
     with tempfile.TemporaryDirectory() as folder:
         file = str(pathlib.Path(folder, "perf"))
         command = server.command(*flags, seconds=SECONDS + 1)
         bench = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             pids = ",".join(map(str, server.pids))
-            perf("record", "-q", "-F", str(SAMPLES), "-o", file, "-p", pids, "--", "sleep", str(SECONDS))
+            perf("record", "-q", "-g", "-F", str(SAMPLES), "-o", file, "-p", pids, "--", "sleep", str(SECONDS))
             out, err = bench.communicate()
         finally:
             bench.terminate()
             bench.wait()
         if bench.returncode:
             raise servers.Failed(f"{server.name}: {out}{err}")
-        report = perf("report", "-q", "-i", file, "--sort", "dso", "--stdio")
-    shares = {what: float(share) for share, what in re.findall(r"^ *([\d.]+)% +(\S+)", report, re.M)}
-    if not shares:
+        report = ["report", "-q", "-i", file, "--stdio", "-g", "none"]
+        by_object = perf(*report, "--no-children", "--sort", "dso")
+        by_call = perf(*report, "--children", "--sort", "sym")
+    objects = {what: float(share) for share, what in re.findall(r"^ *([\d.]+)% +(\S+)", by_object, re.M)}
+    if not objects:
         raise servers.Failed(f"perf has no sample of {server.name}")
-    own = sum(share for what, share in shares.items() if what == "[vdso]" or what[0] != "[")
-    return own / sum(shares.values()), figures(json.loads(out))["CPU"]
+    own = sum(share for what, share in objects.items() if what == "[vdso]" or what[0] != "[")
+    symbols = {what: float(share) for share, what in re.findall(r"^ *([\d.]+)% .*\[k\] (\S+)", by_call, re.M)}
+    calls = [sum(symbols.get(f"__x64_sys_{name}", 0) for name in names) for names in CALLS.values()]
+    rest = sum(objects.values()) - own - sum(calls)
+    return figures(json.loads(out))["CPU"], [own, *calls, rest]
 
 
 class Refused(Exception):
@@ -56,21 +64,16 @@ def where(part, given):
 
 
 def kernel_and_own(part):
-    both = [servers.limit(), servers.chappe()]
+    all_servers = [servers.limit(), servers.chappe(), servers.three_threads()]
     rows = []
     for point, *what in POINTS:
-        cells, parts = [point], []
-        for server in both:
-            share, ns = own_share(server, load(*what))
-            parts.append((ns * (1 - share), ns * share))
-            cells += [f"{value:.0f}" for value in parts[-1]]
-        limit, chappe = parts
-        cells += [f"{100 * (here - there) / sum(limit):+.0f} %" for here, there in zip(chappe, limit)]
-        rows.append(cells)
+        for server in all_servers:
+            ns, parts = shares(server, load(*what))
+            cells = [f"{ns * share / sum(parts):.0f}" for share in parts]
+            rows.append([point, server.name, f"{ns:.0f}", *cells])
         print(f"where: {point}", file=sys.stderr)
-    stop(both)
-    head = ["point", "limit: kernel ns a message", "its own", "chappe: kernel", "its own",
-            "more in the kernel, of the limit's whole", "more of its own"]
+    stop(all_servers)
+    head = ["point", "server", "CPU ns a message", "own code", *CALLS, "rest of the kernel"]
     part.add(DOCUMENT, "where", table(head, rows))
 
 
