@@ -5,6 +5,7 @@
 //! be shown. Runs in the launcher and in commands, never in master or worker.
 
 mod bench;
+mod body;
 mod connections;
 mod counters;
 mod logs;

@@ -2,17 +2,16 @@
 //!
 //! One thread writes and this one reads, so no body is too big and no count too
 //! high: whatever the server's limits are, its replies are always read. What
-//! keeps the writer from running ahead is the server, by not reading.
+//! keeps the writer from running ahead is the server, by not reading. Once all is
+//! answered it can listen: what the server sends unasked is printed too.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use chappe_client::{
-    BODY_BYTES_MAX, CODE_GOODBYE, Client, ClientError, Code, Frame, Receiver, Sender,
-};
+use chappe_client::{CODE_GOODBYE, Client, ClientError, Code, Frame, Receiver, Sender};
 
+use super::body;
 use crate::config::Address;
 
 /// Where a server listens if nobody says otherwise.
@@ -25,7 +24,8 @@ const CODE_SERVER_MAX: Code = CODE_GOODBYE;
 
 /// Send frames and print the replies.
 ///
-/// Exit code 0 only if each frame was answered, and none by an error.
+/// Exit code 0 only if each frame was answered, and none by an error. What comes while it
+/// listens does not count.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SendArgs {
     /// The server, as HOST:PORT or unix:PATH [default: the first address of the
@@ -47,6 +47,9 @@ pub(crate) struct SendArgs {
     /// How many times to send it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
+    /// Then listen for this long, and print what comes
+    #[arg(long, value_name = "TIME", value_parser = parse_timeout)]
+    listen: Option<Duration>,
     /// How long to wait for the connection, and for each reply
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_timeout)]
     timeout: Duration,
@@ -126,7 +129,10 @@ fn exchange(
     sender.set_timeout(None)?;
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| send_all(sender, args, &body));
-        let outcome = print_replies(&mut receiver, args.count, out);
+        let outcome = print_replies(&mut receiver, args.count, out).and_then(|outcome| {
+            args.listen.map_or(Ok(()), |time| listen(&mut receiver, time, out))?;
+            Ok(outcome)
+        });
         // However reading ended, the writer must not wait for it any longer.
         receiver.shutdown();
         // What broke the writing shows on the reading side, and better.
@@ -160,11 +166,8 @@ fn print_replies(
             errors += 1;
             answered += 1;
             writeln!(out, "reply {answered}: {error}").map_err(SendError::Print)?;
-        } else if let Some(goodbye) = frame.as_goodbye() {
-            writeln!(out, "{goodbye}").map_err(SendError::Print)?;
         } else if (CODE_SERVER_MIN..=CODE_SERVER_MAX).contains(&frame.code) {
-            // The server speaks on its own account: no answer to anything.
-            print_frame("server", &frame, out).map_err(SendError::Print)?;
+            print_unasked(&frame, out).map_err(SendError::Print)?;
         } else {
             answered += 1;
             let title = format!("reply {answered}");
@@ -176,6 +179,40 @@ fn print_replies(
         }
     }
     Ok(Outcome { errors })
+}
+
+/// Prints what comes, until the time is over or the server has closed the connection.
+fn listen(receiver: &mut Receiver, time: Duration, out: &mut dyn Write) -> Result<(), SendError> {
+    let deadline = Instant::now() + time;
+    loop {
+        out.flush().map_err(SendError::Print)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        receiver.set_timeout(Some(left))?;
+        match receiver.receive() {
+            Ok(frame) => print_unasked(&frame, out).map_err(SendError::Print)?,
+            Err(ClientError::TimedOut(_)) => return Ok(()),
+            Err(ClientError::Closed) => {
+                return writeln!(out, "the server closed the connection").map_err(SendError::Print);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What answers no frame: a message of the application, or of the server itself.
+fn print_unasked(frame: &Frame, out: &mut dyn Write) -> io::Result<()> {
+    if let Some(error) = frame.as_error() {
+        writeln!(out, "{error}")
+    } else if let Some(goodbye) = frame.as_goodbye() {
+        writeln!(out, "{goodbye}")
+    } else if frame.code >= CODE_SERVER_MIN {
+        print_frame("server", frame, out)
+    } else {
+        print_frame("message", frame, out)
+    }
 }
 
 /// A title line, then the body: as text where it is text, else as a hex dump.
@@ -217,24 +254,11 @@ fn hex_dump(body: &[u8], out: &mut dyn Write) -> io::Result<()> {
 
 fn read_body(args: &SendArgs) -> io::Result<Vec<u8>> {
     match args {
-        SendArgs { body: Some(text), .. } => read_bounded(text.as_bytes()),
-        SendArgs { file: Some(path), .. } => File::open(path)
-            .and_then(read_bounded)
-            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))),
-        SendArgs { stdin: Some(_), .. } => read_bounded(io::stdin().lock()),
+        SendArgs { body: Some(text), .. } => body::of_text(text),
+        SendArgs { file: Some(path), .. } => body::of_file(path),
+        SendArgs { stdin: Some(_), .. } => body::read(io::stdin().lock()),
         _ => Ok(Vec::new()),
     }
-}
-
-/// Reads at most one byte more than fits: enough to be told that it is too much.
-fn read_bounded(source: impl Read) -> io::Result<Vec<u8>> {
-    let mut body = Vec::new();
-    source.take(BODY_BYTES_MAX as u64 + 1).read_to_end(&mut body)?;
-    if body.len() > BODY_BYTES_MAX {
-        let text = format!("more than {BODY_BYTES_MAX} bytes do not fit a frame");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
-    }
-    Ok(body)
 }
 
 pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
@@ -263,7 +287,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use chappe_client::CODE_ERROR;
+    use chappe_client::{BODY_BYTES_MAX, CODE_ERROR};
 
     #[derive(Parser)]
     struct Line {
@@ -333,6 +357,31 @@ mod tests {
         });
         std::fs::remove_file(path).unwrap();
         assert_eq!((code, out.lines().count()), (0, 600));
+    }
+
+    #[test]
+    fn what_comes_unasked_is_printed_while_it_listens() {
+        let (code, out, err) = run_against(&["--listen", "30s"], |frames| {
+            frames.receive().unwrap();
+            for (code, body) in [(1, &b"yes"[..]), (20, b"news"), (65535, b"\0\x06\xff\xffbusy")] {
+                frames.send(code, body).unwrap();
+            }
+            frames.send(CODE_GOODBYE, b"\0\x01see you").unwrap();
+        });
+        let expected = "reply 1: code 1, 3 bytes\nyes\nmessage: code 20, 4 bytes\nnews\n\
+            error 6 (busy): busy\ngoodbye 1 (stopping): see you\n\
+            the server closed the connection\n";
+        assert_eq!((code, out.as_str(), err.as_str()), (0, expected, ""));
+    }
+
+    #[test]
+    fn it_listens_for_as_long_as_it_is_told() {
+        let (code, out, err) = run_against(&["--listen", "30ms"], |frames| {
+            let frame = frames.receive().unwrap();
+            frames.send(frame.code, &frame.body).unwrap();
+            assert!(matches!(frames.receive(), Err(ClientError::Closed)), "the command leaves");
+        });
+        assert_eq!((code, out.as_str(), err.as_str()), (0, "reply 1: code 1, 0 bytes\n", ""));
     }
 
     #[test]

@@ -38,6 +38,29 @@ fn errors(report: &Value, kind: &str) -> u64 {
     report["errors"][kind]["count"].as_u64().unwrap_or(0)
 }
 
+/// The load of an application: a login on each connection, then a body of its own.
+#[test]
+fn a_body_and_a_first_frame_can_be_given() {
+    let server = TestServer::start("bench_given", "");
+    let line = ["--connections", "3", "--body", "hello", "--first", "1:user{n}"];
+    let report = clean(&server.command(&[&SHORT[..], &line].concat()));
+    assert_eq!(report["size"], 5);
+    // Each has sent its first frame and at least one more.
+    assert!(report["replies"].as_u64() >= Some(3), "{report:#}");
+    let refused = server.command(&[&SHORT[..], &["--first", "99:who"]].concat());
+    assert_eq!(refused.code, Some(1));
+    let expected =
+        "takes no part: its first frame was answered by error 3 (unknown code) for code 99";
+    assert!(refused.stderr.contains("connection 1 of 50"), "{refused:?}");
+    assert!(refused.stderr.contains(expected), "{refused:?}");
+    let unread = server.command(&["bench", "--file", "/nowhere/body"]);
+    assert_eq!(unread.code, Some(1));
+    assert!(
+        unread.stderr.starts_with("chappe: cannot read the body: /nowhere/body: "),
+        "{unread:?}"
+    );
+}
+
 #[test]
 fn a_closed_loop_is_measured_on_both_sides() {
     let server = TestServer::start("bench_closed", "[worker]\nfuse = false\n");

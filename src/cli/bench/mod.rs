@@ -8,15 +8,17 @@ mod report;
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chappe_client::{BODY_BYTES_MAX, CODE_ECHO, CODE_PING, Code};
 use clap::builder::RangedU64ValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::body;
 use super::send::{DEFAULT_TO, chain, parse_timeout};
 use crate::config::Address;
-use load::{Expect, Paced, Plan, Step, Watch};
+use load::{Expect, First, Paced, Plan, Step, Watch};
 
 /// Requests under way on a connection when they fall due by the clock.
 const OPEN_PIPELINE: u32 = 1024;
@@ -38,7 +40,17 @@ pub(crate) struct BenchArgs {
     /// Requests under way at once on each connection [default: 1; with --rate 1024]
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pipeline: Option<u32>,
-    /// Bytes of each request's body
+    /// The body of each request as text
+    #[arg(long, value_name = "TEXT", group = "source", conflicts_with = "size")]
+    body: Option<String>,
+    /// The body of each request out of a file
+    #[arg(long, value_name = "FILE", group = "source", conflicts_with = "size")]
+    file: Option<PathBuf>,
+    /// A frame that each connection sends before anything else, as a login; {n} in it is
+    /// the number of the connection. An error in answer to it ends the run
+    #[arg(long, value_name = "CODE:BODY")]
+    first: Option<First>,
+    /// Bytes of each request's body, no two of them alike
     #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = body_bytes())]
     size: usize,
     /// The message code
@@ -114,16 +126,23 @@ impl BenchArgs {
         self.to.as_deref()
     }
 
-    fn plan(&self, default_to: Option<&Address>, known_pids: &[i32]) -> Plan {
+    fn plan(&self, default_to: Option<&Address>, known_pids: &[i32]) -> io::Result<Plan> {
+        let body = match (&self.body, &self.file) {
+            (Some(text), _) => Some(body::of_text(text)?),
+            (None, Some(path)) => Some(body::of_file(path)?),
+            (None, None) => None,
+        };
         let to = self.to.clone().or_else(|| default_to.map(ToString::to_string));
         let pipeline = self.pipeline.unwrap_or(if self.rate.is_some() { OPEN_PIPELINE } else { 1 });
         let pids = if self.server_pid.is_empty() { known_pids } else { &self.server_pid };
         let paced = self.paced_reader.zip(self.paced_bytes);
-        Plan {
+        Ok(Plan {
             to: to.unwrap_or_else(|| DEFAULT_TO.to_owned()),
             connections: self.connections,
             pipeline: pipeline as usize,
-            body_bytes: self.size,
+            body_bytes: body.as_ref().map_or(self.size, Vec::len),
+            body,
+            first: self.first.clone(),
             code: self.code,
             expect: self.expectation(),
             rate: self.rate,
@@ -136,7 +155,7 @@ impl BenchArgs {
             paced: paced.map(|(bytes_per_second, bytes)| Paced { bytes_per_second, bytes }),
             server_pids: pids.to_vec(),
             counts_system_calls: self.system_calls,
-        }
+        })
     }
 
     fn expectation(&self) -> Expect {
@@ -164,7 +183,13 @@ pub(crate) fn run(
         // Whoever names the processes needs nobody to tell them.
         Err(why) => (Vec::new(), Some(why).filter(|_| args.server_pid.is_empty())),
     };
-    let plan = args.plan(default_to.as_ref(), &known_pids);
+    let plan = match args.plan(default_to.as_ref(), &known_pids) {
+        Ok(plan) => plan,
+        Err(error) => {
+            let _ = writeln!(err, "chappe: cannot read the body: {error}");
+            return 1;
+        }
+    };
     let mut screen = Screen { bar: bar(), counters };
     let result = load::run(&plan, &mut screen);
     screen.bar.finish_and_clear();
@@ -280,6 +305,19 @@ mod tests {
     }
 
     #[test]
+    fn a_body_is_given_once() {
+        let plan = |line: &str| parse(line).unwrap().plan(None, &[]);
+        let given = plan("--code 17 --body hello --first 16:user{n}").unwrap();
+        assert_eq!((given.body_bytes, given.body.as_deref()), (5, Some(&b"hello"[..])));
+        assert_eq!(given.first, Some("16:user{n}".parse().unwrap()));
+        let error = plan("--file /nowhere/body").unwrap_err();
+        assert!(error.to_string().starts_with("/nowhere/body: "), "{error}");
+        for wrong in ["--body x --size 1", "--file x --size 1", "--body x --file y", "--first x"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_pace_needs_an_amount() {
         assert!(parse("--paced-reader 10000").is_err());
         assert!(parse("--paced-bytes 10000").is_err());
@@ -290,7 +328,7 @@ mod tests {
 
     #[test]
     fn what_is_not_said_follows_from_what_is() {
-        let plan = |line: &str| parse(line).unwrap().plan(None, &[7]);
+        let plan = |line: &str| parse(line).unwrap().plan(None, &[7]).unwrap();
         assert_eq!((plan("").pipeline, plan("--rate 5").pipeline), (1, 1024));
         assert_eq!(plan("--rate 5 --pipeline 3").pipeline, 3);
         assert_eq!(plan("").to, DEFAULT_TO);

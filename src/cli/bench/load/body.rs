@@ -1,7 +1,7 @@
 //! Bodies of requests, such that no two messages of a run look alike: each carries
 //! the number of its connection and its own, and the bytes behind them depend on
 //! both. So a reply that belongs to another message, or of which a part does, is
-//! seen by comparing bytes. Pure.
+//! seen by comparing bytes. Or all bodies are one that was given. Pure.
 
 use chappe_client::{BodyTooLong, Code};
 use chappe_wire::{HEADER_BYTES, Header, checksum};
@@ -36,28 +36,46 @@ pub(super) enum Difference {
 pub(super) struct Bodies {
     length: u16,
     bytes: usize,
-    stamp_bytes: usize,
-    noise: Box<[u8]>,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// A stamp of this length, then a part of the noise.
+    Numbered { stamp_bytes: usize, noise: Box<[u8]> },
+    /// The same bytes in each.
+    Given(Box<[u8]>),
 }
 
 impl Bodies {
+    /// Bodies of so many bytes, no two of them alike.
     pub(super) fn new(bytes: usize) -> Result<Self, BodyTooLong> {
-        let length = u16::try_from(HEADER_BYTES + bytes).map_err(|_| BodyTooLong(bytes))?;
         let fillers = usize::try_from(FILLERS).expect("4096");
-        Ok(Self {
-            length,
-            bytes,
-            stamp_bytes: bytes.min(STAMP_BYTES),
-            noise: noise(bytes + fillers).into_boxed_slice(),
-        })
+        let noise = noise(bytes + fillers).into_boxed_slice();
+        Self::of(bytes, Content::Numbered { stamp_bytes: bytes.min(STAMP_BYTES), noise })
+    }
+
+    /// This body each time.
+    pub(super) fn given(body: &[u8]) -> Result<Self, BodyTooLong> {
+        Self::of(body.len(), Content::Given(body.into()))
+    }
+
+    fn of(bytes: usize, content: Content) -> Result<Self, BodyTooLong> {
+        let length = u16::try_from(HEADER_BYTES + bytes).map_err(|_| BodyTooLong(bytes))?;
+        Ok(Self { length, bytes, content })
     }
 
     /// Appends the request with this body.
     pub(super) fn append(&self, out: &mut Vec<u8>, code: Code, id: Id) {
         let start = out.len();
         out.extend_from_slice(&[0; HEADER_BYTES]);
-        out.extend_from_slice(&stamp(id)[..self.stamp_bytes]);
-        out.extend_from_slice(self.filler(id));
+        match &self.content {
+            Content::Numbered { stamp_bytes, noise } => {
+                out.extend_from_slice(&stamp(id)[..*stamp_bytes]);
+                out.extend_from_slice(filler(noise, self.bytes - stamp_bytes, id));
+            }
+            Content::Given(body) => out.extend_from_slice(body),
+        }
         let body = start + HEADER_BYTES;
         let header = Header { length: self.length, code, crc32: checksum(&out[body..]) };
         out[start..body].copy_from_slice(&header.to_bytes());
@@ -68,20 +86,26 @@ impl Bodies {
         if body.len() != self.bytes {
             return Err(Difference::Length);
         }
-        let (found, rest) = body.split_at(self.stamp_bytes);
-        if *found != stamp(id)[..self.stamp_bytes] {
-            return Err(difference(found, id));
-        }
-        if rest == self.filler(id) { Ok(()) } else { Err(Difference::Content) }
+        let is_right = match &self.content {
+            Content::Numbered { stamp_bytes, noise } => {
+                let (found, rest) = body.split_at(*stamp_bytes);
+                if *found != stamp(id)[..*stamp_bytes] {
+                    return Err(difference(found, id));
+                }
+                rest == filler(noise, rest.len(), id)
+            }
+            Content::Given(given) => *body == **given,
+        };
+        if is_right { Ok(()) } else { Err(Difference::Content) }
     }
+}
 
-    /// What stands behind the stamp.
-    fn filler(&self, id: Id) -> &[u8] {
-        // Odd factors: neighbours in either number have different fillers.
-        let mixed = id.sequence.wrapping_mul(7).wrapping_add(u64::from(id.connection) * 613);
-        let start = usize::try_from(mixed % FILLERS).expect("less than 4096");
-        &self.noise[start..start + self.bytes - self.stamp_bytes]
-    }
+/// What stands behind the stamp.
+fn filler(noise: &[u8], bytes: usize, id: Id) -> &[u8] {
+    // Odd factors: neighbours in either number have different fillers.
+    let mixed = id.sequence.wrapping_mul(7).wrapping_add(u64::from(id.connection) * 613);
+    let start = usize::try_from(mixed % FILLERS).expect("less than 4096");
+    &noise[start..start + bytes]
 }
 
 fn stamp(id: Id) -> [u8; STAMP_BYTES] {
@@ -139,6 +163,18 @@ mod tests {
             assert_eq!(bodies.check(&body(&bodies, ID), ID), Ok(()), "{bytes} bytes");
         }
         assert_eq!(Bodies::new(BODY_BYTES_MAX + 1).unwrap_err(), BodyTooLong(BODY_BYTES_MAX + 1));
+    }
+
+    #[test]
+    fn a_body_that_was_given_is_in_each_message() {
+        let bodies = Bodies::given(b"hello").unwrap();
+        for sequence in 0..3 {
+            let id = Id { connection: 1, sequence };
+            assert_eq!(body(&bodies, id), b"hello");
+            assert_eq!(bodies.check(b"hello", id), Ok(()));
+            assert_eq!(bodies.check(b"hellO", id), Err(Difference::Content));
+            assert_eq!(bodies.check(b"hell", id), Err(Difference::Length));
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::tally::Tally;
 const OUT_BYTES_MAX: usize = 256 * 1024;
 
 /// The first of the codes that the server speaks with on its own account.
-const CODE_SERVER_MIN: Code = 65280;
+pub(super) const CODE_SERVER_MIN: Code = 65280;
 
 /// Nanoseconds since the run began.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,7 @@
 //! these steps, and leaves off early only if every measured connection is gone:
 //!
 //! ```text
-//! one ping ─ connect ─ idle ones answered, slow readers full ─ warm-up ─ window ─ last replies
+//! one ping ─ connect, first frame ─ idle ones answered, slow readers full ─ warm-up ─ window ─ last replies
 //!           │                                                │                           │
 //!           memory before                     processor time, counters ──── until here ──┘
 //! ```
@@ -18,6 +18,7 @@ mod body;
 mod calls;
 mod engine;
 mod fault;
+mod first;
 mod lane;
 mod plan;
 mod schedule;
@@ -26,7 +27,7 @@ mod tally;
 mod usage;
 
 use std::collections::BTreeMap;
-use std::io;
+
 use std::time::Duration;
 
 use chappe_client::{CODE_PING, Client};
@@ -40,6 +41,7 @@ use lane::{Exchange, Lane};
 use sides::{Idle, PACED_BUFFER_BYTES, PacedReader, SLOW_BUFFER_BYTES, SlowReader};
 
 pub(crate) use fault::Faults;
+pub(crate) use first::First;
 pub(crate) use plan::{Expect, LoadError, Paced, Plan, Target};
 pub(crate) use sides::PacedOutcome;
 pub(crate) use usage::Usage;
@@ -223,7 +225,10 @@ fn probe(plan: &Plan) -> Result<Target, LoadError> {
 
 fn engine(plan: &Plan) -> Result<Engine, LoadError> {
     let exchange = Exchange {
-        bodies: Bodies::new(plan.body_bytes)?,
+        bodies: match &plan.body {
+            Some(body) => Bodies::given(body)?,
+            None => Bodies::new(plan.body_bytes)?,
+        },
         code: plan.code,
         expect: plan.expect,
         pipeline: plan.pipeline,
@@ -276,9 +281,21 @@ impl Run<'_> {
             let of = |count| Duration::from_secs(count);
             self.watch.progress(Step::Connecting, of(*number), of(all));
         }
-        self.target.connect(self.plan.timeout, buffer).map_err(|source: io::Error| {
-            LoadError::ConnectOne { number: *number, all, to: self.target.clone(), source }
-        })
+        let timeout = self.plan.timeout;
+        let to = || self.target.clone();
+        let mut stream = self
+            .target
+            .connect(timeout, buffer)
+            .map_err(|source| LoadError::ConnectOne { number: *number, all, to: to(), source })?;
+        if let Some(first) = &self.plan.first {
+            first.exchange(&mut stream, *number, timeout).map_err(|source| LoadError::First {
+                number: *number,
+                all,
+                to: to(),
+                source,
+            })?;
+        }
+        Ok(stream)
     }
 
     /// Until each idle connection had its pong and no slow reader can send any more.

@@ -14,6 +14,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+use super::first::{First, FirstError};
+
 /// What to do to whom.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -25,6 +27,10 @@ pub(crate) struct Plan {
     pub(crate) pipeline: usize,
     /// Bytes of each request's body.
     pub(crate) body_bytes: usize,
+    /// Each request's body, if it is one that was given.
+    pub(crate) body: Option<Vec<u8>>,
+    /// What each connection sends before anything else.
+    pub(crate) first: Option<First>,
     /// The requests' code.
     pub(crate) code: Code,
     /// What the replies must be.
@@ -76,6 +82,8 @@ pub(crate) enum LoadError {
     Connect(#[from] ClientError),
     #[error("connection {number} of {all} to {to} did not come about")]
     ConnectOne { number: u64, all: u64, to: Target, source: io::Error },
+    #[error("connection {number} of {all} to {to} takes no part")]
+    First { number: u64, all: u64, to: Target, source: FirstError },
     #[error("{to} does not answer a ping as a Chappe server does")]
     Protocol { to: Target, source: Wrong },
     #[error("{to} refuses: {refusal}")]
