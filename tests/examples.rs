@@ -1,77 +1,41 @@
 //! Documents that show what an example prints: docs/SEMAPHORES.md is read beside
-//! examples/semaphores.rs, and neither may say what the other does not. The examples are
-//! compiled in here, and this binary starts itself as one of them: a runner with threads
-//! could not, because they fork.
+//! examples/semaphores.rs, and neither may say what the other does not.
 
-#[path = "../examples/giving_back.rs"]
-mod giving_back;
-#[path = "../crates/sys/examples/pshared.rs"]
-mod pshared;
-#[path = "../examples/semaphores.rs"]
-mod semaphores;
-
-use std::env;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
-/// The argument that makes this binary an example.
-const PLAY: &str = "play";
-
-fn main() -> ExitCode {
-    let mut arguments = env::args().skip(1);
-    if arguments.next().as_deref() == Some(PLAY) {
-        return match arguments.next().as_deref() {
-            Some("giving_back") => giving_back::main(),
-            Some("pshared") => pshared::main(),
-            _ => semaphores::main(),
-        };
-    }
-    let tests: &[(&str, fn())] = &[
-        ("semaphores_shows_what_its_text_says", semaphores_shows_what_its_text_says),
-        ("semaphores_is_quoted_word_by_word", semaphores_is_quoted_word_by_word),
-        ("pshared_prints_what_its_text_says", pshared_prints_what_its_text_says),
-        ("giving_back_prints_what_its_text_says", giving_back_prints_what_its_text_says),
-        ("a_planted_difference_is_found", a_planted_difference_is_found),
-    ];
-    let failed = tests.iter().filter(|(name, test)| !passes(name, AssertUnwindSafe(*test))).count();
-    println!("{} passed, {failed} failed", tests.len() - failed);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn passes(name: &str, test: AssertUnwindSafe<fn()>) -> bool {
-    let passed = catch_unwind(test).is_ok();
-    println!("{name}: {}", if passed { "ok" } else { "FAILED" });
-    passed
-}
+use chappe_testkit::site::program;
 
 /// What an example prints. It ends itself when it takes too long.
 fn printed_by(example: &str) -> String {
-    let binary = env::current_exe().expect("this binary");
-    let output = Command::new(binary).args([PLAY, example]).output().expect("it starts");
+    let output = Command::new(program(example)).output().expect("it starts");
     let (printed, complaint) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && complaint.is_empty(), "{complaint}\n{printed}");
     printed.into_owned()
 }
 
+#[test]
 fn semaphores_shows_what_its_text_says() {
-    assert_eq!(shown_in(&read("docs/SEMAPHORES.md")), shown_by(&printed_by("semaphores")));
+    assert_eq!(shown_in(&read("docs/SEMAPHORES.md")), shown_by(&printed_by("example-semaphores")));
 }
 
+#[test]
 fn pshared_prints_what_its_text_says() {
-    let printed = printed_by("pshared");
+    let printed = printed_by("example-pshared");
     assert_eq!(session(&read("docs/SEMAPHORES.md"), "pshared"), lines(&printed));
 }
 
 /// How many messages are left behind differs from run to run; the program judges that.
+#[test]
 fn giving_back_prints_what_its_text_says() {
-    let (text, printed) = (read("docs/SEND-PATH.md"), printed_by("giving_back"));
+    let (text, printed) = (read("docs/SEND-PATH.md"), printed_by("example-giving-back"));
     let masked = |lines: Vec<&str>| lines.into_iter().map(without_numbers).collect::<Vec<_>>();
     assert_eq!(masked(session(&text, "giving_back")), masked(lines(&printed)));
 }
 
+#[test]
 fn semaphores_is_quoted_word_by_word() {
     let (text, program) = (read("docs/SEMAPHORES.md"), read("examples/semaphores.rs"));
     let fragments = blocks(&text, "rust");
@@ -85,6 +49,7 @@ fn semaphores_is_quoted_word_by_word() {
     }
 }
 
+#[test]
 fn a_planted_difference_is_found() {
     let text =
         "## 1. One\n```rust\nif a {\n    b();\n}\n```\n```text\nx\n```\n## Two\n```\ny\n```\n";
@@ -106,7 +71,8 @@ fn a_planted_difference_is_found() {
 }
 
 fn read(path: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("of the repository")
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path))
+        .expect("of the repository")
 }
 
 /// The lines of each fenced block of a language.

@@ -2,11 +2,11 @@
 //! plays a batch of connections and returns how many it made.
 
 use chappe_client::{CODE_ECHO, CODE_PING, CODE_WHO, Client, ClientError, ErrorNumber};
+use chappe_testkit::application::{HOLD, PANIC};
+use chappe_testkit::{Gate, drain, receive_error};
 use chappe_wire::{Header, encode};
 
-use super::stage::{Close, Site, Stage};
-use super::support::{drain, receive_error};
-use super::{HOLD, PANIC};
+use super::stage::{Close, Site, Stage, hold};
 
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -292,10 +292,10 @@ fn stalled_reset(stage: &Stage, count: usize) -> usize {
 }
 
 /// Runs a handler for each client, and waits until all do.
-fn running(stage: &Stage, clients: &mut [Client]) -> super::stage::Gate {
+fn running(stage: &Stage, clients: &mut [Client]) -> Gate {
     let gate = stage.gate();
     for client in clients.iter_mut() {
-        gate.hold(client);
+        hold(&gate, client);
     }
     stage.wait("/workers/0/handlers_busy", |busy| busy == clients.len() as u64);
     gate
@@ -373,7 +373,7 @@ fn waiting_reset(stage: &Stage, count: usize) -> usize {
 /// before the inbox is full and reading pauses.
 const BEHIND: usize = 100;
 
-fn paused(stage: &Stage, clients: &mut [Client]) -> super::stage::Gate {
+fn paused(stage: &Stage, clients: &mut [Client]) -> Gate {
     let paused = watch(stage, "/totals/reads_paused");
     let gate = running(stage, clients);
     for client in clients.iter_mut() {

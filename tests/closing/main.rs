@@ -1,36 +1,23 @@
 //! Closing in each state a connection can be in, again and again: afterwards the
 //! worker has what it had before, in descriptors, permits, memory and counts.
 //!
-//! Each case runs `CHAPPE_ROUNDS` times, 200 by default; `scripts/closing` runs
-//! each 10 000 times and prints what it measured. This program starts itself as a
-//! server with handlers of its own, so it has a runner of its own: a master must
-//! have one thread.
+//! Each case runs `CHAPPE_ROUNDS` times, 200 by default, and if `CHAPPE_CASE` is set only
+//! those with that in their name; `scripts/closing` runs each 10 000 times and prints what
+//! it measured.
 
 mod cases;
 mod stage;
-#[path = "../support/mod.rs"]
-#[expect(dead_code, unused_imports, reason = "the tests of the stock server use all of it")]
-mod support;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use cases::{CASES, Case};
-use chappe::{Outcome, Replies, Request, Server};
+use chappe_testkit::wait_for;
 use stage::{Measured, Site, Stage};
-use support::wait_for;
 
-const IS_SERVER: &str = "CHAPPE_TEST_IS_SERVER";
+/// Only cases with this in their name run.
+const CASE: &str = "CHAPPE_CASE";
 const ROUNDS: &str = "CHAPPE_ROUNDS";
 const ROUNDS_DEFAULT: usize = 200;
-
-/// Blocks until the file that the body names is there, then answers.
-const HOLD: u16 = 16;
-const PANIC: u16 = 17;
-/// Returns the worker's free memory to the kernel, then answers.
-const GIVE_BACK: u16 = 18;
 
 /// What memory may have grown by over a case, however many rounds it has. It is compared
 /// after free memory was returned to the kernel, which is done in whole pages: what stays
@@ -38,53 +25,38 @@ const GIVE_BACK: u16 = 18;
 /// shows at 10 000 rounds, one of 10 KB at 200.
 const GROWTH_BYTES_MAX: u64 = 2 << 20;
 
-fn main() -> ExitCode {
-    if std::env::var_os(IS_SERVER).is_some() {
-        return server();
-    }
-    let rounds = std::env::var(ROUNDS).ok().map(|text| text.parse().expect("a number of rounds"));
-    let rounds = rounds.unwrap_or(ROUNDS_DEFAULT);
-    let only = std::env::args().nth(1).filter(|name| !name.starts_with('-')).unwrap_or_default();
-    let (mut passed, mut failed) = (0, 0);
-    println!("{}", Row::head());
-    for site in Site::ALL {
-        let cases = CASES.iter().filter(|case| case.site == site && case.name.contains(&only));
-        let mut stage = None;
-        for case in cases {
-            let stage = stage.get_or_insert_with(|| Stage::start(site));
-            if catch_unwind(AssertUnwindSafe(|| run(stage, case, rounds))).is_ok() {
-                passed += 1;
-            } else {
-                println!("{}: FAILED", case.name);
-                stage.print_status();
-                failed += 1;
-                // The next case would start from what this one left behind.
-                break;
-            }
-        }
-        if let Some(stage) = stage.filter(|_| failed == 0) {
-            stage.wait_empty();
-        }
-    }
-    println!("{passed} passed, {failed} failed");
-    ExitCode::from(u8::from(failed > 0))
+#[test]
+fn with_room_for_everything() {
+    run_all(Site::Roomy);
 }
 
-fn server() -> ExitCode {
-    Server::new()
-        .on(HOLD, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
-            let path = String::from_utf8_lossy(request.body()).into_owned();
-            while !Path::new(&path).exists() {
-                std::thread::park_timeout(Duration::from_millis(2));
-            }
-            replies.send(HOLD, b"")
-        })
-        .on(GIVE_BACK, |_: &Request<'_>, replies: &mut Replies| -> Outcome {
-            chappe_sys::memory::give_back();
-            replies.send(GIVE_BACK, b"")
-        })
-        .on(PANIC, |_: &Request<'_>, _: &mut Replies| -> Outcome { panic!("planned") })
-        .main()
+#[test]
+fn with_short_time_outs() {
+    run_all(Site::Hasty);
+}
+
+#[test]
+fn with_a_single_permit() {
+    run_all(Site::Full);
+}
+
+/// All cases of a site, one after the other on the same server.
+fn run_all(site: Site) {
+    let rounds = std::env::var(ROUNDS).ok().map(|text| text.parse().expect("a number of rounds"));
+    let rounds = rounds.unwrap_or(ROUNDS_DEFAULT);
+    let only = std::env::var(CASE).unwrap_or_default();
+    let cases = CASES.iter().filter(|case| case.site == site && case.name.contains(&only));
+    let cases: Vec<_> = cases.collect();
+    if cases.is_empty() {
+        return;
+    }
+    let stage = Stage::start(site);
+    println!("{}", Row::head());
+    for case in cases {
+        println!("{} ...", case.name);
+        run(&stage, case, rounds);
+    }
+    stage.wait_empty();
 }
 
 /// Runs a case and compares what the worker has with what it had.

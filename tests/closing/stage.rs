@@ -6,8 +6,6 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::Command;
 
 use chappe::control::Request;
 use chappe_client::{CODE_ECHO, Client, Frame};
@@ -16,8 +14,9 @@ use nix::sys::socket::{
 };
 use serde_json::Value;
 
-use super::support::{DEADLINE, TestServer, proc, reset_on_close, wait_for};
-use super::{GIVE_BACK, HOLD, IS_SERVER, wait_some};
+use super::wait_some;
+use chappe_testkit::application::{GIVE_BACK, HOLD};
+use chappe_testkit::{DEADLINE, Gate, TestServer, proc, reset_on_close, wait_for};
 
 /// Which server a case needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +31,6 @@ pub(crate) enum Site {
 }
 
 impl Site {
-    pub(crate) const ALL: [Self; 3] = [Self::Roomy, Self::Hasty, Self::Full];
-
     fn toml(self) -> &'static str {
         match self {
             Self::Roomy => {
@@ -84,36 +81,14 @@ impl Measured {
     }
 }
 
-/// Handlers that wait for a file; it is there once this is dropped.
-pub(crate) struct Gate(PathBuf);
-
-impl Gate {
-    pub(crate) fn hold(&self, client: &mut Client) {
-        client.send(HOLD, self.0.to_string_lossy().as_bytes()).expect("sent");
-    }
-
-    pub(crate) fn open(&self) {
-        fs::write(&self.0, "").expect("the file");
-    }
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        self.open();
-    }
+/// Has the client send a message whose handler waits at the gate.
+pub(crate) fn hold(gate: &Gate, client: &mut Client) {
+    client.send(HOLD, gate.name()).expect("sent");
 }
 
 impl Stage {
     pub(crate) fn start(site: Site) -> Self {
-        let mut program = Command::new(std::env::current_exe().expect("this program"));
-        program.env(IS_SERVER, "1");
-        // glibc gives each thread an arena of its own, and each keeps pages that it shares
-        // with something in use: memory then grows for as long as each thread has not yet
-        // met its worst round. With one arena, what grows is a leak.
-        program.env("MALLOC_ARENA_MAX", "1");
-        // With it the first panic loads the program's debug information, for good.
-        program.env_remove("RUST_BACKTRACE");
-        // Handlers look at files of the test, which may lie where only its user may.
+        // Handlers open files of the test, which may be where only its user may.
         let permits = if site == Site::Full { "max_connections = 1\n" } else { "" };
         let toml = format!(
             "user = \"\"\nworker_processes = 1\n{permits}{}[log]\nlevel = \"info\"\n\
@@ -121,7 +96,15 @@ impl Stage {
              [[listen]]\naddress = \"unix:a.sock\"\nsend_buffer = 4096\n",
             site.toml()
         );
-        let server = TestServer::start_program(program, &format!("closing_{site:?}"), &toml);
+        let test = format!("closing_{site:?}");
+        let server = TestServer::start_application(&test, &toml, |program| {
+            // glibc gives each thread an arena of its own, and each keeps pages that it shares
+            // with something in use: memory then grows for as long as each thread has not yet
+            // met its worst round. With one arena, what grows is a leak.
+            program.env("MALLOC_ARENA_MAX", "1");
+            // With it the first panic loads the program's debug information, for good.
+            program.env_remove("RUST_BACKTRACE");
+        });
         Self { server, connects: Cell::new(0), gates: Cell::new(0) }
     }
 
@@ -151,12 +134,7 @@ impl Stage {
     pub(crate) fn gate(&self) -> Gate {
         let number = self.gates.get();
         self.gates.set(number + 1);
-        // Removed when its next namesake is made: nobody waits for it any more.
-        let path = self.server.dir.join(format!("gate-{}", number % 2));
-        if path.exists() {
-            fs::remove_file(&path).expect("an old gate");
-        }
-        Gate(path)
+        Gate::new(self.server.dir.join(format!("gate-{number}")))
     }
 
     /// Asks over the control socket itself: a process for each question would take
@@ -177,10 +155,6 @@ impl Stage {
 
     pub(crate) fn status(&self) -> Value {
         self.ask(Request::Status {})
-    }
-
-    pub(crate) fn print_status(&self) {
-        println!("{:#}", self.status());
     }
 
     /// A number in the status, by its JSON pointer.

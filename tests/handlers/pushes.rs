@@ -1,177 +1,17 @@
 //! Pushes: messages that answer nothing, from threads of the application, at any
 //! moment of a connection's life.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
 
-use chappe::{Handle, HandlerError, Message, Outcome, Replies, Request, SendError, Server};
 use chappe_client::{Client, ClientError, Frame};
+use chappe_testkit::application::pushes::{
+    ALL, KEEP, MIXED, MIXED_FAIL, Order, PUSH, PUSHED, Tally, number,
+};
+use chappe_testkit::{TestServer, small_buffers, wait_until};
 use chappe_wire::{CODE_PING, ErrorNumber, Goodbye};
 use nix::sys::signal::Signal;
 
-use super::{start, support};
-use support::{TestServer, small_buffers, wait_until};
-
-/// Keeps the connection's handle under the name that is the body's one byte.
-const KEEP: u16 = 30;
-/// Pushes to a kept handle from threads of its own, and answers what came of it.
-const PUSH: u16 = 31;
-/// One message to all kept handles.
-const ALL: u16 = 32;
-/// Replies and pushes to its own connection in turn.
-const MIXED: u16 = 33;
-/// The same, and fails.
-const MIXED_FAIL: u16 = 34;
-/// What is pushed: thread, number, filling.
-const PUSHED: u16 = 40;
-
-pub(super) const TESTS: &[(&str, fn())] = &[
-    ("pushes_arrive_in_the_order_of_each_thread", pushes_arrive_in_order),
-    ("a_push_beyond_the_limit_is_dropped_and_told", a_push_beyond_the_limit_is_dropped),
-    ("a_reader_too_slow_for_its_pushes_is_told_goodbye", a_slow_reader_is_told_goodbye),
-    ("a_handle_never_reaches_a_stranger", a_handle_never_reaches_a_stranger),
-    ("beyond_the_total_the_largest_backlog_goes", beyond_the_total_the_largest_goes),
-    ("one_message_goes_to_many", one_message_goes_to_many),
-    ("pushes_to_the_own_connection_keep_their_place", pushes_keep_their_place),
-    ("what_a_draining_worker_accepted_is_sent", what_a_draining_worker_accepted_is_sent),
-    ("pushes_race_with_resets_and_nothing_is_left", pushes_race_with_resets),
-];
-
-static KEPT: Mutex<BTreeMap<u8, Handle>> = Mutex::new(BTreeMap::new());
-
-/// What came of some pushes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tally {
-    queued: u32,
-    full: u32,
-    closed: u32,
-    expired: u32,
-}
-
-impl Tally {
-    fn add(&mut self, pushed: Result<(), SendError>) {
-        let count = match pushed {
-            Ok(()) => &mut self.queued,
-            Err(SendError::Full) => &mut self.full,
-            Err(SendError::Closed) => &mut self.closed,
-            Err(SendError::Expired) => &mut self.expired,
-            Err(other) => panic!("{other}"),
-        };
-        *count += 1;
-    }
-
-    fn encode(self) -> Vec<u8> {
-        [self.queued, self.full, self.closed, self.expired].map(u32::to_be_bytes).concat()
-    }
-
-    fn decode(body: &[u8]) -> Self {
-        let mut numbers = body.chunks_exact(4).map(number);
-        let mut next = || numbers.next().expect("four numbers");
-        Self { queued: next(), full: next(), closed: next(), expired: next() }
-    }
-}
-
-fn number(four: &[u8]) -> u32 {
-    u32::from_be_bytes(four[..4].try_into().expect("four bytes"))
-}
-
-/// What [`PUSH`] is to do.
-#[derive(Clone, Copy)]
-struct Order {
-    name: u8,
-    threads: u8,
-    /// A push that found no room is tried again.
-    persists: bool,
-    count: u32,
-    bytes: u32,
-}
-
-impl Order {
-    fn encode(self) -> Vec<u8> {
-        let Self { name, threads, persists, count, bytes } = self;
-        let head = [name, threads, u8::from(persists)];
-        [&head[..], &count.to_be_bytes(), &bytes.to_be_bytes()].concat()
-    }
-
-    fn decode(body: &[u8]) -> Self {
-        let (count, bytes) = (number(&body[3..]), number(&body[7..]));
-        Self { name: body[0], threads: body[1], persists: body[2] == 1, count, bytes }
-    }
-
-    /// One thread's part. Ends when the connection takes no more.
-    fn carry_out(self, thread: u8, handle: &Handle) -> Tally {
-        let mut tally = Tally::default();
-        for number in 0..self.count {
-            let mut body = [&[thread][..], &number.to_be_bytes()].concat();
-            body.resize(self.bytes as usize, thread);
-            let mut pushed = handle.send(PUSHED, &body);
-            while self.persists && pushed == Err(SendError::Full) {
-                thread::park_timeout(Duration::from_millis(1));
-                pushed = handle.send(PUSHED, &body);
-            }
-            tally.add(pushed);
-            if matches!(pushed, Err(SendError::Closed | SendError::Expired)) {
-                break;
-            }
-        }
-        tally
-    }
-}
-
-fn kept(name: u8) -> Handle {
-    let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    kept.get(&name).expect("a kept handle").clone()
-}
-
-pub(super) fn handlers(server: Server) -> Server {
-    server
-        .on(KEEP, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
-            let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.insert(request.body()[0], request.handle());
-            replies.send(KEEP, b"")
-        })
-        .on(PUSH, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
-            let order = Order::decode(request.body());
-            let handle = &kept(order.name);
-            let tallies: Vec<Tally> = thread::scope(|scope| {
-                let start = |nth| scope.spawn(move || order.carry_out(nth, handle));
-                let threads: Vec<_> = (0..order.threads).map(start).collect();
-                threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
-            });
-            let sum = tallies.iter().fold(Tally::default(), |sum, tally| Tally {
-                queued: sum.queued + tally.queued,
-                full: sum.full + tally.full,
-                closed: sum.closed + tally.closed,
-                expired: sum.expired + tally.expired,
-            });
-            replies.send(PUSH, &sum.encode())
-        })
-        .on(ALL, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
-            let message = Message::new(PUSHED, request.body()).expect("it was a body");
-            let mut tally = Tally::default();
-            for handle in KEPT.lock().unwrap_or_else(PoisonError::into_inner).values() {
-                tally.add(handle.send_message(&message));
-            }
-            replies.send(ALL, &tally.encode())
-        })
-        .on(MIXED, mixed)
-        .on(MIXED_FAIL, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
-            mixed(request, replies)?;
-            Err(HandlerError::new("after all"))
-        })
-}
-
-fn mixed(request: &Request<'_>, replies: &mut Replies) -> Outcome {
-    let handle = request.handle();
-    replies.send(MIXED, b"1")?;
-    handle.send(PUSHED, b"2").expect("open");
-    handle.send(PUSHED, b"3").expect("open");
-    replies.send(MIXED, b"4")?;
-    handle.send(PUSHED, b"5").expect("open");
-    Ok(())
-}
+use super::start;
 
 /// A connection whose handle is kept. The kernel holds little for it: who does not
 /// read is blocked soon, and stays so.
@@ -205,7 +45,8 @@ fn small(outbox: &str, more: &str) -> String {
     format!("{SMALL}[send]\noutbox_max_bytes = \"{outbox}\"\n{more}")
 }
 
-fn pushes_arrive_in_order() {
+#[test]
+fn pushes_arrive_in_the_order_of_each_thread() {
     const THREADS: u8 = 4;
     const COUNT: u32 = 2000;
     let server = start("push_order", &small("64KiB", "slow_reader = \"drop-newest\"\n"));
@@ -227,7 +68,8 @@ fn pushes_arrive_in_order() {
     server.wait_status("/totals/messages_pushed", |n| n == pushed);
 }
 
-fn a_push_beyond_the_limit_is_dropped() {
+#[test]
+fn a_push_beyond_the_limit_is_dropped_and_told() {
     let server = start("push_full", &small("64KiB", "slow_reader = \"drop-newest\"\n"));
     let mut target = keep(&server, 1);
     // More than the kernel's buffers and the outbox take, which nobody reads.
@@ -251,7 +93,8 @@ fn a_push_beyond_the_limit_is_dropped() {
     assert_eq!(push(&server, order).queued, 5, "there is room again");
 }
 
-fn a_slow_reader_is_told_goodbye() {
+#[test]
+fn a_reader_too_slow_for_its_pushes_is_told_goodbye() {
     let server = start("push_close", &small("64KiB", ""));
     let mut target = keep(&server, 1);
     let order = Order { name: 1, threads: 1, persists: false, count: 10_000, bytes: 1000 };
@@ -277,6 +120,7 @@ fn a_slow_reader_is_told_goodbye() {
     assert_eq!(server.status_number("/totals/closed_slow"), 1);
 }
 
+#[test]
 fn a_handle_never_reaches_a_stranger() {
     let server = start("push_stranger", "worker_processes = 1\n");
     let target = keep(&server, 1);
@@ -296,7 +140,8 @@ fn a_handle_never_reaches_a_stranger() {
     assert_eq!(server.status_number("/totals/messages_pushed"), 0);
 }
 
-fn beyond_the_total_the_largest_goes() {
+#[test]
+fn beyond_the_total_the_largest_backlog_goes() {
     let more = "outbox_total_max_bytes = \"256KiB\"\nslow_reader = \"drop-newest\"\n";
     let server = start("push_total", &small("200KiB", more));
     let _largest = keep(&server, 1);
@@ -317,6 +162,7 @@ fn beyond_the_total_the_largest_goes() {
     }
 }
 
+#[test]
 fn one_message_goes_to_many() {
     let server = start("push_all", "worker_processes = 1\n");
     let mut clients: Vec<Client> = (0..50).map(|name| keep(&server, name)).collect();
@@ -328,7 +174,8 @@ fn one_message_goes_to_many() {
     }
 }
 
-fn pushes_keep_their_place() {
+#[test]
+fn pushes_to_the_own_connection_keep_their_place() {
     let server = start("push_place", "worker_processes = 1\n");
     let mut client = server.connect();
     for _ in 0..3 {
@@ -347,6 +194,7 @@ fn pushes_keep_their_place() {
 }
 
 /// Thousands of pushes while the server stops: each that was accepted arrives.
+#[test]
 fn what_a_draining_worker_accepted_is_sent() {
     let mut server = start("push_drain", &small("64KiB", "slow_reader = \"drop-newest\"\n"));
     let mut target = keep(&server, 1);
@@ -384,7 +232,8 @@ fn what_a_draining_worker_accepted_is_sent() {
 
 /// Connections are reset while threads push to them: permits, gauges and accounts
 /// come back, and nothing but the pushes of the living arrives.
-fn pushes_race_with_resets() {
+#[test]
+fn pushes_race_with_resets_and_nothing_is_left() {
     let server = start("push_resets", &small("64KiB", "slow_reader = \"drop-newest\"\n"));
     let mut other = server.connect();
     for round in 0..50 {

@@ -5,7 +5,9 @@ use std::thread::Scope;
 use chappe_client::{CODE_ECHO, CODE_PING, ClientError, ErrorNumber, Receiver, Sender};
 use chappe_wire::encode;
 
-use crate::support::{Numbered, TestServer, proc, small_buffers, wait_until};
+use std::time::Duration;
+
+use chappe_testkit::{Numbered, TestServer, pause, proc, small_buffers, wait_until};
 
 /// Small buffers everywhere, one worker, so that everybody meets there.
 const SMALL: &str = "worker_processes = 1
@@ -190,7 +192,7 @@ fn a_reader_that_makes_progress_is_not_too_slow() {
         send_in_background(scope, sender, 3, 24);
         for number in 0..24 {
             // All of it takes several times the limit; no pause comes near it.
-            std::thread::park_timeout(std::time::Duration::from_millis(150));
+            pause(Duration::from_millis(150), "the reader is slow, and reads on");
             let reply = receiver.receive().unwrap();
             assert!(reply.body == message(3, number).body(), "reply {number}");
         }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::support::server::{command, finish};
-use crate::support::{TestServer, fresh_dir};
+use chappe_testkit::site::{command, finish};
+use chappe_testkit::{TestServer, fresh_dir};
 
 /// What a wrong file keeps from being done.
 const CALLS: [&[&str]; 7] =
@@ -178,14 +178,14 @@ fn a_running_server_is_reached_whatever_its_file_has_become() {
     for (text, fault) in BROKEN {
         fs::write(&file, text.replace("{}", &good)).unwrap();
         for (arguments, code, shown) in reaching {
-            let call = server.command(arguments);
+            let call = server.run(arguments);
             assert_eq!(call.code, Some(code), "{text}: {arguments:?}: {call:?}");
             assert!(call.stdout.contains(shown), "{text}: {arguments:?}: {call:?}");
             let warnings = call.stderr.lines().filter(|line| line.contains("warning: "));
             assert_eq!(warnings.filter(|line| line.contains(fault)).count(), 1, "{call:?}");
         }
         for arguments in [&["reload"][..], &["-s", "reload"]] {
-            assert_eq!(server.command(arguments).code, Some(2), "{text}: {arguments:?}");
+            assert_eq!(server.run(arguments).code, Some(2), "{text}: {arguments:?}");
         }
     }
     assert_eq!(server.status_number("/reload/count"), 0, "none has been tried");
@@ -202,7 +202,7 @@ fn a_running_server_is_stopped_whatever_its_file_has_become() {
         let file = server.dir.join("chappe.toml");
         let good = fs::read_to_string(&file).unwrap();
         fs::write(&file, text.replace("{}", &good)).unwrap();
-        let call = server.command(arguments);
+        let call = server.run(arguments);
         assert_eq!(call.code, Some(0), "{text}: {arguments:?}: {call:?}");
         assert_eq!(server.wait_exit().code(), Some(0));
     }
@@ -213,10 +213,10 @@ fn a_server_whose_file_is_gone_is_reached_by_naming_its_socket() {
     let server = TestServer::start("config_gone", "");
     fs::remove_file(server.dir.join("chappe.toml")).unwrap();
     // What lies at the default's place may be another server than the one that is meant.
-    let refused = server.command(&["stop"]);
+    let refused = server.run(&["stop"]);
     assert_eq!(refused.code, Some(2), "{refused:?}");
     assert!(refused.stderr.contains("--set control_socket=PATH"), "{refused:?}");
-    let found = server.command(&["status", "--set", "control_socket=run/chappe.sock"]);
+    let found = server.run(&["status", "--set", "control_socket=run/chappe.sock"]);
     assert_eq!(found.code, Some(0), "{found:?}");
     assert!(found.stderr.contains("No such file"), "{found:?}");
 }

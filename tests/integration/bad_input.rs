@@ -8,7 +8,7 @@ use chappe_wire::{Header, encode};
 
 use std::time::{Duration, Instant};
 
-use crate::support::{DEADLINE, TestServer, drain, receive_error, wait_until};
+use chappe_testkit::{DEADLINE, TestServer, drain, pause, receive_error, wait_until};
 
 /// A header of this length, with nothing behind it.
 fn header(length: u16) -> [u8; 8] {
@@ -123,7 +123,7 @@ fn too_many_messages_are_refused_one_by_one() {
     }
     assert!(refused > 0);
     // It stays open, and in time the bucket has something again.
-    let answered = crate::support::wait_for(|| {
+    let answered = chappe_testkit::wait_for(|| {
         let reply = client.call(CODE_ECHO, b"again").unwrap();
         reply.as_error().is_none().then_some(reply)
     });
@@ -204,7 +204,7 @@ fn bytes_that_trickle_do_not_stretch_the_frame_time_out() {
                 if sender.send_bytes(byte).is_err() {
                     return;
                 }
-                std::thread::park_timeout(std::time::Duration::from_millis(5));
+                pause(Duration::from_millis(5), "the bytes come slowly, and keep coming");
             }
         });
         let frame = receiver.receive().expect("an error frame");
@@ -245,7 +245,7 @@ fn junk_closes_its_own_connection_and_no_other() {
     let workers = server.worker_pids();
     let mut witness = server.connect();
     for seed in 0..64 {
-        let junk = crate::support::Numbered { stream: 99, number: seed, bytes: 5000 }.body();
+        let junk = chappe_testkit::Numbered { stream: 99, number: seed, bytes: 5000 }.body();
         let mut client = server.connect();
         // It may be refused while it is still being sent.
         let _ = client.send_bytes(&junk);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chappe_client::{CODE_ECHO, Client, ClientError, ErrorNumber};
 use chappe_wire::encode;
 
-use crate::support::{DEADLINE, Numbered, TestServer};
+use chappe_testkit::{DEADLINE, Numbered, TestServer, pause};
 
 /// A sixty-fourth of the default. That begun frames run out of time is no help here.
 const TOML: &str = "worker_processes = 1
@@ -41,7 +41,8 @@ fn echo(client: &mut Client, stream: u32, number: u32) -> Result<(), String> {
     let text = |error: &dyn Display| error.to_string();
     for piece in encode(CODE_ECHO, &body).expect("it fits").chunks(PIECE_BYTES) {
         client.send_bytes(piece).map_err(|error| text(&error))?;
-        std::thread::park_timeout(if stream == 0 { LONG_PAUSE } else { PAUSE });
+        let time = if stream == 0 { LONG_PAUSE } else { PAUSE };
+        pause(time, "the frame arrives in pieces, as over a network");
     }
     let reply = client.receive().map_err(|error| text(&error))?;
     match reply.as_error() {

@@ -14,8 +14,8 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::server::{PROGRAM, command, finish};
-use crate::support::{Finished, TestServer, fresh_dir, wait_until};
+use chappe_testkit::site::{command, finish, program};
+use chappe_testkit::{Finished, TestServer, fresh_dir, pause, wait_until};
 
 /// A run that is over soon, as JSON.
 const SHORT: [&str; 6] = ["bench", "--json", "--warmup", "100ms", "--duration", "500ms"];
@@ -43,17 +43,17 @@ fn errors(report: &Value, kind: &str) -> u64 {
 fn a_body_and_a_first_frame_can_be_given() {
     let server = TestServer::start("bench_given", "");
     let line = ["--connections", "3", "--body", "hello", "--first", "1:user{n}"];
-    let report = clean(&server.command(&[&SHORT[..], &line].concat()));
+    let report = clean(&server.run(&[&SHORT[..], &line].concat()));
     assert_eq!(report["size"], 5);
     // Each has sent its first frame and at least one more.
     assert!(report["replies"].as_u64() >= Some(3), "{report:#}");
-    let refused = server.command(&[&SHORT[..], &["--first", "99:who"]].concat());
+    let refused = server.run(&[&SHORT[..], &["--first", "99:who"]].concat());
     assert_eq!(refused.code, Some(1));
     let expected =
         "takes no part: its first frame was answered by error 3 (unknown code) for code 99";
     assert!(refused.stderr.contains("connection 1 of 50"), "{refused:?}");
     assert!(refused.stderr.contains(expected), "{refused:?}");
-    let unread = server.command(&["bench", "--file", "/nowhere/body"]);
+    let unread = server.run(&["bench", "--file", "/nowhere/body"]);
     assert_eq!(unread.code, Some(1));
     assert!(
         unread.stderr.starts_with("chappe: cannot read the body: /nowhere/body: "),
@@ -65,7 +65,7 @@ fn a_body_and_a_first_frame_can_be_given() {
 fn a_closed_loop_is_measured_on_both_sides() {
     let server = TestServer::start("bench_closed", "[worker]\nfuse = false\n");
     let line = ["--connections", "8", "--pipeline", "4", "--system-calls"];
-    let run = server.command(&[&SHORT[..], &line].concat());
+    let run = server.run(&[&SHORT[..], &line].concat());
     let report = clean(&run);
     let replies = report["replies"].as_u64().expect("replies");
     assert!(replies > 100, "{report:#}");
@@ -90,7 +90,7 @@ fn a_closed_loop_is_measured_on_both_sides() {
 #[test]
 fn the_report_for_people_names_what_the_json_names() {
     let server = TestServer::start("bench_text", "");
-    let run = server.command(&["bench", "--warmup", "0s", "--duration", "200ms", "--code", "0"]);
+    let run = server.run(&["bench", "--warmup", "0s", "--duration", "200ms", "--code", "0"]);
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "no bar without a terminal");
     for word in ["p50 ", "p99.9 ", "CPU a message", "semaphore posts", "errors    none"] {
         assert!(run.stdout.contains(word), "{word} in {}", run.stdout);
@@ -119,7 +119,7 @@ fn a_terminal_gets_a_bar_and_the_report_stays_clean() {
     let size = Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
     let pty = openpty(&size, None).expect("a pseudo terminal");
     fcntl(&pty.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("flags");
-    let mut child = Command::new(PROGRAM)
+    let mut child = Command::new(program("chappe"))
         .args(SHORT)
         .args(["--connections", "2", "--to", &server.address.to_string()])
         .current_dir(&server.dir)
@@ -156,10 +156,10 @@ fn a_server_that_is_not_known_is_told_why() {
     let to = other.address.to_string();
     let line = ["bench", "--warmup", "0s", "--duration", "1s", "--to", &to];
     let why = format!("listens on {}, not on {to}", server.address);
-    let run = server.command(&line);
+    let run = server.run(&line);
     assert!(run.stdout.contains("server    left out: the server of "), "{run:?}");
     assert!(run.stdout.contains(&why), "{run:?}");
-    let report = clean(&server.command(&[&line[..], &["--json"]].concat()));
+    let report = clean(&server.run(&[&line[..], &["--json"]].concat()));
     assert!(report["server_missing"].as_str().is_some_and(|text| text.ends_with(&why)));
     assert_eq!(report["server"], Value::Null);
     let nowhere = fresh_dir("bench_nowhere");
@@ -171,7 +171,7 @@ fn a_server_that_is_not_known_is_told_why() {
 #[test]
 fn an_open_loop_sends_what_is_due_and_no_more() {
     let server = TestServer::start("bench_open", "");
-    let run = server.command(&[&SHORT[..], &["--connections", "3", "--rate", "1000"]].concat());
+    let run = server.run(&[&SHORT[..], &["--connections", "3", "--rate", "1000"]].concat());
     let report = clean(&run);
     // 1000 a second for half a second, whatever the machine does meanwhile; one more
     // or less is where the window's ends fall.
@@ -184,7 +184,7 @@ fn every_size_and_code_is_verified() {
     let server = TestServer::start("bench_sizes", "");
     for line in ["--size 0", "--size 1", "--size 65527 --pipeline 9", "--code 2", "--code 3"] {
         let words: Vec<&str> = line.split(' ').collect();
-        let run = server.command(&[&SHORT[..], &["--connections", "2"], &words].concat());
+        let run = server.run(&[&SHORT[..], &["--connections", "2"], &words].concat());
         assert!(clean(&run)["replies"].as_u64() > Some(0), "{line}");
     }
 }
@@ -196,7 +196,7 @@ fn idle_slow_and_paced_connections_are_there_and_told_of() {
     let others = "--connections 2 --idle 20 --slow-readers 5 --paced-reader 200000 \
         --paced-bytes 60000";
     let words: Vec<&str> = others.split_whitespace().collect();
-    let report = clean(&server.command(&[&SHORT[..], &words].concat()));
+    let report = clean(&server.run(&[&SHORT[..], &words].concat()));
     assert_eq!(report["idle"]["connections"], 20);
     assert_eq!(report["idle"]["closed_by_server"], 0);
     assert_eq!(report["slow_readers"]["full"], 5);
@@ -213,7 +213,7 @@ fn idle_slow_and_paced_connections_are_there_and_told_of() {
 fn a_paced_reader_that_has_not_got_all_is_an_error() {
     let server = TestServer::start("bench_paced_late", "");
     let others = ["--connections", "1", "--paced-reader", "100", "--paced-bytes", "60000"];
-    let run = server.command(&[&SHORT[..], &others].concat());
+    let run = server.run(&[&SHORT[..], &others].concat());
     assert_eq!(run.code, Some(1));
     assert!(run.stderr.contains("the paced reader has 0 of 15 replies"), "{run:?}");
 }
@@ -269,7 +269,7 @@ fn a_server_without_permits_refuses_in_its_own_words() {
     let server = TestServer::start("bench_busy", "max_connections = 1\n");
     let mut holder = server.connect();
     assert_eq!(holder.call(CODE_PING, b"").expect("a pong").code, CODE_PING);
-    let run = server.command(&SHORT);
+    let run = server.run(&SHORT);
     assert_eq!(run.code, Some(1));
     assert!(run.stderr.contains("refuses: error 6 (busy)"), "{run:?}");
 }
@@ -281,7 +281,7 @@ fn a_server_that_stops_in_the_middle_leaves_a_part_of_a_report() {
         let run = std::thread::scope(|scope| {
             let run = scope.spawn(|| {
                 let line = ["bench", "--json", "--warmup", "0s", "--duration", "60s"];
-                server.command(&[&line[..], &["--connections", "5"]].concat())
+                server.run(&[&line[..], &["--connections", "5"]].concat())
             });
             // Well into the window, which begins some 20 ms after the first request.
             server.wait_status("/totals/frames_received", |frames| frames > 10_000);
@@ -308,8 +308,9 @@ fn a_server_that_stops_in_the_middle_leaves_a_part_of_a_report() {
 fn more_connections_than_descriptors_is_an_error_at_once() {
     let server = TestServer::start("bench_descriptors", "");
     let run = |connections: &str| {
+        let program = program("chappe");
         let line = format!(
-            "ulimit -n 64 && exec {PROGRAM} bench --to {} --warmup 0s --duration 100ms \
+            "ulimit -n 64 && exec {program} bench --to {} --warmup 0s --duration 100ms \
              --connections {connections}",
             server.address
         );
@@ -476,10 +477,7 @@ fn a_server_that_stalls_is_seen_by_an_open_loop_in_every_request_that_was_due() 
     let stalled = AtomicBool::new(false);
     let stall = |frames: &mut Client, frame: Frame, number: u64| {
         if number == 200 && !stalled.swap(true, Ordering::SeqCst) {
-            let end = std::time::Instant::now() + Duration::from_millis(500);
-            while let Some(left) = end.checked_duration_since(std::time::Instant::now()) {
-                std::thread::park_timeout(left);
-            }
+            pause(Duration::from_millis(500), "the server stalls");
         }
         send(frames, CODE_ECHO, &frame.body)
     };

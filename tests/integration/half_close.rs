@@ -2,7 +2,7 @@
 
 use chappe_client::{BODY_BYTES_MAX, CODE_ECHO, CODE_PING, ClientError};
 
-use crate::support::{Numbered, TestServer, drain, small_buffers};
+use chappe_testkit::{Numbered, TestServer, drain, small_buffers};
 
 #[test]
 fn all_pings_are_answered_after_the_peers_fin() {

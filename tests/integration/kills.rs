@@ -6,15 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chappe::control::{Status, WorkerStatus};
 use chappe_client::{CODE_PING, ErrorNumber};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{
-    TestServer, connect_from, proc, receive_error, try_connect_from, wait_for, wait_until,
+use chappe_testkit::{
+    TestServer, connect_from, pause, proc, receive_error, try_connect_from, wait_for, wait_until,
 };
 
 /// What each address may have, and a little more of what each tries to have.
@@ -185,13 +185,11 @@ fn idle_workers_and_those_stopped_with_their_master_are_not_stuck() {
     for pid in &all {
         kill(Pid::from_raw(*pid), Signal::SIGSTOP).expect("ours");
     }
-    let begun = Instant::now();
-    wait_until("they were stopped for long", || begun.elapsed() > Duration::from_millis(2500));
+    pause(Duration::from_millis(2500), "all are stopped for longer than worker_stuck_timeout");
     for pid in &all {
         kill(Pid::from_raw(*pid), Signal::SIGCONT).expect("ours");
     }
-    let begun = Instant::now();
-    wait_until("they were idle for long", || begun.elapsed() > Duration::from_millis(2500));
+    pause(Duration::from_millis(2500), "the workers are idle for longer than worker_stuck_timeout");
     assert_eq!(server.worker_pids(), workers);
     assert_eq!(server.status_number("/totals/workers_stuck"), 0);
 }

@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::net::TcpListener;
 use std::process::Command;
 
 use chappe_client::{CODE_ECHO, CODE_PING, CODE_WHO, Client, Goodbye};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::server::{command, configuration, finish};
-use crate::support::{
-    DEADLINE, Finished, Numbered, TestServer, drain, fresh_dir, proc, small_buffers, wait_for,
-    wait_until,
+use chappe_testkit::site::{command, configuration, finish};
+use chappe_testkit::{
+    DEADLINE, Daemon, Finished, Numbered, Site, TestServer, drain, fresh_dir, proc, small_buffers,
+    wait_for, wait_until,
 };
 
 #[track_caller]
@@ -217,46 +216,13 @@ fn a_start_right_after_the_masters_death_finds_the_port_free() {
     });
 }
 
-/// A server that went to the background. It is ended by its pid.
-struct Daemon {
-    dir: PathBuf,
-    start: Finished,
-    master: i32,
-}
-
-impl Daemon {
-    fn start(test: &str) -> Self {
-        let dir = fresh_dir(test);
-        fs::write(dir.join("chappe.toml"), configuration("")).expect("the configuration");
-        let start = finish(&mut command(&dir));
-        let pid_file = fs::read_to_string(dir.join("run/chappe.pid")).unwrap_or_default();
-        let master = pid_file.trim().parse().unwrap_or_else(|_| {
-            let log = fs::read_to_string(dir.join("logs/master.log")).unwrap_or_default();
-            panic!("no pid in {pid_file:?}: {start:?}\n{log}")
-        });
-        Self { dir, start, master }
-    }
-
-    /// The address in the line that the launcher printed.
-    fn address(&self) -> SocketAddr {
-        let mut words = self.start.stdout.split(|c: char| c.is_whitespace() || c == ',');
-        words.find_map(|word| word.parse().ok()).expect("an address")
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // Its workers leave with it: that is a promise, and tested above.
-        if proc::is_running(self.master) {
-            let _ = kill(Pid::from_raw(self.master), Signal::SIGKILL);
-        }
-        let _ = wait_for(|| (!proc::is_running(self.master)).then_some(()));
-    }
+fn start_daemon(test: &str) -> Daemon {
+    Site::new("chappe", test, &configuration("")).start_daemon()
 }
 
 #[test]
 fn a_daemon_is_ready_when_the_launcher_returns() {
-    let daemon = Daemon::start("daemon");
+    let daemon = start_daemon("daemon");
     assert_eq!(daemon.start.code, Some(0), "{:?}", daemon.start);
     let line = &daemon.start.stdout;
     assert_eq!(line.lines().count(), 1, "{line:?}");
@@ -293,7 +259,7 @@ fn a_daemon_is_ready_when_the_launcher_returns() {
 
 #[test]
 fn a_daemon_can_be_stopped_at_once() {
-    let daemon = Daemon::start("daemon_stop");
+    let daemon = start_daemon("daemon_stop");
     let workers = proc::children(daemon.master);
     let stop = finish(command(&daemon.dir).args(["-s", "stop"]));
     assert_eq!(stop.code, Some(0), "{stop:?}");
@@ -316,7 +282,7 @@ fn a_second_server_of_the_same_directory_is_refused() {
     assert_eq!(second.code, Some(1), "{second:?}");
     assert!(second.stderr.contains(&server.pid().to_string()), "{second:?}");
     assert_eq!(server.connect().call(CODE_ECHO, b"unhurt").unwrap().body, "unhurt");
-    assert_eq!(server.command(&["status"]).code, Some(0), "its control socket is still its own");
+    assert_eq!(server.run(&["status"]).code, Some(0), "its control socket is still its own");
 }
 
 #[test]

@@ -7,8 +7,8 @@ use chappe_client::CODE_PING;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::support::server::{command, configuration, finish};
-use crate::support::{TestServer, fresh_dir};
+use chappe_testkit::site::{command, configuration, finish};
+use chappe_testkit::{TestServer, fresh_dir};
 
 /// Soft and hard limit of open descriptors.
 fn nofile(pid: i32) -> (u64, u64) {
@@ -91,7 +91,7 @@ fn worker_n_is_on_cpu_n_modulo_cpus() {
         let number = usize::try_from(row["worker"].as_u64().expect("a number")).expect("small");
         let pid = i32::try_from(row["pid"].as_u64().expect("a pid")).expect("a pid");
         let expected = BTreeSet::from([cpus[number % cpus.len()]]);
-        for thread in crate::support::proc::threads(pid).into_keys() {
+        for thread in chappe_testkit::proc::threads(pid).into_keys() {
             assert_eq!(allowed_cpus(thread), expected, "worker {number}");
         }
     }
@@ -122,7 +122,7 @@ fn policy(pid: i32, thread: i32) -> u32 {
 fn all_threads_of_a_worker_are_of_sched_batch_and_the_master_is_not() {
     let server = TestServer::start("sched_batch", "worker_processes = 1\n");
     let pid = server.worker_pids()[0];
-    for thread in crate::support::proc::threads(pid).into_keys() {
+    for thread in chappe_testkit::proc::threads(pid).into_keys() {
         assert_eq!(allowed_cpus(thread), allowed_cpus(0));
         assert_eq!(policy(pid, thread), 3);
     }

@@ -11,7 +11,7 @@ use chappe_client::{CODE_ECHO, CODE_PING};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{DEADLINE, TestServer, proc, server, wait_until};
+use chappe_testkit::{DEADLINE, TestServer, proc, site, wait_until};
 
 const LOGS: [&str; 3] = ["master.log", "worker-0.log", "worker-1.log"];
 
@@ -53,7 +53,7 @@ fn reopen_waits_until_every_process_has_left_the_old_file() {
     let server = TestServer::start("reopen_wait", "");
     for round in ["a", "b", "c"] {
         move_away(&server, round);
-        let reopen = server.command(&["reopen", "--wait"]);
+        let reopen = server.run(&["reopen", "--wait"]);
         assert_eq!((reopen.code, reopen.stderr.as_str()), (Some(0), ""));
         assert_all_in_new_files(&server);
     }
@@ -79,7 +79,7 @@ fn usr1_reopens_whichever_process_gets_it() {
         });
     }
     move_away(&server, "s");
-    assert_eq!(server.command(&["-s", "reopen"]).code, Some(0));
+    assert_eq!(server.run(&["-s", "reopen"]).code, Some(0));
     wait_until("all logs are there again", || LOGS.iter().all(|name| log(&server, name).exists()));
     assert!(server.worker_pids().contains(&worker), "nobody was stopped by it");
 }
@@ -88,7 +88,7 @@ fn usr1_reopens_whichever_process_gets_it() {
 fn a_draining_worker_reopens_too() {
     let server = TestServer::start("reopen_draining", "worker_processes = 1\n");
     // Its reply is never read, so its worker can't finish.
-    let mut client = crate::support::small_buffers(server.address, 4096);
+    let mut client = chappe_testkit::small_buffers(server.address, 4096);
     client.set_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
     while client.send(CODE_ECHO, &[1; 60_000]).is_ok() {}
     let pid = server.worker_pids()[0];
@@ -96,7 +96,7 @@ fn a_draining_worker_reopens_too() {
     server.wait_log("worker-0", "worker drains");
     let old = log(&server, "worker-0.log");
     fs::rename(&old, log(&server, "worker-0.log.old")).unwrap();
-    let reopen = server.command(&["reopen", "--wait"]);
+    let reopen = server.run(&["reopen", "--wait"]);
     assert_eq!((reopen.code, reopen.stderr.as_str()), (Some(0), ""));
     assert!(proc::is_running(pid));
     let held = proc::open_descriptors(pid);
@@ -113,7 +113,7 @@ fn workers_that_have_dropped_their_rights_reopen_too() {
     }
     let server = TestServer::start("reopen_user", "user = \"nobody\"\n");
     move_away(&server, "old");
-    let reopen = server.command(&["reopen", "--wait"]);
+    let reopen = server.run(&["reopen", "--wait"]);
     assert_eq!((reopen.code, reopen.stderr.as_str()), (Some(0), ""));
     assert_all_in_new_files(&server);
     server.wait_log("worker-1", "log reopened");
@@ -124,8 +124,8 @@ fn a_reload_goes_on_in_the_reopened_files() {
     let server = TestServer::start("reopen_reload", "");
     let old = server.worker_pids();
     move_away(&server, "old");
-    assert_eq!(server.command(&["reopen", "--wait"]).code, Some(0));
-    let reload = server.command(&["reload"]);
+    assert_eq!(server.run(&["reopen", "--wait"]).code, Some(0));
+    let reload = server.run(&["reload"]);
     assert_eq!(reload.code, Some(0), "{reload:?}");
     server.wait_workers(2, &old);
     assert_all_in_new_files(&server);
@@ -142,7 +142,7 @@ fn owner_and_mode_are_the_same_after_a_reopen() {
     };
     let before = LOGS.map(about);
     move_away(&server, "old");
-    assert_eq!(server.command(&["reopen", "--wait"]).code, Some(0));
+    assert_eq!(server.run(&["reopen", "--wait"]).code, Some(0));
     assert_eq!(LOGS.map(about), before);
 }
 
@@ -160,7 +160,7 @@ fn a_worker_without_a_descriptor_is_offered_its_new_log_again() {
         return;
     }
     fs::rename(log(&server, "worker-0.log"), log(&server, "worker-0.log.old")).unwrap();
-    let reopen = server.command(&["reopen", "--wait"]);
+    let reopen = server.run(&["reopen", "--wait"]);
     assert_eq!(reopen.code, Some(1), "{reopen:?}");
     assert!(reopen.stderr.contains("keeps its old log"), "{reopen:?}");
     assert!(limit("1000:").is_ok_and(|status| status.success()));
@@ -175,13 +175,13 @@ fn a_log_that_cannot_be_opened_stays_the_old_one() {
     move_away(&server, "old");
     // Root may open what it has no right to, but no directory as a file.
     fs::create_dir(log(&server, "worker-1.log")).unwrap();
-    let reopen = server.command(&["reopen", "--wait"]);
+    let reopen = server.run(&["reopen", "--wait"]);
     assert_eq!(reopen.code, Some(1), "{reopen:?}");
     assert!(reopen.stderr.contains("worker-1.log"), "{reopen:?}");
     server.wait_log("master", "the old log stays in use");
     let old = log(&server, "worker-1.log.old");
     let before = fs::metadata(&old).unwrap().len();
-    assert_eq!(server.command(&["log-level", "info"]).code, Some(0));
+    assert_eq!(server.run(&["log-level", "info"]).code, Some(0));
     wait_until("the old log is written to", || fs::metadata(&old).unwrap().len() > before);
 }
 
@@ -203,7 +203,7 @@ fn big_logs_are_rotated_and_so_many_are_kept() {
     }
     assert!(!rotated(3).exists());
     // Whoever has written to the renamed file has left it, and no line is cut.
-    assert_eq!(server.command(&["reopen", "--wait"]).code, Some(0));
+    assert_eq!(server.run(&["reopen", "--wait"]).code, Some(0));
     let held = held_logs(&server);
     assert!(held.iter().all(|path| path.ends_with(".log")), "{held:?}");
     for number in [1, 2] {
@@ -222,7 +222,7 @@ struct Follower {
 
 impl Follower {
     fn start(server: &TestServer, arguments: &[&str]) -> Self {
-        let mut child = server::command(&server.dir)
+        let mut child = site::command(&server.dir)
             .args(["logs", "-f"])
             .args(arguments)
             .stdout(Stdio::piped())
@@ -268,7 +268,7 @@ fn logs_are_merged_by_time_and_filtered() {
         server.connect().call(CODE_PING, b"").unwrap();
     }
     let shown = |arguments: &[&str]| {
-        let logs = server.command(&[&["logs"], arguments].concat());
+        let logs = server.run(&[&["logs"], arguments].concat());
         assert_eq!((logs.code, logs.stderr.as_str()), (Some(0), ""));
         logs.stdout
     };
@@ -283,9 +283,9 @@ fn logs_are_merged_by_time_and_filtered() {
     assert!(one.lines().all(|line| line.contains(" worker-1 ")), "{one}");
     let info = shown(&["-l", "info", "-n", "1000"]);
     assert!(!info.contains("DEBUG") && info.contains("INFO"), "{info}");
-    let unknown = server.command(&["logs", "-w", "77"]);
+    let unknown = server.run(&["logs", "-w", "77"]);
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
-    assert_eq!(server.command(&["logs", "-l", "loud"]).code, Some(2));
+    assert_eq!(server.run(&["logs", "-l", "loud"]).code, Some(2));
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn logs_follow_over_reopen_and_end_with_their_reader() {
     follower.wait_for("Z ");
     for round in ["a", "b"] {
         move_away(&server, round);
-        assert_eq!(server.command(&["reopen", "--wait"]).code, Some(0));
+        assert_eq!(server.run(&["reopen", "--wait"]).code, Some(0));
         follower.wait_for("logs reopened");
         let id = {
             let mut client = server.connect();
@@ -308,7 +308,7 @@ fn logs_follow_over_reopen_and_end_with_their_reader() {
     }
     // Nobody reads any more, and nothing is written: it ends all the same.
     let mut child = {
-        let mut command = server::command(&server.dir);
+        let mut command = site::command(&server.dir);
         command.args(["logs", "-f", "-w", "0"]).stdout(Stdio::piped());
         command.spawn().expect("the command starts")
     };
@@ -370,7 +370,7 @@ fn the_master_counts_its_own_lost_lines() {
 #[test]
 fn the_master_counts_its_lost_lines_over_a_reload_of_its_log() {
     let toml = |level: &str| {
-        server::configuration(&format!("worker_processes = 1\n[log]\nlevel = \"{level}\"\n"))
+        site::configuration(&format!("worker_processes = 1\n[log]\nlevel = \"{level}\"\n"))
     };
     let server = TestServer::start("full_disk_reload", &toml("debug"));
     let workers = server.worker_pids();
@@ -380,10 +380,10 @@ fn the_master_counts_its_lost_lines_over_a_reload_of_its_log() {
         return;
     }
     for _ in 0..9 {
-        assert_eq!(server.command(&["reopen", "--wait"]).code, Some(0));
+        assert_eq!(server.run(&["reopen", "--wait"]).code, Some(0));
     }
     fs::write(server.dir.join("chappe.toml"), toml("info")).unwrap();
-    assert_eq!(server.command(&["reload"]).code, Some(0));
+    assert_eq!(server.run(&["reload"]).code, Some(0));
     server.wait_workers(1, &workers);
     // The new worker's own lines are counted once and for all.
     server.wait_log("worker-0", "worker drained");
@@ -399,13 +399,13 @@ fn the_master_counts_its_lost_lines_over_a_reload_of_its_log() {
 fn the_level_changes_without_a_restart_and_for_new_workers_too() {
     let server = TestServer::start("log_level", "worker_processes = 1\n[log]\nlevel = \"info\"\n");
     server.connect().call(CODE_PING, b"").unwrap();
-    let change = server.command(&["log-level", "debug"]);
+    let change = server.run(&["log-level", "debug"]);
     assert_eq!((change.code, change.stderr.as_str()), (Some(0), ""));
     server.wait_log("worker-0", "log level changed level=debug");
     assert!(!server.read("logs/worker-0.log").contains("accepted"));
     server.connect().call(CODE_PING, b"").unwrap();
     server.wait_log("worker-0", "accepted");
-    assert_eq!(server.command(&["log-level", "loud"]).code, Some(2));
+    assert_eq!(server.run(&["log-level", "loud"]).code, Some(2));
 
     let old = server.worker_pids()[0];
     kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
@@ -470,7 +470,7 @@ fn failing_accepts_are_told_once_and_counted() {
 
 #[test]
 fn a_huge_log_is_not_read_into_memory() {
-    let dir = crate::support::fresh_dir("logs_huge");
+    let dir = chappe_testkit::fresh_dir("logs_huge");
     fs::write(dir.join("chappe.toml"), "").unwrap();
     fs::create_dir(dir.join("logs")).unwrap();
     let path = dir.join("logs/master.log");
@@ -485,9 +485,15 @@ fn a_huge_log_is_not_read_into_memory() {
         [(&["-n", "2"][..], line("DEBUG").repeat(2)), (&["-n", "2", "-l", "error"], line("ERROR"))]
     {
         let mut call = Command::new("sh");
-        call.args(["-c", "ulimit -v 200000 && exec \"$0\" \"$@\"", server::PROGRAM, "logs", "-p"]);
+        call.args([
+            "-c",
+            "ulimit -v 200000 && exec \"$0\" \"$@\"",
+            &site::program("chappe"),
+            "logs",
+            "-p",
+        ]);
         call.arg(&dir).arg("-c").arg(dir.join("chappe.toml")).args(arguments);
-        let shown = server::finish(&mut call);
+        let shown = site::finish(&mut call);
         assert_eq!((shown.code, shown.stderr.as_str()), (Some(0), ""), "{arguments:?}");
         assert_eq!(shown.stdout, expected, "{arguments:?}");
     }

@@ -1,9 +1,6 @@
 //! The real server, seen from outside: over its sockets, its signals, its files
 //! and what the kernel tells of its processes. A module a subject.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod backpressure;
 mod bad_configuration;
 mod bad_input;

@@ -10,8 +10,8 @@ use chappe_client::{CODE_PING, Goodbye};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::server::{PROGRAM, command, configuration, finish};
-use crate::support::{TestServer, drain, proc, wait_until};
+use chappe_testkit::site::{command, configuration, finish, program};
+use chappe_testkit::{TestServer, drain, proc, wait_until};
 
 /// Sets limits of a running process, as prlimit(1) has them; false without it.
 fn limit(pid: i32, limit: &str) -> bool {
@@ -35,7 +35,7 @@ fn the_workers_limit_is_not_the_masters() {
     assert_eq!(soft, hard, "the master has all it may have");
     let old = server.worker_pids();
     fs::write(server.dir.join("chappe.toml"), configuration(&toml.replace("300", "256"))).unwrap();
-    assert_eq!(server.command(&["reload"]).code, Some(0));
+    assert_eq!(server.run(&["reload"]).code, Some(0));
     let workers = server.wait_workers(1, &old);
     assert_eq!(nofile(workers[0]).0, 256);
     assert_eq!(nofile(server.pid()), (hard, hard));
@@ -46,9 +46,9 @@ fn the_workers_limit_is_not_the_masters() {
 fn a_limit_that_cannot_be_had_is_the_hard_one() {
     // More than fs.nr_open allows to anybody.
     let toml = "worker_processes = 1\nworker_rlimit_nofile = 1073741824\n";
-    let mut program = Command::new("prlimit");
-    program.args(["--nofile=1100:4000", PROGRAM]).stdin(Stdio::null());
-    let server = TestServer::start_program(program, "nofile_refused", toml);
+    let mut limited = Command::new("prlimit");
+    limited.args(["--nofile=1100:4000", &program("chappe")]).stdin(Stdio::null());
+    let server = TestServer::start_program(limited, "nofile_refused", toml);
     assert_eq!(nofile(server.worker_pids()[0]), (4000, 4000));
     let status = server.status_json();
     assert_eq!(status["limits"]["worker_descriptors"], 4000);
@@ -109,9 +109,9 @@ fn a_worker_that_does_not_listen_is_told_later() {
         }
         server.read("logs/master.log").contains("cannot send worker 0 Kick")
     });
-    assert_eq!(server.command(&["reopen"]).code, Some(0));
-    assert_eq!(server.command(&["reload"]).code, Some(0));
-    let missing = server.command(&["connections"]);
+    assert_eq!(server.run(&["reopen"]).code, Some(0));
+    assert_eq!(server.run(&["reload"]).code, Some(0));
+    let missing = server.run(&["connections"]);
     // The stopped one, and not its successor.
     let named = format!("no list from worker 0 (pid {worker})\n");
     assert!(missing.stderr.ends_with(&named), "{missing:?}");
@@ -147,7 +147,7 @@ fn a_stop_is_waited_for_from_another_pid_namespace() {
     let mut server = TestServer::start("other_namespace", "");
     let in_namespace = |arguments: &[&str]| {
         let mut unshare = Command::new("unshare");
-        unshare.args(["--pid", "--fork", PROGRAM, "-p"]).arg(&server.dir);
+        unshare.args(["--pid", "--fork", &program("chappe"), "-p"]).arg(&server.dir);
         unshare.arg("-c").arg(server.dir.join("chappe.toml")).args(arguments);
         unshare.stdin(Stdio::null());
         finish(&mut unshare)

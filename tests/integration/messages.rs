@@ -7,7 +7,7 @@ use chappe_client::{
 };
 use chappe_wire::encode;
 
-use crate::support::{Numbered, TestServer, receive_error};
+use chappe_testkit::{Numbered, TestServer, receive_error};
 
 #[test]
 fn ping_is_answered_by_an_empty_ping() {
@@ -180,14 +180,14 @@ fn a_code_without_handler_is_an_error_and_the_connection_stays() {
 fn the_command_line_client_prints_the_reply() {
     let server = TestServer::start("command_line_client", "");
     let to = server.address.to_string();
-    let sent = server.command(&["send", "--to", &to, "--body", "hello"]);
+    let sent = server.run(&["send", "--to", &to, "--body", "hello"]);
     assert_eq!((sent.code, sent.stderr.as_str()), (Some(0), ""), "{sent:?}");
     assert!(sent.stdout.contains("hello"), "{sent:?}");
 
-    let refused = server.command(&["send", "--to", &to, "--code", "77"]);
+    let refused = server.run(&["send", "--to", &to, "--code", "77"]);
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stdout.contains("unknown code"), "{refused:?}");
 
-    let many = server.command(&["send", "--to", &to, "--code", "0", "--count", "1000"]);
+    let many = server.run(&["send", "--to", &to, "--code", "0", "--count", "1000"]);
     assert_eq!((many.code, many.stdout.lines().count()), (Some(0), 1000));
 }

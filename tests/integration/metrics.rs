@@ -12,9 +12,9 @@ use chappe_shm::Counter;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
-use crate::support::proc::LISTEN;
-use crate::support::server::{command, configuration, finish};
-use crate::support::{DEADLINE, TestServer, fresh_dir, proc, wait_for, wait_until};
+use chappe_testkit::proc::LISTEN;
+use chappe_testkit::site::{command, configuration, finish};
+use chappe_testkit::{DEADLINE, TestServer, fresh_dir, proc, wait_for, wait_until};
 
 const ON: &str = "[metrics]\naddress = \"127.0.0.1:0\"\n";
 
@@ -104,7 +104,7 @@ fn metrics_say_what_status_says() {
         samples[&format!("chappe_worker_connections{{worker=\"{worker}\",generation=\"1\"}}")]
     };
     assert_eq!(connections(0) + connections(1), 5);
-    let table = server.command(&["status"]).stdout;
+    let table = server.run(&["status"]).stdout;
     assert!(table.contains(&format!("metrics at http://{address}/")), "{table}");
 }
 
@@ -272,7 +272,7 @@ fn the_metrics_process_ends_with_the_master_however_that_ends() {
 fn a_reload_moves_metrics_turns_them_off_and_on() {
     let server = TestServer::start("metrics_reload", "");
     assert_eq!(server.status_json()["metrics"], serde_json::Value::Null);
-    let reload = || assert_eq!(server.command(&["reload"]).code, Some(0));
+    let reload = || assert_eq!(server.run(&["reload"]).code, Some(0));
     configure(&server, ON);
     reload();
     let (address, pid) = metrics(&server);
@@ -312,7 +312,7 @@ fn a_taken_port_fails_the_start_and_a_reload_keeps_the_old_one() {
     let server = TestServer::start("metrics_taken_at_reload", ON);
     let before = metrics(&server);
     configure(&server, &there);
-    let reload = server.command(&["reload"]);
+    let reload = server.run(&["reload"]);
     assert_eq!(reload.code, Some(1), "{reload:?}");
     assert!(reload.stderr.contains(&why), "{reload:?}");
     assert_eq!(metrics(&server), before);

@@ -12,8 +12,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::server::{PROGRAM, command, finish};
-use crate::support::{TestServer, wait_until};
+use chappe_testkit::site::{command, finish, program};
+use chappe_testkit::{TestServer, wait_until};
 
 /// Runs a command whose output nobody reads; what it says on stderr and its code.
 #[track_caller]
@@ -105,7 +105,7 @@ fn a_watch_ends_with_the_master() {
 
 #[test]
 fn the_version_says_how_it_was_built() {
-    let program = || Command::new(crate::support::server::PROGRAM);
+    let program = || Command::new(program("chappe"));
     let version = concat!("chappe ", env!("CARGO_PKG_VERSION"), "\n");
     for short_or_long in ["-v", "--version"] {
         assert_eq!(finish(program().arg(short_or_long)).stdout, version);
@@ -122,7 +122,7 @@ fn the_version_says_how_it_was_built() {
 fn with_stderr(end: OwnedFd) -> Command {
     let mut shell = Command::new("sh");
     let script = "exec \"$0\" \"$@\" 2>&0 0</dev/null";
-    shell.arg("-c").arg(script).arg(PROGRAM).stdin(Stdio::from(end));
+    shell.arg("-c").arg(script).arg(program("chappe")).stdin(Stdio::from(end));
     shell
 }
 
@@ -141,7 +141,7 @@ fn a_standard_error_that_nobody_reads_stops_nobody() {
         for _ in 0..1500 {
             server.connect().call(CODE_PING, b"").expect("an answer");
         }
-        assert_eq!(server.command(&["reload"]).code, Some(0));
+        assert_eq!(server.run(&["reload"]).code, Some(0));
         let flags = OFlag::from_bits_retain(fcntl(&ours, FcntlArg::F_GETFL).expect("flags"));
         assert!(!flags.contains(OFlag::O_NONBLOCK), "the flags are not only ours");
         drop(ours);

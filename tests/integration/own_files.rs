@@ -10,8 +10,8 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::support::server::{Finished, PROGRAM, command, configuration, finish};
-use crate::support::{TestServer, fresh_dir};
+use chappe_testkit::site::{Finished, command, configuration, finish, program};
+use chappe_testkit::{TestServer, fresh_dir};
 
 /// A lock on the whole file, in the name of this process.
 fn lock(file: &File, kind: libc::c_int) {
@@ -136,12 +136,12 @@ fn a_reopen_keeps_the_old_log_where_the_new_one_is_no_file() {
     for what in ["fifo", "symlink", "link"] {
         fs::remove_file(&path).unwrap();
         let expected = put(&path, what);
-        let reopen = server.command(&["reopen", "--wait"]);
+        let reopen = server.run(&["reopen", "--wait"]);
         assert_eq!(reopen.code, Some(1), "{reopen:?}");
         assert!(reopen.stderr.contains(expected), "{reopen:?}");
     }
     fs::remove_file(&path).unwrap();
-    assert_eq!(server.command(&["reopen", "--wait"]).code, Some(0));
+    assert_eq!(server.run(&["reopen", "--wait"]).code, Some(0));
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn what_is_no_log_is_left_out_of_the_logs_and_said() {
         expected.push((format!("worker-{number}.log"), put(&path, what)));
     }
     mkfifo(&logs.join("master.log.1"), Mode::S_IRWXU).unwrap();
-    let shown = server.command(&["logs", "-n", "100"]);
+    let shown = server.run(&["logs", "-n", "100"]);
     assert_eq!(shown.code, Some(0), "{shown:?}");
     assert!(shown.stdout.contains("worker serves") && !shown.stdout.contains("precious"));
     for (name, why) in expected {
@@ -162,7 +162,7 @@ fn what_is_no_log_is_left_out_of_the_logs_and_said() {
         assert!(line.is_some_and(|line| line.contains(why)), "{shown:?}");
     }
     assert!(shown.stderr.contains("master.log.1"), "{shown:?}");
-    let only = server.command(&["logs", "-w", "70"]);
+    let only = server.run(&["logs", "-w", "70"]);
     assert_eq!((only.code, only.stdout.as_str()), (Some(1), ""), "{only:?}");
     assert!(only.stderr.contains("is a FIFO"), "{only:?}");
 }
@@ -178,7 +178,7 @@ fn a_control_socket_that_was_deleted_is_told_from_one_that_was_changed() {
         assert!(said.contains("chappe -s") && !said.contains("was changed"), "{said}");
     }
     // What it says helps.
-    assert_eq!(server.command(&["-s", "reload"]).code, Some(0));
+    assert_eq!(server.run(&["-s", "reload"]).code, Some(0));
     server.wait_log("master", "reloaded generation=2");
 }
 
@@ -188,7 +188,9 @@ fn a_start_without_proc_names_it() {
     fs::write(directory.join("chappe.toml"), configuration("")).unwrap();
     let hidden = "mount -t tmpfs none /proc && exec \"$0\" \"$@\"";
     let mut unshare = Command::new("unshare");
-    unshare.args(["--mount", "sh", "-c", hidden, PROGRAM, "--foreground", "-p"]).arg(&directory);
+    unshare
+        .args(["--mount", "sh", "-c", hidden, &program("chappe"), "--foreground", "-p"])
+        .arg(&directory);
     unshare.arg("-c").arg(directory.join("chappe.toml")).stdin(Stdio::null());
     let start = finish(&mut unshare);
     if start.stderr.contains("unshare: ") || start.stderr.contains("mount: ") {

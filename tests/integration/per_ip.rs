@@ -11,8 +11,8 @@ use chappe_client::{CODE_ECHO, CODE_PING, Client, ErrorNumber};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::server::configuration;
-use crate::support::{
+use chappe_testkit::site::configuration;
+use chappe_testkit::{
     DEADLINE, TestServer, connect_from, drain, proc, receive_error, wait_for, wait_until,
 };
 
@@ -115,7 +115,7 @@ fn a_reload_changes_it_and_the_old_workers_connections_count() {
         let done = catch_unwind(AssertUnwindSafe(|| {
             let text = configuration(&toml(4));
             fs::write(server.dir.join("chappe.toml"), text).expect("the configuration");
-            let reload = server.command(&["reload"]);
+            let reload = server.run(&["reload"]);
             assert_eq!(reload.code, Some(0), "{reload:?}");
             // An old worker may take connects until it hears that it shall drain.
             let fourth = wait_for(|| {
@@ -150,7 +150,7 @@ fn a_reload_turns_it_on_and_off_and_on_again() {
         let old = server.worker_pids();
         let text = configuration(&toml(limit));
         fs::write(server.dir.join("chappe.toml"), text).expect("the configuration");
-        let reload = server.command(&["reload"]);
+        let reload = server.run(&["reload"]);
         assert_eq!(reload.code, Some(0), "{reload:?}");
         // They may take connects, by the old limit, until they hear that they shall drain.
         wait_until("the old workers are gone", || !old.iter().any(|pid| proc::is_running(*pid)));

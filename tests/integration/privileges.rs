@@ -8,8 +8,8 @@ use chappe_client::CODE_ECHO;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Group, Pid, User, geteuid};
 
-use crate::support::server::{PROGRAM, command, configuration, finish};
-use crate::support::{TestServer, fresh_dir};
+use chappe_testkit::site::{command, configuration, finish, program};
+use chappe_testkit::{TestServer, fresh_dir};
 
 /// Whether this test can run; says why not.
 fn is_root() -> bool {
@@ -126,15 +126,15 @@ fn without_root_a_written_user_is_ignored_with_a_warning() {
     let nobody = User::from_name("nobody").expect("looked up").expect("there is one");
     let dir = tempfile::tempdir().expect("a directory");
     // Where everybody may run it.
-    let program = dir.path().join("chappe");
+    let copy = dir.path().join("chappe");
     // Not by this process: a child that another test forks meanwhile would have the copy
     // open for writing, and what is so cannot be executed (ETXTBSY).
-    let copied = Command::new("cp").arg(PROGRAM).arg(&program).status();
+    let copied = Command::new("cp").arg(program("chappe")).arg(&copy).status();
     assert!(copied.expect("cp").success());
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(dir.path(), mode).expect("our directory");
     let check = |user: &str| {
-        let mut command = Command::new(&program);
+        let mut command = Command::new(&copy);
         fs::write(dir.path().join("chappe.toml"), user).expect("the configuration");
         command.uid(nobody.uid.as_raw()).gid(nobody.gid.as_raw()).current_dir(dir.path());
         finish(command.args(["-t", "-c", "chappe.toml"]))

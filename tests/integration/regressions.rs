@@ -22,7 +22,7 @@ use chappe_engine::{Engine, Entry, Limits, Mailbox, Names, Peer, SlowReader, Soc
 use chappe_shm::{SharedCounters, ThreadCounters};
 use chappe_wire::{Header, encode};
 
-use crate::support::{
+use chappe_testkit::{
     DEADLINE, Numbered, TestServer, drain, receive_error, reset_on_close, small_buffers, wait_for,
     wait_until, while_stopped,
 };
@@ -177,7 +177,7 @@ fn what_a_peer_is_owed_is_bounded_in_bytes() {
         let frames = || server.status_number("/totals/frames_received");
         let mut last = frames();
         let rests = wait_for(|| (std::mem::replace(&mut last, frames()) == last).then_some(()));
-        let rows = server.command(&["connections", "--json"]).stdout;
+        let rows = server.run(&["connections", "--json"]).stdout;
         receiver.shutdown();
         rests.expect("the server takes no more");
         let row: serde_json::Value = serde_json::from_str(&rows).expect("one connection");

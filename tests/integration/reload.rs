@@ -9,8 +9,8 @@ use chappe_client::{CODE_ECHO, CODE_PING, Client, Goodbye};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::server::{PROGRAM, configuration, finish};
-use crate::support::{DEADLINE, Finished, TestServer, drain, wait_until};
+use chappe_testkit::site::{configuration, finish, program};
+use chappe_testkit::{DEADLINE, Finished, TestServer, drain, wait_until};
 
 /// Replaces the file in one step: half of it would be a valid configuration too.
 fn configure(server: &TestServer, toml: &str) {
@@ -21,14 +21,14 @@ fn configure(server: &TestServer, toml: &str) {
 
 #[track_caller]
 fn reload(server: &TestServer) -> Finished {
-    let outcome = server.command(&["reload"]);
+    let outcome = server.run(&["reload"]);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     outcome
 }
 
 #[track_caller]
 fn reload_fails(server: &TestServer, code: i32, why: &str) {
-    let outcome = server.command(&["reload"]);
+    let outcome = server.run(&["reload"]);
     assert_eq!(outcome.code, Some(code), "{outcome:?}");
     assert!(outcome.stderr.contains(why), "{outcome:?}");
     assert_eq!(outcome.stdout, "");
@@ -95,7 +95,7 @@ fn changed_keys_take_effect_and_are_named() {
     assert_eq!(status["totals"]["workers_died"], 0);
     // Down again, by signal; what needs a restart is still reported.
     configure(&server, "worker_processes = 1\nuser = \"root\"\n");
-    let signalled = server.command(&["-s", "reload"]);
+    let signalled = server.run(&["-s", "reload"]);
     assert_eq!(signalled.code, Some(0), "{signalled:?}");
     server.wait_workers(1, &[]);
     server.wait_log("master", "reloaded generation=3 workers=1 ");
@@ -105,7 +105,7 @@ fn changed_keys_take_effect_and_are_named() {
 /// While the file is wrong no command works that reads it, so another file is read.
 fn reloads_of(server: &TestServer) -> u64 {
     fs::write(server.dir.join("good.toml"), "").expect("a file");
-    let status = finish(Command::new(PROGRAM).arg("-p").arg(&server.dir).args([
+    let status = finish(Command::new(program("chappe")).arg("-p").arg(&server.dir).args([
         "-c",
         "good.toml",
         "status",
@@ -122,7 +122,7 @@ fn a_bad_file_keeps_the_old_generation() {
     let mut client = server.connect();
     configure(&server, "worker_processes = 0\n");
     reload_fails(&server, 2, "worker_processes is 0");
-    let signalled = server.command(&["-s", "reload"]);
+    let signalled = server.run(&["-s", "reload"]);
     assert_eq!(signalled.code, Some(2), "{signalled:?}");
     // Neither has even asked the server.
     assert_eq!(reloads_of(&server), 0);
@@ -348,13 +348,13 @@ fn a_changed_control_socket_is_reported_at_the_old_one() {
     let server = TestServer::start("reload_control_socket", "");
     configure(&server, "control_socket = \"run/other.sock\"\n");
     for command in ["reload", "status", "stop"] {
-        let refused = server.command(&[command]);
+        let refused = server.run(&[command]);
         assert_eq!(refused.code, Some(1), "{refused:?}");
         let hint = format!("but a master is running, pid {}: ", server.pid());
         assert!(refused.stderr.contains(&hint), "{refused:?}");
         assert!(refused.stderr.contains("--set control_socket="), "{refused:?}");
     }
-    let outcome = server.command(&["reload", "--set", "control_socket=run/chappe.sock"]);
+    let outcome = server.run(&["reload", "--set", "control_socket=run/chappe.sock"]);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert!(outcome.stdout.contains("needs a restart: control_socket"), "{outcome:?}");
 }
@@ -398,7 +398,7 @@ fn connections_of_a_drain_that_is_ended_for_a_reload_are_counted() {
             client.call(CODE_PING, b"").unwrap();
             clients.push(client);
         }
-        assert_eq!(server.command(&["reload"]).code, Some(0));
+        assert_eq!(server.run(&["reload"]).code, Some(0));
     }
     server.wait_status("/totals/drains_cut", |cut| cut == 1);
     // Those that had their goodbye first may have left by themselves; and a worker that

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use chappe_client::{CODE_ECHO, Client, ClientError};
 use nix::sys::signal::Signal;
 
-use crate::support::server::configuration;
-use crate::support::{DEADLINE, TestServer, wait_until};
+use chappe_testkit::site::configuration;
+use chappe_testkit::{DEADLINE, TestServer, wait_until};
 
 const RELOADS: u64 = 101;
 const CLIENTS: u64 = 6;

@@ -12,8 +12,8 @@ use chappe_client::{CODE_ECHO, Client};
 use chappe_sys::clock::monotonic_us;
 use nix::sys::signal::Signal;
 
-use crate::support::server::{PROGRAM, configuration, finish};
-use crate::support::{DEADLINE, TestServer, fresh_dir};
+use chappe_testkit::site::{configuration, finish, program};
+use chappe_testkit::{DEADLINE, TestServer, fresh_dir};
 
 /// A service manager's ear.
 struct Manager {
@@ -30,7 +30,7 @@ impl Manager {
     }
 
     fn program(&self) -> Command {
-        let mut program = Command::new(PROGRAM);
+        let mut program = Command::new(program("chappe"));
         program.stdin(Stdio::null()).env("NOTIFY_SOCKET", self.directory.path().join("notify"));
         program
     }
@@ -75,7 +75,7 @@ fn the_manager_hears_of_a_reload_and_of_its_end() {
     manager.hear();
     let toml = |more: &str| configuration(&format!("worker_processes = 3\n{more}"));
     fs::write(server.dir.join("chappe.toml"), toml("")).expect("the configuration");
-    assert_eq!(server.command(&["reload"]).code, Some(0));
+    assert_eq!(server.run(&["reload"]).code, Some(0));
     let (reloading, _) = manager.hear();
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
     let (ready, _) = manager.hear();
@@ -126,13 +126,13 @@ fn the_watchdog_is_fed_by_the_masters_loop() {
 
 #[test]
 fn a_manager_that_is_not_there_is_no_reason_not_to_serve() {
-    let mut program = Command::new(PROGRAM);
-    program.stdin(Stdio::null()).env("NOTIFY_SOCKET", "/nowhere/notify");
-    let server = TestServer::start_program(program, "notify_nobody", "");
+    let mut command = Command::new(program("chappe"));
+    command.stdin(Stdio::null()).env("NOTIFY_SOCKET", "/nowhere/notify");
+    let server = TestServer::start_program(command, "notify_nobody", "");
     server.wait_log("master", "the service manager does not listen");
-    let mut program = Command::new(PROGRAM);
-    program.stdin(Stdio::null()).env("NOTIFY_SOCKET", "relative");
-    let server = TestServer::start_program(program, "notify_wrong", "");
+    let mut command = Command::new(program("chappe"));
+    command.stdin(Stdio::null()).env("NOTIFY_SOCKET", "relative");
+    let server = TestServer::start_program(command, "notify_wrong", "");
     let warning = server.status_json()["master"]["warnings"][0].clone();
     assert!(warning.as_str().is_some_and(|text| text.contains("NOTIFY_SOCKET")), "{warning}");
 }
@@ -142,7 +142,7 @@ fn activated(socket: OwnedFd) -> Command {
     let mut shell = Command::new("sh");
     let script = "LISTEN_FDS=1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; \
                   exec \"$0\" \"$@\" 3<&0 0</dev/null";
-    shell.arg("-c").arg(script).arg(PROGRAM).stdin(Stdio::from(socket));
+    shell.arg("-c").arg(script).arg(program("chappe")).stdin(Stdio::from(socket));
     shell
 }
 
@@ -223,7 +223,7 @@ fn the_unit_is_one_that_systemd_takes() {
     for name in ["chappe.service", "chappe.socket"] {
         let unit = fs::read_to_string(root.join("conf").join(name)).expect("a unit file");
         // The program need not be installed here.
-        let unit = unit.replace("/usr/local/bin/chappe", PROGRAM);
+        let unit = unit.replace("/usr/local/bin/chappe", &program("chappe"));
         fs::write(dir.join(name), unit).expect("a copy");
     }
     let mut verify = Command::new("systemd-analyze");

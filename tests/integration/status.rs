@@ -1,8 +1,8 @@
 //! What `chappe status` tells, and what it tells it about.
 
-use crate::support::{TestServer, proc, wait_until};
 use chappe::control::Permits;
 use chappe_shm::Counter;
+use chappe_testkit::{TestServer, proc, wait_until};
 use serde_json::Value;
 
 /// The keys that are there for good, as JSON pointers.
@@ -104,7 +104,7 @@ fn status_counts_what_happens() {
 #[test]
 fn status_is_a_table_for_people() {
     let server = TestServer::start("status_table", "");
-    let status = server.command(&["status"]);
+    let status = server.run(&["status"]);
     assert_eq!((status.code, status.stderr.as_str()), (Some(0), ""));
     assert!(status.stdout.contains(&server.pid().to_string()), "{}", status.stdout);
     assert!(status.stdout.contains(&server.address.to_string()), "{}", status.stdout);
@@ -118,7 +118,7 @@ fn every_counter_is_in_a_section_of_the_table_and_zeros_are_left_out() {
     let server = TestServer::start("status_sections", "");
     server.connect().call(1, b"four").unwrap();
     server.wait_status("/totals/connections_closed", |closed| closed == 1);
-    let all = server.command(&["status", "--all"]).stdout;
+    let all = server.run(&["status", "--all"]).stdout;
     for counter in Counter::ALL {
         let name = counter.name();
         let is_post = name.ends_with("_posts");
@@ -126,7 +126,7 @@ fn every_counter_is_in_a_section_of_the_table_and_zeros_are_left_out() {
         assert_eq!(is_there, !is_post, "posts stand beside their semaphores: {name} in {all}");
     }
     assert!(!all.contains("\nothers\n"), "{all}");
-    let short = server.command(&["status"]).stdout;
+    let short = server.run(&["status"]).stdout;
     assert!(short.contains("  connections_accepted "), "{short}");
     assert!(!short.contains("closed_idle"), "{short}");
 }
@@ -145,7 +145,7 @@ fn status_shows_the_semaphores_at_work() {
     assert_eq!(status.total("worker_ready_posts"), 2, "a worker each");
     assert_eq!(status.total("connection_permit_posts"), 0);
     assert!(status.workers.iter().all(|worker| worker.send_semaphore == Some(0)), "{status:?}");
-    let table = server.command(&["status"]).stdout;
+    let table = server.run(&["status"]).stdout;
     assert!(table.contains("  permits 3 = 1 free + 2 held (worker 0: "), "{table}");
     drop(clients);
     server.wait_status("/totals/connection_permit_posts", |posts| posts == 2);
@@ -154,10 +154,10 @@ fn status_shows_the_semaphores_at_work() {
 
 #[test]
 fn status_without_a_server_says_so() {
-    let dir = crate::support::fresh_dir("status_without_server");
+    let dir = chappe_testkit::fresh_dir("status_without_server");
     std::fs::write(dir.join("chappe.toml"), "").unwrap();
-    let status = crate::support::server::finish(
-        crate::support::server::command(&dir).args(["status", "--json"]),
+    let status = chappe_testkit::site::finish(
+        chappe_testkit::site::command(&dir).args(["status", "--json"]),
     );
     assert_eq!(status.code, Some(1), "{status:?}");
     assert!(!status.stderr.is_empty(), "it says why");

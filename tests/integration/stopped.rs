@@ -8,7 +8,7 @@ use bytes::Bytes;
 use chappe_client::{CODE_ECHO, CODE_PING, Client, ClientError};
 use chappe_wire::encode;
 
-use crate::support::{TestServer, wait_until, while_stopped};
+use chappe_testkit::{TestServer, pause, while_stopped};
 
 /// Several times what one epoll_wait(2) brings.
 const CONNECTIONS: usize = 600;
@@ -122,8 +122,7 @@ fn round(server: &TestServer, case: &Case) -> (BTreeMap<String, usize>, bool) {
             let _ = client.send_bytes(case.late(nth));
         }
         let is_in_time = began.elapsed() < TIME;
-        let sent = Instant::now();
-        wait_until("the time of all is over", || sent.elapsed() > TIME);
+        pause(TIME, "the time-outs of all end while the worker does not run");
         is_in_time
     });
     let goes_on = Instant::now();

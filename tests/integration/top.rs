@@ -13,8 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use nix::unistd::Pid;
 
-use crate::support::server::{PROGRAM, command, finish};
-use crate::support::{TestServer, wait_until};
+use chappe_testkit::site::{command, finish, program};
+use chappe_testkit::{TestServer, wait_until};
 
 /// What a terminal is told at the beginning and the end of a full screen.
 const ENTER: &str = "\x1b[?1049h";
@@ -132,7 +132,13 @@ impl Screen {
         // A session of its own, with this terminal: the size and the keys of whatever
         // terminal the tests run in are none of its business.
         let child = Command::new("setsid")
-            .args(["--ctty", "sh", "-c", &format!("{first}\nexec \"$0\" \"$@\""), PROGRAM])
+            .args([
+                "--ctty",
+                "sh",
+                "-c",
+                &format!("{first}\nexec \"$0\" \"$@\""),
+                &program("chappe"),
+            ])
             .args(arguments)
             .arg("-c")
             .arg(server.dir.join("chappe.toml"))
@@ -237,7 +243,7 @@ struct Daemon<'a>(&'a TestServer);
 
 impl Drop for Daemon<'_> {
     fn drop(&mut self) {
-        self.0.command(&["stop", "--wait"]);
+        self.0.run(&["stop", "--wait"]);
     }
 }
 
@@ -313,7 +319,7 @@ fn what_draws_ends_with_its_terminal() {
 #[test]
 fn top_without_a_terminal_is_refused_with_a_hint() {
     let server = TestServer::start("top_no_terminal", "");
-    let top = server.command(&["top"]);
+    let top = server.run(&["top"]);
     assert_eq!((top.code, top.stdout.as_str()), (Some(1), ""), "{top:?}");
     assert!(top.stderr.contains("chappe status --watch"), "{top:?}");
 }

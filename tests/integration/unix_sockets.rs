@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use chappe_client::{CODE_ECHO, CODE_PING, CODE_WHO, Client, ClientError, Goodbye};
 use nix::sys::signal::Signal;
 
-use crate::support::server::{command, configuration, finish};
-use crate::support::{DEADLINE, Numbered, TestServer, drain, fresh_dir, wait_until};
+use chappe_testkit::site::{command, configuration, finish};
+use chappe_testkit::{DEADLINE, Numbered, TestServer, drain, fresh_dir, wait_until};
 
 /// A port as well, since that is what the harness waits for.
 const LISTEN: &str = "[[listen]]\naddress = \"127.0.0.1:0\"\n\
@@ -42,7 +42,7 @@ fn a_path_serves_like_a_port() {
     let logs = server.read("logs/worker-0.log") + &server.read("logs/worker-1.log");
     assert!(logs.contains("accepted peer=unix:"), "{logs}");
 
-    let send = server.command(&["send", "--to", &address, "--body", "by command"]);
+    let send = server.run(&["send", "--to", &address, "--body", "by command"]);
     assert_eq!((send.code, send.stdout.contains("by command")), (Some(0), true), "{send:?}");
 
     server.signal(Signal::SIGTERM);
@@ -75,7 +75,7 @@ fn long_paths_can_be_listened_on() {
     let path = server.dir.join(&long).join("b.sock");
     assert_eq!(connect(&path).call(CODE_ECHO, b"far").unwrap().body, "far");
     let to = format!("unix:{}", path.display());
-    assert_eq!(server.command(&["send", "--to", &to]).code, Some(0));
+    assert_eq!(server.run(&["send", "--to", &to]).code, Some(0));
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_refused() {
 
     first.signal(Signal::SIGKILL);
     first.wait_exit();
-    wait_until("its workers are gone", || crate::support::proc::group(first.pid()).is_empty());
+    wait_until("its workers are gone", || chappe_testkit::proc::group(first.pid()).is_empty());
     assert!(path.exists(), "nobody was there to remove it");
     let second = TestServer::start("unix_stale_second", &toml);
     assert_eq!(connect(&path).call(CODE_ECHO, b"new").unwrap().body, "new");
@@ -219,7 +219,7 @@ fn a_file_that_was_deleted_is_made_again_by_a_reload() {
     let mut before = connect(&path);
     before.call(CODE_PING, b"").unwrap();
     std::fs::remove_file(&path).unwrap();
-    let reload = server.command(&["reload"]);
+    let reload = server.run(&["reload"]);
     assert_eq!(reload.code, Some(0), "{reload:?}");
     connect(&path).call(CODE_PING, b"").unwrap();
     // Whoever was connected is told to come again.

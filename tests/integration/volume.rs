@@ -3,7 +3,7 @@
 
 use chappe_client::{BODY_BYTES_MAX, CODE_ECHO, Client};
 
-use crate::support::{Numbered, TestServer, small_buffers};
+use chappe_testkit::{Numbered, TestServer, small_buffers};
 
 const CONNECTIONS: u32 = 50;
 const MESSAGES: u32 = 2000; // each; 100 000 together

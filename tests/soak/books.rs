@@ -6,8 +6,8 @@ use std::fs;
 use serde_json::Value;
 
 use crate::operator::{Deeds, Weather, status};
-use crate::support::{TestServer, proc, wait_for};
 use crate::world::{Outcome, Seen};
+use chappe_testkit::{TestServer, proc, wait_for};
 
 pub(crate) const PERMITS: u64 = 1000;
 

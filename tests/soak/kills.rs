@@ -24,9 +24,9 @@ use crate::peer;
 use crate::plan::{Kind, Plan};
 use crate::random::Random;
 use crate::residents::{Resident, connect};
-use crate::support::server::configuration;
-use crate::support::{DEADLINE, TestServer, reset_on_close, wait_for};
 use crate::world::{Outcome, Seen, World};
+use chappe_testkit::site::configuration;
+use chappe_testkit::{DEADLINE, TestServer, pause, reset_on_close, wait_for};
 
 /// So many that several a second are older than a second.
 const WORKERS: usize = 20;
@@ -264,7 +264,7 @@ impl<'a> Storm<'a> {
             victims.push(&grown[(first + 1) % grown.len()]);
         }
         let instant = Duration::from_micros(self.random.pick(0, 30_000));
-        std::thread::park_timeout(instant);
+        pause(instant, "a worker is killed at any instant, also between two events");
         for victim in &victims {
             for (name, n) in counts(&victim["counters"]) {
                 *self.gone.entry(name).or_default() += n;
@@ -409,7 +409,7 @@ impl<'a> Storm<'a> {
         self.settings = Settings::draw(&mut self.random, self.settings.accept);
         let toml = configuration(&self.settings.toml());
         fs::write(self.server.dir.join("chappe.toml"), toml).expect("the configuration");
-        let reload = self.server.command(&["reload"]);
+        let reload = self.server.run(&["reload"]);
         if reload.code != Some(0) {
             return Err(format!("a reload at rest: {reload:?}"));
         }

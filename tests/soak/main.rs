@@ -12,10 +12,6 @@
 //! `scripts/soak` runs it on a release build. Without arguments it is short, so that the
 //! normal tests keep it alive.
 
-#[path = "../support/mod.rs"]
-#[expect(dead_code, unused_imports, reason = "the integration tests use all of it")]
-mod support;
-
 mod books;
 mod kills;
 mod operator;
@@ -25,15 +21,14 @@ mod random;
 mod residents;
 mod world;
 
-use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use books::Books;
+use chappe_testkit::TestServer;
 use operator::{Deeds, Operator, Weather};
 use plan::Plan;
 use random::Random;
-use support::TestServer;
 use world::{Seen, World};
 
 /// Clients at a time.
@@ -53,54 +48,47 @@ struct Options {
     kills: u64,
 }
 
-fn main() -> ExitCode {
-    let options = match options() {
-        Ok(options) => options,
-        Err(what) => {
-            eprintln!("soak: {what}");
-            return ExitCode::from(2);
-        }
-    };
+/// What to do, if not the default: `--seconds N`, `--kills N`, `--seed N`, `--kill`.
+const SOAK: &str = "CHAPPE_SOAK";
+
+#[test]
+fn all_at_once_and_every_reply_is_right() {
+    let options = options();
     let seed = options.seed;
-    let mut wrong = Vec::new();
     if let Some(duration) = options.duration {
         println!("soak: {duration:?}, seed {seed}, kill {}", options.kill);
-        wrong = soak(&options, duration);
+        let wrong = soak(&options, duration);
+        assert!(wrong.is_empty(), "seed {seed}:\n{}", wrong.join("\n"));
     }
-    if options.kills > 0 && wrong.is_empty() {
-        wrong = kills::run(options.kills, seed);
+    if options.kills > 0 {
+        let wrong = kills::run(options.kills, seed);
+        assert!(wrong.is_empty(), "seed {seed}:\n{}", wrong.join("\n"));
     }
-    for line in &wrong {
-        println!("soak: {line}");
-    }
-    let verdict = if wrong.is_empty() { "ok" } else { "FAILED" };
-    println!("soak: {verdict}, seed {seed}");
-    ExitCode::from(u8::from(!wrong.is_empty()))
 }
 
-/// Arguments of the test harness that it does not know are not its business.
-fn options() -> Result<Options, String> {
+fn options() -> Options {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut options = Options { duration: None, seed: now.as_secs(), kill: false, kills: 0 };
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
+    let text = std::env::var(SOAK).unwrap_or_default();
+    let mut words = text.split_whitespace();
+    while let Some(word) = words.next() {
         let mut number = || {
-            let value = arguments.next().and_then(|value| value.parse().ok());
-            value.ok_or_else(|| format!("{argument} takes a number"))
+            let value = words.next().and_then(|value| value.parse().ok());
+            value.unwrap_or_else(|| panic!("{SOAK}: {word} takes a number"))
         };
-        match argument.as_str() {
-            "--seconds" => options.duration = Some(Duration::from_secs(number()?)),
-            "--seed" => options.seed = number()?,
+        match word {
+            "--seconds" => options.duration = Some(Duration::from_secs(number())),
+            "--seed" => options.seed = number(),
             "--kill" => options.kill = true,
-            "--kills" => options.kills = number()?,
-            _ => {}
+            "--kills" => options.kills = number(),
+            _ => panic!("{SOAK}: unknown option {word}"),
         }
     }
     if options.duration.is_none() && options.kills == 0 {
         options.duration = Some(Duration::from_secs(6));
         options.kills = FEW_KILLS;
     }
-    Ok(options)
+    options
 }
 
 /// Small limits, so that everything fills up; which ones is left to chance. But for the
@@ -133,8 +121,7 @@ fn configuration(random: &mut Random) -> String {
 fn soak(options: &Options, duration: Duration) -> Vec<String> {
     let mut random = Random::new(options.seed, 0);
     let toml = configuration(&mut random);
-    // Two soaks at a time, of different seeds, have directories of their own.
-    let server = TestServer::start(&format!("soak_{}", options.seed), &toml);
+    let server = TestServer::start("soak", &toml);
     println!("{toml}");
     let world = World::new(server.address);
     let mut books = Books::open(&server);
@@ -163,14 +150,11 @@ fn soak(options: &Options, duration: Duration) -> Vec<String> {
     wrong
 }
 
-/// Ends the server. Each seed has a directory: of those that found nothing nothing is kept.
+/// Ends the server; with something wrong its logs stay.
 fn leave(server: TestServer, is_well: bool) {
-    let dir = server.dir.clone();
-    drop(server);
-    if is_well {
-        std::fs::remove_dir_all(dir).expect("the test's own directory");
-    } else {
-        println!("logs are in {}", dir.join("logs").display());
+    if !is_well {
+        println!("logs are in {}", server.dir.join("logs").display());
+        server.dir.keep();
     }
 }
 

@@ -9,8 +9,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::random::Random;
-use crate::support::{TestServer, proc, wait_for, wait_until};
 use crate::world::World;
+use chappe_testkit::{TestServer, pause, proc, wait_for, wait_until};
 
 pub(crate) const WORKERS: usize = 2;
 const WORKERS_MAX: usize = 4;
@@ -75,7 +75,7 @@ pub(crate) struct Operator<'a> {
 fn ask(server: &TestServer, arguments: &[&str]) -> String {
     let mut last = None;
     let said = wait_for(|| {
-        let said = server.command(arguments);
+        let said = server.run(arguments);
         let is_done = said.code == Some(0);
         last = Some(format!("{said:?}"));
         is_done.then_some(said.stdout)
@@ -103,7 +103,8 @@ impl<'a> Operator<'a> {
             if now >= until {
                 break;
             }
-            std::thread::park_timeout(self.random.ms(100, 900).min(until - now));
+            let next = self.random.ms(100, 900).min(until - now);
+            pause(next, "an operator acts now and then, whatever the clients do");
             match (weather, self.random.pick(0, 9)) {
                 (_, 0) => self.look(&mut deeds),
                 (_, 1) => {

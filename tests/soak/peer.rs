@@ -19,8 +19,8 @@ use nix::sys::socket::{
 
 use crate::plan::{Plan, Reading};
 use crate::random::Random;
-use crate::support::Numbered;
 use crate::world::{Outcome, World};
+use chappe_testkit::Numbered;
 
 /// Nothing at all may take longer.
 const STUCK: Duration = Duration::from_secs(20);

@@ -7,8 +7,8 @@ use chappe_client::{CODE_PING, CODE_WHO, Client, ClientError, ErrorNumber};
 
 use crate::kills::PER_IP;
 use crate::random::Random;
-use crate::support::{DEADLINE, try_connect_from};
 use crate::world::World;
+use chappe_testkit::{DEADLINE, try_connect_from};
 
 /// Connects, and counts it.
 pub(crate) fn connect(world: &World, address: IpAddr) -> Result<Client, String> {

@@ -59,8 +59,13 @@ const EVERYTHING: &[&str] = &["*"];
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
 
-/// The one file of the tests that may sleep, and that once.
-const SLEEPER: &str = "tests/support/wait.rs";
+/// The one file of the tests that may sleep, at two places: between two looks at what is
+/// waited for, and where a test says why time itself is its subject.
+const SLEEPER: &str = "tests/support/src/wait.rs";
+const SLEEPS: usize = 2;
+
+/// How a thread sleeps, and how one sleeps in disguise.
+const SLEEPERS: &[&str] = &["sleep", "park_timeout", "sleep_ms", "usleep", "nanosleep"];
 
 /// Which rows of the table, or newcomers to it, the code of a module names, and where.
 /// `depth` is how many `super` lead from the file to the root of the package, 0 for one of
@@ -211,8 +216,12 @@ fn left_behind(code: &str) -> Vec<String> {
 }
 
 fn sleeps(code: &str) -> Vec<String> {
-    let calls = words(code, "sleep").filter(|at| code[at + "sleep".len()..].starts_with('('));
-    calls.map(|at| format!("{}: a sleep; wait for an event instead", line_of(code, at))).collect()
+    let calls = SLEEPERS.iter().flat_map(|name| {
+        let is_called = move |at: &usize| code[at + name.len()..].starts_with('(');
+        words(code, name).filter(is_called)
+    });
+    let what = "a sleep; wait for an event, or say with `pause` why not";
+    calls.map(|at| format!("{}: {what}", line_of(code, at))).collect()
 }
 
 /// The part of a source file that only tests compile.
@@ -256,7 +265,8 @@ fn root() -> &'static Path {
 /// The folders of the crates, as the workspace lists them: `crates/wire` and so on.
 fn members(manifest: &str) -> Vec<&str> {
     let list = manifest.split_once("members = [").map_or("", |(_, list)| list);
-    list[..list.find(']').unwrap_or(0)].split('"').skip(1).step_by(2).collect()
+    let members = list[..list.find(']').unwrap_or(0)].split('"').skip(1).step_by(2);
+    members.filter(|member| member.starts_with("crates/")).collect()
 }
 
 fn sources(folders: &[&str]) -> Vec<Source> {
@@ -370,7 +380,7 @@ fn tests_wait_for_events_and_do_not_sleep() {
         let code = &source.code;
         let code = if is_of_library(&source.path) { test_part(code) } else { code };
         let found = sleeps(code);
-        if source.path == SLEEPER && found.len() == 1 { Vec::new() } else { found }
+        if source.path == SLEEPER && found.len() == SLEEPS { Vec::new() } else { found }
     });
 }
 
@@ -486,6 +496,7 @@ fn planted_words_are_found() {
     assert_eq!(left_behind("todo!() dbg!(x) unimplemented!()").len(), 3);
     assert_eq!(left_behind("fn todo() { not_dbg!() }"), [""; 0]);
     assert_eq!(sleeps("std::thread::sleep(PAUSE); sleep(PAUSE);").len(), 2);
+    assert_eq!(sleeps("thread::park_timeout(PAUSE); thread::park();").len(), 1);
     assert_eq!(sleeps("// blanked; fn oversleep() {} let sleep = 1;"), [""; 0]);
     assert_eq!(test_part("sleep(1); #[cfg(test)] mod tests {}"), "#[cfg(test)] mod tests {}");
 }

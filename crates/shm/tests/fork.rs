@@ -5,11 +5,12 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use chappe_shm::{Counter, SlotState, ThreadRole, Zone};
 use chappe_sys::process::{self, ExitReason};
+use libtest_mimic::{Arguments, Trial};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -17,9 +18,16 @@ use nix::unistd::Pid;
 /// How long a test waits for something before it has failed.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-fn main() {
+fn main() -> ExitCode {
     chappe_sys::prepare_title().expect("one thread");
-    let tests: &[(&str, fn())] = &[
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    let trial = |(name, test): (&str, fn())| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    };
+    let tests: [(&str, fn()); _] = [
         ("exit_reasons_arrive_as_exit_codes", exit_reasons_arrive_as_exit_codes),
         ("a_panic_is_an_exit_code", a_panic_is_an_exit_code),
         ("the_bell_rings_across_processes", the_bell_rings_across_processes),
@@ -29,17 +37,7 @@ fn main() {
         ("a_worker_gives_the_zones_descriptor_up", a_worker_gives_the_zones_descriptor_up),
         ("the_title_is_what_ps_shows", the_title_is_what_ps_shows),
     ];
-    let failed = tests.iter().filter(|(name, test)| !passes(name, *test)).count();
-    println!("{} passed, {failed} failed", tests.len() - failed);
-    if failed > 0 {
-        std::process::abort();
-    }
-}
-
-fn passes(name: &str, test: fn()) -> bool {
-    let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
-    println!("{name}: {}", if passed { "ok" } else { "FAILED" });
-    passed
+    libtest_mimic::run(&arguments, tests.map(trial).into()).exit_code()
 }
 
 fn exit_code(pid: Pid) -> i32 {

@@ -1,141 +1,20 @@
 //! A server with handlers of its own, as an application builds one: handlers that
-//! answer, fail, panic and block.
-//!
-//! This program starts itself as that server, so it has a runner of its own: a
-//! master must have one thread.
+//! answer, fail, panic and block. They are in `tests/support/src/application`.
 
-#[path = "handlers/pushes.rs"]
 mod pushes;
-#[path = "support/mod.rs"]
-#[expect(dead_code, unused_imports, reason = "the tests of the stock server use all of it")]
-mod support;
 
-use std::path::Path;
-use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
-
-use chappe::{Handler, HandlerError, Outcome, Replies, Request, Server};
 use chappe_client::{Client, ClientError, Frame};
+use chappe_testkit::application::{BOASTS, COMPUTES, FAIL, HOLD, PANIC, QUIET, TWICE};
+use chappe_testkit::{DEADLINE, Gate, TestServer, wait_until};
 use chappe_wire::{CODE_ECHO, CODE_PING, ErrorNumber, append_frame};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
-use support::{TestServer, wait_until};
-
-const IS_SERVER: &str = "CHAPPE_TEST_IS_SERVER";
-
-const TWICE: u16 = 16;
-const FAIL: u16 = 17;
-const PANIC: u16 = 18;
-/// Blocks until the file that the body names is there.
-const BLOCK: u16 = 19;
-/// Takes two milliseconds and answers nothing.
-const QUIET: u16 = 20;
-/// Says that it is quick, and takes as many milliseconds as the body's one byte says.
-const BOASTS: u16 = 21;
-
-/// Says that it is quick, and computes for 300 microseconds.
-const COMPUTES: u16 = 22;
-
-struct Computes;
-
-impl Handler for Computes {
-    fn handle(&self, _: &Request<'_>, replies: &mut Replies) -> Outcome {
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_micros(300) {
-            std::hint::spin_loop();
-        }
-        replies.send(COMPUTES, b"")
-    }
-
-    fn is_quick(&self) -> bool {
-        true
-    }
-}
-
-struct Boasts;
-
-impl Handler for Boasts {
-    fn handle(&self, request: &Request<'_>, replies: &mut Replies) -> Outcome {
-        let until = Instant::now() + Duration::from_millis(request.body()[0].into());
-        while let Some(left) = until.checked_duration_since(Instant::now()) {
-            std::thread::park_timeout(left);
-        }
-        replies.send(BOASTS, b"")
-    }
-
-    fn is_quick(&self) -> bool {
-        true
-    }
-}
-
-fn main() -> ExitCode {
-    if std::env::var_os(IS_SERVER).is_some() {
-        return server();
-    }
-    let tests: &[(&str, fn())] = &[
-        ("a_handler_may_answer_more_than_once", a_handler_may_answer_more_than_once),
-        ("a_failed_handler_costs_its_message", a_failed_handler_costs_its_message),
-        ("a_panic_costs_its_connection_only", a_panic_costs_its_connection_only),
-        ("a_storm_of_panics_is_told_with_a_count", a_storm_of_panics_is_told_with_a_count),
-        ("a_quick_handler_that_is_not_is_demoted", a_quick_handler_that_is_not_is_demoted),
-        ("a_quick_handler_that_takes_a_little_too_long_is_found", a_little_too_long_is_found),
-        ("quick_handlers_run_on_the_loop_if_fused", quick_handlers_run_on_the_loop_if_fused),
-        ("a_blocked_handler_holds_back_nobody", a_blocked_handler_holds_back_nobody),
-        ("messages_of_a_connection_wait_their_turn", messages_of_a_connection_wait_their_turn),
-        ("quit_waits_for_a_handler_and_no_longer_than_told", quit_waits_for_a_handler),
-        ("term_does_not_wait_for_a_handler", term_does_not_wait_for_a_handler),
-        ("a_closed_unix_peer_is_heard_to_its_end", a_closed_unix_peer_is_heard_to_its_end),
-        ("a_drain_ends_behind_a_peer_that_left_a_blocked_handler", a_drain_ends_behind_a_reset),
-        ("messages_of_a_peer_that_left_are_counted_once", what_was_left_is_counted_once),
-    ];
-    let tests = [tests, pushes::TESTS].concat();
-    let only = std::env::args().nth(1).filter(|name| !name.starts_with('-')).unwrap_or_default();
-    let chosen: Vec<_> = tests.iter().filter(|(name, _)| name.contains(&only)).collect();
-    let failed = chosen.iter().filter(|(name, test)| !passes(name, *test)).count();
-    println!("{} passed, {failed} failed", chosen.len() - failed);
-    ExitCode::from(u8::from(failed > 0))
-}
-
-fn passes(name: &str, test: fn()) -> bool {
-    let passed = std::panic::catch_unwind(test).is_ok();
-    println!("{name}: {}", if passed { "ok" } else { "FAILED" });
-    passed
-}
-
-fn server() -> ExitCode {
-    pushes::handlers(Server::new())
-        .on(TWICE, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
-            replies.send(TWICE, request.body())?;
-            replies.send(TWICE, request.body())
-        })
-        .on(FAIL, |_: &Request<'_>, replies: &mut Replies| -> Outcome {
-            replies.send(FAIL, b"half an answer")?;
-            Err(HandlerError::new("out of ink"))
-        })
-        .on(PANIC, |_: &Request<'_>, _: &mut Replies| -> Outcome { panic!("planned") })
-        .on(BLOCK, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
-            let path = String::from_utf8_lossy(request.body()).into_owned();
-            while !Path::new(&path).exists() {
-                std::thread::park_timeout(Duration::from_millis(5));
-            }
-            replies.send(BLOCK, b"")
-        })
-        .on(BOASTS, Boasts)
-        .on(COMPUTES, Computes)
-        .on(QUIET, |_: &Request<'_>, _: &mut Replies| -> Outcome {
-            std::thread::park_timeout(Duration::from_millis(2));
-            Ok(())
-        })
-        .main()
-}
 
 fn start(test: &str, toml: &str) -> TestServer {
-    let mut program = Command::new(std::env::current_exe().expect("this program"));
-    program.env(IS_SERVER, "1");
-    // The handlers look at files of the test, which may lie where only its user may.
+    // The handlers open files of the test, which may be where only its user may.
     let toml = format!("user = \"\"\n{toml}");
-    TestServer::start_program(program, &format!("handlers_{test}"), &toml)
+    TestServer::start_application(&format!("handlers_{test}"), &toml, |_| {})
 }
 
 #[track_caller]
@@ -145,6 +24,7 @@ fn assert_failed(frame: &Frame, code: u16, text: &str) {
     assert_eq!((error.caused_by, &*error.text), (Some(code), text));
 }
 
+#[test]
 fn a_storm_of_panics_is_told_with_a_count() {
     let server = start("panic_storm", "worker_processes = 1\n");
     for _ in 0..200 {
@@ -160,17 +40,18 @@ fn a_storm_of_panics_is_told_with_a_count() {
 }
 
 /// Sends a message whose handler blocks, and waits until it does.
-fn block(server: &TestServer, client: &mut Client, busy: u64) -> std::path::PathBuf {
-    let file = server.dir.join(format!("go-{busy}"));
-    client.send(BLOCK, file.to_string_lossy().as_bytes()).expect("sent");
+fn block(server: &TestServer, client: &mut Client, busy: u64) -> Gate {
+    let gate = Gate::new(server.dir.join(format!("gate-{busy}")));
+    client.send(HOLD, gate.name()).expect("sent");
     wait_until("the handler is busy", || {
         let status = server.status_json();
         let busy_now = status["workers"].as_array().expect("workers").iter();
         busy_now.map(|worker| worker["handlers_busy"].as_u64().unwrap_or(0)).sum::<u64>() == busy
     });
-    file
+    gate
 }
 
+#[test]
 fn a_handler_may_answer_more_than_once() {
     let server = start("twice", "");
     let mut client = server.connect();
@@ -180,6 +61,7 @@ fn a_handler_may_answer_more_than_once() {
     assert_eq!(replies, [&b"a"[..], b"a", b"b"]);
 }
 
+#[test]
 fn a_failed_handler_costs_its_message() {
     let server = start("fail", "");
     let mut client = server.connect();
@@ -192,6 +74,7 @@ fn a_failed_handler_costs_its_message() {
     assert_eq!(client.call(CODE_PING, b"").expect("still open").code, CODE_PING);
 }
 
+#[test]
 fn a_panic_costs_its_connection_only() {
     let server = start("panic", "worker_processes = 1\n");
     let workers = server.worker_pids();
@@ -208,6 +91,7 @@ fn a_panic_costs_its_connection_only() {
     assert_eq!(server.status_json()["totals"]["handler_panics"], 1);
 }
 
+#[test]
 fn a_quick_handler_that_is_not_is_demoted() {
     let server = start("boast", "worker_processes = 1\n[worker]\nfuse = true\n");
     let (mut client, mut other) = (server.connect(), server.connect());
@@ -235,7 +119,8 @@ fn a_quick_handler_that_is_not_is_demoted() {
 }
 
 /// Far below what ends a turn, and no single call delays others by much.
-fn a_little_too_long_is_found() {
+#[test]
+fn a_quick_handler_that_takes_a_little_too_long_is_found() {
     let server = start("computes", "worker_processes = 1\n[worker]\nfuse = true\n");
     let mut client = server.connect();
     // 50 ms are less than two hundred calls of 300 us.
@@ -251,6 +136,7 @@ fn a_little_too_long_is_found() {
 }
 
 /// Shown by the posts of the semaphore: a reply that the loop has written costs none.
+#[test]
 fn quick_handlers_run_on_the_loop_if_fused() {
     for (fuse, posts) in [(true, 0), (false, 100)] {
         let toml = format!("worker_processes = 1\n[worker]\nfuse = {fuse}\n");
@@ -267,12 +153,13 @@ fn quick_handlers_run_on_the_loop_if_fused() {
     }
 }
 
+#[test]
 fn a_blocked_handler_holds_back_nobody() {
     let server = start("block", "worker_processes = 1\n[worker]\nhandler_threads = 2\n");
     let (mut client, mut other) = (server.connect(), server.connect());
     // Answered before the handler that blocks, in the same turn.
     client.send(CODE_ECHO, b"before").expect("sent");
-    let file = block(&server, &mut client, 1);
+    let gate = block(&server, &mut client, 1);
     assert_eq!(client.receive().expect("not held back").body, &b"before"[..]);
     for _ in 0..100 {
         assert_eq!(other.call(CODE_PING, b"").expect("served").code, CODE_PING);
@@ -280,8 +167,8 @@ fn a_blocked_handler_holds_back_nobody() {
     server.wait_log("worker-0", "a handler has been running for long");
     let status = server.status_json();
     assert!(status["workers"][0]["oldest_handler_ms"].as_u64().expect("a number") >= 1000);
-    std::fs::write(file, "").expect("the file");
-    assert_eq!(client.receive().expect("a reply").code, BLOCK);
+    gate.open();
+    assert_eq!(client.receive().expect("a reply").code, HOLD);
     // More than a second, and less than ten.
     server.wait_status("/workers/0/handler_times/6/turns", |turns| turns == 1);
     let status = server.status_json();
@@ -289,54 +176,58 @@ fn a_blocked_handler_holds_back_nobody() {
     assert_eq!((rows.len(), &rows[7]["up_to_us"]), (8, &serde_json::Value::Null));
 }
 
+#[test]
 fn messages_of_a_connection_wait_their_turn() {
     let server = start("order", "worker_processes = 1\n[worker]\nhandler_threads = 4\n");
     let mut client = server.connect();
-    let file = block(&server, &mut client, 1);
+    let gate = block(&server, &mut client, 1);
     for byte in 0..100_u8 {
         client.send(CODE_ECHO, &[byte]).expect("sent");
     }
-    std::fs::write(file, "").expect("the file");
-    assert_eq!(client.receive().expect("a reply").code, BLOCK);
+    gate.open();
+    assert_eq!(client.receive().expect("a reply").code, HOLD);
     for byte in 0..100_u8 {
         assert_eq!(client.receive().expect("a reply").body, &[byte][..]);
     }
 }
 
-fn quit_waits_for_a_handler() {
+#[test]
+fn quit_waits_for_a_handler_and_no_longer_than_told() {
     let mut server = start("quit", "worker_processes = 1\n");
     let mut client = server.connect();
-    let file = block(&server, &mut client, 1);
+    let gate = block(&server, &mut client, 1);
     server.signal(Signal::SIGQUIT);
     server.wait_log("worker-0", "worker drains");
-    std::fs::write(file, "").expect("the file");
+    gate.open();
     // The goodbye stands behind what was received before.
-    assert_eq!(client.receive().expect("a reply").code, BLOCK);
+    assert_eq!(client.receive().expect("a reply").code, HOLD);
     assert!(client.receive().expect("a frame").as_goodbye().is_some());
     assert_eq!(server.wait_exit().code(), Some(0));
 
     let toml = "worker_processes = 1\nworker_shutdown_timeout = \"300ms\"\n";
     let mut server = start("quit_cut", toml);
     let mut client = server.connect();
-    block(&server, &mut client, 1);
+    let _gate = block(&server, &mut client, 1);
     server.signal(Signal::SIGQUIT);
     assert_eq!(server.wait_exit().code(), Some(0));
 }
 
+#[test]
 fn term_does_not_wait_for_a_handler() {
     let mut server = start("term", "worker_processes = 1\n");
     let mut client = server.connect();
-    block(&server, &mut client, 1);
+    let _gate = block(&server, &mut client, 1);
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit().code(), Some(0));
 }
 
 /// No connection is left, but a thread is: the worker still hears its signals.
-fn a_drain_ends_behind_a_reset() {
+#[test]
+fn a_drain_ends_behind_a_peer_that_left_a_blocked_handler() {
     let mut server = start("reset", "worker_processes = 1\n");
     let worker = server.worker_pids()[0];
     let mut client = server.connect();
-    block(&server, &mut client, 1);
+    let _gate = block(&server, &mut client, 1);
     // Closed with the handler's reply to come: nothing to wait for in the worker.
     drop(client);
     server.signal(Signal::SIGQUIT);
@@ -347,14 +238,15 @@ fn a_drain_ends_behind_a_reset() {
 
 /// One message is being handled when its peer is lost, others wait: each is counted
 /// where it ended, and nowhere else.
-fn what_was_left_is_counted_once() {
+#[test]
+fn messages_of_a_peer_that_left_are_counted_once() {
     let server = start("counted_once", "worker_processes = 1\n");
     let mut client = server.connect();
-    let file = server.dir.join("go");
+    let gate = Gate::new(server.dir.join("gate"));
     // One write, so that one turn gets all of them in one piece.
     let mut frames = bytes::BytesMut::new();
     append_frame(&mut frames, CODE_ECHO, b"answered").expect("short");
-    append_frame(&mut frames, BLOCK, file.to_string_lossy().as_bytes()).expect("short");
+    append_frame(&mut frames, HOLD, gate.name()).expect("short");
     for _ in 0..5 {
         append_frame(&mut frames, CODE_ECHO, b"never handled").expect("short");
     }
@@ -365,7 +257,7 @@ fn what_was_left_is_counted_once() {
     setsockopt(&client, sockopt::Linger, &abort).expect("SO_LINGER");
     drop(client);
     server.wait_status("/totals/connections_closed", |closed| closed == 1);
-    std::fs::write(file, "").expect("the file");
+    gate.open();
     server.wait_status("/workers/0/handlers_busy", |busy| busy == 0);
     let totals = server.status_json()["totals"].clone();
     let total = |name: &str| totals[name].as_u64().expect("a counter");
@@ -376,14 +268,14 @@ fn what_was_left_is_counted_once() {
 
 /// Much more than the inbox takes and than one read brings is left in the kernel by
 /// a peer that is gone; the socket tells of that first, and again and again.
+#[test]
 fn a_closed_unix_peer_is_heard_to_its_end() {
     const MESSAGES: u64 = 300;
     let toml = "worker_processes = 1\n[inbox]\nmax_messages = 4\n\
                 [[listen]]\naddress = \"127.0.0.1:0\"\n\
                 [[listen]]\naddress = \"unix:a.sock\"\n";
     let server = start("unix_heard", toml);
-    let mut client =
-        Client::connect_unix(server.dir.join("a.sock"), support::DEADLINE).expect("connected");
+    let mut client = Client::connect_unix(server.dir.join("a.sock"), DEADLINE).expect("connected");
     for _ in 0..MESSAGES {
         client.send(QUIET, &[7; 1000]).expect("sent");
     }

@@ -11,7 +11,7 @@ use nix::sys::socket::{
 use super::wait::DEADLINE;
 
 /// Receives until there is nothing more, and says how it ended.
-pub(crate) fn drain(client: &mut Client) -> (Vec<Frame>, ClientError) {
+pub fn drain(client: &mut Client) -> (Vec<Frame>, ClientError) {
     let mut frames = Vec::new();
     loop {
         match client.receive() {
@@ -23,7 +23,7 @@ pub(crate) fn drain(client: &mut Client) -> (Vec<Frame>, ClientError) {
 
 /// The next frame, which must be this error.
 #[track_caller]
-pub(crate) fn receive_error(client: &mut Client, number: ErrorNumber) -> ServerError {
+pub fn receive_error(client: &mut Client, number: ErrorNumber) -> ServerError {
     let frame = client.receive().expect("an error frame");
     let error = frame.as_error().unwrap_or_else(|| panic!("no error frame: {frame:?}"));
     assert!(error.is(number), "{error} instead of {number:?}");
@@ -32,7 +32,7 @@ pub(crate) fn receive_error(client: &mut Client, number: ErrorNumber) -> ServerE
 
 /// A client whose kernel buffers hold about `bytes` bytes. They must be set
 /// before connecting: the window is agreed on then.
-pub(crate) fn small_buffers(address: SocketAddr, bytes: usize) -> Client {
+pub fn small_buffers(address: SocketAddr, bytes: usize) -> Client {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
     setsockopt(&socket, sockopt::RcvBuf, &bytes).expect("SO_RCVBUF");
@@ -43,12 +43,12 @@ pub(crate) fn small_buffers(address: SocketAddr, bytes: usize) -> Client {
 
 /// A client that connects from an address of this machine of its choice.
 #[track_caller]
-pub(crate) fn connect_from(source: IpAddr, address: SocketAddr) -> Client {
+pub fn connect_from(source: IpAddr, address: SocketAddr) -> Client {
     try_connect_from(source, address).expect("connected")
 }
 
-/// The same where nobody may listen.
-pub(crate) fn try_connect_from(source: IpAddr, address: SocketAddr) -> nix::Result<Client> {
+/// Connects from an address of this machine, or says why that failed.
+pub fn try_connect_from(source: IpAddr, address: SocketAddr) -> nix::Result<Client> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     // The port is chosen at the connect: one that is still in TIME_WAIT may be it.
@@ -60,7 +60,7 @@ pub(crate) fn try_connect_from(source: IpAddr, address: SocketAddr) -> nix::Resu
 }
 
 /// Makes the close of a socket a reset: at once, and whatever is on its way is lost.
-pub(crate) fn reset_on_close(socket: &impl AsFd) {
+pub fn reset_on_close(socket: &impl AsFd) {
     let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     setsockopt(socket, sockopt::Linger, &linger).expect("SO_LINGER");
 }
@@ -68,14 +68,18 @@ pub(crate) fn reset_on_close(socket: &impl AsFd) {
 /// Bodies that can be told apart: each begins with a number, and each byte
 /// depends on that number and its place.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Numbered {
-    pub(crate) stream: u32,
-    pub(crate) number: u32,
-    pub(crate) bytes: usize,
+pub struct Numbered {
+    /// Tells connections apart.
+    pub stream: u32,
+    /// Tells the messages of a connection apart.
+    pub number: u32,
+    /// How long the body is.
+    pub bytes: usize,
 }
 
 impl Numbered {
-    pub(crate) fn body(self) -> Vec<u8> {
+    /// The body.
+    pub fn body(self) -> Vec<u8> {
         let mut state = (u64::from(self.stream) << 32 | u64::from(self.number))
             .wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut body = Vec::with_capacity(self.bytes + 8);

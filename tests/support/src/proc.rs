@@ -25,12 +25,12 @@ fn read_stat(path: &str) -> Option<Stat> {
 }
 
 /// Whether the process runs; one that only waits to be reaped does not.
-pub(crate) fn is_running(pid: i32) -> bool {
+pub fn is_running(pid: i32) -> bool {
     stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
 }
 
 /// Whether a stop signal has reached every thread: kill(2) returns before it has.
-pub(crate) fn is_stopped(pid: i32) -> bool {
+pub fn is_stopped(pid: i32) -> bool {
     let threads = threads(pid);
     let stat = |thread| read_stat(&format!("/proc/{pid}/task/{thread}/stat"));
     let is_stopped = |thread: &i32| stat(*thread).is_some_and(|stat| stat.state == 'T');
@@ -51,18 +51,18 @@ fn running(is_wanted: impl Fn(&Stat) -> bool) -> Vec<i32> {
 }
 
 /// The running children of a process.
-pub(crate) fn children(parent: i32) -> Vec<i32> {
+pub fn children(parent: i32) -> Vec<i32> {
     running(|stat| stat.parent == parent)
 }
 
 /// The running processes of a group: a server's, whoever their parent is by now.
-pub(crate) fn group(leader: i32) -> Vec<i32> {
+pub fn group(leader: i32) -> Vec<i32> {
     running(|stat| stat.group == leader)
 }
 
 /// Open descriptors by number, with what each is, as the kernel names it:
 /// `socket:[1234]`, `anon_inode:[eventpoll]`, `/path/of/a/file`.
-pub(crate) fn open_descriptors(pid: i32) -> BTreeMap<i32, String> {
+pub fn open_descriptors(pid: i32) -> BTreeMap<i32, String> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeMap::new() };
     entries
         .filter_map(|entry| {
@@ -76,14 +76,14 @@ pub(crate) fn open_descriptors(pid: i32) -> BTreeMap<i32, String> {
 
 /// Whether the process can read or write (`rw-s`), or only read (`r--s`), each mapping of a
 /// file whose name begins so.
-pub(crate) fn mapping_rights(pid: i32, name: &str) -> Vec<String> {
+pub fn mapping_rights(pid: i32, name: &str) -> Vec<String> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
     let of_file = maps.lines().filter(|line| line.contains(name));
     of_file.filter_map(|line| Some(line.split(' ').nth(1)?.to_owned())).collect()
 }
 
 /// The names of the process's threads, by thread id.
-pub(crate) fn threads(pid: i32) -> BTreeMap<i32, String> {
+pub fn threads(pid: i32) -> BTreeMap<i32, String> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return BTreeMap::new() };
     entries
         .filter_map(|entry| {
@@ -96,12 +96,12 @@ pub(crate) fn threads(pid: i32) -> BTreeMap<i32, String> {
 }
 
 /// Resident memory in bytes; 0 if the process is gone.
-pub(crate) fn resident_bytes(pid: i32) -> u64 {
+pub fn resident_bytes(pid: i32) -> u64 {
     memory_bytes(pid, "VmRSS:")
 }
 
 /// Address space in bytes; 0 if the process is gone.
-pub(crate) fn address_space_bytes(pid: i32) -> u64 {
+pub fn address_space_bytes(pid: i32) -> u64 {
     memory_bytes(pid, "VmSize:")
 }
 
@@ -112,16 +112,16 @@ fn memory_bytes(pid: i32, field: &str) -> u64 {
 }
 
 /// The inodes of listening TCP sockets, as they stand in `socket:[…]`.
-pub(crate) fn listening_inodes() -> Vec<String> {
+pub fn listening_inodes() -> Vec<String> {
     tcp_inodes(|_, state| state == LISTEN)
 }
 
 /// A TCP socket's state in `/proc/net/tcp`.
-pub(crate) const LISTEN: &str = "0A";
+pub const LISTEN: &str = "0A";
 
 /// The inodes of TCP sockets of a local address and a state, both as they stand in
 /// `/proc/net/tcp`.
-pub(crate) fn tcp_inodes(is_wanted: impl Fn(&str, &str) -> bool) -> Vec<String> {
+pub fn tcp_inodes(is_wanted: impl Fn(&str, &str) -> bool) -> Vec<String> {
     ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|path| fs::read_to_string(path).ok())
@@ -137,7 +137,7 @@ pub(crate) fn tcp_inodes(is_wanted: impl Fn(&str, &str) -> bool) -> Vec<String> 
 }
 
 /// The inodes of Unix sockets, as they stand in `socket:[…]`.
-pub(crate) fn unix_inodes() -> Vec<String> {
+pub fn unix_inodes() -> Vec<String> {
     let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
     table
         .lines()
