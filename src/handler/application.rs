@@ -1,6 +1,7 @@
 //! One worker's handlers by code, and what is done with a message: its checksum is
 //! compared, its handler is called, and it is answered or refused with the reason.
 
+use super::frames::{Way, trace};
 use super::own_turn::OwnTurn;
 use super::quick::Quickness;
 use super::stock::Stock;
@@ -141,6 +142,7 @@ impl Serve for Application {
 
     fn serve(&self, found: Found, message: &Message<'_>, batch: &mut Batch) -> Served {
         let opened = message.opened;
+        trace(Way::Handled, message.mailbox.id(), opened.code, opened.body);
         if !message.protocol.is_intact(&opened) {
             let text = format!("the body's CRC-32 is not {:08x}", opened.checksum);
             refuse(message, Problem::BadChecksum, text, batch);
@@ -184,7 +186,9 @@ impl Serve for Application {
 
 /// Appends an error for the peer, in the place of the replies to a message.
 fn refuse(message: &Message<'_>, problem: Problem, text: String, batch: &mut Batch) {
-    let notice = Notice::Error { problem, code: Some(message.opened.code), text: text.into() };
+    let (id, code) = (message.mailbox.id(), message.opened.code);
+    log::trace!("conn={id} error answered problem={problem:?} code={code}: {text}");
+    let notice = Notice::Error { problem, code: Some(code), text: text.into() };
     message.protocol.notice(&notice, batch);
 }
 

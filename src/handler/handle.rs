@@ -5,6 +5,7 @@
 //! returns an error. A handle never refers to another connection, even when the place in
 //! the table and the descriptor are used again. No call here blocks.
 
+use super::frames::{Way, trace};
 use super::{Code, own_turn};
 use crate::protocol;
 use chappe_engine::{BodyTooLong, Entry, Mailbox, Rejected};
@@ -99,6 +100,11 @@ impl Handle {
             own_turn::push(bytes, cost);
         } else {
             mailbox.push(entry)?;
+        }
+        if log::log_enabled!(log::Level::Trace)
+            && let Some(opened) = mailbox.protocol().open(&message.0)
+        {
+            trace(Way::Pushed, self.id, opened.code, opened.body);
         }
         Ok(())
     }

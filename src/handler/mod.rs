@@ -7,6 +7,7 @@
 //! must be `Sync`.
 
 mod application;
+mod frames;
 mod handle;
 mod own_turn;
 mod quick;

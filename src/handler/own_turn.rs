@@ -40,6 +40,11 @@ pub(super) fn is_of(connection: u64) -> bool {
     CONNECTION.get() == connection
 }
 
+/// The connection whose message this thread handles; 0 for none.
+pub(super) fn connection() -> u64 {
+    CONNECTION.get()
+}
+
 /// Bytes charged against the limits for what the message that this thread handles has
 /// pushed so far.
 pub(super) fn cost() -> usize {

@@ -1,6 +1,7 @@
 //! The replies to one message. They share a buffer with the others of the same turn, so that
 //! all of them leave in one piece.
 
+use super::frames::{Way, trace};
 use super::{Code, HandlerError, Outcome, own_turn};
 use chappe_engine::{BATCH_BYTES_MAX, Batch, Mark, Opened, Protocol};
 use std::sync::Arc;
@@ -41,6 +42,7 @@ impl<'a> Replies<'a> {
             let text = format!("the replies to one message exceed {BATCH_BYTES_MAX} bytes");
             return Err(HandlerError::new(text));
         }
+        trace(Way::Replied, own_turn::connection(), code, body);
         let known = self.answered.as_ref().filter(|opened| is_same(opened.body, body));
         let checksum = known.map(|opened| opened.checksum);
         Ok(self.protocol.reply(code, body, checksum, self.batch)?)

@@ -52,6 +52,11 @@ impl Admission {
         self.connections
     }
 
+    /// How many permits this worker has.
+    pub(super) fn permits_held(&self) -> u64 {
+        self.permits.held()
+    }
+
     /// Lets a connection in.
     ///
     /// # Errors

@@ -230,14 +230,14 @@ impl EventLoop {
     /// The end: the permit goes back, then the descriptor is closed.
     fn remove(&mut self, key: Key) {
         let Some(connection) = self.table.remove(key) else { return };
-        if log::log_enabled!(log::Level::Debug) {
-            let cause = connection.mailbox.view().cause;
-            let cause = cause.map_or("none", Cause::name);
-            log::debug!("conn={} closed cause={cause}", connection.id());
-        }
         self.reactor.forget(key, &connection);
         let (held, peer) = (connection.held, connection.mailbox.peer());
         self.admission.give_back(held, peer, &self.reactor);
+        if log::log_enabled!(log::Level::Debug) {
+            let cause = connection.mailbox.view().cause.map_or("none", Cause::name);
+            let (id, held) = (connection.id(), self.admission.permits_held());
+            log::debug!("conn={id} closed cause={cause} permits_held={held}");
+        }
         self.refused -= usize::from(!held.permit);
         drop(connection);
         self.has_removed = true;
@@ -357,9 +357,16 @@ impl EventLoop {
         let protocol = options.protocol;
         let admitted = self.admission.admit(peer, &self.reactor);
         match admitted {
-            Ok((id, _)) => log::debug!("conn={id} accepted peer={peer}"),
-            Err(why) if self.refuse(&transport, protocol, why) => {}
-            Err(_) => return,
+            Ok((id, _)) => {
+                let held = self.admission.permits_held();
+                log::debug!("conn={id} accepted peer={peer} permits_held={held}");
+            }
+            Err(why) => {
+                log::debug!("refused peer={peer}: {why}");
+                if !self.refuse(&transport, protocol, why) {
+                    return;
+                }
+            }
         }
         let (id, held) = admitted.unwrap_or_default();
         let Reactor { engine, settings, now, .. } = &self.reactor;

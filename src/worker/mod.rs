@@ -135,6 +135,7 @@ impl Worker {
         )?;
         event_loop.watch(signals.as_fd(), SIGNALS)?;
         event_loop.watch(channel.as_fd(), CHANNEL)?;
+        threads::log_start("event-loop");
         let count = config.worker.handler_threads;
         let threads = Threads::start(count, &application, &engine, &slot)?;
         sys_signals::unblock()?;

@@ -5,6 +5,7 @@ use chappe_engine::{Batch, Engine, Place, Source, Turns};
 use chappe_shm::{Slot, ThreadRole};
 use chappe_sys::clock::Moment;
 use chappe_sys::limits;
+use nix::unistd::gettid;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -77,10 +78,16 @@ fn schedule_as_batch() {
     }
 }
 
+/// The number by which the kernel, `ps -L` and strace know the calling thread.
+pub(super) fn log_start(name: &str) {
+    log::debug!("thread started name={name} tid={}", gettid());
+}
+
 /// A worker that has lost one of its threads would still accept connections, and not serve
 /// them. So a panic outside of a handler ends the process, and the master replaces it.
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     Builder::new().name(name.clone()).spawn(move || {
+        log_start(&name);
         if catch_unwind(AssertUnwindSafe(body)).is_err() {
             log::error!("thread {name} panicked, the worker aborts");
             std::process::abort();

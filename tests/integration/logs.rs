@@ -431,6 +431,43 @@ fn a_warning_that_repeats_is_told_once() {
 }
 
 #[test]
+fn a_worker_names_its_threads_and_the_permits_that_it_has() {
+    let toml = "worker_processes = 1\n[worker]\nhandler_threads = 2\n";
+    let server = TestServer::start("logs_threads", toml);
+    let worker = server.worker_pids()[0];
+    for (tid, name) in proc::threads(worker) {
+        let name = if tid == worker { "event-loop" } else { &name };
+        server.wait_log("worker-0", &format!("thread started name={name} tid={tid}\n"));
+    }
+    let clients = [server.connect(), server.connect()];
+    server.wait_log("worker-0", "permits_held=2\n");
+    drop(clients);
+    server.wait_log("worker-0", "closed cause=peer_closed permits_held=0\n");
+    assert!(!server.read("logs/worker-0.log").contains("TRACE"), "the level is debug");
+}
+
+#[test]
+fn trace_follows_a_frame_through_the_threads() {
+    let threads = [("true", "event-loop", "event-loop"), ("false", "handler-0", "sender")];
+    for (fuse, handles, sends) in threads {
+        let toml = format!(
+            "worker_processes = 1\n[worker]\nhandler_threads = 1\nfuse = {fuse}\n\
+             [log]\nlevel = \"trace\"\n"
+        );
+        let server = TestServer::start(&format!("logs_trace_{fuse}"), &toml);
+        let mut client = server.connect();
+        client.call(CODE_ECHO, b"hello").unwrap();
+        client.call(99, b"").unwrap();
+        let of = |what: &str, thread: &str| format!("conn=1 {what} thread={thread}\n");
+        server.wait_log("worker-0", &of("frame handled code=1 bytes=5", handles));
+        server.wait_log("worker-0", &of("frame replied code=1 bytes=5", handles));
+        server.wait_log("worker-0", &of("flushed All", sends));
+        server.wait_log("worker-0", &of("frame handled code=99 bytes=0", handles));
+        server.wait_log("worker-0", "conn=1 error answered problem=UnknownCode code=99");
+    }
+}
+
+#[test]
 fn permits_that_run_out_are_told_once() {
     let toml = "worker_processes = 1\nmax_connections = 1\n";
     let server = TestServer::start("permits_out", toml);

@@ -309,6 +309,9 @@ impl Mailbox {
     fn note_failure(&self, flushed: &Flushed) {
         if let Flushed::Broken(error) = flushed {
             log::debug!("conn={} send failed: {error}", self.id());
+        } else if log::log_enabled!(log::Level::Trace) {
+            let thread = chappe_sys::process::current_thread_name();
+            log::trace!("conn={} flushed {flushed:?} thread={thread}", self.id());
         }
     }
 

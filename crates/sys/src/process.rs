@@ -169,6 +169,15 @@ pub fn set_thread_name(name: &str) {
     }
 }
 
+/// The name of the calling thread, for logs; that of a process's first thread, which runs
+/// its loop, is `event-loop`.
+#[must_use]
+pub fn current_thread_name() -> String {
+    let is_first = unistd::gettid() == unistd::getpid();
+    let thread = std::thread::current();
+    if is_first { "event-loop" } else { thread.name().unwrap_or("-") }.to_owned()
+}
+
 /// Points standard input and output at `/dev/null`. A worker has no business with
 /// the terminal, and the stdout of a foreground server belongs to the ready line.
 ///
