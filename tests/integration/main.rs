@@ -8,6 +8,7 @@ mod begun;
 mod bench;
 mod connections;
 mod control;
+mod demo;
 mod descriptors;
 mod even;
 mod half_close;
