@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use chappe_sys::Usage;
 use chappe_sys::signals::Signals;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -20,7 +21,7 @@ use ratatui::DefaultTerminal;
 
 use super::master_client::{self, MasterClient};
 use super::{Failure, locate};
-use crate::cli::{Common, Sample, Top};
+use crate::cli::{Common, Key, Sample, Top, keys_of};
 use crate::config::{Located, Need};
 
 /// How often the master is asked.
@@ -67,7 +68,7 @@ fn show(
     samples: &Receiver<Result<Sample, String>>,
     signals: &mut Signals,
 ) -> io::Result<()> {
-    let mut top = Top::default();
+    let mut top = Top::new(thread::available_parallelism().map_or(0, usize::from));
     loop {
         // What is as before is not written again.
         terminal.draw(|frame| top.draw(frame))?;
@@ -80,48 +81,23 @@ fn show(
             Err(nix::errno::Errno::EINTR) => false,
             Err(errno) => return Err(errno.into()),
         };
-        if !signals.pending().is_empty() || (has_keys && has_end(keys)?) {
+        let pressed = if has_keys { typed(keys)? } else { Vec::new() };
+        if !signals.pending().is_empty() || pressed.into_iter().any(|key| top.press(key)) {
             return Ok(());
         }
         samples.try_iter().for_each(|heard| top.hear(heard));
     }
 }
 
-/// Whether one of the keys that were typed ends it.
-fn has_end(keys: &mut File) -> io::Result<bool> {
+/// The keys that were typed.
+fn typed(keys: &mut File) -> io::Result<Vec<Key>> {
     let mut typed = [0; 256];
     match keys.read(&mut typed) {
         Ok(0) => Err(io::Error::new(ErrorKind::UnexpectedEof, "it was closed")),
-        Ok(bytes) => Ok(is_end(&typed[..bytes])),
-        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(false),
+        Ok(bytes) => Ok(keys_of(&typed[..bytes])),
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Vec::new()),
         Err(error) => Err(error),
     }
-}
-
-const CONTROL_C: u8 = 0x03;
-const ESCAPE: u8 = 0x1b;
-
-/// A terminal in raw mode makes no signal of Ctrl-C. Escape is also the beginning of what
-/// other keys send, in one piece: `ESC [ A`, `ESC O P`, `ESC x`.
-fn is_end(typed: &[u8]) -> bool {
-    let mut rest = typed.iter().copied();
-    while let Some(byte) = rest.next() {
-        match byte {
-            b'q' | CONTROL_C => return true,
-            ESCAPE => match rest.next() {
-                None => return true,
-                Some(b'[') => {
-                    rest.find(|byte| (0x40..0x7f).contains(byte));
-                }
-                Some(b'O') => {
-                    rest.next();
-                }
-                Some(_) => {}
-            },
-            _ => {}
-        }
-    }
-    false
 }
 
 /// Looks until nobody wants to see any more. The process does not wait for its end.
@@ -140,7 +116,11 @@ fn sample(located: &Located) -> Result<Sample, Failure> {
     let at = Instant::now();
     let slow = MasterClient::connect(located).and_then(|client| client.list(true));
     let slow = slow.map(|(_, lines)| lines).map_err(|failure| failure.to_string());
-    Ok(Sample::new(at, status, slow.as_deref().map_err(Clone::clone)))
+    let slow = slow.as_deref().map_err(Clone::clone);
+    // Where another user's processes can't be looked at, the columns stay empty.
+    let used = |pid: u32| Some((pid, Usage::of(&[i32::try_from(pid).ok()?])?));
+    let usage = Sample::pids(&status).into_iter().filter_map(used).collect();
+    Ok(Sample::new(at, status, slow, usage))
 }
 
 #[cfg(test)]
@@ -148,34 +128,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn q_escape_and_control_c_end_it_and_nothing_else_does() {
-        for end in [&b"q"[..], b"\x1b", b"\x03", b"xq", b"\x1b[Aq", b"\x1bOPq", b"\x1b[5~\x03"] {
-            assert!(is_end(end), "{}", end.escape_ascii());
-        }
-        // A letter, Ctrl-X, arrow up, F1, page up, Alt-Q, Shift-Tab, a mouse, an umlaut.
-        for other in [
-            &b"x"[..],
-            b"\x18",
-            b"\x1b[A",
-            b"\x1bOP",
-            b"\x1b[5~",
-            b"\x1bq",
-            b"\x1b[Z",
-            b"\x1b[<0;3;7M",
-            b"\xc3\xa4",
-            b"",
-        ] {
-            assert!(!is_end(other), "{}", other.escape_ascii());
-        }
-    }
-
-    #[test]
     fn an_input_that_has_ended_is_an_error() {
         let (reader, writer) = nix::unistd::pipe().unwrap();
         let mut keys = File::from(reader);
         nix::unistd::write(&writer, b"x").unwrap();
-        assert!(!has_end(&mut keys).unwrap());
+        assert_eq!(typed(&mut keys).unwrap(), [Key::Letter(b'x')]);
         drop(writer);
-        assert_eq!(has_end(&mut keys).unwrap_err().to_string(), "it was closed");
+        assert_eq!(typed(&mut keys).unwrap_err().to_string(), "it was closed");
     }
 }

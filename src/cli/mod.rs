@@ -25,7 +25,7 @@ pub(crate) use logs::{LogsArgs, logs};
 pub(crate) use output::{print, print_line, redrawn};
 pub(crate) use send::{SendArgs, run as send};
 pub(crate) use status::{Zeros, outcome, table};
-pub(crate) use top::{Sample, Top};
+pub(crate) use top::{Key, Sample, Top, keys_of};
 
 use crate::control::LevelName;
 

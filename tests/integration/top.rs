@@ -272,7 +272,7 @@ fn top_shows_the_server_through_a_restart_until_q() {
     screen.wait_shows("trying");
     assert_eq!(finish(&mut command(&server.dir)).code, Some(0));
     let daemon = Daemon(&server);
-    screen.wait_shows("q quits");
+    screen.wait_shows("q quit");
     screen.keys.write_all(b"xq").unwrap();
     assert_eq!(screen.wait_exit().code(), Some(0));
     screen.assert_restored();

@@ -30,6 +30,7 @@ pub mod stderr;
 mod stopwatch;
 mod title;
 pub mod unix_socket;
+mod usage;
 
 pub use semaphore::{Semaphore, SemaphorePlace};
 pub use shared::Shared;
@@ -37,3 +38,4 @@ pub use shared_layout::{LayoutDigest, SharedLayout};
 pub use shared_mapping::{SharedArray, SharedFile, SharedMapping};
 pub use stopwatch::Stopwatch;
 pub use title::{prepare_title, set_title};
+pub use usage::Usage;

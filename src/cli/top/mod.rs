@@ -1,12 +1,26 @@
-//! What `chappe top` shows: the last two answers of the master, and what happened in
-//! between. Pure: `boot` asks the master and has the terminal.
+//! What `chappe top` shows: the last two answers of the master, what happened in between,
+//! and what the kernel says of the processes. Pure: `boot` asks the master and has the
+//! terminal.
 
+mod keys;
+mod processes;
+mod table;
+mod units;
 mod view;
+#[cfg(test)]
+mod view_tests;
 
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
+use chappe_sys::Usage;
+
 use super::connections::{Rows, connection_rows};
-use crate::control::{ConnectionRow, Counters, Status, WorkerStatus};
+use super::counters::{OTHERS, SECTIONS, section_of};
+use crate::control::{ConnectionRow, Counters, Status};
+use keys::Choice;
+pub(crate) use keys::{Key, keys_of};
 
 /// What was seen at one time.
 #[derive(Debug)]
@@ -15,16 +29,31 @@ pub(crate) struct Sample {
     status: Status,
     /// Or why they could not be had; the rest is shown all the same.
     slow: Result<Vec<ConnectionRow>, String>,
+    /// By process, as far as the kernel tells.
+    usage: BTreeMap<u32, Usage>,
 }
 
 impl Sample {
     /// `status` as the master sends it, `slow` as lines of `connections --slow`.
-    pub(crate) fn new(at: Instant, status: Status, slow: Result<&str, String>) -> Self {
+    pub(crate) fn new(
+        at: Instant,
+        status: Status,
+        slow: Result<&str, String>,
+        usage: BTreeMap<u32, Usage>,
+    ) -> Self {
         let slow = slow.and_then(|lines| match connection_rows(lines, true) {
             Rows { unread: Some(unread), .. } => Err(unread),
             Rows { rows, .. } => Ok(rows),
         });
-        Self { at, status, slow }
+        Self { at, status, slow, usage }
+    }
+
+    /// All processes of a server.
+    pub(crate) fn pids(status: &Status) -> Vec<u32> {
+        let metrics = status.metrics.as_ref().and_then(|metrics| metrics.pid);
+        let metrics = metrics.and_then(|pid| u32::try_from(pid).ok());
+        let workers = status.workers.iter().map(|worker| worker.pid);
+        [status.master.pid].into_iter().chain(workers).chain(metrics).collect()
     }
 }
 
@@ -36,27 +65,12 @@ pub(crate) struct Top {
     before: Option<Sample>,
     /// Why the last look saw nothing. What was seen before stays on the screen.
     problem: Option<String>,
+    choice: Choice,
+    /// How many CPUs this machine has for the server; 0 if that is not known.
+    cpus: usize,
 }
 
-/// A worker, ready to be shown.
-#[derive(Debug, PartialEq)]
-struct WorkerRow {
-    number: u16,
-    generation: u64,
-    pid: u32,
-    state: String,
-    uptime_ms: u64,
-    connections: u32,
-    blocked: u32,
-    handlers_busy: u32,
-    /// Frames in a second; `None`: it was not there at the last look.
-    received: Option<f64>,
-    sent: Option<f64>,
-    inbox_bytes: u64,
-    outbox_bytes: u64,
-}
-
-/// A counter that is not 0.
+/// A counter, ready to be shown.
 #[derive(Debug, PartialEq)]
 struct TotalRow {
     name: String,
@@ -65,6 +79,15 @@ struct TotalRow {
 }
 
 impl Top {
+    pub(crate) fn new(cpus: usize) -> Self {
+        Self { cpus, ..Self::default() }
+    }
+
+    /// A key; true if the screen is to be closed.
+    pub(crate) fn press(&mut self, key: Key) -> bool {
+        self.choice.press(key)
+    }
+
     /// What a look has brought.
     pub(crate) fn hear(&mut self, heard: Result<Sample, String>) {
         match heard {
@@ -99,44 +122,29 @@ impl Top {
         }
     }
 
-    fn workers(&self) -> Vec<WorkerRow> {
-        let before = self.before().map_or(&[][..], |status| &status.workers);
-        let row = |worker: &WorkerStatus| {
-            let before = before.iter().find(|other| other.pid == worker.pid);
-            let rate_of = |counter: &str| {
-                let before = before.map(|worker| worker.counters.get(counter));
-                rate(worker.counters.get(counter), before, self.seconds())
-            };
-            WorkerRow {
-                number: worker.worker,
-                generation: worker.generation,
-                pid: worker.pid,
-                state: worker.state.clone(),
-                uptime_ms: worker.uptime_ms,
-                connections: worker.connections,
-                blocked: worker.connections_blocked,
-                handlers_busy: worker.handlers_busy,
-                received: rate_of("frames_received"),
-                sent: rate_of("frames_sent"),
-                inbox_bytes: worker.inbox_bytes,
-                outbox_bytes: worker.outbox_bytes,
-            }
-        };
-        self.status().into_iter().flat_map(|status| &status.workers).map(row).collect()
+    /// A counter of the whole server, in a second.
+    fn rate_of(&self, name: &str) -> Option<f64> {
+        let now = self.status()?.total(name);
+        rate(now, self.before().map(|before| before.total(name)), self.seconds())
     }
 
-    /// Those that move first, in the order of `status`; those that are 0 not at all.
+    /// In the order of `chappe status`; those that are 0 only if that was chosen.
     fn totals(&self) -> Vec<TotalRow> {
-        let before = self.before().and_then(|status| status.totals.as_ref());
-        let row = |(name, total): (&str, u64)| {
-            let before = before.map(|before| before.get(name));
-            let rate = rate(total, before, self.seconds());
-            TotalRow { name: name.to_owned(), total, rate }
+        let place = |name: &str| {
+            let mut names = SECTIONS.iter().flat_map(|(_, names)| *names);
+            let in_section = names.position(|known| *known == name);
+            (section_of(name) == OTHERS, in_section)
+        };
+        let row = |(name, total): (&str, u64)| TotalRow {
+            name: name.to_owned(),
+            total,
+            rate: self.rate_of(name),
         };
         let totals = self.status().and_then(|status| status.totals.as_ref());
         let totals = totals.into_iter().flat_map(Counters::iter);
-        let mut rows: Vec<TotalRow> = totals.filter(|(_, total)| *total > 0).map(row).collect();
-        rows.sort_by_key(|row| row.rate.is_none_or(|rate| rate <= 0.0));
+        let is_shown = |(_, total): &(&str, u64)| *total > 0 || self.choice.zeros;
+        let mut rows: Vec<TotalRow> = totals.filter(is_shown).map(row).collect();
+        rows.sort_by_key(|row| place(&row.name));
         rows
     }
 }
@@ -149,87 +157,8 @@ fn rate(now: u64, before: Option<u64>, seconds: f64) -> Option<f64> {
     (seconds > 0.0).then(|| counted / seconds)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    fn status(master: u32, worker: u32, frames: u64) -> Status {
-        let mut status = Status::example();
-        status.master.pid = master;
-        status.workers.truncate(1);
-        status.workers[0].pid = worker;
-        let counters = [("frames_received", frames), ("frames_sent", 2 * frames)];
-        status.workers[0].counters = counters.into_iter().collect();
-        let totals =
-            [("accept_errors", 0), ("connections_accepted", 3), ("frames_received", frames)];
-        status.totals = Some(totals.into_iter().collect());
-        status
-    }
-
-    /// Looks two seconds apart.
-    fn top(statuses: Vec<Status>) -> Top {
-        let start = Instant::now();
-        let mut top = Top::default();
-        for (nth, status) in (0..).zip(statuses) {
-            let at = start + 2 * nth * Duration::from_secs(1);
-            top.hear(Ok(Sample::new(at, status, Ok(""))));
-        }
-        top
-    }
-
-    #[test]
-    fn a_rate_needs_two_counts_that_go_forwards_and_time_between_them() {
-        let rows = [
-            (300, Some(100), 2.0, Some(100.0)),
-            (100, Some(100), 2.0, Some(0.0)),
-            (1, Some(0), 4.0, Some(0.25)),
-            (100, None, 2.0, None),
-            (99, Some(100), 2.0, None),
-            (300, Some(100), 0.0, None),
-        ];
-        for (now, before, seconds, expected) in rows {
-            assert_eq!(rate(now, before, seconds), expected, "{now} {before:?} {seconds}");
-        }
-    }
-
-    #[test]
-    fn rates_are_of_the_same_worker_and_the_same_master() {
-        let rates = |statuses| {
-            let row = top(statuses).workers().remove(0);
-            (row.received, row.sent)
-        };
-        assert_eq!(rates(vec![status(1, 7, 100)]), (None, None));
-        let (first, second) = (status(1, 7, 100), status(1, 7, 300));
-        assert_eq!(rates(vec![first.clone(), second]), (Some(100.0), Some(200.0)));
-        assert_eq!(rates(vec![first.clone(), status(1, 8, 300)]), (None, None), "replaced");
-        assert_eq!(rates(vec![first, status(2, 7, 300)]), (None, None), "restarted");
-    }
-
-    #[test]
-    fn totals_that_move_come_first_and_zeros_not_at_all() {
-        let top = top(vec![status(1, 7, 100), status(1, 7, 300)]);
-        let names: Vec<_> = top.totals().into_iter().map(|row| (row.name, row.rate)).collect();
-        let expected = [
-            ("frames_received".to_owned(), Some(100.0)),
-            ("connections_accepted".to_owned(), Some(0.0)),
-        ];
-        assert_eq!(names, expected);
-    }
-
-    #[test]
-    fn a_server_that_is_gone_and_back_is_heard_again() {
-        let mut top = top(vec![status(1, 7, 100)]);
-        top.hear(Err("nobody there".to_owned()));
-        assert_eq!(top.problem.as_deref(), Some("nobody there"));
-        assert_eq!(top.workers().len(), 1, "what was seen stays");
-        top.hear(Ok(Sample::new(Instant::now(), status(2, 9, 5), Ok(""))));
-        assert_eq!((top.problem.as_deref(), top.workers()[0].received), (None, None));
-    }
-
-    #[test]
-    fn a_list_of_another_version_is_told_where_the_list_would_be() {
-        let sample = Sample::new(Instant::now(), status(1, 7, 1), Ok("{}\n"));
-        assert!(sample.slow.unwrap_err().contains("another version"));
-    }
+/// The larger one first; what is not known last.
+fn descending(one: Option<f64>, other: Option<f64>) -> Ordering {
+    let number = |value: Option<f64>| value.unwrap_or(-1.0);
+    number(other).total_cmp(&number(one))
 }

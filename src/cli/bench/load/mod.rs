@@ -24,7 +24,6 @@ mod plan;
 mod schedule;
 mod sides;
 mod tally;
-mod usage;
 
 use std::collections::BTreeMap;
 
@@ -40,11 +39,11 @@ use engine::Engine;
 use lane::{Exchange, Lane};
 use sides::{Idle, PACED_BUFFER_BYTES, PacedReader, SLOW_BUFFER_BYTES, SlowReader};
 
+pub(crate) use chappe_sys::Usage;
 pub(crate) use fault::Faults;
 pub(crate) use first::First;
 pub(crate) use plan::{Expect, LoadError, Paced, Plan, Target};
 pub(crate) use sides::PacedOutcome;
-pub(crate) use usage::Usage;
 
 use plan::Wrong;
 

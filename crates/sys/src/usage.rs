@@ -1,24 +1,25 @@
 //! What processes of this machine have used, out of /proc: time on a CPU, context
-//! switches, memory. A process that is gone, or another user's, has no figures.
+//! switches, memory. A process that is gone, or that may not be looked at, has no figures.
 
 use std::fs;
 
 /// Of one process, or of some together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
+pub struct Usage {
     /// Nanoseconds on a CPU, of all threads that live.
-    pub(crate) cpu_ns: u64,
+    pub cpu_ns: u64,
     /// Times that a thread went to sleep.
-    pub(crate) voluntary_switches: u64,
+    pub voluntary_switches: u64,
     /// Times that a thread had to make room.
-    pub(crate) involuntary_switches: u64,
+    pub involuntary_switches: u64,
     /// Memory that is nobody else's and in no file, in bytes.
-    pub(crate) anonymous_bytes: u64,
+    pub anonymous_bytes: u64,
 }
 
 impl Usage {
     /// Of all of these together; `None` if one of them cannot be read, or there is none.
-    pub(crate) fn of(pids: &[i32]) -> Option<Self> {
+    #[must_use]
+    pub fn of(pids: &[i32]) -> Option<Self> {
         let mut sum = Self::default();
         for pid in pids {
             sum.add(Self::of_process(*pid)?);
@@ -27,7 +28,8 @@ impl Usage {
     }
 
     /// What was used since an earlier look. Memory is no such thing, and stays.
-    pub(crate) fn since(self, before: Self) -> Self {
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
         Self {
             cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
             voluntary_switches: self.voluntary_switches.saturating_sub(before.voluntary_switches),
