@@ -41,6 +41,8 @@ mod net;
 pub mod prefork;
 mod protocol;
 mod server;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod throttle;
 mod worker;
 

@@ -48,6 +48,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("server", &["boot", "handler"]),
     // A worker reads its orders in its slot.
     ("prefork", &["boot", "channel", "master", "shm"]),
+    ("testing", &["client", "control"]),
     ("boot", EVERYTHING),
     ("lib", EVERYTHING),
     ("main", EVERYTHING),
