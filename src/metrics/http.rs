@@ -12,8 +12,10 @@ const HEADERS_MAX: usize = 64;
 pub(super) enum Path {
     /// For people.
     Page,
-    /// For Prometheus, and for the page.
+    /// For Prometheus.
     Metrics,
+    /// For the page: what is now, and the samples from this number on.
+    State(u64),
 }
 
 /// Why a request gets nothing.
@@ -84,8 +86,16 @@ fn find(target: &str) -> Result<Path, Refusal> {
     match target.split(['?', '#']).next() {
         Some("/") => Ok(Path::Page),
         Some("/metrics") => Ok(Path::Metrics),
+        Some("/state") => Ok(Path::State(after(target))),
         _ => Err(Refusal::NotFound),
     }
+}
+
+/// `/state?after=17`; 0 for anything else, which is everything.
+fn after(target: &str) -> u64 {
+    let (_, query) = target.split_once('?').unwrap_or_default();
+    let mut values = query.split('&').filter_map(|pair| pair.strip_prefix("after="));
+    values.next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 /// An answer before it is bytes.
@@ -112,6 +122,11 @@ impl Answer {
         Self { status: "200 OK", kind, more: "", body: text }
     }
 
+    pub(super) fn state(text: String) -> Self {
+        let kind = "application/json";
+        Self { status: "200 OK", kind, more: "", body: text }
+    }
+
     /// The master was killed in the middle of a change, which is told soon.
     pub(super) fn unavailable() -> Self {
         Self::plain("503 Service Unavailable", "the counters can't be read just now\n")
@@ -120,7 +135,7 @@ impl Answer {
     pub(super) fn refusal(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Bad => Self::plain("400 Bad Request", "this is no HTTP/1 request\n"),
-            Refusal::NotFound => Self::plain("404 Not Found", "there are / and /metrics\n"),
+            Refusal::NotFound => Self::plain("404 Not Found", "there are /, /metrics and /state\n"),
             Refusal::Late => Self::plain("408 Request Timeout", "the request came too slowly\n"),
             Refusal::TooLarge => Self::plain(
                 "431 Request Header Fields Too Large",
@@ -167,6 +182,9 @@ mod tests {
             ("HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n", Ok(Path::Metrics)),
             ("GET http://x:1/metrics HTTP/1.1\r\nHost: x\r\n\r\n", Ok(Path::Metrics)),
             ("GET http://x HTTP/1.1\r\nHost: x\r\n\r\n", Ok(Path::Page)),
+            ("GET /state HTTP/1.1\r\nHost: x\r\n\r\n", Ok(Path::State(0))),
+            ("GET /state?a=b&after=17 HTTP/1.1\r\nHost: x\r\n\r\n", Ok(Path::State(17))),
+            ("GET /state?after=-1 HTTP/1.1\r\nHost: x\r\n\r\n", Ok(Path::State(0))),
             ("GET /metrics/ HTTP/1.1\r\nHost: x\r\n\r\n", Err(Refusal::NotFound)),
             ("GET /../metrics HTTP/1.1\r\nHost: x\r\n\r\n", Err(Refusal::NotFound)),
             ("POST /metrics HTTP/1.1\r\nHost: x\r\n\r\n", Err(Refusal::Method)),

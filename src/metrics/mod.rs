@@ -1,11 +1,13 @@
 //! The process that serves metrics over HTTP: text for Prometheus at `/metrics`, a
-//! page with charts for people at `/`.
+//! page with charts for people at `/`, and what the page asks for at `/state`. Once a second
+//! it looks at everything and keeps a sample, for pages that are opened later.
 //!
 //! It is forked by the master and reads the zone, in which it writes nothing; it has
 //! no client's connection and no lock that anybody waits for. So it can die at any
 //! time, and the master replaces it. One thread, one place that sleeps: a poll in
 //! [`run`]. It ends with the master: its channel is closed then.
 
+mod history;
 mod http;
 mod peer;
 mod text;
@@ -22,8 +24,10 @@ use chappe_sys::signals::{Signals, USED, unblock};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use nix::unistd::getppid;
 
 use crate::channel::{Received, WorkerEnd};
+use history::{History, SAMPLE_EVERY};
 use http::Answer;
 use peer::Peer;
 pub(crate) use text::Facts;
@@ -68,26 +72,37 @@ fn serve(start: Start) -> io::Result<()> {
     let taken: Vec<Signal> = USED.into_iter().filter(|s| *s != Signal::SIGCHLD).collect();
     let mut signals = Signals::new(&taken)?;
     unblock()?;
-    let answer = |request: Result<http::Path, http::Refusal>| match request {
-        Ok(http::Path::Page) => Answer::page(PAGE),
-        Ok(http::Path::Metrics) => match text::render(&zone, &facts) {
-            Some(text) => Answer::metrics(text),
-            None => Answer::unavailable(),
-        },
-        Err(refusal) => Answer::refusal(refusal),
-    };
+    // The two processes that are no workers: the master and this one.
+    let others = [getppid().as_raw().unsigned_abs(), std::process::id()];
+    let mut history = History::new();
+    let mut next_look = Instant::now();
     let mut peers: Vec<Peer> = Vec::new();
     let mut accept_after = Instant::now();
     loop {
+        if next_look <= Instant::now() {
+            history.look(&zone, &others, Instant::now());
+            // What was missed, since the process was stopped, is not made up for.
+            next_look = (next_look + SAMPLE_EVERY).max(Instant::now());
+        }
         let room = CONNECTIONS_MAX.saturating_sub(peers.len());
         let accepts = room > 0 && accept_after <= Instant::now();
-        sleep(&channel, &signals, accepts.then_some(&listener), &peers, accept_after)?;
+        sleep(&channel, &signals, accepts.then_some(&listener), &peers, accept_after, next_look)?;
         if signals.pending().contains(&Signal::SIGTERM) || has_ended(&channel) {
             return Ok(());
         }
         if accepts && let Err(_full) = accept(&listener, &mut peers) {
             accept_after = Instant::now() + ACCEPT_PAUSE;
         }
+        let answer = |request: Result<http::Path, http::Refusal>| match request {
+            Ok(http::Path::Page) => Answer::page(PAGE),
+            Ok(http::Path::Metrics) => {
+                text::render(&zone, &facts).map_or_else(Answer::unavailable, Answer::metrics)
+            }
+            Ok(http::Path::State(after)) => {
+                history.state(&zone, &facts, after).map_or_else(Answer::unavailable, Answer::state)
+            }
+            Err(refusal) => Answer::refusal(refusal),
+        };
         let now = Instant::now();
         peers.retain_mut(|peer| peer.go_on(now, &answer));
     }
@@ -101,6 +116,7 @@ fn sleep(
     listener: Option<&TcpListener>,
     peers: &[Peer],
     accept_after: Instant,
+    next_look: Instant,
 ) -> io::Result<()> {
     let mut fds = vec![
         PollFd::new(channel.as_fd(), PollFlags::POLLIN),
@@ -109,6 +125,7 @@ fn sleep(
     fds.extend(peers.iter().map(|peer| PollFd::new(peer.as_fd(), peer.interest())));
     let now = Instant::now();
     let mut deadlines: Vec<Instant> = peers.iter().map(Peer::deadline).collect();
+    deadlines.push(next_look);
     match listener {
         Some(listener) => fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN)),
         None if accept_after > now => deadlines.push(accept_after),

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use chappe_shm::{Counter, HANDLER_BOUNDS_US, SlotReport, SlotState, Zone};
-use chappe_sys::clock;
+use chappe_sys::{Usage, clock};
 
 /// What the zone does not tell.
 #[derive(Clone, Copy, Debug)]
@@ -109,12 +109,29 @@ const GAUGES: &[Gauge] = &[
         u64::max,
     ),
     (
+        "cpu_milliseconds",
+        "Time on a CPU, of the threads that live.",
+        |r, _| usage(r).map_or(0, |usage| usage.cpu_ns / 1_000_000),
+        SUM,
+    ),
+    (
+        "memory_bytes",
+        "Memory that no other process has.",
+        |r, _| usage(r).map_or(0, |usage| usage.anonymous_bytes),
+        SUM,
+    ),
+    (
         "uptime_milliseconds",
         "Since the worker was started.",
         |r, now_ms| now_ms.saturating_sub(r.started_at_ms),
         u64::max,
     ),
 ];
+
+/// As far as the kernel tells.
+fn usage(report: &SlotReport) -> Option<Usage> {
+    Usage::of(&[i32::try_from(report.pid).ok()?])
+}
 
 /// Two workers may have one number for a while: after TTOU and TTIN the first of them
 /// still drains. A series that is there twice would spoil the whole answer, so these

@@ -108,6 +108,41 @@ fn metrics_say_what_status_says() {
     assert!(table.contains(&format!("metrics at http://{address}/")), "{table}");
 }
 
+fn state(address: SocketAddr, after: u64) -> serde_json::Value {
+    let (head, body) = get(address, &format!("/state?after={after}"));
+    assert!(head.contains("Content-Type: application/json"), "{head}");
+    serde_json::from_str(&body).expect("JSON")
+}
+
+#[test]
+fn the_history_is_kept_by_the_process_and_says_what_happened() {
+    let server = TestServer::start("metrics_history", ON);
+    let (address, _) = metrics(&server);
+    let mut client = server.connect();
+    client.call(CODE_ECHO, b"four").unwrap();
+    let received = |state: &serde_json::Value| state["samples"][0][1].as_u64();
+    let next = |state: &serde_json::Value| state["next"].as_u64().expect("a number");
+    wait_until("a sample that has the message", || {
+        let next = next(&state(address, u64::MAX));
+        next > 0 && received(&state(address, next - 1)) == Some(1)
+    });
+    let all = state(address, 0);
+    let samples = all["samples"].as_array().expect("samples");
+    let at = |sample: &serde_json::Value| sample[0].as_u64().expect("a time");
+    assert!(samples.windows(2).all(|pair| at(&pair[0]) <= at(&pair[1])), "{samples:?}");
+    assert_eq!(samples.len() as u64, next(&all));
+    let permits = &all["permits"];
+    assert_eq!((permits["held"].as_u64(), permits["free"].as_u64()), (Some(1), Some(99_999)));
+    let workers = all["workers"].as_array().expect("workers");
+    assert_eq!(workers.len(), 2);
+    for worker in workers {
+        assert_eq!(worker["state"], "serving");
+        assert!(worker["memory_bytes"].as_u64() > Some(0), "{worker}");
+    }
+    let names: Vec<_> = all["processes"].as_array().expect("processes").iter().collect();
+    assert_eq!(names.len(), 2, "the master and the one that tells: {names:?}");
+}
+
 #[test]
 fn the_page_is_one_file_and_head_has_no_body() {
     let server = TestServer::start("metrics_page", ON);
@@ -118,7 +153,7 @@ fn the_page_is_one_file_and_head_has_no_body() {
     for outside in ["src=", "@import", "url(", "https:"] {
         assert!(!page.contains(outside), "the page needs {outside}");
     }
-    for path in ["/", "/metrics"] {
+    for path in ["/", "/metrics", "/state"] {
         let head = exchange(address, &format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
     }
@@ -342,6 +377,8 @@ fn a_browser_draws_the_page() {
     for client in &mut clients {
         client.call(CODE_ECHO, b"four").unwrap();
     }
+    // The page is opened late: the process has kept what was before.
+    wait_until("a history", || state(address, 0)["next"].as_u64() >= Some(4));
     let profile = server.dir.join("profile");
     let dom = finish(
         Command::new(browser)
@@ -350,16 +387,21 @@ fn a_browser_draws_the_page() {
             .args(["--disable-sync", "--disable-quic", "--disable-dev-shm-usage"])
             .arg(format!("--user-data-dir={}", profile.display()))
             // So much of the page's own time passes, as fast as it can.
-            .args(["--virtual-time-budget=3500", "--dump-dom"])
+            .args(["--virtual-time-budget=1500", "--dump-dom"])
             .arg(format!("http://{address}/")),
     );
     assert_eq!(dom.code, Some(0), "{dom:?}");
     let text = &dom.stdout;
     let samples = text.split_once("data-samples=\"").and_then(|(_, rest)| rest.split('"').next());
     let samples: usize = samples.and_then(|count| count.parse().ok()).expect(text);
-    assert!(samples >= 2, "{samples} in {text}");
-    assert_eq!(text.matches("<polyline points=\"").count(), 10, "{text}");
-    assert!(text.contains("permits 99997 of 100000"), "{text}");
-    assert_eq!(text.matches("<tr><td>").count(), 2, "a row a worker: {text}");
-    assert!(!text.contains("class=\"bad\""), "{text}");
+    assert!(samples >= 4, "{samples} in {text}");
+    assert_eq!(text.matches("<path class=\"line\"").count(), 15, "{text}");
+    let drawn = text.matches("d=\"M").count();
+    assert!(drawn >= 15, "each line has points, {drawn}: {text}");
+    assert!(text.contains("100000 = 99997 free + 3 held"), "{text}");
+    for row in ["<td>worker 0</td>", "<td>worker 1</td>", "<td>all workers</td>", "<td>master</td>"]
+    {
+        assert!(text.contains(row), "{row} in {text}");
+    }
+    assert!(text.contains(">history of ") && !text.contains(">no answer: "), "{text}");
 }
