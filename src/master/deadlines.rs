@@ -17,6 +17,8 @@ pub(super) enum What {
     Stop,
     /// This worker was told to leave, and is killed if it is still there.
     Leave(Pid),
+    /// A reload tries once more to have an address.
+    Address,
     /// The workers of the generation that a reload makes ready have had their time.
     Candidate,
     /// This worker has had its time to get ready.

@@ -25,6 +25,10 @@ use crate::listen::{Bound, ListenError};
 pub(super) enum Failure {
     /// The file is wrong.
     Config(ConfigErrors),
+    /// An address for clients can't be had.
+    Listen(ListenError),
+    /// The address of the metrics can't be had.
+    Metrics(ListenError),
     /// Anything else, in a sentence.
     Other(String),
 }
@@ -33,12 +37,19 @@ impl Failure {
     pub(super) fn other(error: impl fmt::Display) -> Self {
         Self::Other(error.to_string())
     }
+
+    /// Whether somebody else has an address.
+    pub(super) fn is_taken(&self) -> bool {
+        matches!(self, Self::Listen(error) | Self::Metrics(error) if error.is_taken())
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(errors) => errors.fmt(f),
+            Self::Listen(error) => error.fmt(f),
+            Self::Metrics(error) => write!(f, "metrics: {error}"),
             Self::Other(reason) => f.write_str(reason),
         }
     }
@@ -114,6 +125,8 @@ pub(super) struct Generations {
     last_number: u64,
     plan: Plan,
     history: History,
+    /// When the reload was begun that waits for an address.
+    waits_since: Option<Instant>,
     /// Clients that wait for the reload that has not begun.
     waiters: Vec<u64>,
 }
@@ -131,6 +144,7 @@ impl Generations {
             candidate: None,
             plan: Plan::new(),
             history: History::default(),
+            waits_since: None,
             waiters: Vec::new(),
         }
     }
@@ -174,6 +188,16 @@ impl Generations {
     }
 
     /// A resize turned out to need a new generation.
+    /// When the reload was begun that waits for an address.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        self.waits_since
+    }
+
+    /// A reload waits for an address, or none does any more.
+    pub(super) fn set_waiting(&mut self, since: Option<Instant>) {
+        self.waits_since = since;
+    }
+
     pub(super) fn resize_is_reload(&mut self) {
         self.plan.resize_is_reload();
     }

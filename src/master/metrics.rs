@@ -5,6 +5,7 @@
 //! The socket stays with the master. Who connects while there is no process waits in
 //! the socket's queue for the next one.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
@@ -43,6 +44,8 @@ pub(super) struct Metrics {
     /// `None`: off.
     endpoint: Option<Bound>,
     helper: Option<Helper>,
+    /// Processes that were ended and may still have their socket.
+    dismissed: BTreeSet<Pid>,
     /// The one that a reload will have.
     next: Option<Bound>,
     /// The pace, for `policy::judge`.
@@ -116,18 +119,25 @@ impl Metrics {
             return;
         }
         self.dismiss();
-        *self = Self::new(endpoint, deadlines);
+        let dismissed = std::mem::take(&mut self.dismissed);
+        *self = Self { dismissed, ..Self::new(endpoint, deadlines) };
     }
 
-    /// Ends the process. Its end is not waited for: who reaps it finds nobody's child.
+    /// Ends the process. Its end is not waited for.
     fn dismiss(&mut self) {
         if let Some(helper) = self.helper.take() {
             // It is not reaped yet, so its number can't be another one's.
+            self.dismissed.insert(helper.pid);
             let _ = kill(helper.pid, Signal::SIGKILL);
         }
     }
 
-    /// True when the child that ended was the metrics process.
+    /// Whether a process that was ended may still have its socket.
+    pub(super) fn is_letting_go(&self) -> bool {
+        !self.dismissed.is_empty()
+    }
+
+    /// True when the child that ended was the metrics process, or one before it.
     pub(super) fn ended(
         &mut self,
         pid: Pid,
@@ -135,6 +145,9 @@ impl Metrics {
         how: &str,
         is_stopping: bool,
         deadlines: &mut Deadlines,
+        if self.dismissed.remove(&pid) {
+            return true;
+        }
     ) -> bool {
         let Some(helper) = self.helper.take_if(|helper| helper.pid == pid) else {
             return false;

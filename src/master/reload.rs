@@ -10,7 +10,7 @@
 //! what the new generation needs apart from what the one that serves has, until the commit.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chappe_shm::{Counter, SlotState};
 use serde_json::{Value, json};
@@ -27,6 +27,12 @@ use crate::logging::Role;
 
 /// How many old generations may drain at a time.
 const DRAINS_MAX: usize = 3;
+
+/// For how long an address is waited for that a process of ours still has, and is about to
+/// let go of.
+const ADDRESS_TIME_MAX: Duration = Duration::from_millis(2500);
+/// How often it is tried.
+const ADDRESS_PAUSE: Duration = Duration::from_millis(10);
 
 impl Master<'_> {
     // Asked for, and begun when nothing else is under way.
@@ -58,10 +64,38 @@ impl Master<'_> {
     }
 
     fn begin_reload(&mut self) {
-        let begun = Instant::now();
-        let waiters = self.generations.take_waiters();
         self.manager.reloading();
-        match self.read_candidate(begun) {
+        self.try_reload(Instant::now());
+    }
+
+    /// The reload that waits for an address is tried once more. The file is read anew, so
+    /// whoever has asked in the meantime hears the outcome, too.
+    pub(super) fn try_reload_again(&mut self) {
+        if let Some(begun) = self.generations.waits_since() {
+            self.try_reload(begun);
+        }
+    }
+
+    /// An address that was just removed may be taken for a moment: whoever leaves has not
+    /// closed it yet. It is tried again until they have.
+    fn try_reload(&mut self, begun: Instant) {
+        // Before the bind: of who closes it in between the next try finds it free.
+        let comes_free = self.supervisor.is_letting_go() || self.metrics.is_letting_go();
+        let candidate = self.read_candidate(begun);
+        if let Err(failure) = &candidate
+            && failure.is_taken()
+            && comes_free
+            && begun.elapsed() < ADDRESS_TIME_MAX
+        {
+            if self.generations.waits_since().is_none() {
+                log::info!("{failure}; a process that leaves has it, trying again");
+            }
+            self.generations.set_waiting(Some(begun));
+            return self.deadlines.set(What::Address, Instant::now() + ADDRESS_PAUSE);
+        }
+        self.generations.set_waiting(None);
+        let waiters = self.generations.take_waiters();
+        match candidate {
             Ok(mut candidate) => {
                 candidate.waiters = waiters;
                 self.begin_candidate(candidate);
@@ -97,9 +131,8 @@ impl Master<'_> {
         changes: (Changes, Vec<String>),
         begun: Instant,
     ) -> Result<Candidate, Failure> {
-        let listeners = self.generations.bind_next(&config, workers).map_err(Failure::other)?;
-        let metrics = self.metrics.bind_next(&config);
-        let metrics = metrics.map_err(|error| Failure::Other(format!("metrics: {error}")))?;
+        let listeners = self.generations.bind_next(&config, workers).map_err(Failure::Listen)?;
+        let metrics = self.metrics.bind_next(&config).map_err(Failure::Metrics)?;
         start::provide_peer_tables(self.supervisor.zone(), &config, workers).map_err(|error| {
             Failure::Other(format!("memory for limits.connections_per_ip: {error}"))
         })?;
@@ -269,11 +302,15 @@ impl Master<'_> {
 
     /// The server stops: there will be no new generation.
     pub(super) fn abandon_reload(&mut self) {
-        if let Some(candidate) = self.undo() {
+        let candidate = self.undo();
+        if candidate.is_some() || self.generations.waits_since().is_some() {
             log::warn!("reload abandoned: the server is stopping");
             self.generations.note_failure("stopping");
-            candidate.waiters.into_iter().for_each(|waiter| self.generations.add_waiter(waiter));
+            self.generations.set_waiting(None);
+            self.deadlines.clear(What::Address);
         }
+        let waiters = candidate.map(|candidate| candidate.waiters).unwrap_or_default();
+        waiters.into_iter().for_each(|waiter| self.generations.add_waiter(waiter));
         self.dismiss_waiters();
     }
 

@@ -14,7 +14,6 @@ use super::control::Request;
 use super::deadlines::What;
 use super::desk::Kind;
 use super::supervisor::{Child, Ended, Heard};
-use super::{Master, status};
 use crate::channel::Message;
 use crate::config::LogLevel;
 
@@ -164,6 +163,7 @@ impl Master<'_> {
             What::Stop => self.end_of_stop(),
             What::Leave(pid) => self.supervisor.end_of_leaving(pid, deadlines),
             What::Candidate => self.end_of_candidate(),
+            What::Address => self.try_reload_again(),
             What::Ready(pid) => match self.supervisor.end_of_readiness(pid) {
                 Some(number) => on(self, Event::Late(number)),
                 None => on(self, Event::Ready),

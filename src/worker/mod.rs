@@ -288,10 +288,11 @@ impl Worker {
         }
         log::info!("worker drains, asked by {by} connections={}", self.event_loop.connections());
         self.life = Life::Draining(Moment::now() + self.shutdown_timeout);
-        self.slot.mark_draining();
         chappe_sys::set_title(&format!("chappe: worker process {} (draining)", self.number));
         let spread = if reason == Goodbye::Reloading { self.drain_spread } else { Duration::ZERO };
         self.event_loop.start_drain(reason, spread);
+        // Only now that the listening sockets are closed: a reload may wait for an address.
+        self.slot.mark_draining();
     }
 }
 

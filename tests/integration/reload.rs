@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use chappe_client::{CODE_ECHO, CODE_PING, Client, Goodbye};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use chappe_testkit::site::{configuration, finish, program};
-use chappe_testkit::{DEADLINE, Finished, TestServer, drain, wait_until};
+use chappe_testkit::{DEADLINE, Finished, TestServer, drain, wait_until, while_stopped};
 
 /// Replaces the file in one step: half of it would be a valid configuration too.
 fn configure(server: &TestServer, toml: &str) {
@@ -151,6 +151,68 @@ fn a_taken_port_keeps_the_old_generation_and_its_listeners() {
     drop(holder);
     reload(&server);
     assert!(echoes(other) && echoes(taken));
+}
+
+#[test]
+fn an_address_that_was_just_removed_can_be_had_again() {
+    let (first, second) = (free_port("127.0.0.1"), free_port("127.0.0.1"));
+    let both = format!("worker_processes = 1\n{}{}", listen(first), listen(second));
+    let server = TestServer::start("reload_removed_and_added", &both);
+    let old = server.worker_pids()[0];
+    // While it is stopped it has not even heard that it is to let go.
+    let mut again = while_stopped(old, || {
+        configure(&server, &format!("worker_processes = 1\n{}", listen(first)));
+        reload(&server);
+        configure(&server, &both);
+        let again = server.command(&["reload"]).spawn().expect("the command starts");
+        server.wait_log("master", "a process that leaves has it, trying again");
+        again
+    });
+    assert!(again.wait().expect("our own child").success());
+    assert!(echoes(first) && echoes(second));
+    assert_eq!(server.status_number("/reload/count"), 2);
+    assert_eq!(server.status_json()["reload"]["last"]["outcome"], "ok");
+}
+
+#[test]
+fn an_address_that_a_stopped_worker_keeps_fails_the_reload_in_the_end() {
+    let (first, second) = (free_port("127.0.0.1"), free_port("127.0.0.1"));
+    let both = format!("worker_processes = 1\n{}{}", listen(first), listen(second));
+    let server = TestServer::start("reload_removed_and_kept", &both);
+    let old = server.worker_pids()[0];
+    while_stopped(old, || {
+        configure(&server, &format!("worker_processes = 1\n{}", listen(first)));
+        reload(&server);
+        configure(&server, &both);
+        reload_fails(&server, 1, &format!("cannot listen on {second}: "));
+        assert!(echoes(first));
+    });
+    wait_drained(&server);
+    reload(&server);
+    assert!(echoes(second));
+}
+
+#[test]
+fn a_stop_ends_a_reload_that_waits_for_an_address() {
+    let (first, second) = (free_port("127.0.0.1"), free_port("127.0.0.1"));
+    let both = format!("worker_processes = 1\n{}{}", listen(first), listen(second));
+    let mut server = TestServer::start("reload_waits_and_stops", &both);
+    let old = server.worker_pids()[0];
+    let again = while_stopped(old, || {
+        configure(&server, &format!("worker_processes = 1\n{}", listen(first)));
+        reload(&server);
+        configure(&server, &both);
+        let again =
+            server.command(&["reload"]).stderr(Stdio::piped()).spawn().expect("the command starts");
+        server.wait_log("master", "a process that leaves has it, trying again");
+        server.signal(Signal::SIGTERM);
+        server.wait_log("master", "reload abandoned: the server is stopping");
+        again
+    });
+    let told = again.wait_with_output().expect("our own child");
+    let text = String::from_utf8_lossy(&told.stderr);
+    assert!(!told.status.success() && text.contains("the server is stopping"), "{text}");
+    assert!(server.wait_exit().success());
 }
 
 #[test]

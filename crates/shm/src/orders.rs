@@ -120,7 +120,10 @@ mod tests {
         assert_eq!(slot.state(), SlotState::Starting, "its death is judged by that");
         slot.mark_serving();
         assert_eq!(slot.state(), SlotState::Draining);
+        assert!(!slot.has_left_listeners(), "it was only told to");
         slot.set_orders(Orders { stage: Stage::Serve, log_level: None });
         assert_eq!(slot.state(), SlotState::Serving);
+        slot.mark_draining();
+        assert!(slot.has_left_listeners());
     }
 }

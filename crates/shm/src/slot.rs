@@ -223,7 +223,7 @@ impl Slot {
         self.set_state(SlotState::Serving);
     }
 
-    /// The worker accepts no more.
+    /// The worker has closed its listening sockets.
     pub fn mark_draining(&self) {
         self.set_state(SlotState::Draining);
     }
@@ -239,11 +239,20 @@ impl Slot {
     /// to everybody else, whether or not it has heard of it.
     #[must_use]
     pub fn state(&self) -> SlotState {
-        let state = self.zone.layout().states[self.index].load(Ordering::Acquire);
-        match SlotState::from_cell(state) {
+        match self.reached() {
             SlotState::Serving if self.orders().stage.is_drain() => SlotState::Draining,
             state => state,
         }
+    }
+
+    /// Whether the worker has closed its listening sockets, not only been told to.
+    #[must_use]
+    pub fn has_left_listeners(&self) -> bool {
+        self.reached() == SlotState::Draining
+    }
+
+    fn reached(&self) -> SlotState {
+        SlotState::from_cell(self.zone.layout().states[self.index].load(Ordering::Acquire))
     }
 
     /// Notes the process that was forked into the slot. Master only.

@@ -309,6 +309,11 @@ impl Supervisor {
         count
     }
 
+    /// Whether a worker that leaves may still have its listening sockets.
+    pub(super) fn is_letting_go(&self) -> bool {
+        self.workers.iter().any(|worker| worker.is_leaving() && !worker.slot.has_left_listeners())
+    }
+
     /// Whether a worker was told to go at once: its slot comes free soon.
     pub(super) fn is_making_room(&self) -> bool {
         self.workers.iter().any(|worker| worker.is_cut)
