@@ -32,11 +32,16 @@ use http::Answer;
 use peer::Peer;
 pub(crate) use text::Facts;
 
-/// How many connections there are at a time; more wait in the socket's queue.
+/// How many connections there are at a time. For one more, the oldest goes of those that
+/// have asked nothing yet, or were answered.
 const CONNECTIONS_MAX: usize = 32;
 
-/// How many wait there. The kernel refuses the rest.
-pub(crate) const BACKLOG: u32 = 64;
+/// How many are let in in a turn of the loop, before those that were let in are looked at.
+const ACCEPTS_A_TURN: usize = CONNECTIONS_MAX;
+
+/// How many wait in the socket's queue. Whoever finds it full tries again a second later,
+/// so it has room for more than anybody has scrapers.
+pub(crate) const BACKLOG: u32 = 512;
 
 /// How long accepting pauses after an error: what is missing may come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -84,14 +89,10 @@ fn serve(start: Start) -> io::Result<()> {
             // What was missed, since the process was stopped, is not made up for.
             next_look = (next_look + SAMPLE_EVERY).max(Instant::now());
         }
-        let room = CONNECTIONS_MAX.saturating_sub(peers.len());
-        let accepts = room > 0 && accept_after <= Instant::now();
+        let accepts = has_room(&peers) && accept_after <= Instant::now();
         sleep(&channel, &signals, accepts.then_some(&listener), &peers, accept_after, next_look)?;
         if signals.pending().contains(&Signal::SIGTERM) || has_ended(&channel) {
             return Ok(());
-        }
-        if accepts && let Err(_full) = accept(&listener, &mut peers) {
-            accept_after = Instant::now() + ACCEPT_PAUSE;
         }
         let answer = |request: Result<http::Path, http::Refusal>| match request {
             Ok(http::Path::Page) => Answer::page(PAGE),
@@ -103,9 +104,18 @@ fn serve(start: Start) -> io::Result<()> {
             }
             Err(refusal) => Answer::refusal(refusal),
         };
+        // First who is there: whose request has come does not make room for another one.
         let now = Instant::now();
         peers.retain_mut(|peer| peer.go_on(now, &answer));
+        if accepts && let Err(_full) = accept(&listener, &mut peers, &answer) {
+            accept_after = Instant::now() + ACCEPT_PAUSE;
+        }
     }
+}
+
+/// Whether one more can be let in, be it in the place of another one.
+fn has_room(peers: &[Peer]) -> bool {
+    peers.len() < CONNECTIONS_MAX || peers.iter().any(Peer::is_waiting)
 }
 
 /// The only place that sleeps: until a peer, the master or a signal has something, or
@@ -153,13 +163,26 @@ fn has_ended(channel: &WorkerEnd) -> bool {
     }
 }
 
-/// Takes who waits, as far as there is room.
-fn accept(listener: &TcpListener, peers: &mut Vec<Peer>) -> io::Result<()> {
-    while peers.len() < CONNECTIONS_MAX {
+/// Lets in who waits, and answers at once who has asked already. Silent connections, however
+/// many there are, do not keep anybody out: for each new one the oldest of them goes.
+fn accept(
+    listener: &TcpListener,
+    peers: &mut Vec<Peer>,
+    answer: &impl Fn(Result<http::Path, http::Refusal>) -> Answer,
+) -> io::Result<()> {
+    for _ in 0..ACCEPTS_A_TURN {
+        if !has_room(peers) {
+            return Ok(());
+        }
         match listener.accept() {
             Ok((socket, _)) => {
                 socket.set_nonblocking(true)?;
-                peers.push(Peer::new(socket, Instant::now()));
+                let now = Instant::now();
+                let mut peer = Peer::new(socket, now);
+                if peer.go_on(now, answer) {
+                    make_room(peers);
+                    peers.push(peer);
+                }
             }
             Err(error) => match error.kind() {
                 ErrorKind::WouldBlock => return Ok(()),
@@ -170,4 +193,15 @@ fn accept(listener: &TcpListener, peers: &mut Vec<Peer>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Closes the oldest connection that nobody waits at, if there are as many as may be.
+fn make_room(peers: &mut Vec<Peer>) {
+    if peers.len() < CONNECTIONS_MAX {
+        return;
+    }
+    let waiting = peers.iter().enumerate().filter(|(_, peer)| peer.is_waiting());
+    if let Some((place, _)) = waiting.min_by_key(|(_, peer)| peer.deadline()) {
+        peers.remove(place);
+    }
 }

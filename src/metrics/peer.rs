@@ -52,6 +52,11 @@ impl Peer {
         self.deadline
     }
 
+    /// Whether it has not asked yet, or has its answer: nobody misses it.
+    pub(super) fn is_waiting(&self) -> bool {
+        !matches!(self.stage, Stage::Writing(..))
+    }
+
     /// What it waits for.
     pub(super) fn interest(&self) -> PollFlags {
         match self.stage {

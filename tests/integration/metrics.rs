@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
@@ -186,7 +186,7 @@ fn bad_requests_are_told_so() {
 }
 
 #[test]
-fn connections_beyond_the_most_wait_and_silent_ones_are_ended() {
+fn silent_connections_keep_nobody_out_and_are_ended() {
     let server = TestServer::start("metrics_connections", ON);
     let (address, pid) = metrics(&server);
     let port = format!(":{:04X}", address.port());
@@ -199,22 +199,20 @@ fn connections_beyond_the_most_wait_and_silent_ones_are_ended() {
     };
     let mut silent: Vec<_> = (0..CONNECTIONS_MAX).map(|_| connect(address)).collect();
     wait_until("all are taken", || open() == CONNECTIONS_MAX);
-    let mut one_more = connect(address);
-    one_more.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
-    one_more.set_nonblocking(true).unwrap();
-    // It is the process's turn: it answers the first, and still has no room.
-    silent[0].write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
-    let mut part = [0; 15];
-    silent[0].read_exact(&mut part).unwrap();
-    assert_eq!(open(), CONNECTIONS_MAX);
-    let error = one_more.read(&mut part).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "there is no room for it");
-    one_more.set_nonblocking(false).unwrap();
-    drop(silent.remove(0));
-    one_more.read_exact(&mut part).unwrap();
-    assert_eq!(&part, b"HTTP/1.1 200 OK");
-    drop(one_more);
-    // The others said nothing: they are gone without our doing.
+    // Half a request is no more than none.
+    silent[0].write_all(b"GET / HT").unwrap();
+    samples(address);
+    let mut is_open = |nth: usize| {
+        silent[nth].set_nonblocking(true).unwrap();
+        let result = silent[nth].read(&mut [0]);
+        result.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    };
+    // The oldest one went for it, and the others have their time.
+    assert!(!is_open(0));
+    assert!((1..CONNECTIONS_MAX).all(&mut is_open));
+    // More than fit, and than wait: whoever asks is answered.
+    silent.extend((0..10 * CONNECTIONS_MAX).map(|_| connect(address)));
+    samples(address);
     wait_until("silent connections are closed", || open() == 0);
     samples(address);
 }
