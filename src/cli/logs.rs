@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use chappe_sys::regular_file::{self, Unsuitable};
 use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::output;
 
 /// Show the logs of master and workers, merged by time
 #[derive(Args, Clone, Copy, Debug)]
@@ -112,7 +114,11 @@ fn wait_or_reader_gone(pause_ms: u8) -> io::Result<bool> {
 /// False if nobody reads the output any more.
 fn show(lines: &[Line]) -> io::Result<bool> {
     let mut out = io::stdout().lock();
-    let text: Vec<u8> = lines.iter().flat_map(|line| &line.text).copied().collect();
+    let mut text: Vec<u8> = lines.iter().flat_map(|line| &line.text).copied().collect();
+    // Into a file or a pipe they go as they are.
+    if out.is_terminal() {
+        text = output::harmless(&text);
+    }
     match out.write_all(&text).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         result => result.map(|()| true),

@@ -24,6 +24,31 @@ pub(crate) fn print_line(line: &str) -> io::Result<bool> {
     print(&format!("{line}\n"))
 }
 
+/// The text of a file as a terminal may see it: what would steer the terminal, or turn the
+/// order of letters around, is written as an escape, and so are bytes that are no text. Tabs
+/// and ends of lines stay.
+pub(crate) fn harmless(text: &[u8]) -> Vec<u8> {
+    use std::fmt::Write as _;
+    let mut shown = String::with_capacity(text.len());
+    for chunk in text.utf8_chunks() {
+        for letter in chunk.valid().chars() {
+            // Writing to a String can't fail.
+            let _ = match letter {
+                '\t' | '\n' => shown.write_char(letter),
+                letter if letter.is_control() => write!(shown, "\\x{:02x}", u32::from(letter)),
+                '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                    write!(shown, "{}", letter.escape_unicode())
+                }
+                letter => shown.write_char(letter),
+            };
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(shown, "\\x{byte:02x}");
+        }
+    }
+    shown.into_bytes()
+}
+
 /// The text such that it takes the place of the one before, if standard output is a
 /// terminal; else it follows after an empty line.
 pub(crate) fn redrawn(text: &str) -> String {
@@ -34,4 +59,18 @@ pub(crate) fn redrawn(text: &str) -> String {
     // a cleared screen this does not flicker.
     let lines: String = text.lines().map(|line| format!("{line}\x1b[K\n")).collect();
     format!("\x1b[H{lines}\x1b[J")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_files_text_cannot_steer_a_terminal() {
+        let text =
+            b"\x1b[2Jred\x1b[0m\r\n\tline\x7f \xc2\x9b1m \xff\xc3\xa4 \xe2\x80\xae".as_slice();
+        let shown = "\\x1b[2Jred\\x1b[0m\\x0d\n\tline\\x7f \\x9b1m \\xff\u{e4} \\u{202e}";
+        assert_eq!(String::from_utf8(harmless(text)).unwrap(), shown);
+        assert_eq!(harmless(b"plain\n"), b"plain\n");
+    }
 }

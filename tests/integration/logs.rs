@@ -1,13 +1,14 @@
 //! Logs: opened anew, rotated, shown, lost on a full disk, told less of.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
 use chappe_client::{CODE_ECHO, CODE_PING};
+use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -534,4 +535,25 @@ fn a_huge_log_is_not_read_into_memory() {
         assert_eq!((shown.code, shown.stderr.as_str()), (Some(0), ""), "{arguments:?}");
         assert_eq!(shown.stdout, expected, "{arguments:?}");
     }
+}
+
+#[test]
+fn a_line_of_a_log_cannot_steer_the_terminal() {
+    let dir = chappe_testkit::fresh_dir("logs_terminal");
+    fs::write(dir.join("chappe.toml"), "").unwrap();
+    fs::create_dir(dir.join("logs")).unwrap();
+    let line = "2026-11-23T03:04:05.678Z INFO  master 1 \x1b]0;title\x07\x1b[2J\tgone \u{e4}\n";
+    fs::write(dir.join("logs/master.log"), line).unwrap();
+    // Into a file it goes as it is.
+    assert_eq!(site::finish(site::command(&dir).arg("logs")).stdout, line);
+    let pty = openpty(None, None).expect("a pseudo terminal");
+    let kept = pty.slave.try_clone().expect("another one");
+    let shown = site::command(&dir).arg("logs").stdout(pty.slave).status();
+    assert!(shown.expect("it starts").success());
+    let mut bytes = [0; 4096];
+    let length = File::from(pty.master).read(&mut bytes).expect("what it has written");
+    drop(kept);
+    let shown = String::from_utf8_lossy(&bytes[..length]);
+    assert!(shown.contains(r"\x1b]0;title\x07\x1b[2J"), "{shown:?}");
+    assert!(shown.contains("gone \u{e4}") && !shown.contains(['\x1b', '\x07']), "{shown:?}");
 }
