@@ -114,6 +114,8 @@ fn assert_settled(server: &TestServer, plan: &Plan) {
         assert_eq!(reload.code, Some(0), "step {nth}: {reload:?}");
         server.wait_status("/semaphores/connection_permits", |permits| permits == 4);
     }
+    // Until an old worker has heard of it, it lets clients in, and sends them away at once.
+    server.wait_serving(2);
     let served = |last| {
         let mut client = connect_from(loopback(last), server.address);
         let reply = client.call(CODE_PING, b"").expect("a reply");
@@ -127,6 +129,7 @@ fn assert_settled(server: &TestServer, plan: &Plan) {
     clients.clear();
     std::fs::write(server.dir.join("chappe.toml"), configuration(&toml(100))).expect("written");
     assert_eq!(server.run(&["reload"]).code, Some(0));
+    server.wait_serving(2);
     let _six: Vec<_> = (0..6).map(|_| served(1)).collect();
     let error = receive_error(&mut connect_from(loopback(1), server.address), ErrorNumber::Busy);
     assert!(error.to_string().contains("connections_per_ip"), "step {nth}: {error}");
