@@ -8,7 +8,8 @@ use super::counters::{
     section_of, turns,
 };
 use crate::control::{
-    Counters, MetricsStatus, PermitShare, Permits, Reloaded, Status, Vacancy, WorkerStatus,
+    Counters, MasterStatus, MetricsStatus, PermitShare, Permits, Reloaded, Status, Vacancy,
+    WorkerStatus,
 };
 
 /// Whether counters that are 0 are shown.
@@ -45,7 +46,7 @@ fn head(status: &Status) -> String {
         master.pid,
         duration(master.uptime_ms),
         master.generation,
-        master.listen.join(" "),
+        addresses(master),
     );
     if let Some(MetricsStatus { address, pid }) = &status.metrics {
         let _ = writeln!(text, "metrics at http://{address}/, pid {}", number(*pid));
@@ -59,6 +60,15 @@ fn head(status: &Status) -> String {
         let _ = writeln!(text, "warning: {warning}");
     }
     text
+}
+
+/// Where the server listens, and where nobody can come.
+fn addresses(master: &MasterStatus) -> String {
+    let listen = master.listen.iter().map(|address| match master.unreachable.contains(address) {
+        true => format!("{address} (file gone, reload to make it again)"),
+        false => address.clone(),
+    });
+    listen.collect::<Vec<_>>().join(" ")
 }
 
 fn workers(workers: &[WorkerStatus]) -> String {
@@ -295,6 +305,10 @@ turns of handler threads 8, p50 ≤10us, p99 ≤10us
 counters left out since they are 0: 1 (--all)
 ";
         assert_eq!(text, expected);
+        let mut gone = status();
+        gone.master.unreachable.push("[::1]:2".to_owned());
+        let text = table(&gone, Zeros::LeftOut);
+        assert!(text.contains("listening on 127.0.0.1:1 [::1]:2 (file gone, "), "{text}");
         let all = table(&status(), Zeros::Shown);
         assert!(
             all.contains("\nserver\n  workers_died                                     0\n"),

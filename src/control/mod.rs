@@ -1,8 +1,8 @@
 //! What is said over the control socket: a line with a JSON object in, a line with one out.
 //!
 //! [`Request`] is what a client may ask for; [`Status`], [`Listed`], [`Reloaded`] and
-//! [`Accepted`] are what the master answers, or [`Refused`]. Both sides use these types, so
-//! that neither looks for a key by its name. Nothing here opens a socket.
+//! [`Accepted`] are what the master answers, or [`Refused`]; [`Reply`] is any of them. Both sides
+//! use these types, so that neither looks for a key by its name. Nothing here opens a socket.
 //!
 //! Keys are added and never renamed. A client must not trip over a key that it does not
 //! know, so answers are read leniently; a server must not carry out half of what it was
@@ -13,14 +13,9 @@ mod reply;
 mod request;
 mod status;
 
-pub use reply::{Accepted, Listed, Refused, Reloaded, ReplyError, read};
+pub use reply::{Accepted, Listed, Refused, Reloaded, Reply, ReplyError, read};
 pub use request::{LevelName, Request, RequestError};
 pub use status::{
     ConnectionRow, Counters, HandlerTime, LastReload, Limits, MasterStatus, MetricsStatus,
     PermitShare, Permits, ReloadOutcome, ReloadStatus, Semaphores, Status, Vacancy, WorkerStatus,
 };
-
-/// An answer as it goes out.
-pub(crate) fn to_value(answer: &impl serde::Serialize) -> serde_json::Value {
-    serde_json::to_value(answer).expect("the answers have plain values and names for keys")
-}

@@ -5,6 +5,44 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
+use super::Status;
+
+/// Any answer, as the master sends it. A client knows which one it has asked for, and
+/// reads that by [`read`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Reply {
+    /// To [`Request::Status`](super::Request::Status).
+    Status(Box<Status>),
+    /// To whatever has no more to say.
+    Accepted(Accepted),
+    /// To [`Request::Connections`](super::Request::Connections).
+    Listed(Listed),
+    /// To [`Request::Reload`](super::Request::Reload).
+    Reloaded(Reloaded),
+    /// To anything.
+    Refused(Refused),
+}
+
+impl Reply {
+    /// Carried out, by this process.
+    pub(crate) fn accepted() -> Self {
+        Self::Accepted(Accepted { ok: true, pid: std::process::id() })
+    }
+
+    /// Not done, for this reason.
+    pub(crate) fn refused(reason: impl ToString) -> Self {
+        Self::Refused(Refused::because(reason))
+    }
+
+    /// As a line for the socket.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        let text = serde_json::to_string(self);
+        text.expect("the answers have plain values and names for keys") + "\n"
+    }
+}
+
 /// The command was carried out, or has begun to be.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Accepted {
@@ -152,11 +190,24 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_not_written() {
-        let text = |value: &dyn Fn() -> serde_json::Result<String>| value().unwrap();
-        let refused = Refused::because("why");
-        assert_eq!(text(&|| serde_json::to_string(&refused)), "{\"error\":\"why\"}");
-        let listed = Listed { ok: true, missing_workers: 0, missing: None };
-        let expected = "{\"ok\":true,\"missing_workers\":0}";
-        assert_eq!(text(&|| serde_json::to_string(&listed)), expected);
+        assert_eq!(Reply::refused("why").to_line(), "{\"error\":\"why\"}\n");
+        let listed = Reply::Listed(Listed { ok: true, missing_workers: 0, missing: None });
+        assert_eq!(listed.to_line(), "{\"ok\":true,\"missing_workers\":0}\n");
+    }
+
+    #[test]
+    fn each_answer_is_read_as_what_was_asked_for() {
+        let status = Status::example();
+        let line = Reply::Status(Box::new(status.clone())).to_line();
+        assert_eq!(read::<Status>(&line).unwrap(), status);
+        let listed = Listed { ok: true, missing_workers: 1, missing: Some("worker 0".into()) };
+        let line = Reply::Listed(listed.clone()).to_line();
+        assert_eq!(read::<Listed>(&line).unwrap(), listed);
+        let line = Reply::accepted().to_line();
+        assert_eq!(read::<Accepted>(&line).unwrap().pid, std::process::id());
+        let told = Refused { error: "no".to_owned(), wrong_configuration: Some(true) };
+        let line = Reply::Refused(told.clone()).to_line();
+        let Err(ReplyError::Refused(refused)) = read::<Status>(&line) else { panic!("{line}") };
+        assert_eq!(refused, told);
     }
 }

@@ -53,6 +53,10 @@ pub struct MasterStatus {
     pub generation: u64,
     /// Addresses, `unix:PATH` included.
     pub listen: Vec<String>,
+    /// Those of them that nobody can connect to: the file of the Unix socket was deleted, or
+    /// is another one's by now. A reload makes it again.
+    #[serde(default)]
+    pub unreachable: Vec<String>,
     /// A stop has begun.
     pub stopping: bool,
     /// As it is now, by its name in the configuration.
@@ -292,6 +296,7 @@ impl Status {
                 uptime_ms: 5000,
                 generation: 2,
                 listen: vec!["127.0.0.1:1".to_owned()],
+                unreachable: Vec::new(),
                 stopping: false,
                 log_level: "info".to_owned(),
                 warnings: Vec::new(),
@@ -340,7 +345,7 @@ mod tests {
     const KEYS: &str = "
         limits/worker_connections limits/worker_descriptors
         master/generation master/listen/0 master/log_level master/pid master/stopping
-        master/uptime_ms master/version master/warnings
+        master/unreachable master/uptime_ms master/version master/warnings
         metrics/address metrics/pid
         permits/credit permits/debt permits/free permits/held permits/limit
         permits/workers/0/held permits/workers/0/pid permits/workers/0/worker

@@ -13,13 +13,12 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 use nix::unistd::Pid;
-use serde_json::{Value, json};
 
 use super::control::{Answer, ControlSocket, List, Request};
 use super::deadlines::{Deadlines, What};
-use super::status;
 use super::supervisor::{Asked, Asking};
 use crate::channel::Message;
+use crate::control::{Listed, Reply};
 
 /// How long workers may take for an answer. A worker answers between two turns of
 /// its loop, and lists all it has in less than a second.
@@ -143,14 +142,14 @@ impl Desk {
     }
 
     /// The answer goes to the client that waits for it, if one still does.
-    pub(super) fn answer(&mut self, ticket: u64, reply: &Value, deadlines: &mut Deadlines) {
+    pub(super) fn answer(&mut self, ticket: u64, reply: &Reply, deadlines: &mut Deadlines) {
         self.answer_with(ticket, reply, VecDeque::new(), deadlines);
     }
 
     fn answer_with(
         &mut self,
         ticket: u64,
-        reply: &Value,
+        reply: &Reply,
         lists: VecDeque<List>,
         deadlines: &mut Deadlines,
     ) {
@@ -270,32 +269,28 @@ impl Desk {
 }
 
 /// What the one who asked hears. `silent` are those that have not answered.
-fn outcome(kind: Kind, mut silent: Vec<Asked>) -> (Value, VecDeque<List>) {
+fn outcome(kind: Kind, mut silent: Vec<Asked>) -> (Reply, VecDeque<List>) {
     let reply = match kind {
         Kind::List { lists, missing, .. } => {
             silent.extend(missing);
             silent.sort_by_key(|asked| asked.number);
-            let mut reply = json!({ "ok": true, "missing_workers": silent.len() });
-            if !silent.is_empty() {
-                reply["missing"] = names(&silent).into();
-            }
-            return (reply, lists);
+            let missing = (!silent.is_empty()).then(|| names(&silent));
+            let listed = Listed { ok: true, missing_workers: silent.len() as u64, missing };
+            return (Reply::Listed(listed), lists);
         }
-        Kind::Kick { done: true, .. } => status::accepted(),
+        Kind::Kick { done: true, .. } => Reply::accepted(),
         Kind::Kick { id, .. } if !silent.is_empty() => {
-            let error = format!("no answer whether connection {id} is there: {}", names(&silent));
-            json!({ "error": error })
+            let silent = names(&silent);
+            Reply::refused(format!("no answer whether connection {id} is there: {silent}"))
         }
-        Kind::Kick { id, .. } => json!({ "error": format!("there is no connection {id}") }),
+        Kind::Kick { id, .. } => Reply::refused(format!("there is no connection {id}")),
         Kind::Reopen { mut failed } => {
             if !silent.is_empty() {
                 failed.push(format!("no answer in time from {}", names(&silent)));
             }
             match failed.as_slice() {
-                [] => status::accepted(),
-                _ => {
-                    json!({ "error": format!("not all logs were reopened: {}", failed.join("; ")) })
-                }
+                [] => Reply::accepted(),
+                _ => Reply::refused(format!("not all logs were reopened: {}", failed.join("; "))),
             }
         }
     };
@@ -321,7 +316,10 @@ mod tests {
 
     #[test]
     fn who_did_not_answer_is_named() {
-        let error = |kind, silent| outcome(kind, silent).0["error"].as_str().unwrap().to_owned();
+        let error = |kind, silent| match outcome(kind, silent).0 {
+            Reply::Refused(refused) => refused.error,
+            reply => panic!("{reply:?}"),
+        };
         assert_eq!(
             error(Kind::Kick { id: 7, done: false }, asked(2)),
             "no answer whether connection 7 is there: worker 0 (pid 100), worker 1 (pid 101)"
@@ -330,18 +328,16 @@ mod tests {
             error(Kind::Reopen { failed: vec!["a".into()] }, asked(1)),
             "not all logs were reopened: a; no answer in time from worker 0 (pid 100)"
         );
-        let reply = outcome(list(asked(1)), Vec::new()).0;
-        assert_eq!(
-            reply,
-            json!({ "ok": true, "missing_workers": 1, "missing": "worker 0 (pid 100)" })
-        );
+        let missing = Some("worker 0 (pid 100)".to_owned());
+        let listed = Listed { ok: true, missing_workers: 1, missing };
+        assert_eq!(outcome(list(asked(1)), Vec::new()).0, Reply::Listed(listed));
         assert!(names(&asked(1024)).ends_with("worker 7 (pid 107), and 1016 more"));
     }
 
     #[test]
     fn when_all_have_answered_nobody_is_named() {
-        let reply = outcome(list(Vec::new()), Vec::new()).0;
-        assert_eq!(reply, json!({ "ok": true, "missing_workers": 0 }));
+        let listed = Listed { ok: true, missing_workers: 0, missing: None };
+        assert_eq!(outcome(list(Vec::new()), Vec::new()).0, Reply::Listed(listed));
     }
 
     #[test]

@@ -163,6 +163,12 @@ impl Generations {
         &self.addresses
     }
 
+    /// Those of them whose file is gone, so that nobody can connect. One look at each path.
+    pub(super) fn unreachable(&self) -> impl Iterator<Item = &Address> {
+        let is_gone = |bound: &&Bound| !bound.is_reachable();
+        self.current.listeners.iter().filter(is_gone).map(|bound| &bound.local)
+    }
+
     pub(super) fn history(&self) -> &History {
         &self.history
     }
@@ -182,12 +188,6 @@ impl Generations {
         std::mem::take(&mut self.waiters)
     }
 
-    /// The next thing to do, once.
-    pub(super) fn due(&mut self) -> Option<Due> {
-        self.plan.due()
-    }
-
-    /// A resize turned out to need a new generation.
     /// When the reload was begun that waits for an address.
     pub(super) fn waits_since(&self) -> Option<Instant> {
         self.waits_since
@@ -198,6 +198,12 @@ impl Generations {
         self.waits_since = since;
     }
 
+    /// The next thing to do, once.
+    pub(super) fn due(&mut self) -> Option<Due> {
+        self.plan.due()
+    }
+
+    /// A resize turned out to need a new generation.
     pub(super) fn resize_is_reload(&mut self) {
         self.plan.resize_is_reload();
     }

@@ -18,13 +18,13 @@ use chappe_sys::process::{self, ExitReason, Forked};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use serde_json::{Value, json};
 
 use super::Master;
 use super::deadlines::{Deadlines, What};
 use super::supervisor::{Death, Verdict, judge};
 use crate::channel::{Channel, MasterEnd};
 use crate::config::{self, Address, Config, LogLevel};
+use crate::control::MetricsStatus;
 use crate::listen::{Bound, ListenError};
 use crate::logging::{self, Copies};
 use crate::metrics::{self, Facts};
@@ -85,11 +85,10 @@ impl Metrics {
         }
     }
 
-    pub(super) fn to_json(&self) -> Value {
-        self.endpoint.as_ref().map_or(Value::Null, |bound| {
-            let pid = self.helper.as_ref().map(|helper| helper.pid.as_raw());
-            json!({ "address": bound.local.to_string(), "pid": pid })
-        })
+    pub(super) fn status(&self) -> Option<MetricsStatus> {
+        let bound = self.endpoint.as_ref()?;
+        let pid = self.helper.as_ref().map(|helper| helper.pid.as_raw());
+        Some(MetricsStatus { address: bound.local.to_string(), pid })
     }
 
     /// The socket of the generation that a reload makes ready.
@@ -127,8 +126,8 @@ impl Metrics {
     fn dismiss(&mut self) {
         if let Some(helper) = self.helper.take() {
             // It is not reaped yet, so its number can't be another one's.
-            self.dismissed.insert(helper.pid);
             let _ = kill(helper.pid, Signal::SIGKILL);
+            self.dismissed.insert(helper.pid);
         }
     }
 
@@ -145,10 +144,10 @@ impl Metrics {
         how: &str,
         is_stopping: bool,
         deadlines: &mut Deadlines,
+    ) -> bool {
         if self.dismissed.remove(&pid) {
             return true;
         }
-    ) -> bool {
         let Some(helper) = self.helper.take_if(|helper| helper.pid == pid) else {
             return false;
         };

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chappe_shm::{Counter, SlotState};
-use serde_json::{Value, json};
 
 use super::deadlines::What;
 use super::generations::{Candidate, Failure};
@@ -22,6 +21,7 @@ use super::stop::CUT_GRACE;
 use super::supervisor::{Ended, Outfit};
 use super::{Master, start};
 use crate::config::{Changes, Config};
+use crate::control::{Refused, Reloaded, Reply};
 use crate::listen::Bound;
 use crate::logging::Role;
 
@@ -280,14 +280,14 @@ impl Master<'_> {
         self.manager.ready(self.generations.addresses(), self.supervisor.numbers());
         let ready_ms = u64::try_from(ready.as_millis()).unwrap_or(u64::MAX);
         log::info!("reloaded generation={number} workers={workers} ready_ms={ready_ms}");
-        let outcome = json!({
-            "ok": true,
-            "generation": number,
-            "workers": workers,
-            "ready_ms": ready_ms,
-            "changed": committed.changes.applied,
-            "restart": committed.changes.restart,
-            "warnings": self.generations.current().warnings,
+        let outcome = Reply::Reloaded(Reloaded {
+            ok: true,
+            generation: number,
+            workers: workers.into(),
+            ready_ms,
+            changed: committed.changes.applied,
+            restart: committed.changes.restart,
+            warnings: self.generations.current().warnings.clone(),
         });
         self.answer_all(&committed.waiters, &outcome);
     }
@@ -332,16 +332,16 @@ impl Master<'_> {
         self.manager.ready(self.generations.addresses(), self.supervisor.numbers());
         self.generations.note_failure(&reason);
         let error = format!("reload failed, the old generation stays: {reason}");
-        let is_config = matches!(failure, Failure::Config(_));
-        self.answer_all(waiters, &json!({ "error": error, "wrong_configuration": is_config }));
+        let wrong_configuration = Some(matches!(failure, Failure::Config(_)));
+        self.answer_all(waiters, &Reply::Refused(Refused { error, wrong_configuration }));
     }
 
     fn dismiss_waiters(&mut self) {
         let waiters = self.generations.take_waiters();
-        self.answer_all(&waiters, &json!({ "error": "the server is stopping" }));
+        self.answer_all(&waiters, &Reply::refused("the server is stopping"));
     }
 
-    fn answer_all(&mut self, waiters: &[u64], outcome: &Value) {
+    fn answer_all(&mut self, waiters: &[u64], outcome: &Reply) {
         for waiter in waiters {
             self.desk.answer(*waiter, outcome, &mut self.deadlines);
         }

@@ -6,14 +6,12 @@ use chappe_shm::{
     Counter, CounterValues, HANDLER_BOUNDS_US, HandlerTimes, PermitBooks, SlotReport,
 };
 use chappe_sys::{clock, limits};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::Master;
 use super::generations::History;
 use crate::control::{
-    self, Accepted, Counters, HandlerTime, Limits, MasterStatus, PermitShare, Permits, Semaphores,
-    Status, WorkerStatus, to_value,
+    self, Counters, HandlerTime, Limits, MasterStatus, PermitShare, Permits, Semaphores, Status,
+    WorkerStatus,
 };
 
 /// Not shown for a worker, which never has any.
@@ -24,30 +22,26 @@ const COUNTED_BY_MASTER: &[Counter] =
 /// microsecond, unless it is interrupted right then.
 const PERMIT_LOOKS_MAX: usize = 16;
 
-/// The answer to a command that has no more to say.
-pub(super) fn accepted() -> Value {
-    to_value(&Accepted { ok: true, pid: std::process::id() })
-}
-
 impl Master<'_> {
-    pub(super) fn status(&self) -> Value {
+    pub(super) fn status(&self) -> Status {
         let zone = self.supervisor.zone();
         let current = self.generations.current();
         let now = Instant::now();
         let reports = self.supervisor.reports();
-        to_value(&Status {
+        Status {
             master: MasterStatus {
                 pid: std::process::id(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 uptime_ms: millis(self.started.elapsed().as_millis()),
                 generation: current.number,
                 listen: self.generations.addresses().iter().map(ToString::to_string).collect(),
+                unreachable: self.generations.unreachable().map(ToString::to_string).collect(),
                 stopping: self.stop.is_stopping(),
                 log_level: self.logs.level().name().to_owned(),
                 warnings: current.warnings.clone(),
             },
             reload: reloads(self.generations.history()),
-            metrics: typed(self.metrics.to_json()),
+            metrics: self.metrics.status(),
             workers: reports.iter().map(worker).collect(),
             vacancies: self.deadlines.vacancies().map(|it| vacancy(it, now)).collect(),
             limits: self.limits(),
@@ -57,7 +51,7 @@ impl Master<'_> {
             },
             permits: self.permits(&reports),
             totals: Some(counters(&zone.own_totals(), &[])),
-        })
+        }
     }
 
     /// Where the connection permits are at one moment, `None` if workers were moving some
@@ -82,11 +76,6 @@ impl Master<'_> {
         let worker_connections = config.effective_worker_connections(worker_descriptors);
         Limits { worker_descriptors, worker_connections }
     }
-}
-
-/// What another file of the master's has written as an object.
-fn typed<T: DeserializeOwned>(object: Value) -> T {
-    serde_json::from_value(object).expect("the object has the keys of its type")
 }
 
 /// A worker that died young, or could not be forked, and is paced.

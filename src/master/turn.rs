@@ -8,14 +8,15 @@ use std::time::Instant;
 use chappe_shm::{Counter, History};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use serde_json::json;
 
+use super::Master;
 use super::control::Request;
 use super::deadlines::What;
 use super::desk::Kind;
 use super::supervisor::{Child, Ended, Heard};
 use crate::channel::Message;
 use crate::config::LogLevel;
+use crate::control::Reply;
 
 /// The most that one connection takes in a list; a list that is longer is not believed.
 const LISTED_BYTES_MAX: u64 = 4096;
@@ -162,8 +163,8 @@ impl Master<'_> {
             What::Ping => self.manager.ping(now, deadlines),
             What::Stop => self.end_of_stop(),
             What::Leave(pid) => self.supervisor.end_of_leaving(pid, deadlines),
-            What::Candidate => self.end_of_candidate(),
             What::Address => self.try_reload_again(),
+            What::Candidate => self.end_of_candidate(),
             What::Ready(pid) => match self.supervisor.end_of_readiness(pid) {
                 Some(number) => on(self, Event::Late(number)),
                 None => on(self, Event::Ready),
@@ -200,24 +201,24 @@ impl Master<'_> {
     fn carry_out(&mut self, ticket: u64, request: Request) {
         let by = "the control socket";
         let reply = match request {
-            Request::Status {} => self.status(),
+            Request::Status {} => Reply::Status(Box::new(self.status())),
             Request::Stop {} => {
                 self.stop_fast(by);
-                status::accepted()
+                Reply::accepted()
             }
             Request::Quit {} => {
                 self.stop_gracefully(by);
-                status::accepted()
+                Reply::accepted()
             }
             Request::Reload {} => return self.request_reload(by, Some(ticket)),
             Request::Reopen { wait: true } => return self.reopen_logs_for(by, ticket),
             Request::Reopen { wait: false } => {
                 self.reopen_logs(by);
-                status::accepted()
+                Reply::accepted()
             }
             Request::LogLevel { level } => self.change_log_level(level.0),
             Request::Connections { .. } if !self.desk.has_room_for_list() => {
-                json!({ "error": "other lists are being made, try again" })
+                Reply::refused("other lists are being made, try again")
             }
             Request::Connections { slow } => return self.list_connections(ticket, slow),
             Request::Kick { id } => {
@@ -240,16 +241,16 @@ impl Master<'_> {
     }
 
     /// For this master and all workers, those to come included.
-    fn change_log_level(&mut self, level: LogLevel) -> serde_json::Value {
+    fn change_log_level(&mut self, level: LogLevel) -> Reply {
         if let Err(error) = self.logs.change_level(level) {
-            return json!({ "error": error.to_string() });
+            return Reply::refused(error);
         }
         let place = LogLevel::ALL.iter().position(|known| *known == level);
         let place = place.and_then(|place| u8::try_from(place).ok()).unwrap_or(0);
         self.supervisor.order_level(place, &mut self.deadlines);
         let workers = self.supervisor.count();
         log::info!("log level changed level={} workers={workers}", level.name());
-        status::accepted()
+        Reply::accepted()
     }
 
     /// Opens all logs anew, and hands every worker its own.

@@ -218,9 +218,15 @@ fn a_file_that_was_deleted_is_made_again_by_a_reload() {
     let path = path(&server);
     let mut before = connect(&path);
     before.call(CODE_PING, b"").unwrap();
+    assert!(server.status().master.unreachable.is_empty());
     std::fs::remove_file(&path).unwrap();
+    let status = server.status().master;
+    assert!(status.unreachable.len() == 1 && status.listen.contains(&status.unreachable[0]));
+    let table = server.run(&["status"]).stdout;
+    assert!(table.contains(&format!("{} (file gone, ", status.unreachable[0])), "{table}");
     let reload = server.run(&["reload"]);
     assert_eq!(reload.code, Some(0), "{reload:?}");
+    assert!(server.status().master.unreachable.is_empty());
     connect(&path).call(CODE_PING, b"").unwrap();
     // Whoever was connected is told to come again.
     let (frames, _) = drain(&mut before);

@@ -10,12 +10,11 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde_json::Value;
 
 use super::{
     Answer, List, PIECE_BYTES, PIECES_AT_ONCE, REQUEST_BYTES_MAX, REQUEST_TIME_MAX, Request,
-    refusal,
 };
+use crate::control::Reply;
 
 #[derive(Debug)]
 pub(super) struct Client {
@@ -86,7 +85,7 @@ impl Client {
             if let Some(end) = self.request.iter().position(|&byte| byte == b'\n') {
                 let reply = match Request::read(&self.request[..end]) {
                     Ok(request) => answer(request),
-                    Err(error) => Answer::Now(refusal(error)),
+                    Err(error) => Answer::Now(Reply::refused(error)),
                 };
                 match reply {
                     Answer::Now(reply) => self.reply(&reply),
@@ -95,7 +94,7 @@ impl Client {
                 return;
             }
             if self.request.len() >= REQUEST_BYTES_MAX {
-                self.reply(&refusal("bad request: longer than 64 KiB"));
+                self.reply(&Reply::refused("bad request: longer than 64 KiB"));
                 return;
             }
         }
@@ -126,9 +125,8 @@ impl Client {
         !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0) | Err(_))
     }
 
-    pub(super) fn reply(&mut self, reply: &Value) {
-        self.answer = reply.to_string().into_bytes();
-        self.answer.push(b'\n');
+    pub(super) fn reply(&mut self, reply: &Reply) {
+        self.answer = reply.to_line().into_bytes();
         self.state = ClientState::Hearing;
     }
 

@@ -24,13 +24,12 @@ use chappe_sys::unix_socket;
 use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
-use serde_json::Value;
 
 use client::{Client, ClientState};
 pub(super) use list::List;
 
+use crate::control::Reply;
 pub(super) use crate::control::Request;
-use crate::control::{Refused, to_value};
 use crate::throttle::Throttle;
 
 const CLIENTS_MAX: usize = 16;
@@ -59,16 +58,11 @@ fn may_wait(request: Request) -> bool {
     }
 }
 
-/// A refusal, as it goes out.
-fn refusal(reason: impl ToString) -> Value {
-    to_value(&Refused::because(reason))
-}
-
 /// What the master says to a request.
 #[derive(Debug)]
 pub(super) enum Answer {
     /// This.
-    Now(Value),
+    Now(Reply),
     /// Something, once it knows: [`ControlSocket::resolve`] with the same number.
     Later(u64),
 }
@@ -158,7 +152,7 @@ impl ControlSocket {
                     client.read(|request| {
                         if may_wait(request) && waiting >= WAITING_MAX {
                             let error = "too many wait for an answer already, try again";
-                            return Answer::Now(refusal(error));
+                            return Answer::Now(Reply::refused(error));
                         }
                         waiting += usize::from(may_wait(request));
                         answer(request)
@@ -178,7 +172,7 @@ impl ControlSocket {
     }
 
     /// The answer for the client that waits for it; it goes on in the lists.
-    pub(super) fn resolve(&mut self, number: u64, reply: &Value, lists: VecDeque<List>) {
+    pub(super) fn resolve(&mut self, number: u64, reply: &Reply, lists: VecDeque<List>) {
         let now = Instant::now();
         let waits = |client: &&mut Client| client.state == ClientState::Waiting(number);
         if let Some(client) = self.clients.iter_mut().find(waits) {
@@ -243,7 +237,6 @@ fn check_peer(stream: &UnixStream) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
     use std::io::{BufRead, BufReader, Read, Write};
     use std::net::Shutdown;
 
@@ -252,13 +245,20 @@ mod tests {
         let _cut_short = client.write_all(request);
         for _ in 0..3 {
             socket.turn(Instant::now(), |request| {
-                Answer::Now(json!({ "asked": format!("{request:?}") }))
+                Answer::Now(Reply::refused(format!("{request:?}")))
             });
         }
         let mut line = String::new();
         BufReader::new(client).read_line(&mut line).unwrap();
         line
     }
+
+    /// Any answer.
+    fn reply() -> Reply {
+        Reply::refused("no")
+    }
+
+    const REPLY: &str = "{\"error\":\"no\"}\n";
 
     fn bound() -> (tempfile::TempDir, PathBuf, ControlSocket) {
         let directory = tempfile::tempdir().unwrap();
@@ -271,13 +271,13 @@ mod tests {
     fn requests_are_answered_in_one_line() {
         let (_directory, path, mut socket) = bound();
         for (request, answer) in [
-            (&b"{\"command\":\"status\"}\n"[..], "{\"asked\":\"Status\"}\n"),
-            (b"{\"command\":\"stop\"}\n", "{\"asked\":\"Stop\"}\n"),
-            (b"{\"command\":\"quit\"}\n", "{\"asked\":\"Quit\"}\n"),
-            (b"{\"command\":\"kick\",\"id\":7}\n", "{\"asked\":\"Kick { id: 7 }\"}\n"),
+            (&b"{\"command\":\"status\"}\n"[..], "{\"error\":\"Status\"}\n"),
+            (b"{\"command\":\"stop\"}\n", "{\"error\":\"Stop\"}\n"),
+            (b"{\"command\":\"quit\"}\n", "{\"error\":\"Quit\"}\n"),
+            (b"{\"command\":\"kick\",\"id\":7}\n", "{\"error\":\"Kick { id: 7 }\"}\n"),
             (
                 b"{\"command\":\"log-level\",\"level\":\"debug\"}\n",
-                "{\"asked\":\"LogLevel { level: LevelName(Debug) }\"}\n",
+                "{\"error\":\"LogLevel { level: LevelName(Debug) }\"}\n",
             ),
         ] {
             assert_eq!(ask(&mut socket, &path, request), answer);
@@ -313,8 +313,8 @@ mod tests {
         assert_eq!((socket.clients.len(), socket.next_deadline()), (1, None));
         let lists: VecDeque<_> =
             [&b"one\n"[..], b"", &[b'x'; 100_000]].into_iter().map(list::tests::of).collect();
-        socket.resolve(8, &json!({}), VecDeque::new());
-        socket.resolve(7, &json!({ "ok": true }), lists);
+        socket.resolve(8, &reply(), VecDeque::new());
+        socket.resolve(7, &reply(), lists);
         let reader = std::thread::spawn(move || {
             let mut text = String::new();
             client.read_to_string(&mut text).unwrap();
@@ -324,8 +324,8 @@ mod tests {
             socket.turn(Instant::now(), nobody);
         }
         let text = reader.join().unwrap();
-        assert!(text.starts_with("{\"ok\":true}\none\nxxx"), "{text:.40}");
-        assert_eq!(text.len(), "{\"ok\":true}\none\n".len() + 100_000);
+        assert!(text.starts_with(&format!("{REPLY}one\nxxx")), "{text:.40}");
+        assert_eq!(text.len(), REPLY.len() + "one\n".len() + 100_000);
     }
 
     #[test]
@@ -366,10 +366,10 @@ mod tests {
         drop(gone);
         socket.turn(now, |_| unreachable!("nobody asks"));
         assert_eq!(socket.clients.len(), 1);
-        socket.resolve(1, &json!({ "ok": true }), VecDeque::new());
+        socket.resolve(1, &reply(), VecDeque::new());
         let mut line = String::new();
         BufReader::new(client).read_line(&mut line).unwrap();
-        assert_eq!(line, "{\"ok\":true}\n");
+        assert_eq!(line, REPLY);
     }
 
     #[test]
@@ -387,7 +387,7 @@ mod tests {
             socket.turn(Instant::now(), |_| Answer::Later(7));
             assert_eq!(socket.clients.len(), WAITING_MAX);
             let answer = ask(&mut socket, &path, b"{\"command\":\"status\"}\n");
-            assert_eq!(answer, "{\"asked\":\"Status\"}\n");
+            assert_eq!(answer, "{\"error\":\"Status\"}\n");
         }
     }
 
@@ -434,16 +434,16 @@ mod tests {
         drop(clients.pop());
         socket.turn(now + 2 * REQUEST_TIME_MAX, |_| unreachable!("nobody asks"));
         assert_eq!(socket.clients.len(), WAITING_MAX - 1);
-        socket.resolve(number + 1, &json!({}), VecDeque::new());
+        socket.resolve(number + 1, &reply(), VecDeque::new());
         assert_eq!(socket.clients.len(), WAITING_MAX - 1);
         for number in 1..=number {
-            socket.resolve(number, &json!({ "ok": number }), VecDeque::new());
+            socket.resolve(number, &Reply::refused(number), VecDeque::new());
         }
         assert!(socket.clients.is_empty());
         for (number, client) in (1..).zip(clients) {
             let mut line = String::new();
             BufReader::new(client).read_line(&mut line).unwrap();
-            assert_eq!(line, format!("{{\"ok\":{number}}}\n"));
+            assert_eq!(line, format!("{{\"error\":\"{number}\"}}\n"));
         }
     }
 
