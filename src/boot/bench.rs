@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::commands::default_address;
+use super::target::default_address;
 use super::{Failure, master_client, paths};
 use crate::cli::{self, BenchArgs, Common};
 use crate::config::{self, Located, Need};

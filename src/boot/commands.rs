@@ -1,6 +1,5 @@
 //! Calls that start nothing: they look at the configuration, or ask the master.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::thread::sleep;
 use std::time::Duration;
@@ -11,13 +10,14 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
 
 use super::identity::{self, Become};
-use super::master_client::{self, MasterClient};
+use super::master_client::MasterClient;
+use super::target::default_address;
 use super::{Failure, descriptors, load, locate, locate_quietly, paths, say, warn_of};
 use crate::cli::{
     self, Arguments, Common, ConnectionsArgs, LogsArgs, Rows, SendArgs, SignalName, StatusArgs,
     StopArgs,
 };
-use crate::config::{self, Address, ConfigErrors, Located, Need};
+use crate::config::{ConfigErrors, Located, Need};
 use crate::control::{self, Accepted, Reloaded, ReplyError, Request, Status};
 use crate::master::{PidFile, PidFileError};
 
@@ -25,6 +25,7 @@ use crate::master::{PidFile, PidFileError};
 const LOCK_LOOK: Duration = Duration::from_millis(20);
 /// How often `status --watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+
 pub(super) fn version(with_build: bool) -> Result<(), Failure> {
     say(concat!("chappe ", env!("CARGO_PKG_VERSION")))?;
     if with_build {
@@ -94,75 +95,6 @@ pub(super) fn signal(common: &Common, name: SignalName) -> Result<(), Failure> {
 pub(super) fn send(common: &Common, arguments: &SendArgs) -> Result<u8, Failure> {
     let to = if arguments.has_address() { None } else { default_address(common)? };
     Ok(cli::send(arguments, to, &mut std::io::stdout(), &mut std::io::stderr()))
-}
-
-/// Where to connect if nobody says: where the running server listens, or else its
-/// configuration; `None` without a configuration.
-pub(super) fn default_address(common: &Common) -> Result<Option<Address>, Failure> {
-    let asked = asked_address(common)?;
-    if let Ok(Some(address)) = asked {
-        return Ok(Some(address));
-    }
-    let (_, file) = paths(common)?;
-    if !file.exists() {
-        return Ok(None);
-    }
-    let address = load(common)?.config.listen.first().map(|listen| listen.address.clone());
-    match (&address, asked) {
-        // Only the server knows which port that became.
-        (Some(Address::Tcp(address)), asked) if address.port() == 0 => {
-            let why = asked.err().unwrap_or_else(|| Failure::Refused("it listens nowhere".into()));
-            Err(Failure::Refused(format!("the server can't be asked where it listens: {why}")))
-        }
-        _ => Ok(address.map(reachable)),
-    }
-}
-
-/// The first address of the running server; the inner failure is why it can't be asked.
-fn asked_address(common: &Common) -> Result<Result<Option<Address>, Failure>, Failure> {
-    let (prefix, file) = paths(common)?;
-    // Without a file there is nothing that names a server, and nothing wrong with that.
-    if !file.exists() {
-        return Ok(Ok(None));
-    }
-    let located = config::locate(&file, &prefix, &common.set, Need::ControlSocket)?;
-    let status = match master_client::status(&located) {
-        Ok(status) => status,
-        Err(failure) => {
-            // One that is there and says nothing is worth a word; its workers may serve.
-            if located.control_socket.exists() {
-                super::complain(&format!(
-                    "warning: the address is taken from the configuration, since the server can't \
-                     be asked: {failure}"
-                ));
-            }
-            return Ok(Err(failure));
-        }
-    };
-    warn_of(&located);
-    let first = status.master.listen.first();
-    Ok(Ok(first.and_then(|text| parsed(text)).map(reachable)))
-}
-
-/// An address as the status has it.
-fn parsed(text: &str) -> Option<Address> {
-    match text.strip_prefix("unix:") {
-        Some(path) => Some(Address::Unix(path.into())),
-        None => text.parse().ok().map(Address::Tcp),
-    }
-}
-
-/// "All addresses" is no address to connect to.
-fn reachable(mut address: Address) -> Address {
-    if let Address::Tcp(address) = &mut address
-        && address.ip().is_unspecified()
-    {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    address
 }
 
 pub(super) fn status(common: &Common, arguments: StatusArgs) -> Result<(), Failure> {

@@ -12,6 +12,7 @@ mod launcher;
 mod listeners;
 mod master_client;
 mod start;
+mod target;
 mod top;
 
 use std::ffi::OsString;
@@ -23,13 +24,11 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use thiserror::Error;
 
-use crate::master::Assignment;
-
 use crate::cli::{self, Arguments, Command, Common};
 use crate::config::{self, ConfigErrors, Loaded, Located, Need};
 use crate::control::Request;
 use crate::handler::Handlers;
-use crate::master::PidFileError;
+use crate::master::{Assignment, PidFileError};
 use crate::worker;
 
 // There are slots for all workers of all generations that can be alive.
@@ -46,19 +45,19 @@ const WRONG_INPUT: u8 = 2;
 /// Why a call failed; `Display` is what the person gets to see.
 #[derive(Debug, Error)]
 enum Failure {
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] ConfigErrors),
-    #[error("{0}")]
+    #[error(transparent)]
     Listen(#[from] crate::listen::ListenError),
-    #[error("{0}")]
+    #[error(transparent)]
     Logging(#[from] crate::logging::LoggingError),
-    #[error("{0}")]
+    #[error(transparent)]
     PidFile(#[from] PidFileError),
-    #[error("{0}")]
+    #[error(transparent)]
     Start(#[from] crate::master::StartError),
     #[error("{step}: {cause}")]
     System { step: String, cause: std::io::Error },
-    #[error("{0}")]
+    #[error(transparent)]
     Daemonize(#[from] daemonize::Error),
     /// The server has found the configuration wrong.
     #[error("{0}")]
@@ -130,46 +129,35 @@ fn act(
     run_worker: &dyn Fn(Assignment) -> ExitReason,
 ) -> Result<u8, Failure> {
     let common = &arguments.common;
-    if let Some(Command::Send(send)) = &arguments.command {
-        return commands::send(common, send);
-    }
-    if let Some(Command::Bench(bench)) = &arguments.command {
-        return bench::bench(common, bench);
-    }
-    carry_out(arguments, run_worker)?;
-    Ok(DONE)
-}
-
-fn carry_out(
-    arguments: &Arguments,
-    run_worker: &dyn Fn(Assignment) -> ExitReason,
-) -> Result<(), Failure> {
-    let common = &arguments.common;
-    if arguments.version || arguments.build {
-        return commands::version(arguments.build);
-    }
-    if arguments.test || arguments.dump {
-        return commands::test(arguments);
-    }
-    if let Some(signal) = arguments.signal {
-        return commands::signal(common, signal);
-    }
-    match &arguments.command {
-        None => start::start(arguments, run_worker),
-        Some(Command::Send(_) | Command::Bench(_)) => unreachable!("has an exit code of its own"),
-        Some(Command::Connections(list)) => commands::connections(common, *list),
-        Some(Command::Kick { id }) => commands::tell(common, Request::Kick { id: *id }),
-        Some(Command::Logs(logs)) => commands::logs(common, *logs),
-        Some(Command::LogLevel { level }) => {
-            commands::tell(common, Request::LogLevel { level: *level })
+    let done = if arguments.version || arguments.build {
+        commands::version(arguments.build)
+    } else if arguments.test || arguments.dump {
+        commands::test(arguments)
+    } else if let Some(signal) = arguments.signal {
+        commands::signal(common, signal)
+    } else {
+        match &arguments.command {
+            // These have exit codes of their own.
+            Some(Command::Send(send)) => return commands::send(common, send),
+            Some(Command::Bench(bench)) => return bench::bench(common, bench),
+            None => start::start(arguments, run_worker),
+            Some(Command::Connections(list)) => commands::connections(common, *list),
+            Some(Command::Kick { id }) => commands::tell(common, Request::Kick { id: *id }),
+            Some(Command::Logs(logs)) => commands::logs(common, *logs),
+            Some(Command::LogLevel { level }) => {
+                commands::tell(common, Request::LogLevel { level: *level })
+            }
+            Some(Command::Reopen { wait }) => {
+                commands::tell(common, Request::Reopen { wait: *wait })
+            }
+            Some(Command::Status(status)) => commands::status(common, *status),
+            Some(Command::Top) => top::top(common),
+            Some(Command::Stop(stop)) => commands::stop(common, Request::Stop {}, *stop),
+            Some(Command::Reload) => commands::reload(common),
+            Some(Command::Quit(stop)) => commands::stop(common, Request::Quit {}, *stop),
         }
-        Some(Command::Reopen { wait }) => commands::tell(common, Request::Reopen { wait: *wait }),
-        Some(Command::Status(status)) => commands::status(common, *status),
-        Some(Command::Top) => top::top(common),
-        Some(Command::Stop(stop)) => commands::stop(common, Request::Stop {}, *stop),
-        Some(Command::Reload) => commands::reload(common),
-        Some(Command::Quit(stop)) => commands::stop(common, Request::Quit {}, *stop),
-    }
+    };
+    done.map(|()| DONE)
 }
 
 /// A message for a person, each of its lines marked as ours.

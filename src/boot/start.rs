@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use chappe_sys::activation;
 use chappe_sys::notify::Notifier;
-use chappe_sys::privileges::Identity;
 use chappe_sys::process::{self, ExitReason};
 use chappe_sys::stderr::Stderr;
 
@@ -30,25 +29,20 @@ use crate::master::{self, Assignment, ControlSocket, PidFile, PidFileError, Setu
 /// What is open before the process leaves the terminal.
 struct Prepared {
     common: AtStart,
-    config: Arc<Config>,
-    listeners: Vec<Bound>,
+    /// What the master gets.
+    setup: Setup,
     master_log: Arc<std::fs::File>,
-    worker_logs: Vec<Arc<std::fs::File>>,
-    metrics: Option<Bound>,
-    warnings: Vec<String>,
-    identity: Option<Identity>,
     /// Whom workers become, for the log.
     workers_are: Option<String>,
-    manager: Option<Notifier>,
-    copies: Copies,
 }
 
 impl Prepared {
     /// All that a daemon goes on with.
     fn descriptors<'a>(&'a self, report: &'a Report) -> Vec<BorrowedFd<'a>> {
         let mut kept = vec![report.as_fd(), self.master_log.as_fd()];
-        kept.extend(self.worker_logs.iter().map(|log| log.as_fd()));
-        kept.extend(self.listeners.iter().chain(&self.metrics).flat_map(Bound::descriptors));
+        let Setup { worker_logs, listeners, metrics, .. } = &self.setup;
+        kept.extend(worker_logs.iter().map(|log| log.as_fd()));
+        kept.extend(listeners.iter().chain(metrics).flat_map(Bound::descriptors));
         kept
     }
 }
@@ -60,7 +54,7 @@ pub(super) fn start(
     chappe_sys::signals::ignore_file_size_signal().map_err(Failure::system("SIGXFSZ"))?;
     chappe_sys::signals::report_children().map_err(Failure::system("SIGCHLD"))?;
     let prepared = prepare(arguments)?;
-    if prepared.copies != Copies::None {
+    if prepared.setup.copies != Copies::None {
         return become_master(prepared, run_worker, |addresses, _config| {
             // Whoever started us and does not listen does not want to know.
             let _ = say(&format!("ready {}", join(addresses)));
@@ -68,13 +62,13 @@ pub(super) fn start(
         });
     }
     // In the foreground they come with the copy of the log.
-    for warning in &prepared.warnings {
+    for warning in &prepared.setup.warnings {
         super::complain(&format!("warning: {warning}"));
     }
     match launcher::daemonize()? {
         Side::Launcher(line) => {
             let mut prepared = prepared;
-            prepared.listeners.iter_mut().for_each(Bound::leave_file);
+            prepared.setup.listeners.iter_mut().for_each(Bound::leave_file);
             // The server runs, whether or not anybody can be told.
             if let Err(failure) = say(&line) {
                 super::complain(&format!("{failure}, but: {line}"));
@@ -149,19 +143,9 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
     };
     let copies = if is_foreground { Copies::Stderr(Stderr::prepare()) } else { Copies::None };
     let common = AtStart::new(&arguments.common)?;
-    Ok(Prepared {
-        common,
-        config,
-        listeners,
-        master_log,
-        worker_logs,
-        metrics,
-        warnings,
-        identity,
-        workers_are,
-        manager,
-        copies,
-    })
+    let setup =
+        Setup { config, listeners, worker_logs, metrics, copies, warnings, identity, manager };
+    Ok(Prepared { common, setup, master_log, workers_are })
 }
 
 /// Where the configuration is, for a reload: a daemon's working directory is another
@@ -232,13 +216,13 @@ fn become_master(
     run_worker: &dyn Fn(Assignment) -> ExitReason,
     on_ready: impl FnOnce(&[Address], &Config) -> io::Result<()>,
 ) -> Result<(), Failure> {
-    let Prepared { common, config, mut listeners, master_log, worker_logs, .. } = prepared;
-    let Prepared { metrics, warnings, identity, workers_are, manager, copies, .. } = prepared;
-    listeners.iter_mut().for_each(Bound::own_file);
+    let Prepared { common, mut setup, master_log, workers_are } = prepared;
+    setup.listeners.iter_mut().for_each(Bound::own_file);
+    let config = Arc::clone(&setup.config);
     let pid_file = PidFile::lock(&config.pid_file)?;
     let result = (|| {
-        logging::init(Role::Master, master_log, config.log.level, copies)?;
-        for warning in &warnings {
+        logging::init(Role::Master, master_log, config.log.level, setup.copies)?;
+        for warning in &setup.warnings {
             log::warn!("{warning}");
         }
         if let Some(text) = workers_are {
@@ -252,20 +236,9 @@ fn become_master(
         let path = &config.control_socket;
         let control = ControlSocket::bind(path)
             .map_err(Failure::system(format!("control socket {}", path.display())))?;
-        let setup = Setup {
-            config: Arc::clone(&config),
-            listeners,
-            worker_logs,
-            control,
-            metrics,
-            copies,
-            warnings,
-            identity,
-            manager,
-        };
         let load = || common.load();
         let site = Site { load: &load, warnings: &descriptors::warnings };
-        master::run(setup, site, run_worker, |addresses| on_ready(addresses, &config))?;
+        master::run(setup, control, site, run_worker, |addresses| on_ready(addresses, &config))?;
         Ok(())
     })();
     pid_file.remove();

@@ -105,8 +105,6 @@ pub(crate) struct Setup {
     pub(crate) listeners: Vec<Bound>,
     /// The log of worker N at place N.
     pub(crate) worker_logs: Vec<Arc<File>>,
-    /// The bound control socket.
-    pub(crate) control: ControlSocket,
     /// Where metrics are served; `None`: nowhere.
     pub(crate) metrics: Option<Bound>,
     /// Where the workers' log lines go besides their files.
@@ -197,11 +195,12 @@ struct Master<'a> {
 /// [`StartError`] when the first workers did not come up; never later.
 pub(crate) fn run(
     setup: Setup,
+    control: ControlSocket,
     site: Site<'_>,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
     on_ready: impl FnOnce(&[Address]) -> io::Result<()>,
 ) -> Result<(), StartError> {
-    let mut master = Master::new(setup, site, run_worker)?;
+    let mut master = Master::new(setup, control, site, run_worker)?;
     let result = master.start(on_ready).and_then(|is_up| {
         master.supervise();
         if is_up { Ok(()) } else { Err(StartError::Interrupted) }

@@ -19,7 +19,7 @@ use super::plan::Event as Planned;
 use super::stop::Stop;
 use super::supervisor::{Outfit, Supervisor};
 use super::turn::Event;
-use super::{Assignment, Master, Setup, Site, StartError, sleep};
+use super::{Assignment, ControlSocket, Master, Setup, Site, StartError, sleep};
 use crate::config::{Address, Config};
 use crate::logging::Role;
 use crate::throttle::Throttle;
@@ -45,11 +45,12 @@ impl<'a> Master<'a> {
     /// No memory, no descriptor.
     pub(super) fn new(
         setup: Setup,
+        control: ControlSocket,
         site: Site<'a>,
         run_worker: &'a dyn Fn(Assignment) -> ExitReason,
     ) -> Result<Self, StartError> {
-        let Setup { config, listeners, worker_logs, control, metrics, .. } = setup;
-        let Setup { copies, warnings, identity, manager, .. } = setup;
+        let Setup { config, listeners, worker_logs, metrics, copies, warnings, identity, manager } =
+            setup;
         let workers = config.effective_worker_processes();
         let zone = Zone::create(config.max_connections)
             .and_then(|zone| provide_peer_tables(&zone, &config, workers).map(|()| zone))
