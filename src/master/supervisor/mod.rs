@@ -411,7 +411,9 @@ impl Supervisor {
         for worker in &mut self.workers {
             let heartbeats = worker.slot.heartbeats();
             if worker.stall.check(heartbeats, now_ms, limit_ms) {
-                worker.report_stuck(now_ms.saturating_sub(heartbeats.0));
+                let since_ms = now_ms.saturating_sub(heartbeats.0);
+                let connections = worker.slot.report().connections;
+                stuck::report(worker.number, worker.pid, since_ms, connections);
                 worker.signal(Signal::SIGKILL);
                 self.zone.count(Counter::WorkersStuck, 1);
             }

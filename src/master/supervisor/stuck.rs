@@ -15,8 +15,6 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
-use super::worker::Worker;
-
 /// How often a worker is looked at within the time-out.
 const LOOKS: u32 = 4;
 /// Threads that are told of in the log.
@@ -59,21 +57,18 @@ pub(super) fn pause(limit: Duration) -> Duration {
     (limit / LOOKS).max(Duration::from_millis(1))
 }
 
-impl Worker {
-    pub(super) fn report_stuck(&self, since_ms: u64) {
-        let (number, pid) = (self.number, self.pid);
-        log::error!(
-            "worker is stuck, killing it (worker_stuck_timeout) worker={number} pid={pid} \
-             no_progress_ms={since_ms} connections={}",
-            self.slot.report().connections
-        );
-        let threads = threads_of(pid);
-        for thread in threads.iter().take(THREADS_MAX) {
-            log::error!("worker={number} pid={pid} {thread}");
-        }
-        if threads.len() > THREADS_MAX {
-            log::error!("worker={number} and {} threads more", threads.len() - THREADS_MAX);
-        }
+/// Logs that a worker is stuck, and where its threads are.
+pub(super) fn report(number: u16, pid: Pid, since_ms: u64, connections: u32) {
+    log::error!(
+        "worker is stuck, killing it (worker_stuck_timeout) worker={number} pid={pid} \
+         no_progress_ms={since_ms} connections={connections}",
+    );
+    let threads = threads_of(pid);
+    for thread in threads.iter().take(THREADS_MAX) {
+        log::error!("worker={number} pid={pid} {thread}");
+    }
+    if threads.len() > THREADS_MAX {
+        log::error!("worker={number} and {} threads more", threads.len() - THREADS_MAX);
     }
 }
 
