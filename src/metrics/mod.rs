@@ -41,7 +41,7 @@ const ACCEPTS_A_TURN: usize = CONNECTIONS_MAX;
 
 /// How many wait in the socket's queue. Whoever finds it full tries again a second later,
 /// so it has room for more than anybody has scrapers.
-pub(crate) const BACKLOG: u32 = 512;
+pub(crate) const BACKLOG: u32 = 4096;
 
 /// How long accepting pauses after an error: what is missing may come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
