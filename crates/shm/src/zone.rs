@@ -12,7 +12,7 @@ use chappe_sys::{Semaphore, SharedFile, SharedMapping, clock, random};
 
 use super::counter::{Counter, CounterValues};
 use super::header::{self, ZoneError};
-use super::layout::{Layout, SLOTS, SlotLayout, ZONE_BYTES};
+use super::layout::{LINES, Layout, SLOTS, SlotLayout, ZONE_BYTES};
 use super::own::{Claim, Own};
 use super::peer_tables::PeerTables;
 use super::slot::{Slot, SlotState};
@@ -217,8 +217,28 @@ impl Zone {
     /// once, and gives its memory back to the system. What it held of the permits is found
     /// by `settle`. Master only, after `waitpid` has reported the end.
     pub fn free(&self, slot: &Slot) {
+        if let Some(cells) = self.fold(slot)
+            && self.mapping.clear(|layout| &layout.slots[slot.index()]).is_err()
+        {
+            // Pages of this machine are larger than a slot's alignment.
+            clear_lines(cells, LINES);
+        }
+    }
+
+    /// As [`free`](Self::free), but for a server that stops: the memory goes with it. To give
+    /// it back costs a walk over the mappings of all workers, for each of them, and to clear
+    /// what was never written costs the pages.
+    pub fn free_at_stop(&self, slot: &Slot) {
+        let used = slot.used_lines();
+        if let Some(cells) = self.fold(slot) {
+            clear_lines(cells, used);
+        }
+    }
+
+    /// The memory that is to be cleared; `None` if the slot is not in use.
+    fn fold(&self, slot: &Slot) -> Option<&SlotLayout> {
         let index = slot.index();
-        let Some(claim) = self.parts().own.claims.remove(&index) else { return };
+        let claim = self.parts().own.claims.remove(&index)?;
         let values = slot.counter_values();
         self.change_totals(|totals| {
             totals.add(&values);
@@ -227,14 +247,12 @@ impl Zone {
         });
         step("fold: over");
         self.publish_live(index / 64);
-        if self.mapping.clear(|layout| &layout.slots[index]).is_err() {
-            // Pages of this machine are larger than a slot's alignment.
-            clear_lines(&self.layout().slots[index]);
-        }
+        let cells = &self.layout().slots[index];
         if let Some(number) = claim.table {
-            self.layout().slots[index].identity.peer_table.store(0, Ordering::Relaxed);
+            cells.identity.peer_table.store(0, Ordering::Relaxed);
             self.return_peer_table(number);
         }
+        Some(cells)
     }
 
     /// Writes out which slots of a word of `live` are in use.
@@ -354,12 +372,12 @@ fn fill(file: &SharedFile, max_connections: u32) -> io::Result<()> {
 }
 
 /// For the next worker of the slot.
-fn clear_lines(cells: &SlotLayout) {
-    for line in &cells.lines {
+fn clear_lines(cells: &SlotLayout, used: usize) {
+    for line in &cells.lines[..used] {
         line.counters.iter().for_each(|cell| cell.store(0, Ordering::Relaxed));
         line.busy_since_ms.store(0, Ordering::Relaxed);
     }
-    let times = cells.handler_times.iter().flat_map(|times| &times.counts);
+    let times = cells.handler_times.iter().take(used).flat_map(|times| &times.counts);
     times.for_each(|count| count.store(0, Ordering::Relaxed));
     cells.identity.lines_used.store(0, Ordering::Relaxed);
 }
@@ -438,25 +456,27 @@ mod tests {
 
     #[test]
     fn totals_stay_when_a_worker_goes_and_its_slot_is_used_again() {
-        let zone = Zone::create(1).unwrap();
-        let slot = zone.claim_slot(0, 1).unwrap();
-        let (one, two) =
-            (slot.counters(ThreadRole::EventLoop), slot.counters(ThreadRole::Handler(127)));
-        one.add(Counter::FramesReceived, 40);
-        two.add(Counter::FramesReceived, 2);
-        let total = |zone: &Zone| zone.totals().unwrap().get(Counter::FramesReceived);
-        assert_eq!(total(&zone), 42);
-        zone.free(&slot);
-        zone.free(&slot);
-        assert_eq!(total(&zone), 42);
-        for _ in 0..SLOTS {
-            let next = zone.claim_slot(0, 1).unwrap();
-            assert_eq!(next.counter_values().get(Counter::FramesReceived), 0);
-            zone.free(&next);
+        for free in [Zone::free, Zone::free_at_stop] {
+            let zone = Zone::create(1).unwrap();
+            let slot = zone.claim_slot(0, 1).unwrap();
+            let (one, two) =
+                (slot.counters(ThreadRole::EventLoop), slot.counters(ThreadRole::Handler(127)));
+            one.add(Counter::FramesReceived, 40);
+            two.add(Counter::FramesReceived, 2);
+            let total = |zone: &Zone| zone.totals().unwrap().get(Counter::FramesReceived);
+            assert_eq!(total(&zone), 42);
+            free(&zone, &slot);
+            free(&zone, &slot);
+            assert_eq!(total(&zone), 42);
+            for _ in 0..SLOTS {
+                let next = zone.claim_slot(0, 1).unwrap();
+                assert_eq!(next.counter_values().get(Counter::FramesReceived), 0);
+                zone.free(&next);
+            }
+            assert_eq!(total(&zone), 42);
+            zone.count(Counter::WorkersDied, 1);
+            assert_eq!(zone.totals().unwrap().get(Counter::WorkersDied), 1);
         }
-        assert_eq!(total(&zone), 42);
-        zone.count(Counter::WorkersDied, 1);
-        assert_eq!(zone.totals().unwrap().get(Counter::WorkersDied), 1);
     }
 
     #[test]

@@ -73,16 +73,20 @@ impl Supervisor {
             ended.push(match self.workers.iter().position(|worker| worker.pid == pid) {
                 Some(index) => {
                     let worker = self.workers.swap_remove(index);
-                    Child::Worker(self.settle_end(&worker, death, how, is_stopping, deadlines))
+                    Child::Worker(self.note_end(&worker, death, how, is_stopping, deadlines))
                 }
                 None => Child::Other { pid, death, how },
             });
         }
+        // Once for all of them: it looks at each live worker.
+        if ended.iter().any(|child| matches!(child, Child::Worker(_))) {
+            self.settle(deadlines);
+        }
         ended
     }
 
-    /// Logs and counts the end of a worker, and takes back what it had.
-    fn settle_end(
+    /// Logs and counts the end of a worker, and frees its slot.
+    fn note_end(
         &mut self,
         worker: &Worker,
         death: Death,
@@ -117,8 +121,10 @@ impl Supervisor {
         let open = counted.get(Counter::ConnectionsAccepted);
         let open = open.saturating_sub(counted.get(Counter::ConnectionsClosed));
         self.zone.count(Counter::ConnectionsClosed, open);
-        self.zone.free(&worker.slot);
-        self.settle(deadlines);
+        match is_stopping {
+            true => self.zone.free_at_stop(&worker.slot),
+            false => self.zone.free(&worker.slot),
+        }
         let (number, generation) = (worker.number, worker.generation);
         let was_leaving = worker.is_leaving();
         Ended { number, pid, generation, was_leaving, how, death, lived }
@@ -180,7 +186,7 @@ impl Supervisor {
             worker.signal(Signal::SIGKILL);
             // An error is ECHILD: it was reaped already.
             let _ = waitpid(worker.pid, None);
-            self.zone.free(&worker.slot);
+            self.zone.free_at_stop(&worker.slot);
         }
     }
 }
