@@ -30,6 +30,7 @@ OWN_REPETITIONS = {
     "calls": lambda given: f"one run of {given.seconds} s at each point",
     "where": lambda given: f"one run of 4 s at each point, {given.repetitions} of {given.seconds} s with handlers that compute",
     "memory": lambda given: "one run of 3 s in use and one of 1 s before and after it",
+    "control": lambda given: "as often as the table says",
     "flood": lambda given: f"{given.repetitions} repetitions of {max(given.seconds, 1.0)} s",
 }
 
