@@ -216,7 +216,7 @@ fn log_panics() {
         let Some(held) = throttle.lock().admit(Moment::now()) else { return };
         let text = panic.payload_as_str().unwrap_or("no text");
         let place = panic.location().map_or_else(String::new, ToString::to_string);
-        log::error!("panic: {text} at={place}{held}");
+        log::error!(target: "process.panic", "panic: {text} at={place}{held}");
         before(panic);
     }));
 }
@@ -224,7 +224,7 @@ fn log_panics() {
 /// The file, and what could not be written to it.
 #[derive(Debug)]
 struct Sink {
-    encoder: PatternEncoder,
+    encoder: LineEncoder,
     /// Protects the pointer only: a writer clones it and lets go before it writes.
     file: RwLock<Arc<File>>,
     copies: Copies,
@@ -268,17 +268,47 @@ impl Append for SinkAppender {
     fn flush(&self) {}
 }
 
-impl Sink {
-    fn new(role: Role, file: Arc<File>, copies: Copies) -> Self {
+/// Time, level, process, the event's name if it has one, and the message.
+///
+/// The name of an event is the target of its record (`log::info!(target: "worker.ready", …)`).
+/// Without one the target is the path of a module, which has no dot and is left out.
+#[derive(Debug)]
+struct LineEncoder {
+    event: PatternEncoder,
+    other: PatternEncoder,
+}
+
+impl LineEncoder {
+    fn new(role: Role) -> Self {
         // The pid is a part of the pattern: asking for it at every line is a system
-        // call, and `init` is called anew after a fork.
-        let pattern = format!(
-            "{{d(%Y-%m-%dT%H:%M:%S%.3fZ)(utc)}} {{l:<5}} {} {} {{m}}{{n}}",
+        // call, and `init` is called again after a fork.
+        let start = format!(
+            "{{d(%Y-%m-%dT%H:%M:%S%.3fZ)(utc)}} {{l:<5}} {} {} ",
             role.name(),
             std::process::id()
         );
         Self {
-            encoder: PatternEncoder::new(&pattern),
+            event: PatternEncoder::new(&format!("{start}{{t}}: {{m}}{{n}}")),
+            other: PatternEncoder::new(&format!("{start}{{m}}{{n}}")),
+        }
+    }
+}
+
+impl Encode for LineEncoder {
+    fn encode(
+        &self,
+        to: &mut dyn log4rs::encode::Write,
+        record: &Record<'_>,
+    ) -> anyhow::Result<()> {
+        let encoder = if record.target().contains('.') { &self.event } else { &self.other };
+        encoder.encode(to, record)
+    }
+}
+
+impl Sink {
+    fn new(role: Role, file: Arc<File>, copies: Copies) -> Self {
+        Self {
+            encoder: LineEncoder::new(role),
             file: RwLock::new(file),
             copies,
             left_out: AtomicU64::new(0),
@@ -315,7 +345,7 @@ impl Sink {
             if self.copy_cut.load(Ordering::Relaxed) {
                 notice.push(b'\n');
             }
-            self.encode_warning(&text, &mut notice);
+            self.encode_warning("log.left_out", &text, &mut notice);
             let written = stderr.try_write(&notice);
             if written < notice.len() {
                 let was_cut = self.copy_cut.load(Ordering::Relaxed);
@@ -333,10 +363,14 @@ impl Sink {
     }
 
     /// A line of the log's own, at level warn. False if it can't be encoded.
-    fn encode_warning(&self, text: &str, line: &mut Vec<u8>) -> bool {
+    fn encode_warning(&self, event: &str, text: &str, line: &mut Vec<u8>) -> bool {
         let encoded = self.encoder.encode(
             &mut SimpleWriter(line),
-            &Record::builder().level(log::Level::Warn).args(format_args!("{text}")).build(),
+            &Record::builder()
+                .target(event)
+                .level(log::Level::Warn)
+                .args(format_args!("{text}"))
+                .build(),
         );
         encoded.is_ok()
     }
@@ -365,7 +399,7 @@ impl Sink {
         }
         let mut line = Vec::new();
         let text = format!("log lines were lost count={}", lost - told);
-        if !self.encode_warning(&text, &mut line) || !self.write_line(file, &mut line) {
+        if !self.encode_warning("log.lost", &text, &mut line) || !self.write_line(file, &mut line) {
             // Still untold. The line that failed counts as lost itself.
             self.told.store(told, Ordering::Relaxed);
         }

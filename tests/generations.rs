@@ -62,8 +62,7 @@ fn ended(command: Child) -> Finished {
 /// A `chappe reload` that waits.
 fn waiting_reload(site: &Site, generation: u64) -> Child {
     let child = site.spawn(&["reload"]);
-    let line = format!("reloading generation={generation} ");
-    wait_until("the reload has begun", || site.log("master").contains(&line));
+    site.wait_event("master", "reload.started", &format!("generation={generation} "));
     child
 }
 
@@ -123,7 +122,7 @@ fn a_new_unix_socket_is_closed_at_once_when_the_reload_fails() {
     client.set_read_timeout(Some(DEADLINE)).expect("a time-out");
     assert_eq!(client.read(&mut [0]).expect("closed"), 0);
     // Its workers hear nothing, and are killed later.
-    assert!(!site.log("master").contains("killing"));
+    assert!(site.events("master", "worker.killed").is_empty());
     assert!(UnixStream::connect(site.path("new.sock")).is_err());
     assert_eq!(ended(waiting).code, Some(1));
     assert_kept(&site, &server, &before, "was not ready within 3s");
@@ -147,7 +146,7 @@ fn a_stop_abandons_a_reload() {
         assert_eq!(output.code, Some(1), "{output:?}");
         assert!(output.stderr.contains("stopping"), "{output:?}");
         assert_eq!(server.wait_exit().code(), Some(0));
-        assert!(site.log("master").contains("reload abandoned"), "{signal}");
+        assert_eq!(site.events("master", "reload.abandoned").len(), 1, "{signal}");
         site.assert_nothing_left();
     }
 }
@@ -161,7 +160,7 @@ fn hups_and_ttin_during_a_reload_come_afterwards() {
     play(&site, WELL);
     for count in 1..=5 {
         server.signal(Signal::SIGHUP);
-        let notes = || site.log("master").matches("it comes afterwards by=SIGHUP").count();
+        let notes = || site.events("master", "reload.deferred").len();
         wait_until("the signal was seen", || notes() == count);
     }
     server.signal(Signal::SIGTTIN);
@@ -184,10 +183,8 @@ fn a_reload_is_refused_while_stopping() {
     wait_until("the stop has begun", || site.status_json()["master"]["stopping"] == true);
     server.signal(Signal::SIGHUP);
     server.signal(Signal::SIGTTIN);
-    let log = || site.log("master");
-    wait_until("both are refused", || {
-        log().matches("refused: the server is stopping").count() == 2
-    });
+    site.wait_event("master", "reload.refused", "");
+    site.wait_event("master", "signal.refused", "SIGTTIN");
     let output = site.run(&["reload"]);
     assert_eq!(output.code, Some(1), "{output:?}");
     assert!(output.stderr.contains("the server is stopping"), "{output:?}");
@@ -213,7 +210,7 @@ fn the_oldest_of_four_drains_is_ended() {
     assert!(generations.iter().all(|worker| worker["generation"] != 1), "{status:#}");
     assert_eq!(status["totals"]["drains_cut"], 1);
     assert_eq!(status["totals"]["workers_died"], 0);
-    assert!(site.log("master").contains("ending the oldest drain for a reload generation=1"));
+    site.wait_event("master", "reload.oldest_ended", "generation=1 ");
     assert!(!server.serving().iter().any(|pid| first.contains(pid)));
 }
 
@@ -228,7 +225,7 @@ fn a_drain_beyond_its_time_is_killed() {
     // A second after the time is over, as documented: neither with it nor much later.
     assert!(before.elapsed() > Duration::from_secs(1), "{:?}", before.elapsed());
     assert!(after.elapsed() < Duration::from_secs(5), "{:?}", after.elapsed());
-    assert!(site.log("master").contains("killing a worker that does not leave"));
+    assert!(!site.events("master", "worker.killed").is_empty());
     assert_eq!(site.status_json()["totals"]["workers_died"], 0);
     assert_eq!(server.serving().len(), 2);
 }
@@ -248,7 +245,7 @@ fn ttin_and_ttou_hold_until_the_number_changes() {
         wait_until("one fewer serves", || serving(&site) == left);
     }
     server.signal(Signal::SIGTTOU);
-    wait_until("refused", || site.log("master").contains("there is one worker only"));
+    site.wait_event("master", "workers.kept", "there is one worker only");
     assert_eq!(serving(&site), 1);
     play(&site, "worker_processes = 4");
     assert_reloads(&site, 3);
@@ -267,15 +264,15 @@ fn ttin_beyond_the_tables_of_addresses() {
         server.signal(Signal::SIGTTIN);
         wait_until("one more serves", || serving(&site) == wanted);
     }
-    let line = "tables of addresses are handed out anew";
-    assert!(site.serving().contains(&first[0]) && !site.log("master").contains(line));
+    let renewed = || site.events("master", "workers.renewed").len();
+    assert!(site.serving().contains(&first[0]) && renewed() == 0);
     server.signal(Signal::SIGTTIN);
     wait_until("five serve", || serving(&site) == 5);
-    assert!(site.log("master").contains(line));
+    assert_eq!(renewed(), 1);
     assert!(!site.serving().contains(&first[0]), "all were forked anew");
     server.signal(Signal::SIGTTIN);
     wait_until("six serve", || serving(&site) == 6);
-    assert_eq!(site.log("master").matches(line).count(), 1, "there are twenty now");
+    assert_eq!(renewed(), 1, "there are twenty now");
     assert_eq!(site.status_json()["totals"]["workers_died"], 0);
 }
 
@@ -285,18 +282,18 @@ fn a_reload_heals_workers_that_cannot_boot() {
     play(&site, "worker_processes = 1\n[application]\nplay = \"die again and again\"");
     let server = site.start();
     kill(server.serving()[0], Signal::SIGKILL).expect("a worker");
-    wait_until("its successors are paced", || site.log("master").contains("pause_ms=200"));
+    site.wait_event("master", "worker.paused", "pause_ms=200");
     play(&site, "worker_processes = 1");
     assert_reloads(&site, 2);
     wait_until("it serves", || serving(&site) == 1);
-    let ends = site.log("master").matches("worker ended").count();
+    let ends = site.events("master", "worker.ended").len();
     assert_reloads(&site, 3);
     wait_until("it serves", || serving(&site) == 1);
     // The pause that was running fills no place twice.
     assert_eq!(site.status_json()["workers"].as_array().map(Vec::len), Some(1));
-    assert_eq!(site.log("master").matches("worker ended").count(), ends + 1);
+    assert_eq!(site.events("master", "worker.ended").len(), ends + 1);
     // And the next one that dies young is paced as the first.
-    let pauses = || site.log("master").matches("pause_ms=").count();
+    let pauses = || site.events("master", "worker.paused").len();
     let before = pauses();
     wait_until("one has died young", || {
         for pid in server.serving() {
@@ -304,8 +301,8 @@ fn a_reload_heals_workers_that_cannot_boot() {
         }
         pauses() > before
     });
-    let log = site.log("master");
-    assert!(log.split("pause_ms=").nth(before + 1).is_some_and(|rest| rest.starts_with("100\n")));
+    let next = &site.events("master", "worker.paused")[before];
+    assert!(next.ends_with("pause_ms=100"), "{next}");
 }
 
 #[test]
@@ -351,7 +348,7 @@ fn logs_that_move_during_a_reload_are_left() {
         assert_eq!(output.code, Some(0), "{output:?}");
         server.signal(Signal::SIGUSR2);
         wait_until("the master writes to the new file", || {
-            fs::read_to_string(&log).is_ok_and(|text| text.contains("SIGUSR2 is not available"))
+            fs::read_to_string(&log).is_ok_and(|text| text.contains("signal.unavailable: SIGUSR2"))
         });
     }
 }

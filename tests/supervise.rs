@@ -41,7 +41,7 @@ fn a_server_starts_tells_its_port_and_stops() {
     assert_eq!(worker.trim_end_matches('\0'), "chappe: worker process 1");
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit().code(), Some(0));
-    assert!(site.log("worker-1").contains("worker serves"));
+    assert_eq!(site.events("worker-1", "worker.serves").len(), 1);
     site.assert_nothing_left();
 }
 
@@ -52,7 +52,7 @@ fn quit_lets_workers_drain() {
     server.signal(Signal::SIGQUIT);
     assert_eq!(server.wait_exit().code(), Some(0));
     for log in ["worker-0", "worker-1"] {
-        assert!(site.log(log).contains("worker drains"), "{log}");
+        assert_eq!(site.events(log, "worker.drains").len(), 1, "{log}");
     }
     site.assert_nothing_left();
 }
@@ -96,9 +96,7 @@ fn workers_that_die_young_are_paced() {
     let mut server = site.start();
     kill(server.serving()[0], Signal::SIGKILL).expect("a worker");
     for pause in [100, 200, 400] {
-        wait_until("the pause has doubled", || {
-            site.log("master").contains(&format!("pause_ms={pause}"))
-        });
+        site.wait_event("master", "worker.paused", &format!("pause_ms={pause}"));
     }
     wait_until("status tells who is awaited", || {
         let status = site.run(&["status", "--json"]);
@@ -171,11 +169,9 @@ fn workers_that_never_get_ready_are_paced() {
     kill(server.serving()[0], Signal::SIGKILL).expect("a worker");
     // The first death is young, the others have lived for the time they had.
     for pause in [100, 200, 400] {
-        wait_until("the pause has doubled", || {
-            site.log("master").contains(&format!("pause_ms={pause}"))
-        });
+        site.wait_event("master", "worker.paused", &format!("pause_ms={pause}"));
     }
-    assert!(site.log("master").contains("worker was not ready in time"));
+    assert!(!site.events("master", "worker.late").is_empty());
 }
 
 #[test]
@@ -209,9 +205,9 @@ fn a_start_that_is_interrupted_leaves_nothing() {
         for pid in &pids {
             let _gone = kill(*pid, Signal::SIGUSR2);
         }
-        site.log("master").contains("nobody waits for this start any more") || pids.is_empty()
+        !site.events("master", "start.abandoned").is_empty() || pids.is_empty()
     });
-    wait_until("the master is gone", || site.log("master").contains("master stopped"));
+    site.wait_event("master", "master.stopped", "");
     site.assert_nothing_left();
 }
 
@@ -308,7 +304,7 @@ fn a_drain_that_takes_too_long_is_cut() {
     let mut server = site.start();
     server.signal(Signal::SIGQUIT);
     assert_eq!(server.wait_exit().code(), Some(0));
-    assert!(site.log("master").contains("killing 2 workers that took too long"));
+    site.wait_event("master", "stop.overdue", "2 workers");
     site.assert_nothing_left();
 }
 
@@ -317,7 +313,7 @@ fn a_second_stop_kills() {
     let site = site("[application]\nplay = \"stubborn\"");
     let mut server = site.start();
     server.signal(Signal::SIGTERM);
-    wait_until("the master is stopping", || site.log("master").contains("stopping now"));
+    site.wait_event("master", "stop.fast", "");
     server.signal(Signal::SIGINT);
     let begun = Instant::now();
     assert_eq!(server.wait_exit().code(), Some(0));
@@ -331,13 +327,13 @@ fn a_signal_to_the_group_and_the_process_is_one() {
     let site = site("");
     let mut server = site.start();
     server.signal(Signal::SIGTERM);
-    wait_until("the master is stopping", || site.log("master").contains("stopping now"));
+    site.wait_event("master", "stop.fast", "");
     // It may have ended by now.
     let _gone = kill(Pid::from_raw(server.pid()), Signal::SIGTERM);
     assert_eq!(server.wait_exit().code(), Some(0));
-    let log = site.log("master");
-    assert!(!log.contains("a second time"), "{log}");
-    assert!(!log.contains("signal=SIGKILL"), "{log}");
+    assert!(site.events("master", "stop.again").is_empty());
+    let ends = site.events("master", "worker.ended");
+    assert!(!ends.iter().any(|line| line.contains("signal=SIGKILL")), "{ends:?}");
 }
 
 /// A start from a shell script.
@@ -449,6 +445,6 @@ fn reserved_signals_change_nothing() {
     let server = site.start();
     let before = server.serving();
     server.signal(Signal::SIGUSR2);
-    wait_until("the signal was seen", || site.log("master").contains("SIGUSR2 is not available"));
+    site.wait_event("master", "signal.unavailable", "SIGUSR2");
     assert_eq!(server.serving(), before);
 }

@@ -106,7 +106,7 @@ impl Application {
         let held = self.panics.lock().admit(Moment::now());
         let Some(held) = held else { return };
         let (id, code) = (message.mailbox.id(), message.opened.code);
-        log::error!("conn={id} handler panicked: {} code={code}{held}", panic_text(panic));
+        log::error!(target: "handler.panicked", "conn={id} handler panicked: {} code={code}{held}", panic_text(panic));
     }
 }
 
@@ -132,7 +132,7 @@ impl Serve for Application {
         let is_demoted = quickness.record(time, Instant::now());
         if is_demoted {
             log::warn!(
-                "the handler of a code says that it is quick and is not, its messages go to \
+                target: "handler.demoted", "the handler of a code says that it is quick and is not, its messages go to \
                  the handler threads from now on code={code} took_us={}",
                 time.as_micros()
             );
@@ -170,7 +170,7 @@ impl Serve for Application {
             Ok(Err(error)) => {
                 let text = error.to_string();
                 let (id, code) = (message.mailbox.id(), opened.code);
-                log::debug!("conn={id} handler failed: {text} code={code}");
+                log::debug!(target: "handler.failed", "conn={id} handler failed: {text} code={code}");
                 refuse(message, Problem::HandlerFailed, text, replies.take_back());
                 Served::Failed
             }
@@ -187,7 +187,7 @@ impl Serve for Application {
 /// Appends an error for the peer, in the place of the replies to a message.
 fn refuse(message: &Message<'_>, problem: Problem, text: String, batch: &mut Batch) {
     let (id, code) = (message.mailbox.id(), message.opened.code);
-    log::trace!("conn={id} error answered problem={problem:?} code={code}: {text}");
+    log::trace!(target: "conn.error", "conn={id} error answered problem={problem:?} code={code}: {text}");
     let notice = Notice::Error { problem, code: Some(code), text: text.into() };
     message.protocol.notice(&notice, batch);
 }

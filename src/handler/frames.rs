@@ -32,5 +32,5 @@ fn show(way: Way, connection: u64, code: Code, bytes: usize) {
         Way::Pushed => "pushed",
     };
     let thread = current_thread_name();
-    log::trace!("conn={connection} frame {way} code={code} bytes={bytes} thread={thread}");
+    log::trace!(target: "conn.frame", "conn={connection} frame {way} code={code} bytes={bytes} thread={thread}");
 }

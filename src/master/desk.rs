@@ -209,7 +209,7 @@ impl Desk {
                 match List::new(file, *bytes_max) {
                     Ok(list) => lists.push_back(list),
                     Err(error) => {
-                        log::warn!("the list of {asked} is not used: {error}");
+                        log::warn!(target: "list.refused", "the list of {asked} is not used: {error}");
                         missing.push(asked);
                     }
                 }
@@ -259,7 +259,7 @@ impl Desk {
                 waits_for.clear();
             }
             if !waits_for.is_empty() {
-                log::warn!("no answer in time from {}", names(&waits_for));
+                log::warn!(target: "list.late", "no answer in time from {}", names(&waits_for));
             }
             waits_for.extend(untold);
             let (reply, lists) = outcome(kind, waits_for);

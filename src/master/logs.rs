@@ -236,11 +236,11 @@ impl Logs {
         }
         for error in &failed {
             if let Some(held) = self.warnings.admit(Moment::now()) {
-                log::error!("the old log stays in use: {error}{held}");
+                log::error!(target: "log.kept", "the old log stays in use: {error}{held}");
             }
         }
         self.retry = !failed.is_empty();
-        log::info!("logs reopened by={by}");
+        log::info!(target: "logs.reopened", "logs reopened by={by}");
         Reopened { fresh, failed }
     }
 

@@ -63,7 +63,7 @@ impl Manager {
         if let Err(error) = notifier.ping(now)
             && let Some(held) = self.warnings.admit(Moment::now())
         {
-            log::warn!("the service manager did not hear the watchdog's ping: {error}{held}");
+            log::warn!(target: "manager.failed", "the service manager did not hear the watchdog's ping: {error}{held}");
         }
         deadlines.set_or_clear(What::Ping, notifier.next_ping());
     }
@@ -72,7 +72,7 @@ impl Manager {
         if let Some(notifier) = &self.notifier
             && let Err(error) = notifier.tell(lines)
         {
-            log::warn!("the service manager does not listen: {error}");
+            log::warn!(target: "manager.absent", "the service manager does not listen: {error}");
         }
     }
 }

@@ -152,7 +152,7 @@ impl Metrics {
             return false;
         };
         let lived = helper.started.elapsed();
-        log::warn!("metrics process ended pid={pid} {how} uptime_ms={}", lived.as_millis());
+        log::warn!(target: "metrics.ended", "metrics process ended pid={pid} {how} uptime_ms={}", lived.as_millis());
         self.fill(death, lived, is_stopping, deadlines);
         true
     }
@@ -168,7 +168,7 @@ impl Metrics {
             Verdict::Forget => {}
             Verdict::Respawn(after) => {
                 let pause_ms = after.as_millis();
-                log::info!("metrics process will be replaced pause_ms={pause_ms}");
+                log::info!(target: "metrics.paused", "metrics process will be replaced pause_ms={pause_ms}");
                 deadlines.set(What::Metrics, Instant::now() + after);
             }
         }
@@ -204,7 +204,7 @@ impl Master<'_> {
             Ok(helper) => {
                 let address = self.metrics.endpoint.as_ref().map(|bound| bound.local.to_string());
                 let address = address.unwrap_or_default();
-                log::info!("metrics process started pid={} address={address}", helper.pid);
+                log::info!(target: "metrics.started", "metrics process started pid={} address={address}", helper.pid);
                 self.metrics.helper = Some(helper);
             }
             Err(error) => {

@@ -206,11 +206,11 @@ pub(crate) fn run(
         if is_up { Ok(()) } else { Err(StartError::Interrupted) }
     });
     if let Err(error) = &result {
-        log::error!("start failed: {error}");
+        log::error!(target: "start.failed", "start failed: {error}");
         master.supervisor.kill_and_reap_all();
     }
     master.metrics.end();
     master.desk.close();
-    log::info!("master stopped");
+    log::info!(target: "master.stopped", "master stopped");
     result
 }

@@ -41,9 +41,13 @@ impl Master<'_> {
     /// outcome.
     pub(super) fn request_reload(&mut self, by: &str, waiter: Option<u64>) {
         match self.generations.note(Event::Reload) {
-            Verdict::Now => log::info!("reload requested by={by}"),
-            Verdict::Later => log::info!("reload requested, it comes afterwards by={by}"),
-            Verdict::Refused => log::warn!("reload refused: the server is stopping by={by}"),
+            Verdict::Now => log::info!(target: "reload.requested", "reload requested by={by}"),
+            Verdict::Later => {
+                log::info!(target: "reload.deferred", "reload requested, it comes afterwards by={by}")
+            }
+            Verdict::Refused => {
+                log::warn!(target: "reload.refused", "reload refused: the server is stopping by={by}")
+            }
         }
         if let Some(waiter) = waiter {
             self.generations.add_waiter(waiter);
@@ -148,13 +152,13 @@ impl Master<'_> {
     pub(super) fn begin_candidate(&mut self, mut candidate: Candidate) {
         let list = |keys: &[String]| if keys.is_empty() { "-".into() } else { keys.join(",") };
         log::info!(
-            "reloading generation={} workers={} changed={:?}",
+            target: "reload.started", "reloading generation={} workers={} changed={:?}",
             candidate.next.number,
             candidate.next.workers,
             list(&candidate.changes.applied),
         );
         if !candidate.changes.restart.is_empty() {
-            log::warn!("a restart is needed for {}", candidate.changes.restart.join(", "));
+            log::warn!(target: "reload.restart_needed", "a restart is needed for {}", candidate.changes.restart.join(", "));
         }
         let more = (self.site.warnings)(&candidate.next.config);
         for warning in more {
@@ -215,7 +219,7 @@ impl Master<'_> {
         let serving = self.generations.current().number;
         let Some(&oldest) = self.supervisor.draining_before(serving).first() else { return false };
         let count = self.supervisor.cut(oldest, &mut self.deadlines);
-        log::warn!("ending the oldest drain for a reload generation={oldest} workers={count}");
+        log::warn!(target: "reload.oldest_ended", "ending the oldest drain for a reload generation={oldest} workers={count}");
         self.supervisor.zone().count(Counter::DrainsCut, 1);
         true
     }
@@ -279,7 +283,7 @@ impl Master<'_> {
         self.check_progress_from_now();
         self.manager.ready(self.generations.addresses(), self.supervisor.numbers());
         let ready_ms = u64::try_from(ready.as_millis()).unwrap_or(u64::MAX);
-        log::info!("reloaded generation={number} workers={workers} ready_ms={ready_ms}");
+        log::info!(target: "reload.done", "reloaded generation={number} workers={workers} ready_ms={ready_ms}");
         let outcome = Reply::Reloaded(Reloaded {
             ok: true,
             generation: number,
@@ -304,7 +308,7 @@ impl Master<'_> {
     pub(super) fn abandon_reload(&mut self) {
         let candidate = self.undo();
         if candidate.is_some() || self.generations.waits_since().is_some() {
-            log::warn!("reload abandoned: the server is stopping");
+            log::warn!(target: "reload.abandoned", "reload abandoned: the server is stopping");
             self.generations.note_failure("stopping");
             self.generations.set_waiting(None);
             self.deadlines.clear(What::Address);
@@ -326,7 +330,7 @@ impl Master<'_> {
     pub(super) fn report_failure(&mut self, failure: &Failure, waiters: &[u64]) {
         let reason = failure.to_string();
         for line in reason.lines() {
-            log::error!("reload failed: {line}");
+            log::error!(target: "reload.failed", "reload failed: {line}");
         }
         log::warn!("generation {} goes on serving", self.generations.current().number);
         self.manager.ready(self.generations.addresses(), self.supervisor.numbers());

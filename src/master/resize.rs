@@ -13,8 +13,12 @@ impl Master<'_> {
     pub(super) fn request_resize(&mut self, by: i32, signal: &str) {
         match self.generations.note(Event::Resize(by)) {
             Verdict::Now => {}
-            Verdict::Later => log::info!("{signal} is noted, it comes after the reload"),
-            Verdict::Refused => log::warn!("{signal} refused: the server is stopping"),
+            Verdict::Later => {
+                log::info!(target: "signal.deferred", "{signal} is noted, it comes after the reload")
+            }
+            Verdict::Refused => {
+                log::warn!(target: "signal.refused", "{signal} refused: the server is stopping")
+            }
         }
     }
 
@@ -24,10 +28,10 @@ impl Master<'_> {
         let wanted = u16::try_from(wanted).unwrap_or(before);
         if wanted == before {
             let bound = if by < 0 { "there is one worker only" } else { "there are 1024 workers" };
-            log::warn!("workers stay as they are: {bound} workers={before}");
+            log::warn!(target: "workers.kept", "workers stay as they are: {bound} workers={before}");
             return;
         }
-        log::info!("workers={wanted}, before={before}");
+        log::info!(target: "workers.changed", "workers={wanted}, before={before}");
         // With a socket for each worker number afterwards, whoever runs goes on with
         // the one that has its number, and nobody's socket is left alone.
         let listeners = &self.generations.current().listeners;
@@ -37,7 +41,9 @@ impl Master<'_> {
             let result = if wanted > before { self.add_workers(before, wanted) } else { Ok(()) };
             match result {
                 Ok(()) => self.remove_workers(wanted),
-                Err(reason) => log::error!("workers stay as they are: {reason}"),
+                Err(reason) => {
+                    log::error!(target: "workers.failed", "workers stay as they are: {reason}")
+                }
             }
             return;
         }
@@ -45,7 +51,7 @@ impl Master<'_> {
         // them: the others must be forked anew to have it, or to have a table of addresses
         // mapped that is not there yet.
         let what = if has_socket { "tables of addresses" } else { "sockets" };
-        log::info!("{what} are handed out anew, so this takes a new generation");
+        log::info!(target: "workers.renewed", "{what} are handed out anew, so this takes a new generation");
         self.generations.resize_is_reload();
         self.manager.reloading();
         match self.resized_candidate(wanted) {

@@ -86,7 +86,7 @@ impl<'a> Master<'a> {
         on_ready: impl FnOnce(&[Address]) -> io::Result<()>,
     ) -> Result<bool, StartError> {
         let workers = self.generations.current().workers;
-        log::info!("master started version={} workers={workers}", env!("CARGO_PKG_VERSION"));
+        log::info!(target: "master.started", "master started version={} workers={workers}", env!("CARGO_PKG_VERSION"));
         for number in 0..workers {
             self.spawn(number).map_err(StartError::system("fork a worker"))?;
         }
@@ -106,10 +106,10 @@ impl<'a> Master<'a> {
         }
         self.deadlines.clear(What::Start);
         for address in self.generations.addresses() {
-            log::info!("serving address={address}");
+            log::info!(target: "master.serves", "serving address={address}");
         }
         if let Err(error) = on_ready(self.generations.addresses()) {
-            log::warn!("nobody waits for this start any more: {error}");
+            log::warn!(target: "start.abandoned", "nobody waits for this start any more: {error}");
             self.stop_fast("the end of its launcher");
             return Ok(true);
         }

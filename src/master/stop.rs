@@ -43,15 +43,15 @@ impl Master<'_> {
     pub(super) fn stop_fast(&mut self, by: &'static str) {
         match self.stop {
             Stop::No | Stop::Graceful => {
-                log::info!("stopping now by={by}");
+                log::info!(target: "stop.fast", "stopping now by={by}");
                 self.begin_stop(Stop::Fast { by, since: Instant::now() }, FAST_STOP_MAX);
                 self.supervisor.signal_all(Signal::SIGTERM);
             }
             Stop::Fast { by: first, since } if first == by && since.elapsed() < ONE_SIGNAL => {
-                log::info!("the same signal once more, at once, is the same stop by={by}");
+                log::info!(target: "stop.same", "the same signal once more, at once, is the same stop by={by}");
             }
             Stop::Fast { .. } => {
-                log::warn!("killing the workers: told to stop a second time by={by}");
+                log::warn!(target: "stop.again", "killing the workers: told to stop a second time by={by}");
                 self.kill_workers();
             }
             Stop::Killed => {}
@@ -61,10 +61,10 @@ impl Master<'_> {
     /// The graceful stop. It does nothing to a stop that is on its way.
     pub(super) fn stop_gracefully(&mut self, by: &str) {
         if self.stop.is_stopping() {
-            log::info!("already stopping, nothing changes by={by}");
+            log::info!(target: "stop.already", "already stopping, nothing changes by={by}");
             return;
         }
-        log::info!("stopping gracefully by={by}");
+        log::info!(target: "stop.graceful", "stopping gracefully by={by}");
         let limit = self.generations.current().config.worker_shutdown_timeout + CUT_GRACE;
         self.begin_stop(Stop::Graceful, limit);
         self.supervisor.drain_all(&mut self.deadlines);
@@ -82,7 +82,7 @@ impl Master<'_> {
 
     pub(super) fn end_of_stop(&mut self) {
         let left = self.supervisor.count();
-        log::warn!("killing {left} workers that took too long to stop");
+        log::warn!(target: "stop.overdue", "killing {left} workers that took too long to stop");
         self.kill_workers();
     }
 

@@ -110,7 +110,9 @@ impl Master<'_> {
                 Signal::SIGHUP => self.request_reload(signal.as_str(), None),
                 Signal::SIGTTIN => self.request_resize(1, signal.as_str()),
                 Signal::SIGTTOU => self.request_resize(-1, signal.as_str()),
-                other => log::warn!("{other} is not available in this version and does nothing"),
+                other => {
+                    log::warn!(target: "signal.unavailable", "{other} is not available in this version and does nothing")
+                }
             }
         }
     }
@@ -249,7 +251,7 @@ impl Master<'_> {
         let place = place.and_then(|place| u8::try_from(place).ok()).unwrap_or(0);
         self.supervisor.order_level(place, &mut self.deadlines);
         let workers = self.supervisor.count();
-        log::info!("log level changed level={} workers={workers}", level.name());
+        log::info!(target: "log.level", "log level changed level={} workers={workers}", level.name());
         Reply::accepted()
     }
 

@@ -76,7 +76,7 @@ impl Admission {
             reactor.count(Counter::ConnectionsRefused, 1);
             if let Some(held) = self.exhausted.admit(reactor.now) {
                 log::warn!(
-                    "no connection permit is left (max_connections), refused peer={peer}{held}"
+                    target: "permits.exhausted", "no connection permit is left (max_connections), refused peer={peer}{held}"
                 );
             }
             return Err("all connections are taken (max_connections)");

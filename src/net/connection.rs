@@ -286,7 +286,7 @@ impl Connection {
         for counter in counters {
             reactor.count(*counter, 1);
         }
-        log::debug!("conn={} input ends cause={}", self.id(), cause.name());
+        log::debug!(target: "conn.input_ended", "conn={} input ends cause={}", self.id(), cause.name());
         self.let_framer_go(reactor);
         self.stage = Stage::Answering;
         self.clocks.ending = None;

@@ -236,7 +236,7 @@ impl EventLoop {
         if log::log_enabled!(log::Level::Debug) {
             let cause = connection.mailbox.view().cause.map_or("none", Cause::name);
             let (id, held) = (connection.id(), self.admission.permits_held());
-            log::debug!("conn={id} closed cause={cause} permits_held={held}");
+            log::debug!(target: "conn.closed", "conn={id} closed cause={cause} permits_held={held}");
         }
         self.refused -= usize::from(!held.permit);
         drop(connection);
@@ -294,7 +294,7 @@ impl EventLoop {
             self.has_warned_of_handler = false;
         } else if !self.has_warned_of_handler {
             self.has_warned_of_handler = true;
-            log::warn!("a handler has been running for long running_ms={running_ms}");
+            log::warn!(target: "handler.slow", "a handler has been running for long running_ms={running_ms}");
         }
     }
 
@@ -359,7 +359,7 @@ impl EventLoop {
         match admitted {
             Ok((id, _)) => {
                 let held = self.admission.permits_held();
-                log::debug!("conn={id} accepted peer={peer} permits_held={held}");
+                log::debug!(target: "conn.accepted", "conn={id} accepted peer={peer} permits_held={held}");
             }
             Err(why) => {
                 log::debug!("refused peer={peer}: {why}");
@@ -434,7 +434,7 @@ impl EventLoop {
         let found = self.table.iter().find(|(_, connection)| is_wanted(connection));
         let Some((key, connection)) = found else { return false };
         let view = connection.mailbox.view();
-        log::info!("conn={id} kicked peer={}", connection.mailbox.peer());
+        log::info!(target: "conn.kicked", "conn={id} kicked peer={}", connection.mailbox.peer());
         self.reactor.refresh_clock();
         // One that was kicked may linger: the next kick only ends that.
         let is_new = view.cause != Some(Cause::Kicked);

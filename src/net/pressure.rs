@@ -228,7 +228,7 @@ impl EventLoop {
         }
         if let Some(held) = self.pressure.closed.admit(self.reactor.now) {
             log::warn!(
-                "{name} total exhausted, closed the largest holders connections={closed} \
+                target: "memory.exhausted", "{name} total exhausted, closed the largest holders connections={closed} \
                  bytes={freed}{held}"
             );
         }

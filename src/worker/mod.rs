@@ -143,7 +143,7 @@ impl Worker {
         event_loop.count(Counter::WorkerReadyPosts, 1);
         slot.mark_ready();
         channel.send(Message::Ready)?;
-        log::info!("worker ready worker={number} generation={generation}");
+        log::info!(target: "worker.ready", "worker ready worker={number} generation={generation}");
         Ok(Self {
             number,
             slot,
@@ -184,7 +184,7 @@ impl Worker {
                 };
                 if stops {
                     let connections = self.event_loop.connections();
-                    log::info!("worker stops connections={connections}");
+                    log::info!(target: "worker.stops", "worker stops connections={connections}");
                     if matches!(self.life, Life::Draining(_)) {
                         // A drain that is cut short, for the next reload or by an operator.
                         self.event_loop.count(Counter::ConnectionsCut, connections as u64);
@@ -211,13 +211,13 @@ impl Worker {
         }
         let (Life::Draining(until) | Life::Ending(until)) = self.life else { return false };
         if matches!(self.life, Life::Ending(_)) && self.threads.are_gone() {
-            log::info!("worker drained");
+            log::info!(target: "worker.drained", "worker drained");
             return true;
         }
         let is_late = Moment::now() >= until;
         if is_late {
             let left = self.event_loop.connections();
-            log::warn!("worker_shutdown_timeout is over, cutting connections={left}");
+            log::warn!(target: "worker.cut", "worker_shutdown_timeout is over, cutting connections={left}");
             self.event_loop.count(Counter::ConnectionsCut, left as u64);
             self.event_loop.close_all();
         }
@@ -247,7 +247,7 @@ impl Worker {
                 ReceivedParcel::Closed => {
                     // It stays readable from now on.
                     self.event_loop.unwatch(self.channel.as_fd())?;
-                    log::warn!("the master is gone, draining");
+                    log::warn!(target: "master.gone", "the master is gone, draining");
                     self.start_drain("the master's death", Goodbye::Stopping);
                     break;
                 }
@@ -277,7 +277,7 @@ impl Worker {
             self.event_loop.serve()?;
             self.slot.mark_serving();
             self.life = Life::Serving;
-            log::info!("worker serves");
+            log::info!(target: "worker.serves", "worker serves");
         }
         Ok(())
     }
@@ -286,7 +286,7 @@ impl Worker {
         if matches!(self.life, Life::Draining(_) | Life::Ending(_)) {
             return;
         }
-        log::info!("worker drains, asked by {by} connections={}", self.event_loop.connections());
+        log::info!(target: "worker.drains", "worker drains, asked by {by} connections={}", self.event_loop.connections());
         self.life = Life::Draining(Moment::now() + self.shutdown_timeout);
         chappe_sys::set_title(&format!("chappe: worker process {} (draining)", self.number));
         let spread = if reason == Goodbye::Reloading { self.drain_spread } else { Duration::ZERO };

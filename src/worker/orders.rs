@@ -16,7 +16,7 @@ impl Worker {
         match (message, file) {
             (Message::SwapLog, Some(file)) => {
                 logging::swap(Arc::new(File::from(file)));
-                log::info!("log reopened");
+                log::info!(target: "log.reopened", "log reopened");
                 self.send_to_master(Message::Done, value, None);
             }
             (Message::SwapLog, None) => {
@@ -69,7 +69,7 @@ pub(super) fn set_level(place: u8) {
         return;
     };
     match logging::set_level(level) {
-        Ok(()) => log::info!("log level changed level={}", level.name()),
+        Ok(()) => log::info!(target: "log.level", "log level changed level={}", level.name()),
         Err(error) => log::error!("cannot change the log level: {error}"),
     }
 }

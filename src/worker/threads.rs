@@ -80,7 +80,7 @@ fn schedule_as_batch() {
 
 /// The number by which the kernel, `ps -L` and strace know the calling thread.
 pub(super) fn log_start(name: &str) {
-    log::debug!("thread started name={name} tid={}", gettid());
+    log::debug!(target: "thread.started", "thread started name={name} tid={}", gettid());
 }
 
 /// A worker that has lost one of its threads would still accept connections, and not serve

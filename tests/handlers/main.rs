@@ -32,10 +32,11 @@ fn a_storm_of_panics_is_told_with_a_count() {
         assert_failed(&client.call(PANIC, b"").expect("a reply"), PANIC, "the handler panicked");
     }
     server.wait_status("/totals/handler_panics", |panics| panics == 200);
-    let log = server.read("logs/worker-0.log");
     // Five at once, and five more if ten seconds have passed meanwhile.
-    for told in [" handler panicked: planned", " panic: planned"] {
-        assert!((1..=10).contains(&log.matches(told).count()), "{told}: {log}");
+    for event in ["handler.panicked", "process.panic"] {
+        let lines = server.events("worker-0", event);
+        assert!((1..=10).contains(&lines.len()), "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains("planned")), "{lines:?}");
     }
 }
 
@@ -106,8 +107,7 @@ fn a_quick_handler_that_is_not_is_demoted() {
         assert_eq!(codes, [CODE_PING, BOASTS, CODE_PING]);
     }
     server.wait_status("/totals/handlers_demoted", |demoted| demoted == 1);
-    let log = "the handler of a code says that it is quick and is not";
-    server.wait_log("worker-0", log);
+    server.wait_event("worker-0", "handler.demoted", "");
     // It delays no other connection any more, and is still answered.
     client.send(BOASTS, &[250]).expect("sent");
     wait_until("the handler is busy", || server.status_number("/workers/0/handlers_busy") == 1);
@@ -130,8 +130,7 @@ fn a_quick_handler_that_takes_a_little_too_long_is_found() {
         }
         server.status_number("/totals/handlers_demoted") == 1
     });
-    let log = server.read("logs/worker-0.log");
-    let found: Vec<_> = log.lines().filter(|line| line.contains("is quick and is not")).collect();
+    let found = server.events("worker-0", "handler.demoted");
     assert!(found.len() == 1 && found[0].contains(&format!("code={COMPUTES} ")), "{found:?}");
 }
 
@@ -164,7 +163,7 @@ fn a_blocked_handler_holds_back_nobody() {
     for _ in 0..100 {
         assert_eq!(other.call(CODE_PING, b"").expect("served").code, CODE_PING);
     }
-    server.wait_log("worker-0", "a handler has been running for long");
+    server.wait_event("worker-0", "handler.slow", "");
     let status = server.status_json();
     assert!(status["workers"][0]["oldest_handler_ms"].as_u64().expect("a number") >= 1000);
     gate.open();
@@ -197,7 +196,7 @@ fn quit_waits_for_a_handler_and_no_longer_than_told() {
     let mut client = server.connect();
     let gate = block(&server, &mut client, 1);
     server.signal(Signal::SIGQUIT);
-    server.wait_log("worker-0", "worker drains");
+    server.wait_event("worker-0", "worker.drains", "");
     gate.open();
     // The goodbye stands behind what was received before.
     assert_eq!(client.receive().expect("a reply").code, HOLD);
@@ -231,7 +230,7 @@ fn a_drain_ends_behind_a_peer_that_left_a_blocked_handler() {
     // Closed with the handler's reply to come: nothing to wait for in the worker.
     drop(client);
     server.signal(Signal::SIGQUIT);
-    server.wait_log("worker-0", "worker drains");
+    server.wait_event("worker-0", "worker.drains", "");
     kill(Pid::from_raw(worker), Signal::SIGTERM).expect("it is there");
     assert_eq!(server.wait_exit().code(), Some(0));
 }

@@ -153,7 +153,7 @@ fn beyond_the_total_the_largest_backlog_goes() {
         let tally = push(&server, order);
         assert!(tally.full > 0, "{tally:?}");
     }
-    server.wait_log("worker-0", "outbox total exhausted, closed the largest holders");
+    server.wait_event("worker-0", "memory.exhausted", "outbox");
     server.wait_status("/totals/closed_slow", |n| n >= 1);
     let order = Order { name: 3, threads: 1, persists: true, count: 100, bytes: 1000 };
     assert_eq!(push(&server, order).queued, 100, "there is room for others");

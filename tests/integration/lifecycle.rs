@@ -143,7 +143,7 @@ fn a_killed_worker_is_replaced_and_costs_only_its_own_connections() {
     server.wait_status("/semaphores/connection_permits", |permits| permits == 96);
     server.wait_status("/totals/workers_died", |died| died == 1);
     server.wait_status("/totals/connections_closed", |closed| closed == 4);
-    server.wait_log("master", &workers[0].to_string());
+    server.wait_event("master", "worker.ended", &format!("pid={} ", workers[0]));
     // The other is full, so it is the new one that serves these.
     for _ in 0..4 {
         let place = worker_of(&mut server.connect());

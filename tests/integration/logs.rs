@@ -62,9 +62,9 @@ fn reopen_waits_until_every_process_has_left_the_old_file() {
     for _ in 0..50 {
         server.connect().call(CODE_PING, b"").unwrap();
     }
-    server.wait_log("worker-0", "accepted");
-    server.wait_log("worker-1", "accepted");
-    server.wait_log("master", "logs reopened");
+    server.wait_event("worker-0", "conn.accepted", "");
+    server.wait_event("worker-1", "conn.accepted", "");
+    server.wait_event("master", "logs.reopened", "");
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn a_draining_worker_reopens_too() {
     while client.send(CODE_ECHO, &[1; 60_000]).is_ok() {}
     let pid = server.worker_pids()[0];
     kill(Pid::from_raw(pid), Signal::SIGQUIT).unwrap();
-    server.wait_log("worker-0", "worker drains");
+    server.wait_event("worker-0", "worker.drains", "");
     let old = log(&server, "worker-0.log");
     fs::rename(&old, log(&server, "worker-0.log.old")).unwrap();
     let reopen = server.run(&["reopen", "--wait"]);
@@ -117,7 +117,7 @@ fn workers_that_have_dropped_their_rights_reopen_too() {
     let reopen = server.run(&["reopen", "--wait"]);
     assert_eq!((reopen.code, reopen.stderr.as_str()), (Some(0), ""));
     assert_all_in_new_files(&server);
-    server.wait_log("worker-1", "log reopened");
+    server.wait_event("worker-1", "log.reopened", "");
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_reload_goes_on_in_the_reopened_files() {
     server.wait_workers(2, &old);
     assert_all_in_new_files(&server);
     assert!(!server.read("logs/worker-0.log.old").contains("generation=2"));
-    server.wait_log("worker-0", "generation=2");
+    server.wait_event("worker-0", "worker.ready", "generation=2");
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_worker_without_a_descriptor_is_offered_its_new_log_again() {
     assert_eq!(reopen.code, Some(1), "{reopen:?}");
     assert!(reopen.stderr.contains("keeps its old log"), "{reopen:?}");
     assert!(limit("1000:").is_ok_and(|status| status.success()));
-    server.wait_log("worker-0", "log reopened");
+    server.wait_event("worker-0", "log.reopened", "");
     let held = held_logs(&server);
     assert!(held.iter().all(|path| path.ends_with(".log")), "{held:?}");
 }
@@ -179,7 +179,7 @@ fn a_log_that_cannot_be_opened_stays_the_old_one() {
     let reopen = server.run(&["reopen", "--wait"]);
     assert_eq!(reopen.code, Some(1), "{reopen:?}");
     assert!(reopen.stderr.contains("worker-1.log"), "{reopen:?}");
-    server.wait_log("master", "the old log stays in use");
+    server.wait_event("master", "log.kept", "");
     let old = log(&server, "worker-1.log.old");
     let before = fs::metadata(&old).unwrap().len();
     assert_eq!(server.run(&["log-level", "info"]).code, Some(0));
@@ -345,7 +345,7 @@ fn a_full_disk_costs_lines_that_are_counted_and_no_message() {
 
     assert!(limit_file_size(worker, "unlimited"));
     server.connect().call(CODE_PING, b"").unwrap();
-    server.wait_log("worker-0", "log lines were lost count=");
+    server.wait_event("worker-0", "log.lost", "count=");
     let text = server.read("logs/worker-0.log");
     assert!(text.lines().last().is_some_and(|line| line.contains(" worker-0 ")), "{text}");
 }
@@ -365,7 +365,7 @@ fn the_master_counts_its_own_lost_lines() {
     server.wait_status("/totals/log_lines_lost", |lost| lost > 0);
     assert!(limit_file_size(server.pid(), "unlimited"));
     server.signal(Signal::SIGUSR2);
-    server.wait_log("master", "log lines were lost count=");
+    server.wait_event("master", "log.lost", "count=");
 }
 
 #[test]
@@ -387,7 +387,7 @@ fn the_master_counts_its_lost_lines_over_a_reload_of_its_log() {
     assert_eq!(server.run(&["reload"]).code, Some(0));
     server.wait_workers(1, &workers);
     // The new worker's own lines are counted once and for all.
-    server.wait_log("worker-0", "worker drained");
+    server.wait_event("worker-0", "worker.drained", "");
     let lost = server.status_number("/totals/log_lines_lost");
     for _ in 0..3 {
         server.signal(Signal::SIGUSR2);
@@ -402,10 +402,10 @@ fn the_level_changes_without_a_restart_and_for_new_workers_too() {
     server.connect().call(CODE_PING, b"").unwrap();
     let change = server.run(&["log-level", "debug"]);
     assert_eq!((change.code, change.stderr.as_str()), (Some(0), ""));
-    server.wait_log("worker-0", "log level changed level=debug");
-    assert!(!server.read("logs/worker-0.log").contains("accepted"));
+    server.wait_event("worker-0", "log.level", "level=debug");
+    assert!(server.events("worker-0", "conn.accepted").is_empty());
     server.connect().call(CODE_PING, b"").unwrap();
-    server.wait_log("worker-0", "accepted");
+    server.wait_event("worker-0", "conn.accepted", "");
     assert_eq!(server.run(&["log-level", "loud"]).code, Some(2));
 
     let old = server.worker_pids()[0];
@@ -438,12 +438,12 @@ fn a_worker_names_its_threads_and_the_permits_that_it_has() {
     let worker = server.worker_pids()[0];
     for (tid, name) in proc::threads(worker) {
         let name = if tid == worker { "event-loop" } else { &name };
-        server.wait_log("worker-0", &format!("thread started name={name} tid={tid}\n"));
+        server.wait_event("worker-0", "thread.started", &format!("name={name} tid={tid}"));
     }
     let clients = [server.connect(), server.connect()];
-    server.wait_log("worker-0", "permits_held=2\n");
+    server.wait_event("worker-0", "conn.accepted", "permits_held=2");
     drop(clients);
-    server.wait_log("worker-0", "closed cause=peer_closed permits_held=0\n");
+    server.wait_event("worker-0", "conn.closed", "cause=peer_closed permits_held=0");
     assert!(!server.read("logs/worker-0.log").contains("TRACE"), "the level is debug");
 }
 
@@ -459,12 +459,16 @@ fn trace_follows_a_frame_through_the_threads() {
         let mut client = server.connect();
         client.call(CODE_ECHO, b"hello").unwrap();
         client.call(99, b"").unwrap();
-        let of = |what: &str, thread: &str| format!("conn=1 {what} thread={thread}\n");
-        server.wait_log("worker-0", &of("frame handled code=1 bytes=5", handles));
-        server.wait_log("worker-0", &of("frame replied code=1 bytes=5", handles));
-        server.wait_log("worker-0", &of("flushed All", sends));
-        server.wait_log("worker-0", &of("frame handled code=99 bytes=0", handles));
-        server.wait_log("worker-0", "conn=1 error answered problem=UnknownCode code=99");
+        let of = |what: &str, thread: &str| format!("conn=1 {what} thread={thread}");
+        server.wait_event("worker-0", "conn.frame", &of("frame handled code=1 bytes=5", handles));
+        server.wait_event("worker-0", "conn.frame", &of("frame replied code=1 bytes=5", handles));
+        server.wait_event("worker-0", "conn.flushed", &of("flushed All", sends));
+        server.wait_event("worker-0", "conn.frame", &of("frame handled code=99 bytes=0", handles));
+        server.wait_event(
+            "worker-0",
+            "conn.error",
+            "conn=1 error answered problem=UnknownCode code=99",
+        );
     }
 }
 

@@ -65,7 +65,7 @@ fn a_master_that_cannot_wait_for_events_goes_on() {
         println!("skipped: there is no prlimit(1) that may limit the master");
         return;
     }
-    server.wait_log("master", "cannot wait for events");
+    server.wait_event("master", "master.blind", "");
     server.connect().call(CODE_PING, b"").unwrap();
     assert!(limit(pid, &format!("--nofile={}:", nofile(pid).1)));
     assert_eq!(server.status_json()["master"]["pid"], pid);
@@ -107,7 +107,7 @@ fn a_worker_that_does_not_listen_is_told_later() {
             let mut control = UnixStream::connect(server.dir.join("run/chappe.sock")).unwrap();
             control.write_all(b"{\"command\":\"kick\",\"id\":99}\n").unwrap();
         }
-        server.read("logs/master.log").contains("cannot send worker 0 Kick")
+        server.events("master", "channel.failed").iter().any(|line| line.contains("0 Kick"))
     });
     assert_eq!(server.run(&["reopen"]).code, Some(0));
     assert_eq!(server.run(&["reload"]).code, Some(0));
@@ -116,13 +116,13 @@ fn a_worker_that_does_not_listen_is_told_later() {
     let named = format!("no list from worker 0 (pid {worker})\n");
     assert!(missing.stderr.ends_with(&named), "{missing:?}");
     kill(Pid::from_raw(worker), Signal::SIGCONT).unwrap();
-    server.wait_log("worker-0", "worker drains, asked by a reload");
+    server.wait_event("worker-0", "worker.drains", "a reload");
     let (frames, _) = drain(&mut client);
     assert!(frames[0].as_goodbye().is_some_and(|goodbye| goodbye.is(Goodbye::Reloading)));
     drop(client);
     wait_until("it has left by itself", || !proc::is_running(worker));
     assert_eq!(server.status_number("/totals/workers_died"), 0);
-    assert!(!server.read("logs/master.log").contains("killing"));
+    assert!(server.events("master", "worker.killed").is_empty());
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn answers_about_a_connection_and_about_a_log_are_told_apart() {
     server.status_json();
     let mut reopen = command(&server.dir);
     let reopen = reopen.args(["reopen", "--wait"]).stderr(Stdio::piped()).spawn().unwrap();
-    server.wait_log("master", "logs reopened");
+    server.wait_event("master", "logs.reopened", "");
     kill(Pid::from_raw(worker), Signal::SIGCONT).unwrap();
     let reopened = reopen.wait_with_output().unwrap();
     assert!(reopened.status.success(), "{reopened:?}");

@@ -229,12 +229,12 @@ fn a_killed_metrics_process_comes_back_and_is_no_dead_worker() {
     assert_eq!(again, address);
     assert_ne!(second, first);
     assert_eq!(worker_pids(&server), workers);
-    server.wait_log("master", "metrics process ended");
+    server.wait_event("master", "metrics.ended", "");
     // One that dies young, and again, is paced; on a busy machine it may grow old.
     wait_until("a longer pause", || {
         // It may be gone already, by the kill before.
         let _ = kill(Pid::from_raw(metrics(&server).1), Signal::SIGKILL);
-        server.read("logs/master.log").contains("replaced pause_ms=200")
+        server.events("master", "metrics.paused").iter().any(|line| line.ends_with("=200"))
     });
     assert_eq!(server.status_number("/totals/workers_died"), 0);
 }
@@ -251,7 +251,7 @@ fn signals_for_the_master_leave_the_metrics_process_alone_and_term_replaces_it()
     assert_eq!(metrics(&server), (address, pid));
     kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
     wait_until("another one", || metrics(&server).1 != pid);
-    server.wait_log("master", "exit=0");
+    server.wait_event("master", "metrics.ended", "exit=0");
 }
 
 fn worker_pids(server: &TestServer) -> Vec<i64> {

@@ -179,7 +179,7 @@ fn a_control_socket_that_was_deleted_is_told_from_one_that_was_changed() {
     }
     // What it says helps.
     assert_eq!(server.run(&["-s", "reload"]).code, Some(0));
-    server.wait_log("master", "reloaded generation=2");
+    server.wait_event("master", "reload.done", "generation=2");
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn workers_become_nobody_and_the_master_stays_root() {
     kill(Pid::from_raw(before[0]), Signal::SIGKILL).expect("a worker");
     let after = server.wait_workers(2, &before[..1]);
     let new = after.iter().find(|pid| !before.contains(pid)).expect("a replacement");
-    server.wait_log("worker-0", &format!("{new} worker serves"));
+    server.wait_event("worker-0", "worker.serves", &format!(" {new} worker.serves: "));
     for &pid in &after {
         assert_is(pid, &nobody, nobody.gid);
     }
@@ -127,7 +127,7 @@ fn without_root_a_written_user_is_ignored_with_a_warning() {
     let dir = tempfile::tempdir().expect("a directory");
     // Where everybody may run it.
     let copy = dir.path().join("chappe");
-    // Not by this process: a child that another test forks meanwhile would have the copy
+    // Not by this process: a child that another test forks at this moment would have the copy
     // open for writing, and what is so cannot be executed (ETXTBSY).
     let copied = Command::new("cp").arg(program("chappe")).arg(&copy).status();
     assert!(copied.expect("cp").success());

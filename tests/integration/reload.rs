@@ -77,8 +77,8 @@ fn changed_keys_take_effect_and_are_named() {
         "{outcome:?}"
     );
     assert!(outcome.stdout.contains("\nneeds a restart: daemon, user\n"), "{outcome:?}");
-    server.wait_log("master", "reloaded generation=2 workers=3 ready_ms=");
-    server.wait_log("master", "a restart is needed for daemon, user");
+    server.wait_event("master", "reload.done", "generation=2 workers=3 ");
+    server.wait_event("master", "reload.restart_needed", "daemon, user");
     // The old connection has the old limit until it is told to connect again.
     let (frames, end) = drain(&mut old);
     assert!(frames[0].as_goodbye().is_some_and(|goodbye| goodbye.is(Goodbye::Reloading)));
@@ -98,8 +98,8 @@ fn changed_keys_take_effect_and_are_named() {
     let signalled = server.run(&["-s", "reload"]);
     assert_eq!(signalled.code, Some(0), "{signalled:?}");
     server.wait_workers(1, &[]);
-    server.wait_log("master", "reloaded generation=3 workers=1 ");
-    server.wait_log("master", "a restart is needed for user");
+    server.wait_event("master", "reload.done", "generation=3 workers=1 ");
+    server.wait_event("master", "reload.restart_needed", "for user");
 }
 
 /// While the file is wrong no command works that reads it, so another file is read.
@@ -127,8 +127,8 @@ fn a_bad_file_keeps_the_old_generation() {
     // Neither has even asked the server.
     assert_eq!(reloads_of(&server), 0);
     server.signal(Signal::SIGHUP);
-    server.wait_log("master", "reload failed: ");
-    server.wait_log("master", "chappe.toml:1:20: worker_processes is 0");
+    server.wait_event("master", "reload.failed", "");
+    server.wait_event("master", "reload.failed", "chappe.toml:1:20: worker_processes is 0");
     assert_eq!(reloads_of(&server), 1);
     assert_eq!(server.worker_pids(), before);
     assert_eq!(client.call(CODE_ECHO, b"unhurt").unwrap().body, "unhurt");
@@ -398,7 +398,7 @@ fn reuseport_has_a_socket_a_worker_and_loses_none() {
         check(4);
     };
     settle(2, Signal::SIGTTIN);
-    server.wait_log("master", "sockets are handed out anew");
+    server.wait_event("master", "workers.renewed", "sockets");
     settle(3, Signal::SIGTTIN);
     settle(4, Signal::SIGTTIN);
     settle(3, Signal::SIGTTOU);

@@ -129,7 +129,7 @@ fn a_manager_that_is_not_there_is_no_reason_not_to_serve() {
     let mut command = Command::new(program("chappe"));
     command.stdin(Stdio::null()).env("NOTIFY_SOCKET", "/nowhere/notify");
     let server = TestServer::start_program(command, "notify_nobody", "");
-    server.wait_log("master", "the service manager does not listen");
+    server.wait_event("master", "manager.absent", "");
     let mut command = Command::new(program("chappe"));
     command.stdin(Stdio::null()).env("NOTIFY_SOCKET", "relative");
     let server = TestServer::start_program(command, "notify_wrong", "");

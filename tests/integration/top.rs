@@ -134,6 +134,9 @@ impl Screen {
         let child = Command::new("setsid")
             .args([
                 "--ctty",
+                // It is ignored where the tests are started by nohup(1).
+                "env",
+                "--default-signal=HUP",
                 "sh",
                 "-c",
                 &format!("{first}\nexec \"$0\" \"$@\""),

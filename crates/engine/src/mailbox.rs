@@ -311,7 +311,7 @@ impl Mailbox {
             log::debug!("conn={} send failed: {error}", self.id());
         } else if log::log_enabled!(log::Level::Trace) {
             let thread = chappe_sys::process::current_thread_name();
-            log::trace!("conn={} flushed {flushed:?} thread={thread}", self.id());
+            log::trace!(target: "conn.flushed", "conn={} flushed {flushed:?} thread={thread}", self.id());
         }
     }
 

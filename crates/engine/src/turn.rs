@@ -275,7 +275,7 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
         let charged = item.charged();
         match item {
             Item::Notice(notice) => {
-                log::trace!("conn={} notice {notice:?}", self.mailbox.id());
+                log::trace!(target: "conn.notice", "conn={} notice {notice:?}", self.mailbox.id());
                 self.protocol.notice(&notice, self.batch);
                 leaving.done = Done { messages: notice.messages(), bytes: charged };
                 self.share.use_up(notice.messages(), 0);

@@ -279,7 +279,7 @@ impl Supervisor {
         let is_beyond =
             |worker: &Worker| worker.generation == generation && worker.number >= number;
         for worker in self.workers.iter().filter(|w| is_beyond(w) && !w.is_leaving()) {
-            log::info!("worker is drained worker={} pid={}", worker.number, worker.pid);
+            log::info!(target: "worker.left", "worker is drained worker={} pid={}", worker.number, worker.pid);
         }
         deadlines.clear_all(|what| matches!(what, What::Vacancy(vacant) if vacant >= number));
         self.drain(is_beyond, Stage::DrainForReload, until, deadlines);
@@ -377,7 +377,7 @@ impl Supervisor {
         if !worker.is_coming() || worker.is_ready() {
             return None;
         }
-        log::error!("worker was not ready in time worker={} pid={pid}", worker.number);
+        log::error!(target: "worker.late", "worker was not ready in time worker={} pid={pid}", worker.number);
         worker.signal(Signal::SIGKILL);
         Some(worker.number)
     }
@@ -385,7 +385,7 @@ impl Supervisor {
     /// A worker has had its time to leave.
     pub(super) fn end_of_leaving(&mut self, pid: Pid, deadlines: &mut Deadlines) {
         let Some(worker) = self.find(pid) else { return };
-        log::warn!("killing a worker that does not leave worker={}", worker.number);
+        log::warn!(target: "worker.killed", "killing a worker that does not leave worker={}", worker.number);
         worker.is_cut = true;
         worker.signal(Signal::SIGKILL);
         deadlines.set(What::Leave(pid), Instant::now() + FAST_STOP_MAX);
@@ -424,7 +424,7 @@ impl Supervisor {
     pub(super) fn report_damage(&self) {
         if self.zone.take_damage() {
             log::error!(
-                "figures in shared memory were overwritten: a worker is broken or taken over; \
+                target: "zone.repaired", "figures in shared memory were overwritten: a worker is broken or taken over; \
                  connection permits were set right as far as they can be known; restart the server"
             );
         }
@@ -438,11 +438,11 @@ impl Worker {
         self.nonsense = self.nonsense.saturating_add(1);
         let (number, pid) = (self.number, self.pid);
         if let Some(held) = warnings.admit(Moment::now()) {
-            log::warn!("worker has sent {what} worker={number} pid={pid}{held}");
+            log::warn!(target: "worker.nonsense", "worker has sent {what} worker={number} pid={pid}{held}");
         }
         if self.nonsense == NONSENSE_MAX {
             log::error!(
-                "worker is killed: {NONSENSE_MAX} messages were none worker={number} pid={pid}"
+                target: "worker.nonsense_max", "worker is killed: {NONSENSE_MAX} messages were none worker={number} pid={pid}"
             );
             self.channel = None;
             self.signal(Signal::SIGKILL);

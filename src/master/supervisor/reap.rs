@@ -107,6 +107,7 @@ impl Supervisor {
             Death::Failed | Death::Unserved | Death::Stopped => log::Level::Info,
         };
         log::log!(
+            target: "worker.ended",
             level,
             "worker ended worker={} pid={pid} {how} uptime_ms={} connections={}",
             worker.number,
@@ -135,7 +136,7 @@ impl Supervisor {
         match self.zone.settle() {
             Some(permits) => {
                 if permits > 0 {
-                    log::info!("connection permits came back permits={permits}");
+                    log::info!(target: "permits.returned", "connection permits came back permits={permits}");
                 }
                 self.settle_pause = SETTLE_AGAIN;
                 deadlines.clear(What::Settle);
@@ -175,7 +176,7 @@ impl Supervisor {
             return;
         };
         if !after.is_zero() {
-            log::warn!("worker will be replaced worker={number} pause_ms={}", after.as_millis());
+            log::warn!(target: "worker.paused", "worker will be replaced worker={number} pause_ms={}", after.as_millis());
         }
         deadlines.set(What::Vacancy(number), Instant::now() + after);
     }

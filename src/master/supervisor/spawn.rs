@@ -74,7 +74,7 @@ impl Supervisor {
                 slot.set_pid(pid.as_raw().unsigned_abs());
                 let mut worker = Worker::new(number, generation, pid, slot);
                 worker.channel = Some(channel);
-                log::info!("worker started worker={number} pid={pid} generation={generation}");
+                log::info!(target: "worker.started", "worker started worker={number} pid={pid} generation={generation}");
                 deadlines.set(What::Ready(pid), ready_by);
                 self.workers.push(worker);
                 Ok(true)

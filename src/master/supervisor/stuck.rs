@@ -60,7 +60,7 @@ pub(super) fn pause(limit: Duration) -> Duration {
 /// Logs that a worker is stuck, and where its threads are.
 pub(super) fn report(number: u16, pid: Pid, since_ms: u64, connections: u32) {
     log::error!(
-        "worker is stuck, killing it (worker_stuck_timeout) worker={number} pid={pid} \
+        target: "worker.stuck", "worker is stuck, killing it (worker_stuck_timeout) worker={number} pid={pid} \
          no_progress_ms={since_ms} connections={connections}",
     );
     let threads = threads_of(pid);

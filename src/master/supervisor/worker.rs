@@ -173,7 +173,7 @@ impl Worker {
     fn warn(&mut self, error: &io::Error, message: Message) {
         if let Some(held) = self.warnings.admit(Moment::now()) {
             let number = self.number;
-            log::warn!("cannot send worker {number} {message:?}: {error}{held}");
+            log::warn!(target: "channel.failed", "cannot send worker {number} {message:?}: {error}{held}");
         }
     }
 

@@ -55,10 +55,10 @@ pub fn play(assignment: Assignment) -> ExitReason {
         }
         followed = stage;
         if stage == Stage::Serve {
-            log::info!("worker serves");
+            log::info!(target: "worker.serves", "worker serves");
             assignment.slot.mark_serving();
         } else if stage.is_drain() {
-            log::info!("worker drains");
+            log::info!(target: "worker.drains", "worker drains");
             assignment.slot.mark_draining();
             if part != "stubborn" && part != "linger" {
                 return ExitReason::Stopped;

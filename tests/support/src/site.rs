@@ -209,10 +209,20 @@ impl Site {
         self.read(&format!("logs/{name}.log"))
     }
 
-    /// Waits until a log, `master` or `worker-N`, has a line with `needle`.
+    /// The lines of an event in a log, `master` or `worker-N`; docs/OPERATIONS.md lists events.
+    pub fn events(&self, log: &str, event: &str) -> Vec<String> {
+        let name = format!(" {event}: ");
+        let log = self.log(log);
+        log.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect()
+    }
+
+    /// Waits until a log has a line of this event, with `values` in it.
     #[track_caller]
-    pub fn wait_log(&self, name: &str, needle: &str) {
-        wait_until(&format!("{needle:?} in {name}.log"), || self.log(name).contains(needle));
+    pub fn wait_event(&self, log: &str, event: &str, values: &str) {
+        let is_it = |line: &String| line.contains(values);
+        wait_until(&format!("{event} {values} in {log}.log"), || {
+            self.events(log, event).iter().any(is_it)
+        });
     }
 
     /// The program, with the directory and these arguments, not yet started.
