@@ -1,7 +1,7 @@
 //! The classic one-list design, for comparison: an event loop that receives, handler
 //! threads that share one queue of *messages*, and one send thread that shares one list
 //! of *messages*, posts a semaphore for each, and walks the list under its lock at each
-//! wake-up, past the messages of whoever does not read. What docs/SEND-PATH.md says of
+//! wake-up, past the messages of clients that do not read. What docs/SEND-PATH.md says of
 //! that design is measured with this program.
 //!
 //! `classic [ADDRESS] [HANDLER_THREADS]`, 127.0.0.1:0 and 2 without; prints

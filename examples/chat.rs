@@ -1,4 +1,4 @@
-//! A chat room: whoever joins hears what the others say.
+//! A chat room: everybody who has joined gets what the others say.
 //!
 //! ```sh
 //! cargo run --example chat -- --foreground --set worker_processes=1

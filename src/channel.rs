@@ -32,11 +32,11 @@ pub enum Message {
     Done = b'A',
     /// Worker to master: what this ticket asked for could not be done.
     NotDone = b'N',
-    /// Worker to master: have all logs opened anew.
+    /// Worker to master: have all logs reopened.
     AskReopen = b'o',
     /// Master to worker: list your connections. The number is a ticket.
     ListConnections = b'C',
-    /// The same, for those that are blocked only.
+    /// Master to worker: list the connections that are blocked. The number is a ticket.
     ListSlowConnections = b'c',
     /// Master to worker: close the connection with this id.
     Kick = b'K',

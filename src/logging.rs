@@ -5,8 +5,8 @@
 //! counted as lost, and the count is logged as soon as there is room again.
 //! No lock is held over the write, and one record is one write to a file opened
 //! for appending: so the old and the new worker N may share a file. In the foreground
-//! each line is also copied to standard error, if that takes it at once: nobody waits
-//! for whoever reads it.
+//! each line is also copied to standard error, if that takes it at once: no thread waits
+//! for a reader.
 
 use chappe_sys::clock::Moment;
 use std::cell::RefCell;
@@ -100,7 +100,7 @@ pub(crate) fn open(directory: &Path, role: Role) -> Result<Arc<File>, LoggingErr
         .map_err(|cause| LoggingError::Open { path: path.display().to_string(), cause })
 }
 
-/// A new file has the same mode whoever's umask is in force: a start in a terminal
+/// A new file has the same mode whatever the umask is: a start in a terminal
 /// and a reopen by the daemon make files that are alike. One that is there keeps its
 /// own, which may be logrotate's.
 fn open_or_create(path: &Path) -> io::Result<File> {
@@ -183,7 +183,7 @@ fn config(sink: &Arc<Sink>, level: LogLevel) -> Result<Config, LoggingError> {
 pub(crate) fn swap(file: Arc<File>) {
     if let Some(installed) = LOGGER.lock().as_ref() {
         *installed.sink.file.write() = file;
-        // Whoever opens a file sees to the end of its last line.
+        // A process that opens a file first ends its last line.
         installed.sink.cut.store(false, Ordering::Relaxed);
     }
 }
@@ -228,12 +228,12 @@ struct Sink {
     /// Protects the pointer only: a writer clones it and lets go before it writes.
     file: RwLock<Arc<File>>,
     copies: Copies,
-    /// Lines that are in the file and not in the copy, since this was told there.
+    /// Lines that are in the file and not in the copy, since this was reported there.
     left_out: AtomicU64,
     /// The last line of the copy has no end.
     copy_cut: AtomicBool,
     lost: AtomicU64,
-    /// How many of `lost` a line in the log has told of.
+    /// How many of `lost` a line in the log has reported.
     told: AtomicU64,
     /// The last line has no end: the disk became full in the middle of it.
     cut: AtomicBool,
@@ -336,7 +336,7 @@ impl Sink {
     }
 
     /// The file is the log and this a copy of it: what it does not take is left out,
-    /// and told as soon as there is room.
+    /// and reported as soon as there is room.
     fn copy(&self, stderr: Stderr, line: &[u8]) {
         let left_out = self.left_out.swap(0, Ordering::Relaxed);
         if left_out > 0 {
@@ -488,7 +488,7 @@ mod tests {
         assert_eq!(ends, ["three", "count=2", "four"]);
     }
 
-    /// A file that takes so many more bytes, as on a disk that is full.
+    /// A file that takes a few more bytes, as on a disk that is full.
     fn full_but_for(bytes: u32) -> File {
         use nix::fcntl::{FcntlArg, SealFlag, fcntl};
         use nix::sys::memfd::{MFdFlags, memfd_create};

@@ -131,7 +131,7 @@ fn shown_in(text: &str) -> Vec<&str> {
     shown
 }
 
-/// The same of what was printed.
+/// Headings and output as they were printed.
 fn shown_by(printed: &str) -> Vec<&str> {
     let lines = printed.lines().filter(|line| !line.is_empty());
     lines.map(|line| line.strip_prefix("== ").unwrap_or(line)).collect()

@@ -1,5 +1,5 @@
 //! Generations of workers that only play: reloads that fail or are overtaken, what
-//! signals do meanwhile, drains that last.
+//! signals do at the same time, drains that last.
 
 use std::fs;
 use std::io::Read;
@@ -269,7 +269,7 @@ fn ttin_beyond_the_tables_of_addresses() {
     server.signal(Signal::SIGTTIN);
     wait_until("five serve", || serving(&site) == 5);
     assert_eq!(renewed(), 1);
-    assert!(!site.serving().contains(&first[0]), "all were forked anew");
+    assert!(!site.serving().contains(&first[0]), "all were replaced");
     server.signal(Signal::SIGTTIN);
     wait_until("six serve", || serving(&site) == 6);
     assert_eq!(renewed(), 1, "there are twenty now");

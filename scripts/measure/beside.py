@@ -44,11 +44,11 @@ def flood(part, given):
     seconds = max(given.seconds, 1.0)
     server.bench(*load(50), seconds=seconds)
     start = server.anonymous()
-    most = {"full": 0, "anew": 0}
+    most = {"full": 0, "again": 0}
 
     def run(beside):
         flags = load(50) + (["--slow-readers", FLOODING] if beside == "full" else [])
-        if beside == "anew":
+        if beside == "again":
             with Flood(server) as flood:
                 report = server.bench(*flags, seconds=seconds)
             if not flood.times:
@@ -60,7 +60,7 @@ def flood(part, given):
         server.wait_connections(lambda connections: connections == 0)
         return {"p99": report["latency_us"]["p99"], "throughput": report["replies_per_second"]}
 
-    runs = interleaved([(beside, lambda beside=beside: run(beside)) for beside in ("alone", "full", "anew")], given)
+    runs = interleaved([(beside, lambda beside=beside: run(beside)) for beside in ("alone", "full", "again")], given)
     effective = subprocess.run([servers.CHAPPE, "-T", *server.site, *server.settings], capture_output=True, text=True)
     server.stop()
     config = tomllib.loads(effective.stdout)
@@ -69,11 +69,11 @@ def flood(part, given):
     bound = FLOODING * each
     mib = lambda bytes: f"{bytes / 2**20:.1f} MiB"
     rows = [["nobody", f"{median([run['p99'] for run in runs['alone']]):.0f}", "1.00", "1.00", "", ""]]
-    for beside, told in (("full", f"{FLOODING} that are full"), ("anew", f"{FLOODING} that come, flood and leave, again and again")):
+    for beside, told in (("full", f"{FLOODING} that are full"), ("again", f"{FLOODING} that come, flood and leave, again and again")):
         slower = [a["p99"] / b["p99"] for a, b in zip(runs[beside], runs["alone"])]
         throughput = [a["throughput"] / b["throughput"] for a, b in zip(runs[beside], runs["alone"])]
         # The goal is of those that are there and do not go.
-        marks = ("", "") if beside == "anew" else (
+        marks = ("", "") if beside == "again" else (
             part.goal("flood", "p99", median(slower)), part.goal("flood", "memory", most[beside] / bound))
         p99 = median([run["p99"] for run in runs[beside]])
         rows.append([told, f"{p99:.0f}", spread(slower) + marks[0], spread(throughput), mib(most[beside]) + marks[1], mib(bound)])

@@ -62,7 +62,7 @@ pub(super) fn test(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `-s`: a signal to whoever holds the pid file's lock.
+/// `-s`: a signal to the process that holds the pid file's lock.
 pub(super) fn signal(common: &Common, name: SignalName) -> Result<(), Failure> {
     // A wrong configuration is refused before anything is sent.
     let located = match name {
@@ -113,7 +113,7 @@ pub(super) fn status(common: &Common, arguments: StatusArgs) -> Result<(), Failu
             text = cli::redrawn(&text);
         }
         let is_heard = cli::print(&text).map_err(Failure::system("standard output"))?;
-        // Whoever read it has left, as `head` does: that is the end and no failure.
+        // The reader has left, as `head` does: that is the end and no failure.
         if !arguments.watch || !is_heard {
             return Ok(());
         }

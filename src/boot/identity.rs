@@ -12,7 +12,7 @@ pub(super) enum Become {
     Somebody(Identity),
     /// Workers stay who the master is.
     Nobody,
-    /// Likewise, though the operator has asked for something else.
+    /// Workers stay who the master is, though the operator has asked for something else.
     Ignored(String),
 }
 

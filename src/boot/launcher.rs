@@ -47,7 +47,7 @@ impl Report {
     /// The server is up; the launcher prints `line` and returns 0.
     ///
     /// # Errors
-    /// `BrokenPipe` if the launcher was ended: whoever did that wants no server.
+    /// `BrokenPipe` if the launcher was ended: then no server is wanted.
     pub(super) fn ready(mut self, line: &str) -> io::Result<()> {
         self.pipe.write_all(format!("{OK}{line}").as_bytes())
     }

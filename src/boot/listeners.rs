@@ -1,4 +1,4 @@
-//! The first listeners: passed to us by whoever started us, or bound.
+//! The first listeners: passed to us by the program that started us, or bound.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -15,8 +15,8 @@ const TAKEN_MAX: Duration = Duration::from_millis(500);
 const TAKEN_RETRY: Duration = Duration::from_millis(10);
 
 /// One listener for each `[[listen]]`. What was passed is taken for the table with
-/// its address; what is passed and has no table is a mistake of whoever passed it,
-/// since connections to it would wait for ever.
+/// its address; what is passed and has no table is a mistake of the program that
+/// passed it, since connections to it would wait forever.
 pub(super) fn open(config: &Config, mut passed: Vec<Passed>) -> Result<Vec<Bound>, Failure> {
     let workers = config.effective_worker_processes();
     let mut listeners = Vec::with_capacity(config.listen.len());

@@ -1,4 +1,4 @@
-//! The other end of the control socket: a command asks the master, and hears the answer.
+//! The other end of the control socket: a command asks the master, and reads the answer.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -16,7 +16,7 @@ use crate::config::Located;
 use crate::control::{self, Listed, Refused, ReplyError, Request, Status};
 use crate::master::{PidFile, PidFileError};
 
-/// How long the master may take to accept, hear and answer; it does so between two wake-ups.
+/// How long the master may take to accept, read and answer; it does so between two wake-ups.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// How often a master that has a reload to do is asked whether it is alive.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
@@ -163,7 +163,7 @@ fn text(bytes: Vec<u8>) -> Result<String, Failure> {
     String::from_utf8(bytes).map_err(wrong)
 }
 
-/// What a master that says nothing is told of. The kernel knows who has made the socket.
+/// What is reported of a master that does not answer. The kernel knows who has made the socket.
 fn silence(located: &Located, stream: &UnixStream) -> String {
     let peer = getsockopt(stream, sockopt::PeerCredentials).ok().map(|peer| peer.pid());
     let pid = peer.filter(|pid| *pid > 0).map(Pid::from_raw);
@@ -221,7 +221,7 @@ fn nobody_answers(located: &Located) -> Failure {
         Ok(pid) if was_deleted(&located.control_socket) => format!(
             "the control socket {path} was deleted, but its master is running, pid {pid}: commands \
              can't reach it, and signals can: chappe -s reload, reopen, quit or stop; a restart \
-             makes the socket anew"
+             makes the socket again"
         ),
         Ok(pid) => format!(
             "nobody answers at {path}, but a master is running, pid {pid}: if control_socket was \

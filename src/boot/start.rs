@@ -56,7 +56,7 @@ pub(super) fn start(
     let prepared = prepare(arguments)?;
     if prepared.setup.copies != Copies::None {
         return become_master(prepared, run_worker, |addresses, _config| {
-            // Whoever started us and does not listen does not want to know.
+            // A parent that has closed the pipe does not want to know.
             let _ = say(&format!("ready {}", join(addresses)));
             Ok(())
         });
@@ -149,7 +149,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
 }
 
 /// Where the configuration is, for a reload: a daemon's working directory is another
-/// than that of whoever started it.
+/// than that of the shell that started it.
 struct AtStart {
     prefix: PathBuf,
     file: PathBuf,

@@ -84,7 +84,7 @@ pub(super) fn turns(times: &[HandlerTime]) -> u64 {
     times.iter().map(|row| row.turns).fold(0, u64::saturating_add)
 }
 
-/// The bound that so many hundredths of the turns did not exceed: `≤100us`, `>10s`, or
+/// The bound that `hundredths` of the turns did not exceed: `≤100us`, `>10s`, or
 /// `-` if there were none. The buckets know no more than this.
 pub(super) fn percentile(times: &[HandlerTime], hundredths: u64) -> String {
     let turns = u128::from(turns(times));

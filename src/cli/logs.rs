@@ -214,7 +214,7 @@ impl Followed {
         log.current = opener.open(path)?;
         if let Some(reader) = &mut log.current {
             match reader.last_lines(count, &is_wanted, &mut lines) {
-                // It was emptied meanwhile: what is there now is read on from its beginning.
+                // It was emptied in the meantime: what is there now is read on from its beginning.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => reader.position = 0,
                 result => result?,
             }

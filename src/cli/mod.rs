@@ -71,7 +71,7 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Refuses what would be ignored: whoever writes it expects it to count.
+    /// Refuses what would be ignored: one who writes it expects it to count.
     pub(crate) fn checked(self) -> Result<Self, clap::Error> {
         let actions = [
             ("-t", self.test),
@@ -118,7 +118,7 @@ pub(crate) enum SignalName {
     Stop,
     /// Stop gracefully
     Quit,
-    /// Open the log files anew
+    /// Reopen the log files
     Reopen,
     /// Reload the configuration, if it is valid
     Reload,
@@ -142,7 +142,7 @@ pub(crate) enum Command {
         #[arg(value_parser = level_parser())]
         level: LevelName,
     },
-    /// Open the log files anew, after something moved them away
+    /// Reopen the log files, after something moved them away
     Reopen {
         /// Return only when every process writes to its new file
         #[arg(long)]

@@ -96,7 +96,7 @@ pub(crate) fn run(
             );
             1
         }
-        // Whoever read our output has left, as `head` does, and wants no words.
+        // The reader of our output has left, as `head` does, and wants no message.
         Err(SendError::Print(e)) if e.kind() == io::ErrorKind::BrokenPipe => 1,
         Err(error) => {
             let _ = writeln!(err, "chappe: {}", chain(&error));

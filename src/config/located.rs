@@ -2,8 +2,8 @@
 //!
 //! A server that runs must be reached with a file that a reload would refuse: above all to be
 //! stopped. So of the files only a few paths count here, mistakes become a warning, and what the
-//! parser can save of a broken file is taken. Overrides are as strict as ever: whoever types one
-//! means this call.
+//! parser can save of a broken file is taken. Overrides are as strict as ever: one that
+//! is typed is meant for this call.
 
 use std::path::{Path, PathBuf};
 
@@ -98,7 +98,7 @@ pub(crate) fn locate(
 
     let mut located = Located::from(&config);
     let key = need.key();
-    // A value that was refused is none, and a name that is wrong may have been meant for this.
+    // A value that was refused does not count, and a name that is wrong may have been meant for this.
     let is_unsure = !is_overridden
         && match &written {
             Some(place) => is_partial || faults.has(place),

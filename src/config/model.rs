@@ -84,7 +84,7 @@ impl Config {
 }
 
 impl Config {
-    /// The most connections of a worker that may open so many descriptors: what is
+    /// The most connections of a worker that may open `nofile` descriptors: what is
     /// configured, or what there is room for.
     pub(crate) fn effective_worker_connections(&self, descriptors: u64) -> u32 {
         let room = descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(1);
@@ -423,7 +423,7 @@ pub(crate) struct Limits {
     pub(crate) connections_per_ip: u32,
 }
 
-/// `[metrics]`: counters and gauges over HTTP, for whoever watches the server.
+/// `[metrics]`: counters and gauges over HTTP, for monitoring.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Metrics {
     /// Where they are served; `None`: nowhere.

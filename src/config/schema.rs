@@ -126,7 +126,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::zero_or(TIME_MIN, HOUR),
         ),
         "\"0\"",
-        "a worker whose event loop is overdue for so long is killed and replaced; 0: never",
+        "a worker whose event loop is overdue for this long is killed and replaced; 0: never",
     ),
     Key::new(
         "worker_rlimit_nofile",
@@ -378,7 +378,7 @@ pub(super) static LISTEN_KEYS: &[Key<Listen>] = &[
         "accept",
         Field::Choice(|l: &mut Listen| &mut l.accept),
         "\"shared\"",
-        "shared: one socket for all workers; reuseport: one a worker number",
+        "shared: one socket for all workers; reuseport: one per worker number",
     )
     .needs_restart(),
     Key::new(

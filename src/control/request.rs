@@ -15,7 +15,7 @@ pub enum Request {
     Stop {},
     /// The graceful stop.
     Quit {},
-    /// Log files to be opened anew.
+    /// Log files to be reopened.
     Reopen {
         /// The answer comes when all are.
         #[serde(default)]

@@ -1,4 +1,4 @@
-//! What `chappe status` is told.
+//! The answer to `chappe status`.
 
 use std::collections::BTreeMap;
 

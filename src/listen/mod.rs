@@ -31,7 +31,7 @@ pub(crate) enum ListenError {
         /// What the kernel said.
         cause: io::Error,
     },
-    /// A socket was passed to us that is none to accept from.
+    /// A descriptor was passed to us that is not a listening socket.
     #[error("descriptor {number}, passed by LISTEN_FDS, is no listening socket: {cause}")]
     Passed {
         /// The descriptor, from 3.
@@ -65,7 +65,7 @@ impl AsFd for Listener {
     }
 }
 
-/// A listening socket from whoever started us: systemd's socket activation.
+/// A listening socket from the program that started us: systemd's socket activation.
 #[derive(Debug)]
 pub(crate) struct Passed {
     socket: OwnedFd,
@@ -168,7 +168,7 @@ impl Bound {
         }
     }
 
-    /// The same sockets for the next generation, with its options.
+    /// These sockets for the next generation, with its options.
     ///
     /// # Errors
     /// No descriptor is left, or what more workers need can't be bound.
@@ -190,7 +190,7 @@ impl Bound {
         self.file.as_ref().is_none_or(|file| file.is_there())
     }
 
-    /// Makes sure that each of so many workers has a socket.
+    /// Makes sure that each of `workers` workers has a socket.
     ///
     /// # Errors
     /// The kernel refuses one more.
@@ -217,7 +217,7 @@ impl Bound {
         self.sockets.len()
     }
 
-    /// Closes all but the first so many, which may only be those that have just been
+    /// Closes all sockets after the first `sockets`, which may only be those that have just been
     /// made: the others take the connects in their queue with them.
     pub(crate) fn shrink(&mut self, sockets: usize) {
         self.sockets.truncate(sockets);
@@ -238,7 +238,7 @@ impl Bound {
     }
 
     /// Closes a Unix socket that is new with this generation, which is given up: nobody
-    /// can connect any more, and whoever waits in its queue is closed now. The workers
+    /// can connect any more, and what waits in its queue is closed now. The workers
     /// that have it, too, may take a while to go.
     pub(crate) fn give_up(&self) {
         // What stays has the same file as in the generation that serves.
@@ -248,7 +248,7 @@ impl Bound {
         }
     }
 
-    /// Whether each of so many workers has one socket, and none has two.
+    /// Whether each of `workers` workers has one socket, and none has two.
     pub(crate) fn is_even(&self, workers: u16) -> bool {
         self.is_shared() || self.sockets.len() == usize::from(workers)
     }

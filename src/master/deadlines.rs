@@ -43,15 +43,15 @@ pub(super) enum What {
     Reopen,
     /// The clients of the control socket that have had their time go.
     Control,
-    /// What workers were asked under this number is over, whoever has not answered.
+    /// The order with this number is over, even if not all workers have answered.
     Order(u64),
 }
 
-/// See the module.
+/// The times at which something is to be done.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
     queue: BTreeSet<(Instant, What)>,
-    /// The same, by what is to be done.
+    /// When each thing is to be done.
     times: BTreeMap<What, Instant>,
 }
 

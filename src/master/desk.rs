@@ -4,8 +4,8 @@
 //! Every request gets a number, its *ticket*, and the answer goes to the client that waits for it.
 //! The desk does nothing by itself: requests go out as values, and the loop brings the
 //! answers. What all workers are asked at a time is an [`Order`]: it is over when each worker
-//! that it went to has answered, is gone, or had its time; then the client hears what came of
-//! it.
+//! that it went to has answered, is gone, or had its time; then the client gets the
+//! outcome.
 
 use std::collections::VecDeque;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -47,7 +47,7 @@ pub(super) enum Kind {
         /// What has failed.
         failed: Vec<String>,
     },
-    /// Lists of connections, of at most so many bytes each.
+    /// Lists of connections, each of a bounded length.
     List {
         /// Those that have come.
         lists: VecDeque<List>,
@@ -91,7 +91,7 @@ impl Order {
     }
 }
 
-/// See the module.
+/// The control socket and the orders that its clients wait for.
 #[derive(Debug)]
 pub(super) struct Desk {
     /// `None` once it is closed.
@@ -268,7 +268,7 @@ impl Desk {
     }
 }
 
-/// What the one who asked hears. `silent` are those that have not answered.
+/// The answer to the client that asked. `silent` are those that have not answered.
 fn outcome(kind: Kind, mut silent: Vec<Asked>) -> (Reply, VecDeque<List>) {
     let reply = match kind {
         Kind::List { lists, missing, .. } => {

@@ -112,7 +112,7 @@ impl History {
     }
 }
 
-/// See the module.
+/// The generation that serves, the next one, and what is planned.
 #[derive(Debug)]
 pub(super) struct Generations {
     current: Generation,
@@ -304,7 +304,7 @@ impl Generations {
 
     // The one that serves.
 
-    /// So many workers from now on.
+    /// Changes how many workers the generation has.
     pub(super) fn resize(&mut self, workers: u16) {
         self.current.workers = workers;
     }
@@ -336,7 +336,7 @@ fn addresses(generation: &Generation) -> Vec<Address> {
     generation.listeners.iter().map(|bound| bound.local.clone()).collect()
 }
 
-/// A socket for each of so many workers on each listener, or none on any: one that
+/// A socket for each of `workers` workers on each listener, or none on any: one that
 /// listened and belonged to nobody would take connects that nobody accepts.
 fn grow_all(listeners: &mut [Bound], workers: u16) -> Result<(), ListenError> {
     let before: Vec<usize> = listeners.iter().map(Bound::sockets).collect();

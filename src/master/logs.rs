@@ -1,9 +1,9 @@
-//! Log files: opened anew when they were moved, and moved when they are too big; and the
+//! Log files: reopened when they were moved, and moved when they are too big; and the
 //! level from which on all processes log.
 //!
 //! The master opens all of them, its own and the workers', and hands the workers
 //! theirs: a worker that has dropped its rights may not. So every process changes
-//! over in the same way, whoever moved the files.
+//! over in the same way, no matter which program moved the files.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -44,7 +44,7 @@ pub(super) struct FreshLog {
     pub(super) file: Arc<File>,
 }
 
-/// What came of opening all logs anew.
+/// The outcome of reopening all logs.
 #[derive(Debug)]
 pub(super) struct Reopened {
     pub(super) fresh: Vec<FreshLog>,
@@ -52,7 +52,7 @@ pub(super) struct Reopened {
     pub(super) failed: Vec<String>,
 }
 
-/// See the module.
+/// All log files, and the level.
 #[derive(Debug)]
 pub(super) struct Logs {
     /// Of the generation that serves.
@@ -127,8 +127,8 @@ impl Logs {
         self.level
     }
 
-    /// The same of a generation with this configuration: whoever changes the level in the
-    /// file wants that one.
+    /// The level of a generation with this configuration: if the file has changed it, that
+    /// one.
     pub(super) fn level_with(&self, config: &Config) -> LogLevel {
         if config.log.level == self.configured_level { self.level() } else { config.log.level }
     }
@@ -178,7 +178,7 @@ impl Logs {
     }
 
     /// The generation serves now. In the same directory the master's logger stays, with what
-    /// it has counted: its file may have been opened anew in the meantime.
+    /// it has counted: its file may have been reopened in the meantime.
     pub(super) fn commit(&mut self, config: &Config, deadlines: &mut Deadlines) {
         let Some(mut next) = self.next.take() else { return };
         if config.log.level != self.configured_level {
@@ -207,9 +207,9 @@ impl Logs {
         Ok(())
     }
 
-    // Opening anew.
+    // Reopening.
 
-    /// Opens every log anew. One that cannot be opened stays the old one. `running` are the
+    /// Reopens every log. One that cannot be opened stays the old one. `running` are the
     /// numbers of the workers that run: draining ones may have no successor.
     pub(super) fn reopen(&mut self, by: &str, running: impl Iterator<Item = u16>) -> Reopened {
         let (mut fresh, mut failed) = (Vec::new(), Vec::new());
@@ -244,7 +244,7 @@ impl Logs {
         Reopened { fresh, failed }
     }
 
-    /// Opens the logs of a next generation anew that has them in another directory: they
+    /// Reopens the logs of a next generation that has them in another directory: they
     /// were open before its workers are ready, and may have been moved since.
     fn reopen_next(&mut self, fresh: &mut Vec<FreshLog>, failed: &mut Vec<String>) {
         let Some(next) = self.next.as_mut().filter(|n| n.directory != self.current.directory)
@@ -280,7 +280,7 @@ impl Logs {
         numbers
     }
 
-    /// A worker asks for all logs to be opened anew. True if that is due now; otherwise it is
+    /// A worker asks for all logs to be reopened. True if that is due now; otherwise it is
     /// later, since workers asked a moment ago.
     pub(super) fn may_reopen(&mut self, now: Instant, deadlines: &mut Deadlines) -> bool {
         let next = self.reopened.map_or(now, |last| last + REOPEN_PAUSE);
@@ -294,7 +294,7 @@ impl Logs {
 
     // Rotation.
 
-    /// Moves away the logs that are too big. Returns why all are to be opened anew, if they
+    /// Moves away the logs that are too big. Returns why all are to be reopened, if they
     /// are. Nothing is moved while workers still write to the files that were moved last.
     pub(super) fn rotate(
         &mut self,

@@ -1,5 +1,5 @@
-//! What the service manager is told, if one has started us: that we are ready or
-//! stopping, and signs of life. What it doesn't hear is logged, and that is all.
+//! What is reported to the service manager, if one has started us: that we are ready or
+//! stopping, and signs of life. A report that fails is logged, and nothing else follows.
 
 use std::time::{Duration, Instant};
 
@@ -16,11 +16,11 @@ const WARNINGS_LOGGED: u32 = 2;
 /// What it gets beside the deadline of a stop, for the master to clean up.
 const STOP_SLACK: Duration = Duration::from_secs(5);
 
-/// See the module; without a service manager it does nothing.
+/// The way to the service manager; without one it does nothing.
 #[derive(Debug)]
 pub(super) struct Manager {
     notifier: Option<Notifier>,
-    /// Signs of life that were not heard.
+    /// Throttles the warnings about signs of life that could not be sent.
     warnings: Throttle,
 }
 
@@ -63,7 +63,7 @@ impl Manager {
         if let Err(error) = notifier.ping(now)
             && let Some(held) = self.warnings.admit(Moment::now())
         {
-            log::warn!(target: "manager.failed", "the service manager did not hear the watchdog's ping: {error}{held}");
+            log::warn!(target: "manager.failed", "cannot ping the service manager's watchdog: {error}{held}");
         }
         deadlines.set_or_clear(What::Ping, notifier.next_ping());
     }

@@ -2,7 +2,7 @@
 //! people and scripts.
 //!
 //! The kernel frees the lock when the master dies, however it dies, does not pass
-//! it on to workers, and tells the holder's pid to whoever asks: a stale file
+//! it on to workers, and shows the holder's pid to any process that asks: a stale file
 //! misleads nobody. Only a lock for writing is a master's, since only the owner of the file
 //! can have one; who may read a file can lock it for reading, and nobody else may read this
 //! one. For the same reason it must be taken by the process that goes
@@ -154,7 +154,7 @@ fn open_or_create(path: &Path) -> io::Result<File> {
     regular_file::open_to_write(path, &mut options)
 }
 
-/// Whoever may read a file may lock it, and keep the next master out.
+/// A process that may read a file may lock it, and keep the next master out.
 const FILE_MODE: u32 = 0o600;
 
 /// Whether the path leads to this file.

@@ -25,7 +25,7 @@ enum Busy {
 pub(super) enum Event {
     /// Somebody wants a reload.
     Reload,
-    /// Somebody wants so many workers more, or fewer.
+    /// A request for more workers, or, if negative, for fewer.
     Resize(i32),
     /// The first workers serve.
     Started,
@@ -49,13 +49,13 @@ pub(super) enum Verdict {
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// So many workers more, or fewer.
+    /// A change of the number of workers.
     Resize(i32),
     /// A reload; it lasts until [`Event::Over`].
     Reload,
 }
 
-/// See the module.
+/// What is going on, and what was requested in the meantime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     busy: Busy,

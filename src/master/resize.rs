@@ -32,8 +32,8 @@ impl Master<'_> {
             return;
         }
         log::info!(target: "workers.changed", "workers={wanted}, before={before}");
-        // With a socket for each worker number afterwards, whoever runs goes on with
-        // the one that has its number, and nobody's socket is left alone.
+        // With a socket for each worker number afterwards, each running worker keeps the
+        // one that has its number, and no socket is left without a worker.
         let listeners = &self.generations.current().listeners;
         let are_even = |workers| listeners.iter().all(|bound| bound.is_even(workers));
         let has_socket = are_even(wanted) || (wanted > before && are_even(before));
@@ -48,10 +48,10 @@ impl Master<'_> {
             return;
         }
         // A worker's own socket has connects in its queue and nobody else to take
-        // them: the others must be forked anew to have it, or to have a table of addresses
+        // them: the others must be forked again to have it, or to have a table of addresses
         // mapped that is not there yet.
         let what = if has_socket { "tables of addresses" } else { "sockets" };
-        log::info!(target: "workers.renewed", "{what} are handed out anew, so this takes a new generation");
+        log::info!(target: "workers.renewed", "{what} are handed out again, which takes a new generation");
         self.generations.resize_is_reload();
         self.manager.reloading();
         match self.resized_candidate(wanted) {

@@ -41,7 +41,7 @@ pub(super) enum StateError {
     Contradiction(String),
 }
 
-/// See the module.
+/// The master as it is written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CoreState {

@@ -1,4 +1,4 @@
-//! What `chappe status` is told: one object, keys for good.
+//! The answer to `chappe status`: one object, keys for good.
 
 use std::time::Instant;
 

@@ -15,7 +15,7 @@ pub(super) const FAST_STOP_MAX: Duration = Duration::from_secs(5);
 /// same moment counts nothing.
 pub(super) const CUT_GRACE: Duration = Duration::from_secs(1);
 
-/// The same signal twice in this time is one: timeout(1) and others send it to the process
+/// A signal that comes twice in this time is one: timeout(1) and others send it to the process
 /// and to its group.
 const ONE_SIGNAL: Duration = Duration::from_millis(250);
 

@@ -97,7 +97,7 @@ impl Master<'_> {
 
     fn take_signals(&mut self, on: &mut dyn FnMut(&mut Self, Event)) {
         let mut pending = self.signals.pending();
-        // First who is gone: what is alive decides whether a stop is complete.
+        // First the processes that have ended: what is alive decides whether a stop is complete.
         pending.sort_by_key(|&signal| signal != Signal::SIGCHLD);
         for signal in pending {
             match signal {
@@ -255,7 +255,7 @@ impl Master<'_> {
         Reply::accepted()
     }
 
-    /// Opens all logs anew, and hands every worker its own.
+    /// Reopens all logs, and hands every worker its own.
     fn reopen_logs(&mut self, by: &str) {
         let ticket = self.desk.next_ticket();
         self.reopen_logs_for(by, ticket);

@@ -243,8 +243,8 @@ impl Acceptor {
         0
     }
 
-    /// It has taken so many. If there were as many as it wanted, others leave them
-    /// waiting: it stands back once more, and takes more then.
+    /// The worker has accepted `taken` connections. If these are as many as it wanted, other
+    /// workers leave connects waiting: it stands back once more, and takes more then.
     pub(super) fn has_taken(&mut self, taken: usize, reactor: &Reactor) {
         let Some(standing) = &mut self.standing_back else { return };
         if taken < standing.take {

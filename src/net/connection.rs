@@ -53,7 +53,7 @@ pub(super) struct Connection {
     pub(super) held: Held,
 }
 
-/// What the last read has told of the peer.
+/// What the last read has shown of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PeerSide {
     Open,

@@ -427,7 +427,7 @@ impl World {
         }
     }
 
-    /// The socket takes so much of a message, and the rest waits.
+    /// The socket takes a part of a message, and the rest waits.
     fn block(&mut self, takes: Result<usize, Errno>, bytes: usize) {
         self.sends([takes]);
         self.push(bytes);

@@ -1,4 +1,4 @@
-//! Why the server ends a connection's input: one table of what the peer is told, why, and
+//! Why the server ends a connection's input: one table of what the peer is sent, why, and
 //! what is counted.
 
 use chappe_engine::{Cause, Goodbye, Notice, Problem};
@@ -9,7 +9,7 @@ use chappe_shm::Counter;
 pub(super) enum Ending {
     /// The peer has sent its FIN.
     PeerClosed,
-    /// The same inside of a message.
+    /// The peer has sent its FIN inside of a message.
     PeerClosedInside,
     /// Bytes that no message begins with, and why.
     Malformed(String),

@@ -40,9 +40,9 @@ pub(super) const READ_BYTES_MAX: usize = 64 * 1024;
 pub(super) const EVENTS_MAX: usize = 256;
 /// How many connections one listener may bring in one turn of the loop.
 pub(super) const ACCEPTS_MAX: usize = 64;
-/// A handler that runs for so long is logged.
+/// A handler that runs longer than this is logged.
 pub(super) const HANDLER_LONG_MS: u64 = 1000;
-/// So much must have been queued before the allocator is asked to give memory back.
+/// Bytes that must have been queued before the allocator is asked to return memory.
 pub(super) const GIVE_BACK_MIN: usize = 32 * 1024 * 1024;
 /// The pulse of everything that is not urgent.
 pub(super) const TICK: Duration = Duration::from_secs(1);

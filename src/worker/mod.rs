@@ -139,7 +139,7 @@ impl Worker {
         let count = config.worker.handler_threads;
         let threads = Threads::start(count, &application, &engine, &slot)?;
         sys_signals::unblock()?;
-        // Counted first: whoever has seen the post finds it counted.
+        // Counted first: a process that has seen the post finds it counted.
         event_loop.count(Counter::WorkerReadyPosts, 1);
         slot.mark_ready();
         channel.send(Message::Ready)?;

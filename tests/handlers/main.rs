@@ -32,7 +32,7 @@ fn a_storm_of_panics_is_told_with_a_count() {
         assert_failed(&client.call(PANIC, b"").expect("a reply"), PANIC, "the handler panicked");
     }
     server.wait_status("/totals/handler_panics", |panics| panics == 200);
-    // Five at once, and five more if ten seconds have passed meanwhile.
+    // Five at once, and five more if ten seconds have passed since.
     for event in ["handler.panicked", "process.panic"] {
         let lines = server.events("worker-0", event);
         assert!((1..=10).contains(&lines.len()), "{lines:?}");

@@ -144,7 +144,7 @@ fn who_stays_too_fast_for_ten_seconds_is_closed() {
         let answered = client.send_bytes(&many);
         let answered = answered.and_then(|()| (0..50).try_for_each(|_| client.receive().map(drop)));
         match answered {
-            // A machine that lets this test wait for a second begins the ten anew.
+            // A machine that lets this test wait for a second starts the ten over.
             Ok(()) => assert!(start.elapsed() < 5 * DEADLINE, "never closed"),
             Err(error) => break error,
         }

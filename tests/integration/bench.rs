@@ -173,7 +173,7 @@ fn an_open_loop_sends_what_is_due_and_no_more() {
     let server = TestServer::start("bench_open", "");
     let run = server.run(&[&SHORT[..], &["--connections", "3", "--rate", "1000"]].concat());
     let report = clean(&run);
-    // 1000 a second for half a second, whatever the machine does meanwhile; one more
+    // 1000 a second for half a second, whatever the machine does in that time; one more
     // or less is where the window's ends fall.
     let replies = report["replies"].as_u64().expect("replies");
     assert!((499..=501).contains(&replies), "{replies}");
@@ -473,7 +473,7 @@ fn a_connection_that_is_cut_counts_what_it_owed() {
 #[test]
 fn a_server_that_stalls_is_seen_by_an_open_loop_in_every_request_that_was_due() {
     // Half a second of nothing, once, well after the warm-up: of the requests that
-    // were due meanwhile, one after the other would only ever be one.
+    // fell due in that time, one after the other would only ever be one.
     let stalled = AtomicBool::new(false);
     let stall = |frames: &mut Client, frame: Frame, number: u64| {
         if number == 200 && !stalled.swap(true, Ordering::SeqCst) {

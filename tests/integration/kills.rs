@@ -40,7 +40,7 @@ fn storm(source: IpAddr, server: SocketAddr, is_over: &AtomicBool, replies: &Ato
         if is_over.load(Ordering::Relaxed) {
             return;
         }
-        // Whoever dies at the other end, the next one is served again.
+        // Whichever worker dies, the next client is served again.
         let Ok(mut client) = try_connect_from(source, server) else { continue };
         let is_reply = |code| code == CODE_PING;
         if nth % 2 == 0 && client.call(CODE_PING, b"").is_ok_and(|reply| is_reply(reply.code)) {

@@ -1,4 +1,4 @@
-//! Logs: opened anew, rotated, shown, lost on a full disk, told less of.
+//! Logs: reopened, rotated, shown, lost on a full disk, throttled.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -203,7 +203,7 @@ fn big_logs_are_rotated_and_so_many_are_kept() {
         assert!(fs::metadata(rotated(number)).unwrap().len() >= SIZE, "{number}");
     }
     assert!(!rotated(3).exists());
-    // Whoever has written to the renamed file has left it, and no line is cut.
+    // A process that has written to the renamed file has left it, and no line is cut.
     assert_eq!(server.run(&["reopen", "--wait"]).code, Some(0));
     let held = held_logs(&server);
     assert!(held.iter().all(|path| path.ends_with(".log")), "{held:?}");

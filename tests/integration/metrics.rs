@@ -223,7 +223,7 @@ fn a_killed_metrics_process_comes_back_and_is_no_dead_worker() {
     let (address, first) = metrics(&server);
     let workers: Vec<_> = worker_pids(&server);
     kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
-    // Who asks meanwhile is answered by the next one.
+    // A request that comes in between is answered by the next one.
     assert_eq!(samples(address)["chappe_workers_died_total"], 0);
     let (again, second) = metrics(&server);
     assert_eq!(again, address);
@@ -384,7 +384,7 @@ fn a_browser_draws_the_page() {
             .args(["--disable-background-networking", "--disable-component-update"])
             .args(["--disable-sync", "--disable-quic", "--disable-dev-shm-usage"])
             .arg(format!("--user-data-dir={}", profile.display()))
-            // So much of the page's own time passes, as fast as it can.
+            // This much of the page's own time passes, as fast as it can.
             .args(["--virtual-time-budget=1500", "--dump-dom"])
             .arg(format!("http://{address}/")),
     );

@@ -117,7 +117,7 @@ fn a_reload_changes_it_and_the_old_workers_connections_count() {
             fs::write(server.dir.join("chappe.toml"), text).expect("the configuration");
             let reload = server.run(&["reload"]);
             assert_eq!(reload.code, Some(0), "{reload:?}");
-            // An old worker may take connects until it hears that it shall drain.
+            // An old worker may take connects until it gets the order to drain.
             let fourth = wait_for(|| {
                 let mut client = connect_from(loopback(1), server.address);
                 let reply = client.call(CODE_PING, b"").ok()?;
@@ -152,7 +152,7 @@ fn a_reload_turns_it_on_and_off_and_on_again() {
         fs::write(server.dir.join("chappe.toml"), text).expect("the configuration");
         let reload = server.run(&["reload"]);
         assert_eq!(reload.code, Some(0), "{reload:?}");
-        // They may take connects, by the old limit, until they hear that they shall drain.
+        // They may take connects, by the old limit, until they get the order to drain.
         wait_until("the old workers are gone", || !old.iter().any(|pid| proc::is_running(*pid)));
         let clients: Vec<_> = (0..5).map(|_| visit(&server)).collect();
         let served = clients.iter().flatten().count();

@@ -144,7 +144,7 @@ fn peers_that_do_not_read_cost_the_others_no_work() {
     drop(peers);
 }
 
-/// The classic design cut whoever had 400 messages queued, however small and however
+/// The classic design cut a client that had 400 messages queued, however small and however
 /// fast it read them.
 #[test]
 fn many_small_messages_at_once_are_no_offence() {
@@ -379,7 +379,7 @@ fn a_connection_is_posted_once_however_much_it_is_sent() {
     for _ in 0..MANY {
         client.receive().expect("a reply");
     }
-    // A turn of a handler thread looks at the clock after 16 messages, so it has so many.
+    // A turn of a handler thread looks at the clock after 16 messages, so it gets that many.
     let posts = server.status_number("/totals/semaphore_posts");
     assert!(posts <= MANY / 16 + 1, "{posts} posts");
 
@@ -495,7 +495,7 @@ fn a_reply_never_reaches_the_next_owner_of_a_descriptor() {
 }
 
 /// The classic limit closed the connection under the lock of the list, and walked timers
-/// and closed connections meanwhile; no thread could queue anything. Here a thread that
+/// and closed connections in that time; no thread could queue anything. Here a thread that
 /// finds a limit exceeded only calls the event loop.
 #[test]
 fn closing_the_largest_holders_holds_nobody_up() {

@@ -306,12 +306,12 @@ fn goodbyes_of_a_reload_are_spread_and_each_request_before_is_answered() {
     reload(&server);
     let begun = std::time::Instant::now();
     for client in &mut clients {
-        client.send(CODE_ECHO, b"meanwhile").unwrap();
+        client.send(CODE_ECHO, b"in between").unwrap();
     }
     for client in &mut clients {
         let (frames, end) = drain(client);
         assert!(end.is_disconnect(), "{end:?}");
-        let replies = frames.iter().filter(|frame| frame.body == "meanwhile").count();
+        let replies = frames.iter().filter(|frame| frame.body == "in between").count();
         let goodbyes = frames.iter().filter_map(chappe_client::Frame::as_goodbye);
         assert_eq!((replies, goodbyes.count()), (1, 1), "{frames:?}");
     }
@@ -390,7 +390,7 @@ fn reuseport_has_a_socket_a_worker_and_loses_none() {
         wait_drained(&server);
         check(4);
     }
-    // Four sockets: they are handed out anew, until each worker has its own.
+    // Four sockets: they are handed out again, until each worker has its own.
     let settle = |workers: usize, signal: Signal| {
         server.signal(signal);
         wait_until("the workers are as many", || server.worker_pids().len() == workers);
@@ -441,7 +441,7 @@ fn who_is_told_to_drain_is_shown_to_drain_whether_it_has_heard_it_or_not() {
     let shown: Vec<String> = states(true);
     signal(Signal::SIGCONT);
     assert_eq!(shown, ["draining", "draining"]);
-    // The new ones are told before; whoever is told on time serves.
+    // The new ones get their order before: a worker that gets it in time serves.
     wait_until("the new workers serve", || states(false) == ["serving", "serving"]);
     wait_drained(&server);
     assert_eq!(server.status_number("/totals/workers_died"), 0);

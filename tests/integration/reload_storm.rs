@@ -129,7 +129,7 @@ fn survive(test: &str, accept: &str) {
             scope.spawn(move || storm.client(server, seed));
         }
         for reload in 0..RELOADS {
-            // The number of workers goes up and down meanwhile.
+            // The number of workers goes up and down at the same time.
             configure(server, accept, 1 + reload % 3);
             server.signal(Signal::SIGHUP);
             wait_for_room(server, reload + 2);

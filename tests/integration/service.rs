@@ -110,7 +110,7 @@ fn the_watchdog_is_fed_by_the_masters_loop() {
     }
     drop(server);
 
-    // One that is meant for another process is none of ours.
+    // One that is meant for another process is not ours.
     let mut program = manager.program();
     program.env("WATCHDOG_USEC", "1000").env("WATCHDOG_PID", "1");
     let other = Manager::new();
@@ -176,7 +176,7 @@ fn a_passed_path_is_served_and_left_there() {
     assert_eq!(client.call(CODE_ECHO, b"x").expect("a reply").body, "x");
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit().code(), Some(0));
-    assert!(path.exists(), "it belongs to whoever passed it");
+    assert!(path.exists(), "it belongs to the program that passed it");
 }
 
 /// Starts with a passed socket what must fail, and says why it did.

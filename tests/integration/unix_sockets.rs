@@ -228,7 +228,7 @@ fn a_file_that_was_deleted_is_made_again_by_a_reload() {
     assert_eq!(reload.code, Some(0), "{reload:?}");
     assert!(server.status().master.unreachable.is_empty());
     connect(&path).call(CODE_PING, b"").unwrap();
-    // Whoever was connected is told to come again.
+    // A client that was connected gets a goodbye.
     let (frames, _) = drain(&mut before);
     assert!(frames[0].as_goodbye().expect("a goodbye").is(Goodbye::Reloading));
     server.signal(Signal::SIGTERM);

@@ -25,7 +25,7 @@ pub(crate) const NEVER: [&str; 7] = [
 /// How much more anonymous memory a worker may hold when nobody is connected than one
 /// that has just started: what its allocator keeps of the busiest moment.
 const WORKER_GROWTH_BYTES_MAX: u64 = 32 * 1024 * 1024;
-/// The same of the master, over the whole run.
+/// The bound for the master, over the whole run.
 const MASTER_GROWTH_BYTES_MAX: u64 = 2 * 1024 * 1024;
 
 /// What the kernel says of a process.

@@ -28,7 +28,7 @@ use crate::world::{Outcome, Seen, World};
 use chappe_testkit::site::configuration;
 use chappe_testkit::{DEADLINE, TestServer, pause, reset_on_close, wait_for};
 
-/// So many that several a second are older than a second.
+/// Enough that several a second are older than a second.
 const WORKERS: usize = 20;
 /// One that dies before it is a second old is replaced after a pause.
 const KILL_AGE_MS: u64 = 1100;
@@ -211,7 +211,7 @@ impl<'a> Storm<'a> {
         }
     }
 
-    /// Load, and kills until there were so many.
+    /// Load, and kills until there were `kills` of them.
     fn rage(&mut self, seed: u64, segment: u64, until: u64) -> Result<(), String> {
         let world = self.world;
         std::thread::scope(|scope| {

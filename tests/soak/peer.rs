@@ -74,7 +74,7 @@ pub(crate) struct Peer<'a> {
     longest_pause: Duration,
     credit_at: Instant,
     goodbye: bool,
-    /// It was told of its junk.
+    /// It got an error for its junk.
     was_refused: bool,
     worker: Option<i32>,
     /// How many workers had been killed when it connected.

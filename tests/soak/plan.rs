@@ -10,7 +10,7 @@ use crate::random::Random;
 pub(crate) enum Kind {
     /// Sends as much as the socket takes and reads at once.
     Fast,
-    /// The same, reading 10 to 100 KB a second.
+    /// Sends as fast, and reads 10 to 100 KB a second.
     Slow,
     /// Reads nothing for some seconds: less than a slow peer is closed after, or more.
     Never,
@@ -46,9 +46,9 @@ impl Kind {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Reading {
     Fast,
-    /// So many bytes a second.
+    /// Bytes a second.
     Slow(u32),
-    /// Nothing for so long, then fast.
+    /// Nothing for this time, then fast.
     After(Duration),
     /// Nothing until all is sent, then fast.
     WhenSent,

@@ -27,12 +27,12 @@ impl Random {
         from + self.next() % (to - from + 1)
     }
 
-    /// The same as a size.
+    /// A number in the range, as a size.
     pub(crate) fn size(&mut self, from: usize, to: usize) -> usize {
         usize::try_from(self.pick(from as u64, to as u64)).expect("it was a size before")
     }
 
-    /// The same in milliseconds.
+    /// A number in the range, in milliseconds.
     pub(crate) fn ms(&mut self, from: u64, to: u64) -> Duration {
         Duration::from_millis(self.pick(from, to))
     }

@@ -18,7 +18,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(12);
 pub(crate) enum Outcome {
     /// Every byte it was owed came, then the end of the stream.
     Whole,
-    /// The same after a goodbye, with fewer questions than planned.
+    /// Every byte came, after a goodbye, with fewer questions than planned.
     Drained,
     /// Reset by the client itself.
     Reset,
@@ -49,7 +49,7 @@ pub(crate) struct Seen {
     /// Bytes of them.
     pub(crate) bytes: [u64; Kind::ALL.len()],
     pub(crate) goodbyes: u64,
-    /// Connections that did not read for so long that they may be closed for it.
+    /// Connections that may be closed for not reading.
     pub(crate) paused_long: u64,
 }
 

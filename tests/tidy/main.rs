@@ -4,6 +4,7 @@
 
 mod documents;
 mod rust_text;
+mod vocabulary;
 
 use rust_text::{blanked, first_names, is_name, line_of, words};
 use std::fs;

@@ -74,7 +74,7 @@ pub(crate) fn raw_string_end(bytes: &[u8], at: usize) -> Option<usize> {
     Some(open + 1 + length + close.len())
 }
 
-/// The end of a character literal; a lifetime is none.
+/// The end of a character literal; a lifetime does not count as one.
 pub(crate) fn char_end(bytes: &[u8], at: usize) -> Option<usize> {
     if bytes.get(at + 1) == Some(&b'\\') {
         let close = bytes[at + 3..].iter().position(|b| *b == b'\'')?;

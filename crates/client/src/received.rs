@@ -36,7 +36,7 @@ pub struct ServerGoodbye {
 }
 
 impl Frame {
-    /// The error that this frame tells; `None` if it is none, or is malformed.
+    /// The error that this frame reports; `None` if it is another frame, or malformed.
     #[must_use]
     pub fn as_error(&self) -> Option<ServerError> {
         if self.code != CODE_ERROR {
@@ -46,7 +46,7 @@ impl Frame {
         Some(ServerError { number, caused_by: (code != NO_CODE).then_some(code), text })
     }
 
-    /// The goodbye that this frame tells; `None` if it is none, or is malformed.
+    /// The goodbye in this frame; `None` if it is another frame, or malformed.
     #[must_use]
     pub fn as_goodbye(&self) -> Option<ServerGoodbye> {
         if self.code != CODE_GOODBYE {

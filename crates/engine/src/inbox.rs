@@ -26,7 +26,7 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Inbox {
     pub(crate) phase: Phase,
-    /// How many messages the running turn has taken and not told of. If the connection
+    /// How many messages the running turn has taken and not reported. If the connection
     /// ends under the turn, they are the turn's to account for.
     pub(crate) in_turn: u32,
     pub(crate) messages: u32,

@@ -53,7 +53,7 @@ impl Chunk {
         self.bytes.len() + ITEM_COST
     }
 
-    /// Some messages were handled, not all: so many bytes are left.
+    /// Some messages were handled, not all: `rest_bytes` are left.
     pub(crate) fn advance(&mut self, handled: usize, rest_bytes: usize) {
         let at = self.bytes.len() - rest_bytes;
         self.at = u32::try_from(at).expect("within the chunk");

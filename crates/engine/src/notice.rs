@@ -39,7 +39,7 @@ pub enum Goodbye {
     HandshakeTimeout,
 }
 
-/// What the peer is told, at its place in the order of replies.
+/// What is sent to the peer, at its place in the order of replies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// A message, or the stream itself, was refused.

@@ -1,4 +1,4 @@
-//! Who is at the other end.
+//! The other end of a connection.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};

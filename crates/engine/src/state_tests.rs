@@ -24,7 +24,7 @@ pub(super) const BOUNDS: Bounds = Bounds {
     outbox_low: ENTRY_COST / 2,
 };
 
-/// No more than so many are received or queued in one run, or there would be no end.
+/// How many messages are received or queued in one run at most, or there would be no end.
 const MESSAGES_MAX: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

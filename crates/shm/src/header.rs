@@ -117,7 +117,7 @@ mod tests {
         Zone::from_descriptor(zone.descriptor().unwrap()).unwrap_err()
     }
 
-    /// Memory of so many bytes, with a header as a zone has it.
+    /// Memory of `bytes` bytes, with a header as a zone has it.
     fn with_header(bytes: u64) -> OwnedFd {
         let file = SharedFile::create("test", bytes).unwrap();
         write(&file.map::<Header>(0).unwrap());

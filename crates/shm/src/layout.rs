@@ -53,7 +53,7 @@ pub(super) const VERSION: u64 = 5;
 /// Where the tables of addresses begin: at a page, whatever the size of one is.
 const PEERS_AT: usize = size_of::<Layout>().next_multiple_of(size_of::<PeerTable>());
 
-/// The same, for those who map them: bytes from the beginning of the zone.
+/// Where they begin, in bytes from the beginning of the zone, for those who map them.
 pub(super) const PEERS_OFFSET: u64 = PEERS_AT as u64;
 
 /// The size of a zone in bytes, all [`SLOTS`] tables of addresses included.
@@ -210,7 +210,7 @@ shared_layout! {
         pub(super) accepting: AtomicU32,
         /// Connections whose socket is full.
         pub(super) blocked: AtomicU32,
-        /// Since when the one has been that has been for the longest; 0: there is none.
+        /// Since when the longest blocked one has been blocked; 0: no socket is full.
         pub(super) blocked_since_ms: AtomicU64,
         /// Received and not handled, queued and not sent; as of the last second.
         pub(super) inbox_bytes: AtomicU64,
@@ -297,7 +297,7 @@ mod tests {
         let mut all = Vec::new();
         let mut add = |who: String, at: usize, bytes: usize| all.push((who, at..at + bytes));
         for (who, at, bytes) in [
-            ("whoever is ready", offset_of!(Layout, worker_ready), size_of::<Bell>()),
+            ("ready workers", offset_of!(Layout, worker_ready), size_of::<Bell>()),
             ("event loops: permits", offset_of!(Layout, permit_pool), size_of::<PermitPool>()),
             ("event loops: ids", offset_of!(Layout, connection_ids), size_of::<ConnectionIds>()),
             ("master", offset_of!(Layout, peers), size_of::<PeerDirectory>()),

@@ -24,7 +24,7 @@ pub(super) struct Claim {
     pub(super) held_max: u64,
 }
 
-/// See the module. Of a process that is not the master it means nothing.
+/// The master's own figures. In a process that is not the master they mean nothing.
 #[derive(Debug)]
 pub(super) struct Own {
     /// The slots that are in use.

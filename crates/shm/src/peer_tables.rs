@@ -78,7 +78,7 @@ impl Zone {
         Ok(())
     }
 
-    /// How many tables of addresses are mapped and free: so many workers more can have one.
+    /// How many tables of addresses are mapped and free: that many more workers can have one.
     /// Master only.
     #[must_use]
     pub fn free_peer_tables(&self) -> usize {

@@ -2,7 +2,7 @@
 //!
 //! **Nothing is taken from a common pot, so nothing has to be given back.** Each
 //! worker counts its own connections in a table of its own, which it alone writes,
-//! and whoever accepts adds up the tables of all live workers. A worker that dies, at
+//! and a worker that accepts adds up the tables of all live workers. A worker that dies, at
 //! whatever instant, takes its table with it: its counts end with the one store by which
 //! the master takes the table back. One table for all with a total for each address
 //! would be read faster, but what a dead worker had added to it would have to be worked
@@ -22,13 +22,13 @@
 //! Two workers may have the last free place of an address in sight at once.
 //! So each first counts its own connection, then adds up; both orders are
 //! sequentially consistent, so of two at least one sees the other, and there are
-//! never more than the limit. Who sees too many takes its own back and looks again:
+//! never more than the limit. A worker that sees too many takes its own back and looks again:
 //! the last of them to do so finds room, and tries once more.
 //!
 //! Both sets of an address may be full: 65 536 addresses a worker always fit, and
 //! about 95 000 usually do. Then, and when a worker has no table (`peer_tables`), the
 //! connection is let in and is not counted ([`Admission::Uncounted`]): a limit on single
-//! addresses that refused everybody else would be the outage it shall prevent, and
+//! addresses that refused everybody else would be the outage it is meant to prevent, and
 //! `max_connections` holds in any case. Addresses that have a place are limited as
 //! before.
 //!
@@ -392,7 +392,7 @@ mod tests {
             .find(|&number| peers.admit(address(number), 1) == Admission::Uncounted);
         let homeless = homeless.expect("there are fewer places than addresses");
         assert!(homeless > 80_000, "the {homeless}th address had no place");
-        // Whoever has a place is limited, and so is who is known elsewhere.
+        // An address with a place is limited, and so is one that another worker knows.
         assert_eq!(peers.admit(address(5), 1), Admission::Refused);
         assert_eq!(other.admit(address(homeless), 1), Admission::Counted);
         assert_eq!(peers.admit(address(homeless), 1), Admission::Refused);

@@ -116,7 +116,7 @@ impl Permits {
         step("permits: outside");
         self.own.sequence.store(sequence.wrapping_add(1), Ordering::Relaxed);
         step("permits: inside");
-        // Whoever sees what follows sees the odd number too: pairs with the
+        // A thread that sees what follows sees the odd number too: pairs with the
         // acquire fence in `permit_books`.
         fence(Ordering::Release);
     }
@@ -145,7 +145,7 @@ impl Permits {
 
     fn leave(&self) {
         let sequence = self.own.sequence.load(Ordering::Relaxed);
-        // Release: whoever sees this even number sees all of the operation.
+        // Release: a thread that sees this even number sees all of the operation.
         self.own.sequence.store(sequence.wrapping_add(1), Ordering::Release);
         step("permits: left");
     }

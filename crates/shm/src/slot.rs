@@ -230,7 +230,7 @@ impl Slot {
 
     pub(super) fn set_state(&self, state: SlotState) {
         step("slot: before a state");
-        // Release: whoever sees the state sees what was prepared before it.
+        // Release: a thread that sees the state sees what was prepared before it.
         self.zone.layout().states[self.index].store(state as u32, Ordering::Release);
         step("slot: after a state");
     }

@@ -91,8 +91,8 @@ fn each_step(name: &str, limit: u32, operate: fn(&mut Sharer)) {
     assert!(steps >= 2, "{name}");
 }
 
-/// Has a worker die at its `nth` step, and looks at what is left. False if there are
-/// not so many.
+/// Has a worker die at its `nth` step, and looks at what is left. False if it has
+/// fewer steps.
 fn dies_at(nth: u64, name: &str, limit: u32, operate: fn(&mut Sharer)) -> bool {
     let zone = Zone::create(LIMIT).expect("zone");
     zone.provide_peer_tables(2).expect("tables of addresses");

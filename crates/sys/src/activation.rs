@@ -52,7 +52,7 @@ fn count() -> io::Result<usize> {
 pub fn take() -> io::Result<Vec<OwnedFd>> {
     let count = count()?;
     for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
-        // SAFETY: nothing else may read or write the environment meanwhile. This
+        // SAFETY: nothing else may read or write the environment in this time. This
         // process has one thread: it is the launcher, which starts none.
         unsafe { env::remove_var(name) };
     }
@@ -64,7 +64,7 @@ pub fn take() -> io::Result<Vec<OwnedFd>> {
         if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor is open (checked above), and whoever started us gave
+        // SAFETY: the descriptor is open (checked above), and the program that started us gave
         // it to us: nobody else in this process has it, since this is the first thing
         // that looks at it and it is looked at once.
         let socket = unsafe { OwnedFd::from_raw_fd(number) };

@@ -54,7 +54,7 @@ mod armed {
         PLAN.get_or_init(read).as_ref()
     }
 
-    /// This process is a worker from now on, and begins to count anew.
+    /// This process is a worker from now on, and begins to count from 0.
     pub fn begin_worker() {
         IS_WORKER.store(true, Ordering::Relaxed);
         LEFT.store(0, Ordering::Relaxed);

@@ -1,9 +1,9 @@
-//! What is told to the service manager, as sd_notify(3) has it: lines in a
+//! What is reported to the service manager, as sd_notify(3) has it: lines in a
 //! datagram to the Unix socket that NOTIFY_SOCKET names, a path or, after `@`, an
 //! abstract name. The crate `sd-notify` knows paths only, and its sends can block;
 //! the master must not.
 //!
-//! Nobody has to listen: what can't be told is logged by the caller and forgotten.
+//! Nobody has to listen: a report that fails is logged by the caller and forgotten.
 
 use std::env;
 use std::ffi::OsStr;

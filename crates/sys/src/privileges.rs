@@ -1,7 +1,7 @@
 //! Who a process is: a worker of root's master becomes somebody else, for good.
 //!
 //! Names are looked up once, before the first fork: a name service may start
-//! threads, and a worker that is replaced years later shall be who the first was.
+//! threads, and a worker that is replaced years later must be the user that the first was.
 
 use std::ffi::CString;
 use std::fmt;

@@ -147,7 +147,7 @@ struct Private(SemaphorePlace);
 impl Drop for Private {
     fn drop(&mut self) {
         // SAFETY: sem_destroy asks for an initialised semaphore on which nobody waits:
-        // it was initialised in `Semaphore::new`, and whoever waits or posts holds a
+        // it was initialised in `Semaphore::new`, and a thread that waits or posts holds a
         // handle, and so this would not be dropped.
         let _always_zero = unsafe { libc::sem_destroy(self.0.semaphore.get()) };
     }

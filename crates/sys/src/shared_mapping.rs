@@ -42,7 +42,7 @@ pub struct SharedFile {
 }
 
 impl SharedFile {
-    /// A new one of so many bytes, all of them 0. A page takes memory once it is
+    /// A new file of `bytes` bytes, all of them 0. A page takes memory once it is
     /// touched. `name` appears in `/proc/PID/maps`.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Standard error as a place for copies of log lines: a write to it never sleeps,
-//! whoever is to read it and does not.
+//! even if its reader does not read.
 //!
-//! It is shared with whoever started us, and so are its flags: O_NONBLOCK there would
+//! It is shared with the program that started us, and so are its flags: O_NONBLOCK there would
 //! make the shell's terminal non-blocking, too. A pipe or a terminal is therefore opened
 //! a second time, with flags of its own; a socket is sent to without waiting; a regular
 //! file never makes anybody wait. What cannot be opened again, as another user's pipe,
@@ -38,7 +38,7 @@ enum Kind {
 }
 
 impl Stderr {
-    /// Finds out what standard error is, and opens it anew if need be.
+    /// Finds out what standard error is, and opens it again if need be.
     #[must_use]
     pub fn prepare() -> Self {
         let kind = fstat(io::stderr()).map_or(SFlag::S_IFREG, |about| {

@@ -19,10 +19,10 @@ impl Stopwatch {
         Self { waits: waits(), began: Instant::now(), cpu_time: cpu_time() }
     }
 
-    /// All the time since, if the thread has waited for anything meanwhile; else what it
+    /// All the time since, if the thread has waited for anything in that time; else what it
     /// has computed: a thread that had to make room for another program takes long and
     /// cannot help it. Time that a hypervisor took counts as computed where the kernel is
-    /// not told of it.
+    /// not informed of it.
     #[must_use]
     pub fn stop(self) -> Duration {
         let cpu_time = cpu_time().saturating_sub(self.cpu_time);

@@ -80,14 +80,14 @@ pub(crate) struct BenchArgs {
     /// Bytes of the slow readers' bodies
     #[arg(long, value_name = "BYTES", default_value_t = 16_384, value_parser = body_bytes())]
     slow_size: usize,
-    /// One more connection that reads so many bytes a second
+    /// One more connection that reads this many bytes a second
     #[arg(long, value_name = "BYTES", requires = "paced_bytes", value_parser = RangedU64ValueParser::<usize>::new().range(20..=1_000_000_000))]
     paced_reader: Option<usize>,
     /// How many bytes of echoes it asks for
     #[arg(long, value_name = "BYTES", requires = "paced_reader", value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
     paced_bytes: Option<u64>,
     /// A process of the server, for its processor time and memory; can be repeated
-    /// [default: those that the control socket tells]
+    /// [default: those that the control socket reports]
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     server_pid: Vec<i32>,
     /// Have perf(1) count the server's system calls, which costs the server a little
@@ -180,7 +180,7 @@ pub(crate) fn run(
 ) -> u8 {
     let (known_pids, unknown) = match known_pids {
         Ok(pids) => (pids, None),
-        // Whoever names the processes needs nobody to tell them.
+        // With processes named on the command line the control socket is not needed.
         Err(why) => (Vec::new(), Some(why).filter(|_| args.server_pid.is_empty())),
     };
     let plan = match args.plan(default_to.as_ref(), &known_pids) {

@@ -17,7 +17,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 const SEALS: SealFlag =
     SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
 
-/// See the module.
+/// A worker's list of connections, in a sealed memory file.
 #[derive(Debug)]
 pub(in crate::master) struct List {
     file: File,
@@ -43,7 +43,7 @@ impl List {
         Ok(Self { file, at: 0, bytes })
     }
 
-    /// Appends the next piece, of at most so many bytes. False at the end.
+    /// Appends the next piece, of at most `bytes_max` bytes. False at the end.
     ///
     /// # Errors
     /// Of pread.

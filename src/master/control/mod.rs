@@ -40,7 +40,7 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
 /// For how long nobody is let in after an accept that failed, most likely for lack of a
 /// descriptor: the listener stays readable, and the master would turn for nothing else.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// How many failures of accept are told in ten seconds.
+/// How many failures of accept are logged in ten seconds.
 const WARNINGS_TOLD: u32 = 2;
 /// Of an answer's lists: how much is in memory for one client.
 const PIECE_BYTES: usize = 64 << 10;
@@ -67,7 +67,7 @@ pub(super) enum Answer {
     Later(u64),
 }
 
-/// The listening socket and whoever is connected.
+/// The listening socket and the clients that are connected.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
     path: PathBuf,

@@ -57,7 +57,7 @@ const SETTLE_AGAIN_MAX: Duration = Duration::from_secs(1);
 pub(super) enum Heard {
     /// Some are ready; the slots say which.
     Ready,
-    /// Have all logs opened anew.
+    /// All logs are to be reopened.
     AskReopen,
     /// The answer to an order.
     Answer {
@@ -74,7 +74,7 @@ pub(super) enum Heard {
     Gone(Pid),
 }
 
-/// See the module.
+/// The workers that there are, and the places without one.
 #[derive(Debug)]
 pub(super) struct Supervisor {
     zone: Arc<Zone>,
@@ -86,7 +86,7 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Without a worker yet, for so many worker numbers.
+    /// Without a worker yet; `numbers` is how many worker numbers there are.
     pub(super) fn new(zone: Arc<Zone>, numbers: u16) -> Self {
         Self {
             zone,
@@ -114,7 +114,7 @@ impl Supervisor {
         self.pauses.len()
     }
 
-    /// From now on there are so many; the new ones have no past.
+    /// Changes how many worker numbers there are; the new ones have no past.
     pub(super) fn set_numbers(&mut self, numbers: u16) {
         self.pauses.resize(usize::from(numbers), Duration::ZERO);
     }
@@ -215,7 +215,7 @@ impl Supervisor {
 
     // What workers are to do.
 
-    /// Whether there are so many of a generation, all of them ready.
+    /// Whether a generation has `count` workers, all of them ready.
     pub(super) fn are_ready(&self, generation: u64, count: usize) -> bool {
         self.of(generation).count() == count && self.of(generation).all(Worker::is_ready)
     }
@@ -239,8 +239,8 @@ impl Supervisor {
         }
     }
 
-    /// Those that fit, of all that were not told to leave yet, are to drain; whoever is still
-    /// there at `until` is killed. Returns how many.
+    /// Orders the workers that fit, and were not ordered to leave yet, to drain; one that is
+    /// still there at `until` is killed. Returns how many were ordered.
     fn drain(
         &mut self,
         fits: impl Fn(&Worker) -> bool,

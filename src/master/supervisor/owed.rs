@@ -19,7 +19,7 @@ pub(super) const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// A log with the number that the worker's answer will have.
 type Numbered = (u64, Arc<File>);
 
-/// See the module.
+/// New logs that a worker has not taken over yet.
 #[derive(Debug, Default)]
 pub(super) struct OwedLog {
     /// To be handed over.

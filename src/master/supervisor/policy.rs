@@ -19,12 +19,12 @@ pub(in crate::master) enum Death {
     Stopped,
     /// Any other exit code, or a signal.
     Failed,
-    /// Likewise, before it served: it could not boot, or was not ready in time.
+    /// It failed before it served: it could not boot, or was not ready in time.
     Unserved,
 }
 
 impl Death {
-    /// The same for a worker that had not served yet.
+    /// What this death is of a worker that had not served yet.
     pub(super) fn before_serving(self) -> Self {
         if self == Self::Failed { Self::Unserved } else { self }
     }

@@ -25,7 +25,7 @@ pub(in crate::master) enum Child {
         pid: Pid,
         /// How it ended, for the judge.
         death: Death,
-        /// The same for people: `exit=1`, `signal=SIGSEGV`.
+        /// How it ended, as the log has it: `exit=1`, `signal=SIGSEGV`.
         how: String,
     },
 }
@@ -117,7 +117,7 @@ impl Supervisor {
         if death != Death::Stopped && !was_killed {
             self.zone.count(Counter::WorkersDied, 1);
         }
-        // What it had open when it died is closed now, whoever was to count that.
+        // What it had open when it died is closed now, though nobody counted it.
         let counted = worker.slot.counter_values();
         let open = counted.get(Counter::ConnectionsAccepted);
         let open = open.saturating_sub(counted.get(Counter::ConnectionsClosed));

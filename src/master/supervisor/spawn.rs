@@ -152,7 +152,7 @@ impl Birth {
         process::redirect_stdin_stdout_to_null()?;
         if copies == Copies::None {
             // A daemon's worker would hold the launcher's terminal open for life, and
-            // whoever reads the launcher's stderr to its end would wait as long.
+            // a program that reads the launcher's stderr to its end would wait as long.
             process::redirect_stderr_to_null()?;
         }
         chappe_sys::set_title(&format!("chappe: worker process {number}"));

@@ -14,7 +14,7 @@ use super::worker::Worker;
 use crate::channel::MasterEnd;
 use crate::master::deadlines::{Deadlines, What};
 
-/// See the module.
+/// The supervisor as it is written down: workers, vacancies and their times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::master) struct SupervisorState {

@@ -1,4 +1,4 @@
-//! Workers whose event loop makes no progress: told of, with where each of their
+//! Workers whose event loop makes no progress: logged, with where each of their
 //! threads is, and replaced. Off unless `worker_stuck_timeout` is set.
 //!
 //! An event loop says in its slot when it came round last, and by when it comes round
@@ -17,9 +17,9 @@ use nix::unistd::Pid;
 
 /// How often a worker is looked at within the time-out.
 const LOOKS: u32 = 4;
-/// Threads that are told of in the log.
+/// How many threads are logged.
 const THREADS_MAX: usize = 16;
-/// Places of a thread's kernel stack that are told, from the innermost on.
+/// How many places of a thread's kernel stack are logged, from the innermost on.
 const FRAMES_MAX: usize = 6;
 
 /// How long a worker has made no progress, as far as the master has seen.
@@ -29,7 +29,7 @@ pub(super) struct Stall {
     seen_ms: u64,
     /// Looks in a row at which it was overdue and the same.
     looks: u32,
-    /// It was told of and killed.
+    /// It was logged and killed.
     is_over: bool,
 }
 

@@ -55,7 +55,7 @@ pub fn children(parent: i32) -> Vec<i32> {
     running(|stat| stat.parent == parent)
 }
 
-/// The running processes of a group: a server's, whoever their parent is by now.
+/// The running processes of a group: a server's, even if their parent is another one by now.
 pub fn group(leader: i32) -> Vec<i32> {
     running(|stat| stat.group == leader)
 }

@@ -11,7 +11,7 @@ fn the_loop_answers_from_the_inbox_while_others_push() {
     answers_while_others_push(false, First::OneByte);
 }
 
-/// The same out of the loop's buffer.
+/// The messages are served out of the loop's buffer.
 #[test]
 fn the_loop_answers_from_its_buffer_while_others_push() {
     answers_while_others_push(true, First::OneByte);
@@ -23,7 +23,7 @@ fn the_loop_answers_whole_from_the_inbox_while_others_push() {
     answers_while_others_push(false, First::All);
 }
 
-/// The same out of the loop's buffer.
+/// The messages are served out of the loop's buffer.
 #[test]
 fn the_loop_answers_whole_from_its_buffer_while_others_push() {
     answers_while_others_push(true, First::All);

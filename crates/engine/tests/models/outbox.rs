@@ -10,13 +10,13 @@ fn each_message_is_sent_once_and_in_order() {
     check(|| all_is_sent(First::OneByte));
 }
 
-/// The same where the kernel has no memory at first: the loop tries again.
+/// A rest is sent where the kernel has no memory at first: the loop tries again.
 #[test]
 fn what_the_kernel_had_no_memory_for_is_sent_later() {
     check(|| all_is_sent(First::NoBuffers));
 }
 
-/// The same where the socket takes all: a connection that has used its share (of two
+/// A rest is sent where the socket takes all: a connection that has used its share (of two
 /// bytes, in a model) goes to the tail of the list with the rest.
 #[test]
 fn what_is_beyond_a_fair_share_has_its_turn() {

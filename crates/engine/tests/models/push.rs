@@ -62,7 +62,7 @@ fn a_dropped_backlog_leaves_whole_messages() {
     check_outcomes([b"!".to_vec(), b"ab!".to_vec()], || drops_the_backlog(First::OneByte));
 }
 
-/// The same where the socket takes all, one share after the other.
+/// A push where the socket takes all, one share after the other.
 #[test]
 fn a_backlog_is_dropped_between_two_shares() {
     let expected: [&[u8]; 3] = [b"!", b"ab!", b"abcd!"];

@@ -5,7 +5,7 @@ use super::*;
 /// Bounds of nothing: each reply stalls the inbox, for its own outbox.
 const OWN: Limits = Limits { outbox_bytes_max: 0, ..WIDE };
 
-/// The same with room in its own outbox and none in the total.
+/// A stall with room in its own outbox and none in the total.
 const TOTAL: Limits = Limits { outbox_total_bytes_max: 0, ..WIDE };
 
 /// A turn hands its replies over before a handler that may block, and ends as stalled: it
@@ -15,7 +15,7 @@ fn a_turn_that_ends_as_stalled_goes_on_when_the_outbox_has_drained() {
     check(|| stalls_at_the_end_of_a_turn(OWN));
 }
 
-/// The same for the total.
+/// A stall for the total.
 #[test]
 fn a_turn_that_ends_as_stalled_goes_on_when_the_total_has_room() {
     check(|| stalls_at_the_end_of_a_turn(TOTAL));
@@ -45,7 +45,7 @@ fn a_turn_that_cannot_begin_goes_on_when_the_outbox_has_drained() {
     check_outcomes([1, 2, 3], || stalls_at_the_beginning_of_a_turn(OWN));
 }
 
-/// The same for the total.
+/// A stall for the total.
 #[test]
 fn a_turn_that_cannot_begin_goes_on_when_the_total_has_room() {
     check_outcomes([1, 2, 3], || stalls_at_the_beginning_of_a_turn(TOTAL));
@@ -75,7 +75,7 @@ fn a_connection_may_go_at_any_point_of_its_turn() {
     check_outcomes([0, 1, 2], || goes_at_any_point(OWN));
 }
 
-/// The same for the total, where the stalled inbox is listed as waiting.
+/// A stall for the total, where the stalled inbox is listed as waiting.
 #[test]
 fn a_connection_that_waits_for_the_total_may_go() {
     check_outcomes([0, 1, 2], || goes_at_any_point(TOTAL));

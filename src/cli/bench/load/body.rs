@@ -43,12 +43,12 @@ pub(super) struct Bodies {
 enum Content {
     /// A stamp of this length, then a part of the noise.
     Numbered { stamp_bytes: usize, noise: Box<[u8]> },
-    /// The same bytes in each.
+    /// These bytes in each.
     Given(Box<[u8]>),
 }
 
 impl Bodies {
-    /// Bodies of so many bytes, no two of them alike.
+    /// Bodies of `bytes` bytes, no two of them alike.
     pub(super) fn new(bytes: usize) -> Result<Self, BodyTooLong> {
         let fillers = usize::try_from(FILLERS).expect("4096");
         let noise = noise(bytes + fillers).into_boxed_slice();
@@ -124,7 +124,7 @@ fn difference(found: &[u8], id: Id) -> Difference {
     }
 }
 
-/// The same bytes in each run, without a period that a body could have too.
+/// Noise that is equal in each run, without a period that a body could have too.
 fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 0_u64;
     let mut noise = Vec::with_capacity(bytes + 8);

@@ -290,7 +290,7 @@ impl Engine {
             left -= 1;
         }
         if left == 0 {
-            // What was due meanwhile has been sent in the round, or waits for replies.
+            // What fell due in the meantime has been sent in the round, or waits for replies.
             self.next_due = self.next_due.max(self.schedule.first_after(now));
         }
         self.wake_at(self.schedule.due(self.next_due))

@@ -52,7 +52,7 @@ pub(crate) enum FirstError {
 
 impl First {
     /// Sends it on this new connection, which is the `number`th, and waits for the answer,
-    /// which must not be an error. The socket blocks meanwhile.
+    /// which must not be an error. The socket blocks until then.
     pub(super) fn exchange(
         &self,
         stream: &mut TcpStream,

@@ -16,7 +16,7 @@ use super::fault::Fault;
 use super::plan::Expect;
 use super::tally::Tally;
 
-/// Requests wait unmade while so much of them waits to be written: they are made from
+/// Requests are not made while this many bytes of them wait to be written: they are made from
 /// memory that is still in the cache, and no pipeline takes all of memory.
 const OUT_BYTES_MAX: usize = 256 * 1024;
 

@@ -50,13 +50,13 @@ use plan::Wrong;
 /// Descriptors for other things than connections.
 const DESCRIPTORS_SPARE: u64 = 32;
 
-/// Slow readers are full when none could send anything for so long.
+/// Slow readers are full when none could send anything for this long.
 const FULL_AFTER: Duration = Duration::from_millis(300);
-/// And if they still can after so long, the server takes all there is.
+/// And if they still can after this long, the server takes all there is.
 const FULL_TIME_MAX: Duration = Duration::from_secs(25);
 
 /// Between looking at counters and measuring: looking takes time, and what waited
-/// meanwhile must not be measured.
+/// in that time must not be measured.
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// What a run tells, and asks, while it goes on.
@@ -199,7 +199,7 @@ fn connections(plan: &Plan) -> u64 {
     all.into_iter().map(u64::from).sum()
 }
 
-/// Sends one ping before anything else: whatever is wrong with the address is told of
+/// Sends one ping before anything else: whatever is wrong with the address is reported
 /// one connection and not of a thousand.
 fn probe(plan: &Plan) -> Result<Target, LoadError> {
     let (to, mut client) = Target::find(&plan.to, plan.timeout)?;

@@ -144,7 +144,7 @@ impl Target {
     }
 
     /// One more connection; it does not block. `buffer` is what the kernel may hold for
-    /// it in each direction, if that shall not be the kernel's choice.
+    /// it in each direction, if that is not to be the kernel's choice.
     pub(super) fn connect(
         &self,
         timeout: Duration,

@@ -1,7 +1,7 @@
 //! When requests are due. Pure.
 //!
 //! In a closed loop a reply makes room for the next request: a server that stalls is
-//! asked less, and what it did to those who would have come meanwhile is not seen.
+//! asked less, and what it did to requests that would have come in that time is not seen.
 //! In an open loop requests are due by the clock, whatever the server does, and each
 //! is timed from the moment it was due and not from when it could be sent: a stall of
 //! a second shows in every request that fell into it.
@@ -11,7 +11,7 @@
 pub(super) enum Schedule {
     /// As soon as there is room.
     Closed,
-    /// So many a second over all connections, in turn, from a moment on.
+    /// At a rate a second over all connections, in turn, from a moment on.
     Open { rate: u64, from: u64 },
 }
 

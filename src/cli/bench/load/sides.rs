@@ -166,7 +166,7 @@ impl PacedOutcome {
     }
 }
 
-/// What a reader of this pace may have after so many nanoseconds.
+/// What a reader of this pace may have after `nanoseconds`.
 fn due_bytes(bytes_per_second: u64, nanoseconds: u64) -> u64 {
     let bytes = u128::from(bytes_per_second) * u128::from(nanoseconds) / 1_000_000_000;
     u64::try_from(bytes).unwrap_or(u64::MAX)

@@ -18,7 +18,7 @@ pub const PUSH: u16 = 31;
 pub const ALL: u16 = 32;
 /// Replies and pushes to its own connection in turn.
 pub const MIXED: u16 = 33;
-/// The same, and fails.
+/// Replies and pushes to its own connection in turn, and fails.
 pub const MIXED_FAIL: u16 = 34;
 /// What is pushed: thread, number, filling.
 pub const PUSHED: u16 = 40;
