@@ -45,7 +45,7 @@ def of_a_life(program, settings, messages, together, counts):
         # The worker may be another user.
         pathlib.Path(folder).chmod(0o777)
         valgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={folder}/%p"]
-        server = servers.Server("under valgrind", program, settings=settings, prefix=valgrind)
+        server = servers.Server("under valgrind", program, settings=(servers.ONE_WORKER, *settings), prefix=valgrind)
         exchange(server.address, messages, together)
         wait_counted(server, messages if counts else 0)
         [worker] = server.pids

@@ -6,6 +6,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILT = ROOT / "target/release"
 CHAPPE = BUILT / "chappe"
 FRAME_BYTES = 65535
+ONE_WORKER = "worker_processes=1"
 
 
 class Failed(SystemExit):
@@ -13,17 +14,18 @@ class Failed(SystemExit):
 
 
 class Server:
-    """A program that prints `ready ADDRESS`; its work is done in `pids`."""
+    """A program that prints `ready ADDRESS`; its work is done in `pids`. `head` and `listen` are
+    lines of the configuration: those before the first table, and those of the listener."""
 
-    def __init__(self, name, *command, settings=None, prefix=()):
+    def __init__(self, name, *command, settings=None, prefix=(), head="", listen=""):
         self.name, self.program, self.dir = name, command[0], tempfile.TemporaryDirectory()
         command = [*prefix, *map(str, command)]
         if settings is not None:
-            toml = "[log]\nlevel = \"warn\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n"
+            toml = f"{head}[log]\nlevel = \"warn\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n{listen}"
             pathlib.Path(self.dir.name, "chappe.toml").write_text(toml)
             self.site = ["-p", self.dir.name, "-c", self.dir.name + "/chappe.toml"]
             self.settings = []
-            for setting in ("worker_processes=1", *settings):
+            for setting in settings:
                 self.settings += ["--set", setting]
             command += ["--foreground", *self.site, *self.settings]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -83,13 +85,40 @@ class Server:
         self.dir.cleanup()
 
 
+class Traced(Server):
+    """A server under strace, which makes some system calls fail. It ends with the block, with
+    `exit_code`, and `trace` is what strace has written."""
+
+    def __init__(self, name, program, fault, settings):
+        file = tempfile.NamedTemporaryFile("r")
+        prefix = ["strace", "-f", "-o", file.name, "-e", f"inject={fault}"]
+        head, listen = "[timeouts]\nlinger = \"500ms\"\n", "send_buffer = 16384\n"
+        super().__init__(name, program, settings=[ONE_WORKER, *settings], prefix=prefix, head=head, listen=listen)
+        self.file = file
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        subprocess.run([self.program, "-s", "stop", *self.site])
+        self.process.communicate()
+        atexit.unregister(self.process.terminate)
+        self.exit_code, self.trace = self.process.returncode, self.file.read()
+        self.dir.cleanup()
+
+
 def limit():
     return Server("limit", BUILT / "examples/limit")
 
 
 def chappe(name="chappe", *settings):
     """As it comes, with one worker, unless `settings` say otherwise."""
-    return Server(name, CHAPPE, settings=settings)
+    return Server(name, CHAPPE, settings=(ONE_WORKER, *settings))
+
+
+def stock():
+    """As it comes."""
+    return Server("chappe", CHAPPE, settings=())
 
 
 def three_threads():
@@ -103,7 +132,7 @@ def classic():
 
 def burn(name, *settings):
     """With handlers that compute and block: benches/burn.rs."""
-    return Server(name, BUILT / "examples/burn", settings=settings)
+    return Server(name, BUILT / "examples/burn", settings=(ONE_WORKER, *settings))
 
 
 def peers():

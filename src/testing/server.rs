@@ -71,7 +71,7 @@ impl Setup {
     }
 }
 
-/// The same configuration, with a listener if it has none.
+/// This configuration, with a listener if it has none.
 fn with_listener(config: &str) -> Result<String, TestError> {
     let table: toml::Table = config.parse().map_err(|error| TestError::Config(Box::new(error)))?;
     let listener = "\n[[listen]]\naddress = \"127.0.0.1:0\"\n";

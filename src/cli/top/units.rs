@@ -19,7 +19,7 @@ pub(super) fn short(number: u64) -> String {
     }
 }
 
-/// The same for what was counted in a second; `-` if that is not known.
+/// A count per second, in three digits and a unit; `-` if it is not known.
 pub(super) fn rate(rate: Option<f64>) -> String {
     match rate {
         None => "-".to_owned(),
