@@ -72,16 +72,16 @@ impl Master<'_> {
         self.try_reload(Instant::now());
     }
 
-    /// The reload that waits for an address is tried once more. The file is read anew, so
-    /// whoever has asked in the meantime hears the outcome, too.
+    /// The reload that waits for an address is tried once more. The file is read again, so
+    /// a client that has asked in the meantime gets this outcome, too.
     pub(super) fn try_reload_again(&mut self) {
         if let Some(begun) = self.generations.waits_since() {
             self.try_reload(begun);
         }
     }
 
-    /// An address that was just removed may be taken for a moment: whoever leaves has not
-    /// closed it yet. It is tried again until they have.
+    /// An address that was just removed may be taken for a moment: a worker that leaves has not
+    /// closed it yet. It is tried again until it has.
     fn try_reload(&mut self, begun: Instant) {
         // Before the bind: of who closes it in between the next try finds it free.
         let comes_free = self.supervisor.is_letting_go() || self.metrics.is_letting_go();
@@ -92,7 +92,7 @@ impl Master<'_> {
             && begun.elapsed() < ADDRESS_TIME_MAX
         {
             if self.generations.waits_since().is_none() {
-                log::info!("{failure}; a process that leaves has it, trying again");
+                log::info!(target: "reload.waits", "{failure}; a process that leaves has it, trying again");
             }
             self.generations.set_waiting(Some(begun));
             return self.deadlines.set(What::Address, Instant::now() + ADDRESS_PAUSE);

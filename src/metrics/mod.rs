@@ -39,7 +39,7 @@ const CONNECTIONS_MAX: usize = 32;
 /// How many are let in in a turn of the loop, before those that were let in are looked at.
 const ACCEPTS_A_TURN: usize = CONNECTIONS_MAX;
 
-/// How many wait in the socket's queue. Whoever finds it full tries again a second later,
+/// How many wait in the socket's queue. A client that finds it full tries again a second later,
 /// so it has room for more than anybody has scrapers.
 pub(crate) const BACKLOG: u32 = 4096;
 

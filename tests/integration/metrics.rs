@@ -210,7 +210,7 @@ fn silent_connections_keep_nobody_out_and_are_ended() {
     // The oldest one went for it, and the others have their time.
     assert!(!is_open(0));
     assert!((1..CONNECTIONS_MAX).all(&mut is_open));
-    // More than fit, and than wait: whoever asks is answered.
+    // More than fit, and than wait: a request is answered.
     silent.extend((0..10 * CONNECTIONS_MAX).map(|_| connect(address)));
     samples(address);
     wait_until("silent connections are closed", || open() == 0);

@@ -165,7 +165,7 @@ fn an_address_that_was_just_removed_can_be_had_again() {
         reload(&server);
         configure(&server, &both);
         let again = server.command(&["reload"]).spawn().expect("the command starts");
-        server.wait_log("master", "a process that leaves has it, trying again");
+        server.wait_event("master", "reload.waits", "");
         again
     });
     assert!(again.wait().expect("our own child").success());
@@ -204,9 +204,9 @@ fn a_stop_ends_a_reload_that_waits_for_an_address() {
         configure(&server, &both);
         let again =
             server.command(&["reload"]).stderr(Stdio::piped()).spawn().expect("the command starts");
-        server.wait_log("master", "a process that leaves has it, trying again");
+        server.wait_event("master", "reload.waits", "");
         server.signal(Signal::SIGTERM);
-        server.wait_log("master", "reload abandoned: the server is stopping");
+        server.wait_event("master", "reload.abandoned", "");
         again
     });
     let told = again.wait_with_output().expect("our own child");
