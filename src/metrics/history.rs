@@ -37,6 +37,9 @@ const SERIES: &[&str] = &[
     "outbox_bytes",
     "cpu_ms",
     "memory_bytes",
+    "send_posts",
+    "permit_posts",
+    "ready_posts",
 ];
 
 type Sample = [u64; SERIES.len()];
@@ -159,6 +162,9 @@ impl History {
             all(|report| report.gauges.outbox_bytes),
             self.cpu_ns / 1_000_000,
             usages.map(|usage| usage.anonymous_bytes).sum(),
+            of(Counter::SemaphorePosts),
+            of(Counter::ConnectionPermitPosts),
+            of(Counter::WorkerReadyPosts),
         ]
     }
 

@@ -393,9 +393,9 @@ fn a_browser_draws_the_page() {
     let samples = text.split_once("data-samples=\"").and_then(|(_, rest)| rest.split('"').next());
     let samples: usize = samples.and_then(|count| count.parse().ok()).expect(text);
     assert!(samples >= 4, "{samples} in {text}");
-    assert_eq!(text.matches("<path class=\"line\"").count(), 15, "{text}");
+    assert_eq!(text.matches("<path class=\"line\"").count(), 18, "{text}");
     let drawn = text.matches("d=\"M").count();
-    assert!(drawn >= 15, "each line has points, {drawn}: {text}");
+    assert!(drawn >= 18, "each line has points, {drawn}: {text}");
     assert!(text.contains("100000 = 99997 free + 3 held"), "{text}");
     for row in ["<td>worker 0</td>", "<td>worker 1</td>", "<td>all workers</td>", "<td>master</td>"]
     {

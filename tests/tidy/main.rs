@@ -400,8 +400,16 @@ fn every_counter_is_counted() {
 #[test]
 fn the_readme_names_every_document() {
     let readme = fs::read_to_string(root().join("README.md")).expect("the README");
-    for entry in fs::read_dir(root().join("docs")).expect("docs") {
-        let name = entry.expect("an entry").file_name().display().to_string();
+    let in_folder = |folder: &str| {
+        let entries = fs::read_dir(root().join("docs").join(folder)).expect("docs");
+        let name = |entry: std::io::Result<fs::DirEntry>| {
+            format!("{folder}{}", entry.expect("an entry").file_name().display())
+        };
+        entries.map(name).collect::<Vec<_>>()
+    };
+    let pictures = in_folder("pictures/");
+    let documents = in_folder("").into_iter().filter(|name| name != "pictures");
+    for name in documents.chain(pictures) {
         assert!(readme.contains(&format!("](docs/{name})")), "README.md lacks docs/{name}");
     }
 }
