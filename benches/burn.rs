@@ -1,8 +1,8 @@
 //! A server whose handlers compute or block, for the figures of docs/PERFORMANCE.md:
 //! code 16 computes for 50 microseconds, code 17 sleeps for five milliseconds at each
-//! thousandth message, and both answer with the body. Neither says that it is quick.
+//! thousandth message, and both answer with the body. Neither comes to run on the event loop.
 
-use chappe::{Outcome, Replies, Request, Server};
+use chappe::{Call, Outcome, Server};
 use std::cell::Cell;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -15,22 +15,22 @@ thread_local! {
 }
 
 fn main() -> ExitCode {
-    Server::new().on(BURN, burn).on(SLEEP, sleep).main()
+    Server::new().on(BURN, burn).blocking(SLEEP, sleep).main()
 }
 
-fn burn(request: &Request<'_>, replies: &mut Replies) -> Outcome {
+fn burn(call: &mut Call<'_, ()>) -> Outcome {
     let until = Instant::now() + Duration::from_micros(50);
     while Instant::now() < until {
         std::hint::spin_loop();
     }
-    replies.send(BURN, request.body())
+    call.reply(BURN, call.body())
 }
 
-fn sleep(request: &Request<'_>, replies: &mut Replies) -> Outcome {
+fn sleep(call: &mut Call<'_, ()>) -> Outcome {
     let handled = HANDLED.get() + 1;
     HANDLED.set(handled % 1000);
     if handled == 1000 {
         std::thread::sleep(Duration::from_millis(5));
     }
-    replies.send(SLEEP, request.body())
+    call.reply(SLEEP, call.body())
 }

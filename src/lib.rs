@@ -3,7 +3,88 @@
 //! Clients hold long TCP connections and exchange length-prefixed binary messages.
 //! A *master* process looks after *worker* processes; each worker has an event
 //! loop, handler threads, and one send thread that sleeps on a process-shared
-//! semaphore. [`Server`] puts handlers of your own behind it; [`client`] talks to it.
+//! semaphore. [`client`] talks to it.
+//!
+//! A server with handlers only:
+//!
+//! ```no_run
+//! use chappe::Server;
+//!
+//! fn main() -> std::process::ExitCode {
+//!     Server::new().on(16, |call| call.reply(16, call.body())).main()
+//! }
+//! ```
+//!
+//! A [`Service`] has a configuration, one value in each worker, and one for each
+//! connection:
+//!
+//! ```no_run
+//! use chappe::{Call, Client, CloseReason, Deny, Outcome, Routes, Server, Service, StartError, Worker};
+//! use std::collections::BTreeMap;
+//! use std::process::ExitCode;
+//!
+//! const LOGIN: u16 = 16;
+//! const SAY: u16 = 17;
+//!
+//! #[derive(serde::Deserialize)]
+//! #[serde(deny_unknown_fields)]
+//! struct Config {
+//!     passwords: BTreeMap<String, String>, // [application.passwords]
+//! }
+//!
+//! struct Chat {
+//!     passwords: BTreeMap<String, String>, // one in each worker
+//! }
+//!
+//! struct Seat {
+//!     user: String, // one for each connection
+//!     said: u32,
+//! }
+//!
+//! impl Service for Chat {
+//!     type Config = Config;
+//!     type State = Seat;
+//!
+//!     fn start(worker: &Worker<Self>) -> Result<Self, StartError> {
+//!         Ok(Self { passwords: worker.config().passwords.clone() })
+//!     }
+//!
+//!     fn routes(routes: &mut Routes<Self>) {
+//!         routes.before_admit(LOGIN, login).on(SAY, say);
+//!     }
+//!
+//!     fn connected(&self, _client: &Client) -> Result<Seat, Deny> {
+//!         Ok(Seat { user: String::new(), said: 0 })
+//!     }
+//!
+//!     fn closed(&self, client: &Client, seat: Seat, why: CloseReason) {
+//!         println!("{} from {} said {} things: {why:?}", seat.user, client.peer(), seat.said);
+//!     }
+//! }
+//!
+//! fn login(chat: &Chat, seat: &mut Seat, call: &mut Call<'_, Chat>) -> Outcome {
+//!     let (user, password) = std::str::from_utf8(call.body())?
+//!         .split_once(' ')
+//!         .ok_or_else(|| Deny::close("a user and a password, please"))?;
+//!     if chat.passwords.get(user).is_none_or(|right| right != password) {
+//!         return Err(Deny::close("wrong password").into());
+//!     }
+//!     seat.user = user.to_owned();
+//!     call.admit();
+//!     call.reply(LOGIN, b"welcome")
+//! }
+//!
+//! fn say(_chat: &Chat, seat: &mut Seat, call: &mut Call<'_, Chat>) -> Outcome {
+//!     seat.said += 1;
+//!     call.reply(SAY, seat.user.as_bytes())
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     Server::of::<Chat>().main()
+//! }
+//! ```
+//!
+//! # How it works
 //!
 //! The data path, in one worker:
 //!
@@ -39,6 +120,7 @@ mod master;
 mod metrics;
 mod net;
 pub mod prefork;
+mod program;
 mod protocol;
 mod server;
 #[cfg(feature = "testing")]
@@ -49,7 +131,7 @@ mod worker;
 pub use chappe_client as client;
 pub use chappe_wire as wire;
 pub use handler::{
-    ConnectionInfo, Handle, Handler, HandlerError, Message, Outcome, Peer, Replies, Request,
-    SendError,
+    Call, Client, CloseReason, Code, Deny, Handle, HandlerError, Message, NoConfig, Outcome, Peer,
+    Routes, SendError, Service, StartError, Worker,
 };
 pub use server::Server;

@@ -1,33 +1,54 @@
-//! The crate's front door: an application's handlers behind the whole server.
+//! The crate's front door: an application behind the whole server.
 
 use crate::boot;
-use crate::handler::{Code, Handler, Handlers};
+use crate::handler::{Call, Code, Defined, Outcome, Routes, Service};
+use crate::program::{self, Program};
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
-/// A server with handlers of your own. It has the command line, the signals and
+/// A server with a service of your own. It has the command line, the signals and
 /// the configuration of the `chappe` binary, which is a server with the stock handlers only.
 ///
 /// ```no_run
-/// use chappe::{Outcome, Replies, Request, Server};
+/// use chappe::Server;
 ///
 /// fn main() -> std::process::ExitCode {
-///     Server::new()
-///         .on(16, |request: &Request, replies: &mut Replies| replies.send(16, request.body()))
-///         .main()
+///     Server::new().on(16, |call| call.reply(16, call.body())).main()
 /// }
 /// ```
-#[derive(Debug, Default)]
-pub struct Server {
-    handlers: Handlers,
+pub struct Server<S: Service> {
+    defined: Defined<S>,
+    program: Program,
 }
 
-impl Server {
+impl<S: Service> std::fmt::Debug for Server<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Server").field(&self.defined.routes).finish()
+    }
+}
+
+impl Default for Server<()> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Server<()> {
     /// A server with the stock handlers: ping, echo, time, who.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        let defined = Defined { routes: Routes::new(), has_hooks: false };
+        Self { defined, program: Program::default() }
+    }
+
+    /// A server with a service, whose routes are read now.
+    ///
+    /// # Panics
+    /// Where its routes are wrong, see [`Routes`].
+    #[must_use]
+    pub fn of<S: Service>() -> Server<S> {
+        let defined = Defined { routes: Routes::of_service(), has_hooks: true };
+        Server { defined, program: Program::default() }
     }
 
     /// Handles the messages of a code. The handler is copied into each worker by
@@ -37,14 +58,55 @@ impl Server {
     /// # Panics
     /// On a code outside of 16..=65279 and on a second handler for a code.
     #[must_use]
-    pub fn on(mut self, code: Code, handler: impl Handler + 'static) -> Self {
-        self.handlers.add(code, Arc::new(handler));
+    pub fn on<F>(mut self, code: Code, handler: F) -> Self
+    where
+        F: Fn(&mut Call<'_, ()>) -> Outcome + Send + Sync + 'static,
+    {
+        self.defined.routes.on(code, move |(), (), call| handler(call));
+        self
+    }
+
+    /// As [`Server::on`], with a handler that may wait: it never runs on the event loop.
+    ///
+    /// # Panics
+    /// As there.
+    #[must_use]
+    pub fn blocking<F>(mut self, code: Code, handler: F) -> Self
+    where
+        F: Fn(&mut Call<'_, ()>) -> Outcome + Send + Sync + 'static,
+    {
+        self.defined.routes.blocking(code, move |(), (), call| handler(call));
+        self
+    }
+}
+
+impl<S: Service> Server<S> {
+    /// What the program is called: in its help, its messages, and the titles of its
+    /// processes. `chappe` otherwise.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.program.name = name.into();
+        self
+    }
+
+    /// Its version, for `-v` and `--version`: `env!("CARGO_PKG_VERSION")`.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.program.version = version.into();
+        self
+    }
+
+    /// What it is, in a sentence: the first line of its help.
+    #[must_use]
+    pub fn about(mut self, about: impl Into<String>) -> Self {
+        self.program.about = about.into();
         self
     }
 
     /// Does what the command line asks for.
     #[must_use]
     pub fn main(self) -> ExitCode {
-        boot::main(&self.handlers)
+        program::set(self.program);
+        boot::main(&self.defined)
     }
 }

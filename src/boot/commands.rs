@@ -20,6 +20,7 @@ use crate::cli::{
 use crate::config::{ConfigErrors, Located, Need};
 use crate::control::{self, Accepted, Reloaded, ReplyError, Request, Status};
 use crate::master::{PidFile, PidFileError};
+use crate::program::{self, Program};
 
 /// How often `stop --wait` looks at a lock.
 const LOCK_LOOK: Duration = Duration::from_millis(20);
@@ -27,8 +28,10 @@ const LOCK_LOOK: Duration = Duration::from_millis(20);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) fn version(with_build: bool) -> Result<(), Failure> {
-    say(concat!("chappe ", env!("CARGO_PKG_VERSION")))?;
+    let Program { name, version, .. } = program::get();
+    say(&format!("{name} {version}"))?;
     if with_build {
+        say(concat!("chappe: ", env!("CARGO_PKG_VERSION")))?;
         let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
         say(&format!("profile: {profile}"))?;
         say(concat!("target: ", env!("CHAPPE_TARGET")))?;
@@ -41,9 +44,10 @@ pub(super) fn version(with_build: bool) -> Result<(), Failure> {
 
 /// `-t` and `-T`. As with nginx the verdict goes to stderr, since -T's stdout is a
 /// file that can be read back.
-pub(super) fn test(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn test(arguments: &Arguments, check: super::Check<'_>) -> Result<(), Failure> {
     let (_, file) = paths(&arguments.common)?;
     let loaded = load(&arguments.common)?;
+    check(&loaded)?;
     let ignored = match identity::of(&loaded)? {
         Become::Ignored(warning) => Some(warning),
         Become::Somebody(_) | Become::Nobody => None,
@@ -124,6 +128,12 @@ pub(super) fn status(common: &Common, arguments: StatusArgs) -> Result<(), Failu
 /// A program that reads the object may make more of it than this one does.
 fn of_another_version(error: ReplyError) -> Failure {
     Failure::Refused(format!("{error}; `chappe status --json` shows it as it is"))
+}
+
+/// A new project. It needs neither a configuration nor a server.
+pub(super) fn new(project: &cli::NewArgs) -> Result<(), Failure> {
+    let said = cli::new(project).map_err(|error| Failure::Project(cli::chain(&error)))?;
+    cli::print(&said).map(drop).map_err(Failure::system("standard output"))
 }
 
 /// A command whose answer is only whether it was done.

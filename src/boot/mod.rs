@@ -20,15 +20,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use chappe_sys::process::ExitReason;
-use clap::Parser;
 use clap::error::ErrorKind;
 use thiserror::Error;
 
 use crate::cli::{self, Arguments, Command, Common};
 use crate::config::{self, ConfigErrors, Loaded, Located, Need};
 use crate::control::Request;
-use crate::handler::Handlers;
+use crate::handler::Definition;
 use crate::master::{Assignment, PidFileError};
+use crate::program;
 use crate::worker;
 
 // There are slots for all workers of all generations that can be alive.
@@ -59,6 +59,9 @@ enum Failure {
     System { step: String, cause: std::io::Error },
     #[error(transparent)]
     Daemonize(#[from] daemonize::Error),
+    /// `new` has not made one.
+    #[error("{0}")]
+    Project(String),
     /// The server has found the configuration wrong.
     #[error("{0}")]
     RefusedConfig(String),
@@ -81,12 +84,12 @@ impl Failure {
     }
 }
 
-/// The whole command line of the server, with the handlers of an application. Here
+/// The whole command line of the server, with an application. Here
 /// the two paths are joined: what the master assigns is what a worker starts with.
-pub(crate) fn main(handlers: &Handlers) -> ExitCode {
-    run(std::env::args_os(), |assignment| {
+pub(crate) fn main(definition: &dyn Definition) -> ExitCode {
+    let check = |loaded: &Loaded| definition.check(loaded);
+    run_checked(std::env::args_os(), &check, &|assignment| {
         let Assignment { number, generation, slot, channel, listeners, config } = assignment;
-        let handlers = handlers.clone();
         worker::run(worker::Start {
             number,
             generation,
@@ -94,7 +97,7 @@ pub(crate) fn main(handlers: &Handlers) -> ExitCode {
             channel,
             listeners,
             config,
-            handlers,
+            definition,
         })
     })
 }
@@ -105,7 +108,18 @@ pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     run_worker: impl Fn(Assignment) -> ExitReason,
 ) -> ExitCode {
-    let parsed = Arguments::try_parse_from(arguments).and_then(Arguments::checked);
+    run_checked(arguments, &|_| Ok(()), &run_worker)
+}
+
+/// What an application has against a configuration.
+type Check<'a> = &'a dyn Fn(&Loaded) -> Result<(), ConfigErrors>;
+
+fn run_checked(
+    arguments: impl IntoIterator<Item = OsString>,
+    check: Check<'_>,
+    run_worker: &dyn Fn(Assignment) -> ExitReason,
+) -> ExitCode {
+    let parsed = cli::parse(arguments).and_then(Arguments::checked);
     let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -115,7 +129,7 @@ pub fn run(
             return ExitCode::from(if asked_for { DONE } else { WRONG_INPUT });
         }
     };
-    match act(&arguments, &run_worker) {
+    match act(&arguments, check, run_worker) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             complain(&failure.to_string());
@@ -126,13 +140,14 @@ pub fn run(
 
 fn act(
     arguments: &Arguments,
+    check: Check<'_>,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
 ) -> Result<u8, Failure> {
     let common = &arguments.common;
     let done = if arguments.version || arguments.build {
         commands::version(arguments.build)
     } else if arguments.test || arguments.dump {
-        commands::test(arguments)
+        commands::test(arguments, check)
     } else if let Some(signal) = arguments.signal {
         commands::signal(common, signal)
     } else {
@@ -140,7 +155,8 @@ fn act(
             // These have exit codes of their own.
             Some(Command::Send(send)) => return commands::send(common, send),
             Some(Command::Bench(bench)) => return bench::bench(common, bench),
-            None => start::start(arguments, run_worker),
+            None => start::start(arguments, check, run_worker),
+            Some(Command::New(project)) => commands::new(project),
             Some(Command::Connections(list)) => commands::connections(common, *list),
             Some(Command::Kick { id }) => commands::tell(common, Request::Kick { id: *id }),
             Some(Command::Logs(logs)) => commands::logs(common, *logs),
@@ -166,7 +182,7 @@ fn complain(text: &str) {
     let mut err = std::io::stderr().lock();
     for line in text.lines() {
         // A closed stderr leaves nobody to tell.
-        let _ = writeln!(err, "chappe: {line}");
+        let _ = writeln!(err, "{}: {line}", program::get().name);
     }
 }
 

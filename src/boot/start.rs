@@ -19,12 +19,13 @@ use super::descriptors;
 use super::identity::{self, Become};
 use super::launcher::{self, Report, Side};
 use super::listeners;
-use super::{Failure, load, paths, say};
+use super::{Check, Failure, load, paths, say};
 use crate::cli::{Arguments, Common};
 use crate::config::{self, Address, Config, ConfigErrors, Loaded};
 use crate::listen::{Bound, Passed};
 use crate::logging::{self, Copies, Role};
 use crate::master::{self, Assignment, ControlSocket, PidFile, PidFileError, Setup, Site};
+use crate::program;
 
 /// What is open before the process leaves the terminal.
 struct Prepared {
@@ -49,13 +50,14 @@ impl Prepared {
 
 pub(super) fn start(
     arguments: &Arguments,
+    check: Check<'_>,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
 ) -> Result<(), Failure> {
     chappe_sys::signals::ignore_file_size_signal().map_err(Failure::system("SIGXFSZ"))?;
     chappe_sys::signals::report_children().map_err(Failure::system("SIGCHLD"))?;
-    let prepared = prepare(arguments)?;
+    let prepared = prepare(arguments, check)?;
     if prepared.setup.copies != Copies::None {
-        return become_master(prepared, run_worker, |addresses, _config| {
+        return become_master(prepared, check, run_worker, |addresses, _config| {
             // A parent that has closed the pipe does not want to know.
             let _ = say(&format!("ready {}", join(addresses)));
             Ok(())
@@ -84,7 +86,7 @@ pub(super) fn start(
             let closed = process::close_all_except(&forked, &kept);
             drop(kept);
             match closed {
-                Ok(()) => become_daemon(prepared, run_worker, report),
+                Ok(()) => become_daemon(prepared, check, run_worker, report),
                 Err(error) => {
                     report.failed(&format!("cannot close inherited descriptors: {error}"));
                     ExitReason::Failed
@@ -95,8 +97,9 @@ pub(super) fn start(
 }
 
 /// All that can be opened and checked on the terminal.
-fn prepare(arguments: &Arguments) -> Result<Prepared, Failure> {
+fn prepare(arguments: &Arguments, check: Check<'_>) -> Result<Prepared, Failure> {
     let mut loaded = load(&arguments.common)?;
+    check(&loaded)?;
     // Nothing is forked without a look at it.
     process::current_thread_count().map_err(|cause| {
         let text = format!("cannot read /proc/self/task: {cause}; a server needs /proc mounted");
@@ -181,14 +184,16 @@ fn refuse_second_instance(config: &Config) -> Result<(), Failure> {
 
 fn become_daemon(
     prepared: Prepared,
+    check: Check<'_>,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
     report: Report,
 ) -> ExitReason {
     let mut report = Some(report);
-    let result = become_master(prepared, run_worker, |addresses, config| {
+    let result = become_master(prepared, check, run_worker, |addresses, config| {
         let heard = report.take().map_or(Ok(()), |report| {
             report.ready(&format!(
-                "chappe started: listening on {}, master pid {}, logs in {}",
+                "{} started: listening on {}, master pid {}, logs in {}",
+                program::get().name,
                 join(addresses),
                 std::process::id(),
                 config.log.directory.display(),
@@ -213,6 +218,7 @@ fn become_daemon(
 /// In the process that stays: lock, control socket, log; then it is the master.
 fn become_master(
     prepared: Prepared,
+    check: Check<'_>,
     run_worker: &dyn Fn(Assignment) -> ExitReason,
     on_ready: impl FnOnce(&[Address], &Config) -> io::Result<()>,
 ) -> Result<(), Failure> {
@@ -232,11 +238,15 @@ fn become_master(
         if let Err(error) = chappe_sys::prepare_title() {
             log::warn!("process titles are not available: {error}");
         }
-        chappe_sys::set_title("chappe: master process");
+        program::set_title("master process");
         let path = &config.control_socket;
         let control = ControlSocket::bind(path)
             .map_err(Failure::system(format!("control socket {}", path.display())))?;
-        let load = || common.load();
+        let load = || {
+            let loaded = common.load()?;
+            check(&loaded)?;
+            Ok(loaded)
+        };
         let site = Site { load: &load, warnings: &descriptors::warnings };
         master::run(setup, control, site, run_worker, |addresses| on_ready(addresses, &config))?;
         Ok(())

@@ -9,6 +9,7 @@ mod body;
 mod connections;
 mod counters;
 mod logs;
+mod new;
 mod output;
 mod send;
 mod status;
@@ -17,21 +18,24 @@ mod top;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 
 pub(crate) use bench::{BenchArgs, run as bench};
 pub(crate) use connections::{ConnectionsArgs, Rows, connection_rows, connections_table};
 pub(crate) use logs::{LogsArgs, logs};
+pub(crate) use new::{NewArgs, new};
 pub(crate) use output::{print, print_line, redrawn};
-pub(crate) use send::{SendArgs, run as send};
+pub(crate) use send::{SendArgs, chain, run as send};
 pub(crate) use status::{Zeros, outcome, table};
 pub(crate) use top::{Key, Sample, Top, keys_of};
 
 use crate::control::LevelName;
+use crate::program::{self, Program};
 
 /// A pre-forked message server.
 #[derive(Debug, Parser)]
-#[command(name = "chappe", disable_version_flag = true, max_term_width = 100)]
+#[command(disable_version_flag = true, max_term_width = 100)]
 #[command(after_help = "Without a command, -t, -T, -s, -v and -V it starts the server.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -68,6 +72,19 @@ pub(crate) struct Arguments {
 
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
+}
+
+/// Reads a command line; its first word is how the program was called.
+///
+/// # Errors
+/// What is wrong with it; also the help, which was asked for.
+pub(crate) fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Arguments, clap::Error> {
+    let Program { name, about, .. } = program::get();
+    let command =
+        Arguments::command().name(name.as_str()).about(about.as_str()).long_about(None::<&str>);
+    Arguments::from_arg_matches(&command.try_get_matches_from(arguments)?)
 }
 
 impl Arguments {
@@ -127,6 +144,7 @@ pub(crate) enum SignalName {
 /// Commands that get an answer from the running master.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    New(NewArgs),
     Send(SendArgs),
     Bench(BenchArgs),
     Connections(ConnectionsArgs),

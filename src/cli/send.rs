@@ -270,7 +270,7 @@ pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
 }
 
 /// An error with all of its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -41,6 +41,8 @@ use std::rc::Rc;
 
 use files::{Broken, Reader};
 use place::{Notes, Origin, Place};
+use serde::de::DeserializeOwned;
+use serde_path_to_error::Segment;
 use settings::Settings;
 
 /// A configuration that holds, and what to tell the operator about it.
@@ -52,14 +54,56 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Vec<String>,
     /// The place of each key that was written.
     places: BTreeMap<&'static str, String>,
+    /// The place of each value of `[application]`, by its path; the table itself has none.
+    application_places: BTreeMap<Vec<String>, String>,
 }
 
 impl Loaded {
+    /// `[application]` as a type of the application's.
+    ///
+    /// # Errors
+    /// One line with the place of the value that is wrong, or of the nearest one around it.
+    pub(crate) fn application<T: DeserializeOwned>(&self) -> Result<T, ConfigErrors> {
+        application(&self.config).map_err(|error| {
+            let path: Vec<String> = error
+                .path()
+                .iter()
+                .filter_map(|segment| match segment {
+                    Segment::Map { key } => Some(key.clone()),
+                    _ => None,
+                })
+                .collect();
+            let around = (0..=path.len()).rev().map(|length| &path[..length]);
+            let place = around.filter_map(|path| self.application_places.get(path)).next();
+            let place = place.map_or_else(String::new, |place| format!("{place}: "));
+            let name = [&["application".to_owned()], &path[..]].concat().join(".");
+            let text = error.inner().message().to_owned();
+            ConfigErrors::one(format!("{place}{}: {text}", place::printable(&name)))
+        })
+    }
+
+    /// A mistake of `[application]` that its types cannot say.
+    pub(crate) fn application_fault(&self, text: &str) -> ConfigErrors {
+        let place = self.application_places.get(&[] as &[String]);
+        let place = place.map_or_else(String::new, |place| format!("{place}: "));
+        ConfigErrors::one(format!("{place}application: {text}"))
+    }
+
     /// Where a key outside of `[[listen]]` was written, `FILE:LINE:COLUMN` or the
     /// override; `None` if it has its default.
     pub(crate) fn written(&self, key: &str) -> Option<&str> {
         self.places.get(key).map(String::as_str)
     }
+}
+
+/// `[application]` of a configuration that was loaded earlier.
+///
+/// # Errors
+/// What is wrong, and where in the table.
+pub(crate) fn application<T: DeserializeOwned>(
+    config: &Config,
+) -> Result<T, serde_path_to_error::Error<toml::de::Error>> {
+    serde_path_to_error::deserialize(toml::Value::Table(config.application.clone()))
 }
 
 /// All mistakes of a configuration, in the order of its files; never empty.
@@ -108,9 +152,14 @@ pub(crate) fn load(
     let place_of =
         |(name, setting): (&&'static str, &settings::Setting)| (*name, setting.place.to_string());
     let places = settings.keys.iter().map(place_of).collect();
+    let application_places = settings
+        .application_places
+        .iter()
+        .map(|(path, place)| (path.clone(), place.to_string()))
+        .collect();
     let config = check::check(settings, &prefix, &mut faults, &mut warnings);
     faults.into_result()?;
-    Ok(Loaded { config, warnings: warnings.into_lines(), places })
+    Ok(Loaded { config, warnings: warnings.into_lines(), places, application_places })
 }
 
 fn absolute_prefix(prefix: &Path, faults: &mut Notes) -> PathBuf {

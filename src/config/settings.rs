@@ -50,7 +50,7 @@ pub(super) struct Settings {
     /// Where `listen` was first named: an empty list is a mistake, none at all is not.
     pub(super) listen_place: Option<Place>,
     pub(super) application: Table,
-    application_places: BTreeMap<Vec<String>, Place>,
+    pub(super) application_places: BTreeMap<Vec<String>, Place>,
     /// A file could not be read as a whole, and what was written there may be missing.
     pub(super) is_partial: bool,
 }
@@ -178,6 +178,9 @@ impl Merge<'_> {
         }
         match value.into_inner() {
             Tree::Table(table) => {
+                if path.is_empty() {
+                    self.settings.application_places.entry(Vec::new()).or_insert(place.clone());
+                }
                 if !path.is_empty() && !self.application_put(path, &place, None) {
                     return;
                 }

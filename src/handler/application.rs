@@ -1,187 +1,323 @@
 //! One worker's handlers by code, and what is done with a message: its checksum is
 //! compared, its handler is called, and it is answered or refused with the reason.
 
+use super::call::Call;
+use super::client::Client;
 use super::frames::{Way, trace};
+use super::outcome::Failure;
 use super::own_turn::OwnTurn;
-use super::quick::Quickness;
-use super::stock::Stock;
-use super::{Code, Handler, Replies, Request};
-use crate::protocol::{
-    CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO,
-};
+use super::pace::{Changed, Tempo};
+use super::routes::{Handler, Route, RoutePace, Routes};
+use super::stock;
+use super::worker::Worker;
+use super::{Code, HandlerError, Outcome, Service};
+use crate::protocol::CODE_PING;
 use crate::throttle::Throttle;
-use chappe_engine::{Batch, Found, Message, Notice, Pace, Problem, Serve, Served};
+use chappe_engine::{
+    Batch, Cause, Found, Goodbye, Mailbox, Message, Notice, Pace, Problem, QUICK_TIME_MAX, Serve,
+    Served, Session,
+};
+use chappe_shm::{Count, Counter, SharedCounters};
+use chappe_sys::Stopwatch;
 use chappe_sys::clock::Moment;
 use parking_lot::Mutex;
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// The worker a handler runs in.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct WorkerInfo {
-    /// 0 and up; a replacement has the number of the one it replaces.
-    pub(crate) number: u16,
-    /// Process id.
-    pub(crate) pid: i32,
-    /// Counts reloads, from 1.
-    pub(crate) generation: u64,
-}
-
-/// The handlers of an application, by message code.
-#[derive(Clone, Default)]
-pub(crate) struct Handlers {
-    by_code: Vec<(Code, Arc<dyn Handler>)>,
-}
-
-impl Handlers {
-    /// Registers a handler of an application.
-    ///
-    /// # Panics
-    /// On a code outside of 16..=65279 and on a code that has one already: both
-    /// are mistakes in the program, found when it starts.
-    pub(crate) fn add(&mut self, code: Code, handler: Arc<dyn Handler>) {
-        assert!(
-            (CODE_APPLICATION_MIN..=CODE_APPLICATION_MAX).contains(&code),
-            "message code {code} belongs to the server, applications have \
-             {CODE_APPLICATION_MIN}..={CODE_APPLICATION_MAX}"
-        );
-        self.insert(code, handler);
-    }
-
-    fn insert(&mut self, code: Code, handler: Arc<dyn Handler>) {
-        match self.by_code.binary_search_by_key(&code, |(code, _)| *code) {
-            Ok(_) => panic!("message code {code} has a handler already"),
-            Err(at) => self.by_code.insert(at, (code, handler)),
-        }
-    }
-}
-
-impl std::fmt::Debug for Handlers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.by_code.iter().map(|(code, _)| code)).finish()
-    }
-}
-
-/// Panics of handlers that are logged within ten seconds; of further ones only the number is.
+/// Panics that are logged within ten seconds; of further ones only the number is.
 const PANICS_LOGGED_MAX: u32 = 5;
 
-/// The application of one worker: its handlers and the stock ones.
-pub(crate) struct Application {
+/// The application of one worker: its service, its handlers and the stock ones.
+pub(crate) struct Application<S: Service> {
+    service: S,
+    worker: Worker<S>,
+    /// The addresses of the listeners, for [`Client::listener`].
+    listeners: Arc<[String]>,
     /// By code.
-    handlers: Vec<Registered>,
+    handlers: Vec<Registered<S>>,
+    /// Connections have to be admitted.
+    pub(super) has_gate: bool,
+    /// `connected` and `closed` are to be called.
+    pub(super) has_hooks: bool,
     /// Shared by all handler threads: a message that causes a panic may come again and
     /// again.
     panics: Mutex<Throttle>,
+    /// Any of its threads may count.
+    counters: SharedCounters,
 }
 
-struct Registered {
-    code: Code,
-    handler: Arc<dyn Handler>,
-    quickness: Quickness,
+struct Registered<S: Service> {
+    route: Route<S>,
+    tempo: Tempo,
 }
 
-impl Application {
+impl<S: Service> Application<S> {
     /// Adds the stock handlers to those of the application.
-    pub(crate) fn new(mut handlers: Handlers, worker: WorkerInfo) -> Self {
-        handlers.insert(CODE_PING, Arc::new(Stock::Ping));
-        handlers.insert(CODE_ECHO, Arc::new(Stock::Echo));
-        handlers.insert(CODE_TIME, Arc::new(Stock::Time));
-        handlers.insert(CODE_WHO, Arc::new(Stock::Who(worker)));
-        let register = |(code, handler): (Code, Arc<dyn Handler>)| {
-            let quickness = Quickness::new(handler.is_quick());
-            Registered { code, handler, quickness }
+    pub(crate) fn new(
+        service: S,
+        mut routes: Routes<S>,
+        worker: Worker<S>,
+        listeners: Arc<[String]>,
+        has_hooks: bool,
+        counters: SharedCounters,
+    ) -> Self {
+        let has_gate = routes.have_gate();
+        stock::add(&mut routes);
+        let register = |route: Route<S>| {
+            let tempo = match route.pace {
+                RoutePace::Stock => Tempo::quick(),
+                RoutePace::Measured => Tempo::proving(),
+                RoutePace::Blocking => Tempo::slow(),
+            };
+            Registered { route, tempo }
         };
-        let handlers = handlers.by_code.into_iter().map(register).collect();
-        Self { handlers, panics: Mutex::new(Throttle::new(PANICS_LOGGED_MAX)) }
+        let handlers = routes.routes.into_iter().map(register).collect();
+        let panics = Mutex::new(Throttle::new(PANICS_LOGGED_MAX));
+        Self { service, worker, listeners, handlers, has_gate, has_hooks, panics, counters }
+    }
+
+    /// The worker begins to drain.
+    pub(crate) fn stopping(&self) {
+        self.worker.begin_stopping();
+        let hook = AssertUnwindSafe(|| self.service.stopping(&self.worker));
+        if let Err(panic) = catch_unwind(hook) {
+            self.report_panic("stopping", 0, &*panic);
+            self.counters.add(Counter::HandlerPanics, 1);
+        }
+    }
+
+    /// Logs where a handler runs from now on, if that has changed.
+    fn note(&self, place: usize, changed: Changed, time: Duration) {
+        let Registered { route, tempo } = &self.handlers[place];
+        let (code, took_us) = (route.code, time.as_micros());
+        match (changed, tempo.pace()) {
+            (Changed::Nothing, _) => {}
+            (Changed::Promoted, _) => {
+                log::debug!(target: "handler.promoted", "a handler runs on the event loop code={code}")
+            }
+            (Changed::Demoted, Pace::Slow) => log::warn!(
+                target: "handler.demoted",
+                "a handler has taken long on the event loop too often, it stays on the handler \
+                 threads code={code} took_us={took_us}"
+            ),
+            (Changed::Demoted, _) => log::warn!(
+                target: "handler.demoted",
+                "a handler has taken long on the event loop, the handler threads run it again \
+                 code={code} took_us={took_us}"
+            ),
+        }
+        if changed == Changed::Demoted {
+            self.counters.add(Counter::HandlersDemoted, 1);
+        }
     }
 
     fn place_of(&self, code: Code) -> Option<usize> {
-        self.handlers.binary_search_by_key(&code, |registered| registered.code).ok()
+        self.handlers.binary_search_by_key(&code, |registered| registered.route.code).ok()
     }
 
-    fn report_panic(&self, message: &Message<'_>, panic: &(dyn Any + Send)) {
+    /// Whether a message has to wait for an admission that its connection does not have.
+    fn is_gated(&self, code: Code, place: Option<usize>, session: Option<&Session>) -> bool {
+        let is_before = || {
+            let route = place.map(|place| &self.handlers[place].route);
+            code == CODE_PING || route.is_some_and(|route| route.is_before_admit)
+        };
+        self.has_gate && session.is_some_and(|session| !session.is_admitted) && !is_before()
+    }
+
+    /// Calls a handler, with the value that the service keeps for the connection.
+    #[inline]
+    fn call(
+        &self,
+        handler: &Handler<S>,
+        session: Option<&mut Session>,
+        call: &mut Call<'_, S>,
+    ) -> Result<Outcome, Box<dyn Any + Send>> {
+        let mut no_state = ();
+        let state: Option<&mut S::State> = match session {
+            Some(session) => session.value.downcast_mut(),
+            None => (&mut no_state as &mut dyn Any).downcast_mut(),
+        };
+        let state = state.expect("made by the service, or there is none");
+        // A panic may leave the handler's own data inconsistent, which is the handler's
+        // concern. The replies are ours, and they are taken back.
+        catch_unwind(AssertUnwindSafe(|| handler(&self.service, state, call)))
+    }
+
+    /// What a handler has come to that has done more than to answer: an error takes the place
+    /// of its replies, and what it wants for the connection is done.
+    #[cold]
+    fn finish(
+        &self,
+        outcome: Result<Outcome, Box<dyn Any + Send>>,
+        message: &Message<'_>,
+        session: Option<&mut Session>,
+        call: &mut Call<'_, S>,
+    ) -> Served {
+        let (id, code) = (message.mailbox.id(), message.opened.code);
+        let (problem, text, served) = match outcome {
+            Ok(Ok(())) => {
+                call.replies.take_pushes();
+                if let Some(session) = session {
+                    session.is_admitted |= call.admits;
+                }
+                return close(message, call).map_or(Served::Answered, Served::End);
+            }
+            Ok(Err(HandlerError(Failure::Denied(text)))) => {
+                log::debug!(target: "handler.denied", "conn={id} denied: {text} code={code}");
+                (Problem::Denied, text, Served::End(Cause::Denied))
+            }
+            Ok(Err(error)) => {
+                let text = error.to_string();
+                log::debug!(target: "handler.failed", "conn={id} handler failed: {text} code={code}");
+                (Problem::HandlerFailed, text, Served::Failed)
+            }
+            Err(panic) => {
+                self.report_panic(&format!("the handler of code {code}"), id, &*panic);
+                (Problem::HandlerFailed, "the handler panicked".to_owned(), Served::Panicked)
+            }
+        };
+        refuse(message, problem, text, call.replies.take_back());
+        if served != Served::Failed {
+            return served;
+        }
+        let Some(cause) = close(message, call) else { return served };
+        self.counters.add(Counter::HandlerErrors, 1);
+        Served::End(cause)
+    }
+
+    fn report_panic(&self, what: &str, id: u64, panic: &(dyn Any + Send)) {
         let held = self.panics.lock().admit(Moment::now());
         let Some(held) = held else { return };
-        let (id, code) = (message.mailbox.id(), message.opened.code);
-        log::error!(target: "handler.panicked", "conn={id} handler panicked: {} code={code}{held}", panic_text(panic));
+        log::error!(target: "handler.panicked", "conn={id} {what} panicked: {}{held}", panic_text(panic));
     }
 }
 
-impl Serve for Application {
+impl<S: Service> Serve for Application<S> {
     fn find(&self, code: Code) -> Found {
         let place = self.place_of(code);
         // An error reply, for a code without a handler, is quick.
-        let pace = place.map_or(Pace::Quick, |place| self.handlers[place].quickness.pace());
+        let pace = place.map_or(Pace::Quick, |place| self.handlers[place].tempo.pace());
         Found { pace, place }
     }
 
-    fn suspect(&self, codes: &mut dyn Iterator<Item = Code>) {
+    fn woken(&self) {
+        WATCH.set(None);
+    }
+
+    fn suspect(&self, codes: &mut dyn Iterator<Item = Code>, took: Duration) {
         let places: BTreeSet<usize> = codes.filter_map(|code| self.place_of(code)).collect();
-        let now = Instant::now();
-        for place in places {
-            self.handlers[place].quickness.suspect(now);
+        let own = own_time(took);
+        match places.first() {
+            Some(&place) if places.len() == 1 && own > QUICK_TIME_MAX => {
+                let changed = self.handlers[place].tempo.relapse();
+                self.note(place, changed, own);
+            }
+            // The stock handlers are known to be short, whatever a turn has taken.
+            _ => (places.iter().map(|&place| &self.handlers[place]))
+                .filter(|registered| registered.route.pace != RoutePace::Stock)
+                .for_each(|registered| registered.tempo.suspect()),
         }
     }
 
-    fn record(&self, found: Found, time: Duration) -> bool {
-        let Some(place) = found.place else { return false };
-        let Registered { code, quickness, .. } = &self.handlers[place];
-        let is_demoted = quickness.record(time, Instant::now());
-        if is_demoted {
-            log::warn!(
-                target: "handler.demoted", "the handler of a code says that it is quick and is not, its messages go to \
-                 the handler threads from now on code={code} took_us={}",
-                time.as_micros()
-            );
+    fn record(&self, found: Found, time: Duration) {
+        if let Some(place) = found.place {
+            self.note(place, self.handlers[place].tempo.record(time), time);
         }
-        is_demoted
     }
 
-    fn serve(&self, found: Found, message: &Message<'_>, batch: &mut Batch) -> Served {
-        let opened = message.opened;
+    fn serve(
+        &self,
+        found: Found,
+        message: &Message<'_>,
+        session: &mut Option<Box<Session>>,
+        batch: &mut Batch,
+    ) -> Served {
+        let opened = &message.opened;
         trace(Way::Handled, message.mailbox.id(), opened.code, opened.body);
-        if !message.protocol.is_intact(&opened) {
+        if !message.protocol.is_intact(opened) {
             let text = format!("the body's CRC-32 is not {:08x}", opened.checksum);
             refuse(message, Problem::BadChecksum, text, batch);
             return Served::BadChecksum;
+        }
+        if self.is_gated(opened.code, found.place, session.as_deref()) {
+            refuse(message, Problem::Denied, "not admitted yet".to_owned(), batch);
+            return Served::End(Cause::Denied);
         }
         let Some(place) = found.place else {
             let text = format!("no handler for code {}", opened.code);
             refuse(message, Problem::UnknownCode, text, batch);
             return Served::UnknownCode;
         };
-        let handler = &*self.handlers[place].handler;
-        let mut replies = Replies::new(batch, message.protocol, Some(opened));
-        let outcome = {
-            let _turn = OwnTurn::begin(message.mailbox.id());
-            let request = Request { message };
-            // A panic may leave the handler's own data inconsistent, which is the handler's
-            // concern. The replies are ours, and they are taken back.
-            catch_unwind(AssertUnwindSafe(|| handler.handle(&request, &mut replies)))
+        let Route { handler, pace, .. } = &self.handlers[place].route;
+        if found.pace == Pace::Quick && *pace == RoutePace::Measured {
+            watch();
+        }
+        let mut call = Call::new(message, &self.worker, &self.listeners, batch);
+        let _turn = OwnTurn::begin(message.mailbox.id());
+        let outcome = self.call(&**handler, session.as_deref_mut(), &mut call);
+        if matches!(outcome, Ok(Ok(()))) && call.is_plain() {
+            call.replies.take_pushes();
+            return Served::Answered;
+        }
+        self.finish(outcome, message, session.as_deref_mut(), &mut call)
+    }
+
+    fn connected(&self, mailbox: &Arc<Mailbox>, batch: &mut Batch) -> Result<Box<Session>, Cause> {
+        let client = Client::new(mailbox, &self.listeners);
+        let (problem, text, cause) =
+            match catch_unwind(AssertUnwindSafe(|| self.service.connected(&client))) {
+                Ok(Ok(state)) => {
+                    let session = Session { value: Box::new(state), is_admitted: !self.has_gate };
+                    return Ok(Box::new(session));
+                }
+                Ok(Err(deny)) => (Problem::Denied, deny.text, Cause::Denied),
+                Err(panic) => {
+                    self.report_panic("connected", mailbox.id(), &*panic);
+                    self.counters.add(Counter::HandlerPanics, 1);
+                    let text = "the service panicked".to_owned();
+                    (Problem::HandlerFailed, text, Cause::HandlerPanicked)
+                }
+            };
+        let notice = Notice::Error { problem, code: None, text: text.into() };
+        mailbox.protocol().notice(&notice, batch);
+        Err(cause)
+    }
+
+    fn closed(&self, mailbox: &Arc<Mailbox>, session: Option<Box<Session>>, cause: Cause) {
+        let Some(state) = session.and_then(|session| session.value.downcast().ok()) else {
+            return;
         };
-        match outcome {
-            Ok(Ok(())) => {
-                replies.take_pushes();
-                Served::Answered
-            }
-            Ok(Err(error)) => {
-                let text = error.to_string();
-                let (id, code) = (message.mailbox.id(), opened.code);
-                log::debug!(target: "handler.failed", "conn={id} handler failed: {text} code={code}");
-                refuse(message, Problem::HandlerFailed, text, replies.take_back());
-                Served::Failed
-            }
-            Err(panic) => {
-                self.report_panic(message, &*panic);
-                let text = "the handler panicked".to_owned();
-                refuse(message, Problem::HandlerFailed, text, replies.take_back());
-                Served::Panicked
-            }
+        let client = Client::new(mailbox, &self.listeners);
+        let hook = AssertUnwindSafe(|| self.service.closed(&client, *state, cause.into()));
+        if let Err(panic) = catch_unwind(hook) {
+            self.report_panic("closed", mailbox.id(), &*panic);
+            self.counters.add(Counter::HandlerPanics, 1);
         }
     }
+}
+
+thread_local! {
+    /// Runs on the event loop's thread, from the first call of an application's handler
+    /// after each sleep.
+    static WATCH: Cell<Option<(Stopwatch, Moment)>> = const { Cell::new(None) };
+}
+
+/// Starts the watch unless it runs.
+fn watch() {
+    let running = WATCH.take();
+    WATCH.set(running.or_else(|| Some((Stopwatch::start(), Moment::now()))));
+}
+
+/// How much of a turn's time, which has just ended, was the thread's own at the least: what
+/// came before in the same round of the loop may have computed all the time that it had.
+fn own_time(took: Duration) -> Duration {
+    let Some((watch, began)) = WATCH.take() else { return Duration::ZERO };
+    let before = Moment::now().since(began).saturating_sub(took);
+    watch.stop().saturating_sub(before).min(took)
 }
 
 /// Appends an error for the peer, in the place of the replies to a message.
@@ -190,6 +326,13 @@ fn refuse(message: &Message<'_>, problem: Problem, text: String, batch: &mut Bat
     log::trace!(target: "conn.error", "conn={id} error answered problem={problem:?} code={code}: {text}");
     let notice = Notice::Error { problem, code: Some(code), text: text.into() };
     message.protocol.notice(&notice, batch);
+}
+
+/// Appends the goodbye of a call whose handler ends the connection, and says so.
+fn close<S: Service>(message: &Message<'_>, call: &mut Call<'_, S>) -> Option<Cause> {
+    let (reason, text) = (Goodbye::ByApplication, call.take_close()?.into());
+    message.protocol.notice(&Notice::Goodbye { reason, text }, call.replies.batch());
+    Some(Cause::ByApplication)
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
@@ -201,34 +344,64 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 mod tests {
     use super::super::tests::TestPeer;
     use super::*;
-    use crate::handler::{HandlerError, Outcome};
+    use crate::handler::{Deny, NoConfig, StartError};
     use crate::protocol::encode;
 
-    fn application() -> Application {
-        let mut handlers = Handlers::default();
-        let twice = |request: &Request<'_>, replies: &mut Replies<'_>| -> Outcome {
-            replies.send(16, request.body())?;
-            replies.send(16, request.body())
-        };
-        let fails = |_: &Request<'_>, replies: &mut Replies<'_>| -> Outcome {
-            replies.send(17, b"half an answer")?;
+    fn application() -> Application<()> {
+        let mut routes = Routes::<()>::new();
+        routes.on(16, |(), (), call| {
+            call.reply(16, call.body())?;
+            call.reply(16, call.body())
+        });
+        routes.on(17, |(), (), call| {
+            call.reply(17, b"half an answer")?;
             Err(HandlerError::new("out of ink"))
-        };
-        let panics = |_: &Request<'_>, replies: &mut Replies<'_>| -> Outcome {
-            replies.send(18, b"half an answer")?;
+        });
+        routes.on(18, |(), (), call| {
+            call.reply(18, b"half an answer")?;
             panic!("planned by the test");
-        };
-        handlers.add(16, Arc::new(twice));
-        handlers.add(17, Arc::new(fails));
-        handlers.add(18, Arc::new(panics));
-        Application::new(handlers, WorkerInfo { number: 2, pid: 77, generation: 1 })
+        });
+        routes.on(19, |(), (), call| {
+            call.reply(19, b"half an answer")?;
+            Err(Deny::close("not you"))?
+        });
+        routes.on(20, |(), (), call| {
+            call.reply(20, b"an answer")?;
+            call.close("enough");
+            call.close("the first text is told");
+            call.reply(20, b"behind the end").expect_err("it is over");
+            Ok(())
+        });
+        routes.on(21, |(), (), call| {
+            call.close("enough");
+            Err(HandlerError::new("out of ink"))
+        });
+        application_of((), routes, NoConfig {})
+    }
+
+    fn application_of<S: Service>(
+        service: S,
+        routes: Routes<S>,
+        config: S::Config,
+    ) -> Application<S> {
+        let (worker, listeners) = (Worker::new(2, 1, config), Arc::default());
+        let counters = SharedCounters::detached();
+        Application::new(service, routes, worker, listeners, false, counters)
     }
 
     fn serve(bytes: &[u8]) -> (Served, Vec<(Code, Vec<u8>)>) {
-        let (peer, mut batch, application) = (TestPeer::new(9), Batch::default(), application());
+        serve_by(&application(), bytes, &mut None)
+    }
+
+    fn serve_by<S: Service>(
+        application: &Application<S>,
+        bytes: &[u8],
+        session: &mut Option<Box<Session>>,
+    ) -> (Served, Vec<(Code, Vec<u8>)>) {
+        let (peer, mut batch) = (TestPeer::new(9), Batch::default());
         let opened = peer.mailbox.protocol().open(bytes).expect("a whole message");
         let found = application.find(opened.code);
-        let served = application.serve(found, &peer.message(opened, None), &mut batch);
+        let served = application.serve(found, &peer.message(opened, None), session, &mut batch);
         (served, peer.answers(&mut batch))
     }
 
@@ -248,8 +421,10 @@ mod tests {
         let (_, time) = serve(&encode(2, b"").unwrap());
         assert_eq!((time[0].0, time[0].1.len()), (2, 8));
         let (_, who) = serve(&encode(3, b"").unwrap());
-        let lines = "worker=2\npid=77\ngeneration=1\nconnection=9\npeer=127.0.0.1:40000\n";
-        assert_eq!(who, vec![(3, lines.as_bytes().to_vec())]);
+        let pid = std::process::id();
+        let lines =
+            format!("worker=2\npid={pid}\ngeneration=1\nconnection=9\npeer=127.0.0.1:40000\n");
+        assert_eq!(who, vec![(3, lines.into_bytes())]);
     }
 
     #[test]
@@ -271,6 +446,30 @@ mod tests {
     }
 
     #[test]
+    fn a_denial_takes_the_place_of_the_replies_and_ends_the_connection() {
+        let (served, replies) = serve(&encode(19, b"").unwrap());
+        assert_eq!(served, Served::End(Cause::Denied));
+        assert_eq!(error_of(&replies), ([0, 8, 0, 19], "not you"));
+    }
+
+    #[test]
+    fn a_close_stands_behind_the_replies() {
+        let (served, replies) = serve(&encode(20, b"").unwrap());
+        assert_eq!(served, Served::End(Cause::ByApplication));
+        let goodbye = [&[0, 7][..], b"enough"].concat();
+        assert_eq!(replies, [(20, b"an answer".to_vec()), (65_534, goodbye)]);
+    }
+
+    #[test]
+    fn an_error_does_not_take_a_close_back() {
+        let (served, mut replies) = serve(&encode(21, b"").unwrap());
+        assert_eq!(served, Served::End(Cause::ByApplication));
+        let goodbye = [&[0, 7][..], b"enough"].concat();
+        assert_eq!(replies.pop(), Some((65_534, goodbye)));
+        assert_eq!(error_of(&replies), ([0, 4, 0, 21], "out of ink"));
+    }
+
+    #[test]
     fn a_wrong_checksum_is_refused_also_on_an_empty_body() {
         let mut frame = encode(0, b"").unwrap().to_vec();
         frame[7] = 1;
@@ -278,17 +477,86 @@ mod tests {
         assert_eq!((served, error_of(&replies).0), (Served::BadChecksum, [0, 2, 0, 0]));
     }
 
+    /// Asks for a secret of two bytes, and counts the messages of each connection.
+    struct Gated;
+
+    impl Service for Gated {
+        type Config = NoConfig;
+        type State = u32;
+
+        fn start(_: &Worker<Self>) -> Result<Self, StartError> {
+            Ok(Self)
+        }
+
+        fn routes(routes: &mut Routes<Self>) {
+            routes.before_admit(16, |_, count, call| {
+                *count += 1;
+                match call.body() {
+                    b"ok" => call.admit(),
+                    b"no" => {
+                        call.admit();
+                        Err("an error does not admit")?;
+                    }
+                    _ => {}
+                }
+                call.reply(16, &count.to_be_bytes())
+            });
+            routes.on(17, |_, count, call| call.reply(17, &count.to_be_bytes()));
+        }
+
+        fn connected(&self, _: &Client) -> Result<u32, Deny> {
+            Ok(0)
+        }
+    }
+
+    #[test]
+    fn before_it_is_admitted_a_connection_may_do_little() {
+        let application = application_of(Gated, Routes::of_service(), NoConfig {});
+        let peer = TestPeer::new(9);
+        let session =
+            || Some(application.connected(&peer.mailbox, &mut Batch::default()).expect("let in"));
+        let count = |n: u32| n.to_be_bytes().to_vec();
+        // Also codes that nobody handles: who is not admitted learns nothing.
+        for code in [17, 1, 2, 3, 4, 18, 65_279] {
+            let (served, replies) =
+                serve_by(&application, &encode(code, b"").unwrap(), &mut session());
+            assert_eq!(served, Served::End(Cause::Denied), "code {code}");
+            let [high, low] = code.to_be_bytes();
+            assert_eq!(error_of(&replies), ([0, 8, high, low], "not admitted yet"));
+        }
+        let mut session = session();
+        let mut serve =
+            |code, body: &[u8]| serve_by(&application, &encode(code, body).unwrap(), &mut session);
+        assert_eq!(serve(0, b""), (Served::Answered, vec![(0, vec![])]));
+        assert_eq!(serve(16, b"x"), (Served::Answered, vec![(16, count(1))]));
+        assert_eq!(serve(16, b"no").0, Served::Failed);
+        assert_eq!(serve(16, b"ok"), (Served::Answered, vec![(16, count(3))]));
+        assert_eq!(serve(17, b""), (Served::Answered, vec![(17, count(3))]));
+        assert_eq!(serve(18, b"").0, Served::UnknownCode);
+        assert_eq!(serve(16, b"again"), (Served::Answered, vec![(16, count(4))]));
+    }
+
+    #[test]
+    fn a_failed_message_does_not_admit() {
+        let application = application_of(Gated, Routes::of_service(), NoConfig {});
+        let peer = TestPeer::new(9);
+        let mut session = application.connected(&peer.mailbox, &mut Batch::default()).ok();
+        let mut serve = |code, body: &[u8]| {
+            serve_by(&application, &encode(code, body).unwrap(), &mut session).0
+        };
+        assert_eq!(serve(16, b"no"), Served::Failed);
+        assert_eq!(serve(17, b""), Served::End(Cause::Denied));
+    }
+
     #[test]
     #[should_panic(expected = "belongs to the server")]
     fn server_codes_are_not_for_applications() {
-        Handlers::default().add(15, Arc::new(Stock::Ping));
+        Routes::<()>::new().on(15, |(), (), _| Ok(()));
     }
 
     #[test]
     #[should_panic(expected = "has a handler already")]
     fn a_code_has_one_handler() {
-        let mut handlers = Handlers::default();
-        handlers.add(16, Arc::new(Stock::Ping));
-        handlers.add(16, Arc::new(Stock::Echo));
+        Routes::<()>::new().on(16, |(), (), _| Ok(())).blocking(16, |(), (), _| Ok(()));
     }
 }

@@ -131,7 +131,7 @@ impl From<Rejected> for SendError {
 mod tests {
     use super::super::own_turn::OwnTurn;
     use super::super::tests::{OUTBOX_BYTES_MAX, TestPeer};
-    use super::super::{Outcome, Replies};
+    use super::super::{Outcome, replies::Replies};
     use super::*;
     use chappe_engine::{Batch, Cause, ENTRY_COST};
 
@@ -157,7 +157,8 @@ mod tests {
         let handle = Handle::new(&own.mailbox);
         for _message in 0..2 {
             let mut batch = Batch::default();
-            let mut replies = Replies::new(&mut batch, own.mailbox.protocol(), None);
+            let message = own.empty_message();
+            let mut replies = Replies::new(&mut batch, &message);
             let _turn = OwnTurn::begin(3);
             assert_eq!(handle.send(16, &HALF), Ok(()));
             assert_eq!(handle.send(16, &[&HALF[..], &[0]].concat()), Err(SendError::Full));
@@ -187,7 +188,8 @@ mod tests {
         let handle = Handle::new(&own.mailbox);
         let mut batch = Batch::default();
         {
-            let mut replies = Replies::new(&mut batch, own.mailbox.protocol(), None);
+            let message = own.empty_message();
+            let mut replies = Replies::new(&mut batch, &message);
             let _turn = OwnTurn::begin(3);
             replies.send(16, b"1")?;
             assert_eq!(handle.send(16, b"2"), Ok(()));
@@ -210,7 +212,8 @@ mod tests {
         let handle = Handle::new(&own.mailbox);
         let mut batch = Batch::default();
         for round in [b"a", b"b"] {
-            let mut replies = Replies::new(&mut batch, own.mailbox.protocol(), None);
+            let message = own.empty_message();
+            let mut replies = Replies::new(&mut batch, &message);
             let _turn = OwnTurn::begin(3);
             replies.send(16, b"a reply")?;
             assert_eq!(handle.send(16, round), Ok(()));

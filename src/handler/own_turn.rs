@@ -10,9 +10,12 @@ use std::sync::Arc;
 thread_local! {
     /// The connection whose message this thread is handling; 0 for none.
     static CONNECTION: Cell<u64> = const { Cell::new(0) };
+    /// What this message has pushed so far, oldest first.
     static PUSHED: RefCell<Vec<Arc<[u8]>>> = const { RefCell::new(Vec::new()) };
-    /// Whether `PUSHED` holds anything; checked at every reply.
-    static HAS_PUSHED: Cell<bool> = const { Cell::new(false) };
+    /// How many of these stand between the replies already.
+    static TAKEN: Cell<usize> = const { Cell::new(0) };
+    /// Whether others do not; checked at every reply.
+    static HAS_NEW: Cell<bool> = const { Cell::new(false) };
     /// Bytes charged against the limits for what this message has pushed so far.
     static COST: Cell<usize> = const { Cell::new(0) };
 }
@@ -24,25 +27,31 @@ impl OwnTurn {
     /// `connection` is never 0.
     pub(super) fn begin(connection: u64) -> Self {
         CONNECTION.set(connection);
-        COST.set(0);
         Self(())
     }
 }
 
 impl Drop for OwnTurn {
+    #[inline]
     fn drop(&mut self) {
         CONNECTION.set(0);
+        if COST.get() > 0 {
+            forget();
+        }
     }
+}
+
+#[cold]
+fn forget() {
+    COST.set(0);
+    TAKEN.set(0);
+    HAS_NEW.set(false);
+    PUSHED.take();
 }
 
 /// Whether this thread handles a message of that connection.
 pub(super) fn is_of(connection: u64) -> bool {
     CONNECTION.get() == connection
-}
-
-/// The connection whose message this thread handles; 0 for none.
-pub(super) fn connection() -> u64 {
-    CONNECTION.get()
 }
 
 /// Bytes charged against the limits for what the message that this thread handles has
@@ -54,17 +63,26 @@ pub(super) fn cost() -> usize {
 /// Keeps a frame for the connection whose message this thread handles.
 pub(super) fn push(bytes: Arc<[u8]>, cost: usize) {
     COST.set(COST.get() + cost);
-    HAS_PUSHED.set(true);
+    HAS_NEW.set(true);
     PUSHED.with_borrow_mut(|pushed| pushed.push(bytes));
 }
 
-/// Whether anything was kept.
-pub(super) fn has_pushed() -> bool {
-    HAS_PUSHED.get()
+/// Whether anything was pushed that does not stand between the replies.
+pub(super) fn has_new() -> bool {
+    HAS_NEW.get()
 }
 
-/// Takes what was kept, oldest first.
-pub(super) fn take() -> Vec<Arc<[u8]>> {
-    HAS_PUSHED.set(false);
-    PUSHED.take()
+/// Passes this on, oldest first.
+pub(super) fn take_new(append: impl FnMut(&[u8])) {
+    HAS_NEW.set(false);
+    PUSHED.with_borrow(|pushed| {
+        let taken = TAKEN.replace(pushed.len());
+        pushed[taken..].iter().map(|bytes| &**bytes).for_each(append);
+    });
+}
+
+/// Passes on all that the message has pushed: its replies are gone.
+pub(super) fn take_all(append: impl FnMut(&[u8])) {
+    TAKEN.set(0);
+    take_new(append);
 }

@@ -3,32 +3,24 @@
 
 use super::frames::{Way, trace};
 use super::{Code, HandlerError, Outcome, own_turn};
-use chappe_engine::{BATCH_BYTES_MAX, Batch, Mark, Opened, Protocol};
-use std::sync::Arc;
+use chappe_engine::{BATCH_BYTES_MAX, Batch, Mark, Message};
 
 /// Collects the replies of a handler. Nothing is sent before the handler returns.
 #[derive(Debug)]
-pub struct Replies<'a> {
+pub(super) struct Replies<'a> {
     batch: &'a mut Batch,
-    protocol: &'a dyn Protocol,
-    /// The message that is answered: a reply of the same body has its checksum too.
-    answered: Option<Opened<'a>>,
+    /// What is answered: a reply of the same body has its checksum too.
+    pub(super) message: &'a Message<'a>,
     /// Where the replies to it begin.
     begin: Mark,
-    /// Frames that its handler has pushed to this connection; they stand between the
-    /// replies. They are sent even if the message fails, since they were accepted.
-    pushed: Vec<Arc<[u8]>>,
 }
 
 impl<'a> Replies<'a> {
-    /// Replies to `answered`, a message whose checksum is right.
-    pub(super) fn new(
-        batch: &'a mut Batch,
-        protocol: &'a dyn Protocol,
-        answered: Option<Opened<'a>>,
-    ) -> Self {
+    /// Replies to a message whose checksum is right.
+    #[inline]
+    pub(super) fn new(batch: &'a mut Batch, message: &'a Message<'a>) -> Self {
         let begin = batch.mark();
-        Self { batch, protocol, answered, begin, pushed: Vec::new() }
+        Self { batch, message, begin }
     }
 
     /// Appends a message for the peer. May be called any number of times.
@@ -36,40 +28,36 @@ impl<'a> Replies<'a> {
     /// # Errors
     /// A body beyond 65527 bytes, or more than 64 MiB of replies that wait for their handler to
     /// return; nothing was appended.
-    pub fn send(&mut self, code: Code, body: &[u8]) -> Outcome {
+    pub(super) fn send(&mut self, code: Code, body: &[u8]) -> Outcome {
         self.take_pushes();
         if self.batch.len() + body.len() > BATCH_BYTES_MAX {
             let text = format!("the replies to one message exceed {BATCH_BYTES_MAX} bytes");
             return Err(HandlerError::new(text));
         }
-        trace(Way::Replied, own_turn::connection(), code, body);
-        let known = self.answered.as_ref().filter(|opened| is_same(opened.body, body));
-        let checksum = known.map(|opened| opened.checksum);
-        Ok(self.protocol.reply(code, body, checksum, self.batch)?)
+        let Message { mailbox, opened, protocol, .. } = self.message;
+        trace(Way::Replied, mailbox.id(), code, body);
+        let checksum = is_same(opened.body, body).then_some(opened.checksum);
+        Ok(protocol.reply(code, body, checksum, self.batch)?)
     }
 
     /// Appends what was pushed since the last reply.
     #[inline]
     pub(super) fn take_pushes(&mut self) {
-        if own_turn::has_pushed() {
-            self.append_pushes();
+        if own_turn::has_new() {
+            own_turn::take_new(|bytes| self.batch.append(bytes));
         }
     }
 
-    fn append_pushes(&mut self) {
-        for bytes in own_turn::take() {
-            self.batch.append(&bytes);
-            self.pushed.push(bytes);
-        }
+    /// The batch, with all replies in it.
+    pub(super) fn batch(&mut self) -> &mut Batch {
+        self.batch
     }
 
-    /// Removes the replies to a message that has failed. Returns the batch, for the error.
-    pub(super) fn take_back(mut self) -> &'a mut Batch {
-        self.take_pushes();
+    /// Removes the replies to a message that has failed. What its handler has pushed to this
+    /// connection stays, since it was accepted. Returns the batch, for the error.
+    pub(super) fn take_back(&mut self) -> &mut Batch {
         self.batch.rewind(self.begin);
-        for bytes in self.pushed {
-            self.batch.append(&bytes);
-        }
+        own_turn::take_all(|bytes| self.batch.append(bytes));
         self.batch
     }
 }
@@ -83,6 +71,7 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
 mod tests {
     use super::super::tests::TestPeer;
     use super::*;
+    use chappe_engine::Opened;
 
     #[test]
     fn the_checksum_of_a_message_is_not_computed_again_for_the_same_body() {
@@ -90,7 +79,8 @@ mod tests {
         let body = *b"body";
         // A wrong one shows where it is used.
         let answered = Opened { code: 16, body: &body, checksum: 7, length: 12 };
-        let mut replies = Replies::new(&mut batch, peer.mailbox.protocol(), Some(answered));
+        let message = peer.message(answered, None);
+        let mut replies = Replies::new(&mut batch, &message);
         for answer in [&body[..], &body[..3], &body.clone()] {
             replies.send(16, answer).unwrap();
         }
@@ -108,7 +98,8 @@ mod tests {
     fn one_byte_more_than_may_wait_for_a_handler_is_an_error() {
         let (peer, mut batch) = (TestPeer::new(1), Batch::default());
         batch.append(&vec![0; BATCH_BYTES_MAX - 4]);
-        let mut replies = Replies::new(&mut batch, peer.mailbox.protocol(), None);
+        let message = peer.empty_message();
+        let mut replies = Replies::new(&mut batch, &message);
         let error = replies.send(16, b"five.").expect_err("one too many");
         assert_eq!(error.to_string(), "the replies to one message exceed 67108864 bytes");
         replies.send(16, b"four").unwrap();
@@ -118,9 +109,9 @@ mod tests {
     #[test]
     fn what_is_taken_back_leaves_the_replies_to_other_messages() {
         let (peer, mut batch) = (TestPeer::new(1), Batch::default());
-        let protocol = peer.mailbox.protocol();
-        Replies::new(&mut batch, protocol, None).send(16, b"stays").unwrap();
-        let mut replies = Replies::new(&mut batch, protocol, None);
+        let message = peer.empty_message();
+        Replies::new(&mut batch, &message).send(16, b"stays").unwrap();
+        let mut replies = Replies::new(&mut batch, &message);
         replies.send(16, b"goes").unwrap();
         assert!(replies.send(16, &vec![0; 65_528]).is_err());
         replies.take_back();

@@ -1,43 +1,41 @@
 //! The handlers of the stock server: codes 0 to 3. All of them are quick.
 
-use super::{Handler, Outcome, Replies, Request, WorkerInfo};
+use super::routes::{Handler, Route, RoutePace, Routes};
+use super::{Call, Code, Outcome, Service};
 use crate::protocol::{CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub(super) enum Stock {
-    /// Answers with an empty frame of the same code, whatever the body.
-    Ping,
-    /// Answers with the same body.
-    Echo,
-    /// Answers with u64 milliseconds since the Unix epoch.
-    Time,
-    /// Answers with the worker that serves this connection, one `name=value` per line.
-    Who(WorkerInfo),
+/// Adds them to those of a service.
+pub(super) fn add<S: Service>(routes: &mut Routes<S>) {
+    let stock: [(Code, Arc<Handler<S>>); 4] = [
+        (CODE_PING, Arc::new(|_, _, call| call.reply(CODE_PING, b""))),
+        (CODE_ECHO, Arc::new(|_, _, call| call.reply(CODE_ECHO, call.body()))),
+        (CODE_TIME, Arc::new(|_, _, call| time(call))),
+        (CODE_WHO, Arc::new(|_, _, call| who(call))),
+    ];
+    for (code, handler) in stock {
+        routes.insert(Route { code, handler, pace: RoutePace::Stock, is_before_admit: false });
+    }
 }
 
-impl Handler for Stock {
-    fn handle(&self, request: &Request<'_>, replies: &mut Replies<'_>) -> Outcome {
-        match self {
-            Self::Ping => replies.send(CODE_PING, b""),
-            Self::Echo => replies.send(CODE_ECHO, request.body()),
-            Self::Time => {
-                // A clock before 1970 or after the year 584 million gives the end of the range.
-                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-                replies.send(CODE_TIME, &ms.to_be_bytes())
-            }
-            Self::Who(WorkerInfo { number, pid, generation }) => {
-                let connection = request.connection();
-                let text = format!(
-                    "worker={number}\npid={pid}\ngeneration={generation}\nconnection={}\npeer={}\n",
-                    connection.id, connection.peer
-                );
-                replies.send(CODE_WHO, text.as_bytes())
-            }
-        }
-    }
+/// Answers with u64 milliseconds since the Unix epoch.
+fn time<S: Service>(call: &mut Call<'_, S>) -> Outcome {
+    // A clock before 1970 or after the year 584 million gives the end of the range.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    call.reply(CODE_TIME, &ms.to_be_bytes())
+}
 
-    fn is_quick(&self) -> bool {
-        true
-    }
+/// Answers with the worker that serves this connection, one `name=value` per line.
+fn who<S: Service>(call: &mut Call<'_, S>) -> Outcome {
+    let (worker, pid) = (call.worker(), std::process::id());
+    let text = format!(
+        "worker={}\npid={pid}\ngeneration={}\nconnection={}\npeer={}\n",
+        worker.number(),
+        worker.generation(),
+        call.client().id(),
+        call.client().peer(),
+    );
+    call.reply(CODE_WHO, text.as_bytes())
 }

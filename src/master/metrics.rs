@@ -260,7 +260,7 @@ impl Birth {
         if copies == Copies::None {
             process::redirect_stderr_to_null()?;
         }
-        chappe_sys::set_title("chappe: metrics process");
+        crate::program::set_title("metrics process");
         if let Some(identity) = identity {
             identity.assume(forked)?;
         }

@@ -250,8 +250,11 @@ impl Master<'_> {
 
     /// A worker of the new generation has ended.
     pub(super) fn candidate_lost(&mut self, ended: &Ended) {
-        let Ended { number, pid, how, .. } = ended;
+        let Ended { number, pid, .. } = ended;
         let log = Role::Worker(*number).file_name();
+        let directory = self.generations.candidate().map(|it| it.next.config.log.directory.clone());
+        let path = directory.unwrap_or_default().join(&log);
+        let how = start::how_it_ended(ended, &path);
         self.fail_reload(&format!(
             "worker {number} (pid {pid}) ended before all were ready: {how}; see {log}"
         ));

@@ -2,11 +2,13 @@
 //! ready, then all are told to serve, and when the last of them accepts the server is up.
 //! Whatever goes wrong before that fails the start, and nothing is left running.
 
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chappe_shm::{SlotState, Zone};
 use chappe_sys::process::ExitReason;
+use chappe_sys::regular_file;
 use chappe_sys::signals::{self, Signals};
 
 use super::deadlines::{Deadlines, What};
@@ -17,7 +19,7 @@ use super::manager::Manager;
 use super::metrics::Metrics;
 use super::plan::Event as Planned;
 use super::stop::Stop;
-use super::supervisor::{Outfit, Supervisor};
+use super::supervisor::{Ended, Outfit, Supervisor};
 use super::turn::Event;
 use super::{Assignment, ControlSocket, Master, Setup, Site, StartError, sleep};
 use crate::config::{Address, Config};
@@ -156,17 +158,12 @@ impl<'a> Master<'a> {
     fn failure_of(&self, event: Event) -> Option<StartError> {
         match event {
             Event::Late(number) => Some(self.not_ready(number)),
-            Event::Ended(ended) if !self.stop.is_stopping() => Some(StartError::WorkerDied {
-                number: ended.number,
-                pid: ended.pid,
-                log: self
-                    .logs
-                    .directory()
-                    .join(Role::Worker(ended.number).file_name())
-                    .display()
-                    .to_string(),
-                how: ended.how,
-            }),
+            Event::Ended(ended) if !self.stop.is_stopping() => {
+                let log = self.logs.directory().join(Role::Worker(ended.number).file_name());
+                let how = how_it_ended(&ended, &log);
+                let (number, pid, log) = (ended.number, ended.pid, log.display().to_string());
+                Some(StartError::WorkerDied { number, pid, how, log })
+            }
             Event::Ready | Event::Ended(_) => None,
         }
     }
@@ -214,4 +211,28 @@ impl<'a> Master<'a> {
         let limit = self.generations.current().config.worker_stuck_timeout;
         self.deadlines.set_or_clear(What::Progress, limit.map(|_| Instant::now()));
     }
+}
+
+/// How much of a log's end is searched.
+const LOG_TAIL_BYTES: u64 = 4096;
+
+/// How a worker has ended, with the reason if its log has one: what an application says
+/// that cannot start.
+pub(super) fn how_it_ended(ended: &Ended, log: &Path) -> String {
+    let Ended { number, pid, how, .. } = ended;
+    let reason = tail(log).ok().and_then(|tail| {
+        let marker = format!(" {pid} worker {number} cannot boot: ");
+        let reason = tail.lines().rev().find_map(|line| Some(line.split_once(&marker)?.1))?;
+        Some(reason.replace(char::is_control, "?"))
+    });
+    reason.map_or_else(|| how.clone(), |reason| format!("{how}: {reason}"))
+}
+
+fn tail(log: &Path) -> io::Result<String> {
+    let mut file = regular_file::open_to_read(log)?;
+    let from = file.metadata()?.len().saturating_sub(LOG_TAIL_BYTES);
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

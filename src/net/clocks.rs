@@ -3,9 +3,10 @@
 //! The peer's clocks (handshake, frame, idle, quiet) stand still while the server itself
 //! pauses reading: they are shifted by that time when it goes on.
 
+use super::framer::Framer;
 use super::interest::Input;
 use super::settings::{DRAIN_POSTPONED_MAX, DRAIN_QUIET, NO_BUFFERS_PAUSE, Settings};
-use chappe_engine::{Blocked, Stage, View};
+use chappe_engine::{Blocked, Hooks, Stage, View};
 use chappe_sys::clock::Moment;
 use std::time::Duration;
 
@@ -13,11 +14,9 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct Clocks {
     /// Until a whole message has come.
-    handshake_began_at: Option<Moment>,
+    pub(super) handshake_began_at: Option<Moment>,
     /// The peer's last sign of life, or when the clock of its silence started again.
     pub(super) received_at: Moment,
-    /// When the message that is not complete began.
-    pub(super) frame_began_at: Option<Moment>,
     paused_at: Option<Moment>,
     pub(super) blocked: Option<Box<BlockedClock>>,
     pub(super) ending: Option<Box<EndingClock>>,
@@ -90,21 +89,22 @@ impl Clocks {
         Self {
             handshake_began_at: Some(now),
             received_at: now,
-            frame_began_at: None,
             paused_at: None,
             blocked: None,
             ending: None,
         }
     }
 
-    /// Whole messages have come, and what had begun is complete.
-    pub(super) fn message_is_complete(&mut self) {
-        self.handshake_began_at = None;
-        self.frame_began_at = None;
+    /// Whole messages have come: the end of the handshake, unless the peer has yet to be
+    /// admitted.
+    pub(super) fn message_is_complete(&mut self, hooks: Hooks) {
+        if hooks != Hooks::Gated {
+            self.handshake_began_at = None;
+        }
     }
 
     /// Notes whether reading is paused now. True when a pause begins.
-    pub(super) fn pause(&mut self, is_paused: bool, now: Moment) -> bool {
+    pub(super) fn pause(&mut self, is_paused: bool, framer: &mut Framer, now: Moment) -> bool {
         if is_paused {
             let begins = self.paused_at.is_none();
             self.paused_at.get_or_insert(now);
@@ -116,7 +116,7 @@ impl Clocks {
             let shift = |since: Moment| (since + stood).min(now);
             self.handshake_began_at = self.handshake_began_at.map(shift);
             self.received_at = shift(self.received_at);
-            self.frame_began_at = self.frame_began_at.map(shift);
+            framer.shift(shift);
         }
         false
     }
@@ -142,8 +142,14 @@ impl Clocks {
         has
     }
 
-    /// The next thing that has to happen if nothing else does.
-    pub(super) fn deadline(&self, input: Input, settings: &Settings) -> Option<(Moment, Deadline)> {
+    /// The next thing that has to happen if nothing else does. `frame` is when the message
+    /// began that is not complete.
+    pub(super) fn deadline(
+        &self,
+        input: Input,
+        frame: Option<Moment>,
+        settings: &Settings,
+    ) -> Option<(Moment, Deadline)> {
         // A deadline beyond what the clock can name never comes.
         let after = |since: Moment, time: Option<Duration>, what: Deadline| {
             Some((since.checked_add(time?)?, what))
@@ -164,7 +170,6 @@ impl Clocks {
             let peer = |since, time, clock| after(since, time, Deadline::Peer(clock));
             let handshake = self.handshake_began_at;
             next[3] = handshake.and_then(|at| peer(at, settings.handshake, PeerClock::Handshake));
-            let frame = self.frame_began_at;
             next[4] = frame.and_then(|at| peer(at, Some(settings.frame), PeerClock::Frame));
             next[5] = match self.is_draining() {
                 true => peer(self.received_at, Some(DRAIN_QUIET), PeerClock::Quiet),

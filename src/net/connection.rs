@@ -23,7 +23,7 @@ use super::reactor::{Fate, Key, Reactor};
 use super::settings::{DRAIN_READS_MAX, DRAIN_RETRY, LINGER_BYTES_MAX, NO_BUFFERS_PAUSE};
 use super::timers::Armed;
 use super::transport::Transport;
-use chappe_engine::{Cause, Mailbox, Received, Source, Stage, View};
+use chappe_engine::{Cause, Hooks, Mailbox, Received, Source, Stage, View};
 use chappe_shm::Counter;
 use chappe_sys::clock::Moment;
 use nix::sys::epoll::EpollFlags;
@@ -34,7 +34,6 @@ use std::sync::Arc;
 pub(super) struct Connection {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) mailbox: Arc<Mailbox>,
-    pub(super) connected_at: Moment,
     /// All bytes ever received.
     pub(super) input_bytes: u64,
     pub(super) framer: Framer,
@@ -84,7 +83,6 @@ impl Connection {
         Self {
             transport,
             mailbox,
-            connected_at: now,
             input_bytes: 0,
             framer: Framer::default(),
             clocks: Clocks::new(now),
@@ -101,6 +99,13 @@ impl Connection {
 
     pub(super) fn id(&self) -> u64 {
         self.mailbox.id()
+    }
+
+    /// It can carry messages: the application is told first.
+    pub(super) fn connect(&self, has_gate: bool) {
+        if self.mailbox.connect(has_gate) == Received::StartTurn {
+            self.mailbox.enqueue();
+        }
     }
 
     /// SHUT_WR was sent already: the connection could not be let in, and only its peer's
@@ -163,7 +168,7 @@ impl Connection {
     /// The armed timer has fired: something may be due.
     pub(super) fn on_timer(&mut self, key: Key, reactor: &mut Reactor) -> Fate {
         let view = self.mailbox.view();
-        let due = self.clocks.deadline(self.input(&view), &reactor.settings);
+        let due = self.clocks.deadline(self.input(&view), self.framer.began(), &reactor.settings);
         match due.filter(|(at, _)| *at <= reactor.now) {
             Some((_, what)) => self.on_deadline(key, what, &view, reactor),
             None => self.advance(key, reactor),
@@ -215,6 +220,9 @@ impl Connection {
                 self.clocks.ending = None;
             }
         }
+        if view.is_admitted && reactor.settings.hooks == Hooks::Gated {
+            self.clocks.handshake_began_at = None;
+        }
         self.stage = view.stage;
         self.note_blocked(key, &view, reactor);
         self.rearm(key, &view, reactor)
@@ -224,7 +232,7 @@ impl Connection {
     fn rearm(&mut self, key: Key, view: &View, reactor: &mut Reactor) -> Fate {
         let input = self.input(view);
         let is_paused = input.stage == Stage::Open && input.is_paused;
-        if self.clocks.pause(is_paused, reactor.now) {
+        if self.clocks.pause(is_paused, &mut self.framer, reactor.now) {
             reactor.count(Counter::ReadsPaused, 1);
         }
         let wanted = input.interest();
@@ -237,7 +245,7 @@ impl Connection {
             }
             self.watched = wanted;
         }
-        if let Some((at, _)) = self.clocks.deadline(input, &reactor.settings) {
+        if let Some((at, _)) = self.clocks.deadline(input, self.framer.began(), &reactor.settings) {
             reactor.timers.arm(key, &mut self.timer, at);
         }
         if self.is_starved && view.stage == Stage::Open {
@@ -299,7 +307,6 @@ impl Connection {
     fn let_framer_go(&mut self, reactor: &mut Reactor) {
         reactor.engine.inbox_total().release(self.framer.held_bytes());
         self.framer.clear();
-        self.clocks.frame_began_at = None;
     }
 
     /// Starts the turn of an inbox that was empty: here, as far as its handlers are

@@ -1,18 +1,22 @@
 //! The data path of the loop, played: socket and epoll set are scripts, the clock is moved by
 //! hand, and the test is the handler thread. The send thread is one, and is waited for.
 
+mod play;
 mod scenes;
 
 use super::connection::{Connection, Held};
 use super::interest::{Input, Interest};
 use super::reactor::{EpollSet, Fate, Key, Reactor, Table};
-use super::{ending::Ending, rates::Rates, settings::Settings, transport::Transport};
+use super::settings::Settings;
+use super::{ending::Ending, rates::Rates, transport::Transport};
 use crate::protocol::{self, encode};
+use chappe_engine::Hooks;
 use chappe_engine::*;
 use chappe_shm::{SharedCounters, ThreadCounters};
 use chappe_sys::clock::Moment;
 use nix::{errno::Errno, sys::epoll::EpollFlags};
 use parking_lot::Mutex;
+use play::Play;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -124,37 +128,6 @@ impl Transport for Script {
     }
 }
 
-/// The handlers.
-struct Play(Gate);
-
-impl Serve for Play {
-    fn find(&self, code: u16) -> Found {
-        Found { pace: if code == SLOW { Pace::Slow } else { Pace::Quick }, place: None }
-    }
-    fn suspect(&self, _: &mut dyn Iterator<Item = u16>) {}
-    fn record(&self, _: Found, _: Duration) -> bool {
-        false
-    }
-    fn serve(&self, found: Found, message: &Message<'_>, replies: &mut Batch) -> Served {
-        let Message { opened, protocol, .. } = *message;
-        if found.pace == Pace::Slow {
-            pass(&self.0);
-        }
-        let (problem, served) = match opened.code {
-            _ if !protocol.is_intact(&opened) => (Problem::BadChecksum, Served::BadChecksum),
-            FAILS => (Problem::HandlerFailed, Served::Failed),
-            PANICS => (Problem::HandlerFailed, Served::Panicked),
-            code => {
-                protocol.reply(code, opened.body, Some(opened.checksum), replies).unwrap();
-                return Served::Answered;
-            }
-        };
-        let notice = Notice::Error { problem, code: Some(opened.code), text: "".into() };
-        protocol.notice(&notice, replies);
-        served
-    }
-}
-
 /// Stands behind all others on the send list: once it is written to, they are done.
 #[derive(Debug)]
 struct Bell(Sender<()>);
@@ -195,6 +168,7 @@ fn settings(fuse: bool) -> Settings {
         linger: 2 * S,
         outbox_age_max: 30 * S,
         fuse,
+        hooks: Hooks::None,
         messages_per_second: 0,
         messages_burst: 2,
         bytes_per_second: 0,
@@ -227,7 +201,8 @@ impl World {
         let protocols = protocol::all(settings.frame_bytes_max);
         let engine = Engine::new(&limits, permits, protocols, SharedCounters::detached()).unwrap();
         let (engine, gate, (bell, rung)) = (Arc::new(engine), Gate::default(), mpsc::channel());
-        let names = Names { id: 0, token: 0, peer: Peer::Unix, protocol: 0 };
+        let names =
+            Names { id: 0, token: 0, peer: Peer::Unix, listener: 0, connected_at: Moment::now() };
         let last = Arc::new(Mailbox::new(names, Arc::new(Bell(bell)), Arc::clone(&engine)));
         // A turn on the loop reads the real clock: one that begins later is never too long.
         let now = Moment::now() + if settings.fuse { 3600 * S } else { Duration::ZERO };
@@ -260,7 +235,13 @@ impl World {
         let (script, engine, now) = (Arc::new(script), &self.reactor.engine, self.now);
         self.script = Arc::clone(&script);
         self.key = self.table.insert_with_key(|key| {
-            let names = Names { id: 7, token: key.token(), peer: Peer::Unix, protocol: 0 };
+            let names = Names {
+                id: 7,
+                token: key.token(),
+                peer: Peer::Unix,
+                listener: 0,
+                connected_at: Moment::now(),
+            };
             let socket = Arc::clone(&script) as Arc<dyn Socket>;
             self.mailbox = Arc::new(Mailbox::new(names, socket, Arc::clone(engine)));
             let rates = Rates::new(&self.reactor.settings, now);
@@ -325,7 +306,8 @@ impl World {
         }
         assert_eq!(is_blocked, view.blocked.is_some());
         // A connection that is drained reads the real clock, which may be behind.
-        let due = connection.clocks.deadline(input, &self.reactor.settings);
+        let due =
+            connection.clocks.deadline(input, connection.framer.began(), &self.reactor.settings);
         let due = due.filter(|_| !connection.clocks.is_draining());
         assert!(due.is_none_or(|(at, _)| self.reactor.timers.next().is_some_and(|it| it <= at)));
     }

@@ -18,7 +18,7 @@ use super::settings::{
 };
 use super::transport::{KernelSocket, ListenSocket, SocketOptions, Transport};
 use chappe_engine::{
-    Cause, Engine, Goodbye, Mailbox, Names, Notice, Peer, Problem, Serve, Socket, Stage,
+    Cause, Engine, Goodbye, Hooks, Mailbox, Names, Notice, Peer, Problem, Serve, Socket, Stage,
 };
 use chappe_shm::{Counter, Slot, ThreadRole};
 use chappe_sys::clock::Moment;
@@ -166,6 +166,7 @@ impl EventLoop {
         let timeout = self.timeout(until, now);
         self.slot.heartbeat(now.millis(), now.millis() + u64::from(timeout));
         let count = self.reactor.epoll.wait(&mut self.events[..], timeout)?;
+        self.reactor.woken();
         self.reactor.refresh_clock();
         for nth in 0..count {
             let event = self.events[nth];
@@ -354,7 +355,7 @@ impl EventLoop {
                 return self.reactor.count(Counter::AcceptErrors, 1);
             }
         };
-        let protocol = options.protocol;
+        let listener = options.listener;
         let admitted = self.admission.admit(peer, &self.reactor);
         match admitted {
             Ok((id, _)) => {
@@ -363,7 +364,7 @@ impl EventLoop {
             }
             Err(why) => {
                 log::debug!("refused peer={peer}: {why}");
-                if !self.refuse(&transport, protocol, why) {
+                if !self.refuse(&transport, listener, why) {
                     return;
                 }
             }
@@ -371,7 +372,7 @@ impl EventLoop {
         let (id, held) = admitted.unwrap_or_default();
         let Reactor { engine, settings, now, .. } = &self.reactor;
         let key = self.table.insert_with_key(|key| {
-            let names = Names { id, token: key.token(), peer, protocol };
+            let names = Names { id, token: key.token(), peer, listener, connected_at: *now };
             let socket = Arc::clone(&transport) as Arc<dyn Socket>;
             let mailbox = Arc::new(Mailbox::new(names, socket, Arc::clone(engine)));
             Connection::new(transport, mailbox, Rates::new(settings, *now), held, *now)
@@ -379,15 +380,17 @@ impl EventLoop {
         self.with(key, |connection, reactor| {
             if !held.permit {
                 connection.see_off(reactor);
+            } else if reactor.settings.hooks != Hooks::None {
+                connection.connect(reactor.settings.hooks == Hooks::Gated);
             }
             connection.advance(key, reactor)
         });
     }
 
     /// Tells a peer why it cannot stay. Whether it is to be seen off.
-    fn refuse(&mut self, transport: &KernelSocket, protocol: u8, why: &'static str) -> bool {
+    fn refuse(&mut self, transport: &KernelSocket, listener: u8, why: &'static str) -> bool {
         let notice = Notice::Error { problem: Problem::Busy, code: None, text: why.into() };
-        let (encoded, _) = self.reactor.engine.protocol(protocol).notice_alone(&notice);
+        let (encoded, _) = self.reactor.engine.protocol(listener).notice_alone(&notice);
         // A fresh socket has room for so little; if not, the close must do.
         let sent = transport.send(&[IoSlice::new(&encoded)]);
         let lingers =

@@ -5,6 +5,7 @@
 //! that goes to the inbox.
 
 use chappe_engine::{Chunk, Protocol, Rest};
+use chappe_sys::clock::Moment;
 
 /// The least that a begun message's buffer grows by, if the message is that long.
 const GROWTH_BYTES_MIN: usize = 512;
@@ -12,10 +13,17 @@ const GROWTH_BYTES_MIN: usize = 512;
 /// The begun message of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Framer {
-    /// The begun message, if there is one; boxed, since most connections have none. Its
-    /// buffer doubles as bytes arrive, up to the message's size.
-    #[expect(clippy::box_collection, reason = "a third of the size while there is none")]
-    part: Option<Box<Vec<u8>>>,
+    /// The begun message, if there is one; boxed, since most connections have none.
+    part: Option<Box<Part>>,
+}
+
+/// A begun message.
+#[derive(Debug, Default)]
+struct Part {
+    /// What has arrived of it. The buffer doubles as bytes arrive, up to the message's size.
+    bytes: Vec<u8>,
+    /// When it began; the clock stands still while reading is paused.
+    began: Option<Moment>,
 }
 
 /// Bytes that no message begins with, and why.
@@ -25,7 +33,7 @@ pub(super) struct Malformed(pub(super) String);
 impl Framer {
     /// Bytes allocated for the begun message: at most 512, or twice what has arrived of it.
     pub(super) fn held_bytes(&self) -> usize {
-        self.part.as_ref().map_or(0, |part| part.capacity())
+        self.part.as_ref().map_or(0, |part| part.bytes.capacity())
     }
 
     /// Whether a message has begun and is not complete.
@@ -35,7 +43,26 @@ impl Framer {
 
     /// What has arrived of it.
     pub(super) fn part(&self) -> &[u8] {
-        self.part.as_ref().map_or(&[], |part| part)
+        self.part.as_ref().map_or(&[], |part| &part.bytes)
+    }
+
+    /// When the begun message began, if there is one.
+    pub(super) fn began(&self) -> Option<Moment> {
+        self.part.as_ref()?.began
+    }
+
+    /// If a message has begun just now, this is when.
+    pub(super) fn note_begun(&mut self, now: Moment) {
+        if let Some(part) = &mut self.part {
+            part.began.get_or_insert(now);
+        }
+    }
+
+    /// Moves that time.
+    pub(super) fn shift(&mut self, shift: impl FnOnce(Moment) -> Moment) {
+        if let Some(part) = &mut self.part {
+            part.began = part.began.map(shift);
+        }
     }
 
     /// Drops the begun message.
@@ -54,7 +81,7 @@ impl Framer {
         protocol: &dyn Protocol,
         mut pass_on: impl FnMut(Chunk),
     ) -> Result<(), Malformed> {
-        while let Some(part) = &mut self.part {
+        while let Some(Part { bytes: part, .. }) = self.part.as_deref_mut() {
             // Complete the begun message: its header first, then its body.
             match protocol.frame(part).rest {
                 Rest::Malformed(text) => {
@@ -88,7 +115,7 @@ impl Framer {
             Rest::Nothing => {}
             Rest::Malformed(text) => return Err(Malformed(text)),
             Rest::Part { wanted } => {
-                let begun = self.part.insert(Box::default());
+                let begun = &mut self.part.insert(Box::default()).bytes;
                 grow(begun, part.len(), wanted);
                 begun.extend_from_slice(part);
             }

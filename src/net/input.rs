@@ -78,7 +78,7 @@ impl Connection {
         if reactor.settings.fuse && self.rates.is_none() && !self.framer.is_inside_message() {
             let turned = reactor.turn(&self.mailbox, Source::Buffer(bytes));
             if turned.handled > 0 {
-                self.clocks.message_is_complete();
+                self.clocks.message_is_complete(reactor.settings.hooks);
                 reactor.count(Counter::FramesReceived, turned.handled as u64);
             }
             rest = &bytes[turned.handled_bytes..];
@@ -107,7 +107,7 @@ impl Connection {
         self.charge_framer(held_before, reactor);
         let mut starts = false;
         for chunk in chunks.into_iter().flatten() {
-            self.clocks.message_is_complete();
+            self.clocks.message_is_complete(reactor.settings.hooks);
             reactor.count(Counter::FramesReceived, chunk.messages() as u64);
             starts |= match self.rates.is_some() {
                 true => self.limit(chunk, reactor),
@@ -116,9 +116,8 @@ impl Connection {
         }
         if let Err(Malformed(why)) = framed {
             self.end_input(Ending::Malformed(why), reactor);
-        } else if self.framer.is_inside_message() {
-            self.clocks.frame_began_at.get_or_insert(reactor.now);
         }
+        self.framer.note_begun(reactor.now);
         starts
     }
 

@@ -57,6 +57,7 @@ impl Rates {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chappe_engine::Hooks;
     use std::time::Duration;
 
     fn settings(messages_per_second: u32, bytes_per_second: u64) -> Settings {
@@ -69,6 +70,7 @@ mod tests {
             linger: Duration::from_secs(1),
             outbox_age_max: Duration::from_secs(1),
             fuse: true,
+            hooks: Hooks::None,
             messages_per_second,
             messages_burst: 0,
             bytes_per_second,

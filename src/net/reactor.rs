@@ -103,6 +103,11 @@ impl Reactor {
         turned
     }
 
+    /// It has slept.
+    pub(super) fn woken(&self) {
+        self.serve.woken();
+    }
+
     /// Reads the clock, where the last time that it was read may be long ago.
     pub(super) fn refresh_clock(&mut self) {
         self.now = Moment::now();

@@ -1,5 +1,6 @@
 //! The few configured values that the event loop needs.
 
+use chappe_engine::Hooks;
 use std::time::Duration;
 
 /// How long a draining connection must be quiet before it is ended.
@@ -66,6 +67,8 @@ pub(crate) struct Settings {
     pub(crate) outbox_age_max: Duration,
     /// `worker.fuse`: the loop runs quick handlers and writes their replies itself.
     pub(crate) fuse: bool,
+    /// What the application wants to know of connections.
+    pub(crate) hooks: Hooks,
     /// `limits.messages_per_second`; 0 = off.
     pub(crate) messages_per_second: u32,
     /// `limits.messages_burst`.

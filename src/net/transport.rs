@@ -91,8 +91,8 @@ pub(super) struct KernelSocket {
 /// Options of a listener and of the sockets that are accepted from it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SocketOptions {
-    /// The place of its protocol in the engine.
-    pub(crate) protocol: u8,
+    /// The place of the listener in the configuration.
+    pub(crate) listener: u8,
     /// Other workers accept from the same listener.
     pub(crate) shared: bool,
     pub(crate) keepalive: bool,

@@ -3,11 +3,11 @@
 //! [`chappe_engine::Protocol`].
 //!
 //! A listener chooses its protocol (`listen.protocol`), and a connection keeps the place of
-//! its protocol in the worker's list.
+//! its listener.
 
 mod chappe;
 
-use crate::config;
+use crate::config::{self, Config};
 use chappe_engine::{Batch, BodyTooLong, Protocol};
 use chappe_wire::FRAME_BYTES_MAX;
 use std::sync::Arc;
@@ -16,16 +16,19 @@ pub(crate) use chappe_wire::{
     CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO,
 };
 
-/// The protocols of a worker, each at its place: [`place_of`].
+/// The native one alone.
+#[cfg(test)]
 pub(crate) fn all(frame_bytes_max: usize) -> Vec<Arc<dyn Protocol>> {
     vec![Arc::new(chappe::Chappe::new(frame_bytes_max))]
 }
 
-/// Where a listener's protocol stands in [`all`].
-pub(crate) fn place_of(protocol: config::Protocol) -> u8 {
-    match protocol {
-        config::Protocol::Chappe => 0,
-    }
+/// The protocol of each listener.
+pub(crate) fn of_listeners(config: &Config) -> Vec<Arc<dyn Protocol>> {
+    let chappe: Arc<dyn Protocol> = Arc::new(chappe::Chappe::new(config.frame.max_bytes));
+    let of = |listen: &config::Listen| match listen.protocol {
+        config::Protocol::Chappe => Arc::clone(&chappe),
+    };
+    config.listen.iter().map(of).collect()
 }
 
 /// A message of the native protocol by itself, to be sent to many connections.

@@ -12,12 +12,13 @@ mod threads;
 
 use crate::channel::{self, Message, ReceivedParcel};
 use crate::config::{self, Config};
-use crate::handler::{Application, Handlers, WorkerInfo};
+use crate::handler::{Born, Definition, Running};
 use crate::listen::Listener;
 use crate::logging;
 use crate::net::{EventLoop, ListenSocket, Settings, SocketOptions, Watched};
+use crate::program;
 use crate::protocol;
-use chappe_engine::{Engine, Goodbye, Limits, Serve, SlowReader};
+use chappe_engine::{Engine, Goodbye, Hooks, Limits, SlowReader};
 use chappe_shm::{Counter, Orders, Slot, Stage};
 use chappe_sys::clock::Moment;
 use chappe_sys::limits;
@@ -37,8 +38,7 @@ const SIGNALS: Watched = Watched(0);
 const CHANNEL: Watched = Watched(1);
 
 /// What a worker gets from the master at its start.
-#[derive(Debug)]
-pub(crate) struct Start {
+pub(crate) struct Start<'a> {
     /// 0 and up.
     pub(crate) number: u16,
     /// Counts reloads, from 1.
@@ -51,12 +51,12 @@ pub(crate) struct Start {
     pub(crate) listeners: Vec<Listener>,
     /// Checked already.
     pub(crate) config: Arc<Config>,
-    /// The application's.
-    pub(crate) handlers: Handlers,
+    /// The application.
+    pub(crate) definition: &'a dyn Definition,
 }
 
 /// Runs a worker to its end.
-pub(crate) fn run(start: Start) -> ExitReason {
+pub(crate) fn run(start: Start<'_>) -> ExitReason {
     chappe_sys::crash::begin_worker();
     let number = start.number;
     let mut worker = match Worker::boot(start) {
@@ -95,6 +95,7 @@ struct Worker {
     signals: Signals,
     event_loop: EventLoop,
     threads: Threads,
+    application: Arc<dyn Running>,
     life: Life,
     shutdown_timeout: Duration,
     drain_spread: Duration,
@@ -105,8 +106,8 @@ struct Worker {
 }
 
 impl Worker {
-    fn boot(start: Start) -> io::Result<Self> {
-        let Start { number, generation, slot, channel, listeners, config, handlers } = start;
+    fn boot(start: Start<'_>) -> io::Result<Self> {
+        let Start { number, generation, slot, channel, listeners, config, definition } = start;
         // Signals are blocked since before the fork; the threads started below
         // inherit that.
         let signals = Signals::new(&signals::taken())?;
@@ -114,7 +115,7 @@ impl Worker {
         let engine = Arc::new(Engine::new(
             &limits_of(&config),
             slot.send_semaphore().into(),
-            protocol::all(config.frame.max_bytes),
+            protocol::of_listeners(&config),
             slot.shared_counters(),
         )?);
         let listeners = listeners
@@ -124,20 +125,21 @@ impl Worker {
                 (listen_socket(listener), options)
             })
             .collect();
-        let worker = WorkerInfo { number, pid: nix::unistd::getpid().as_raw(), generation };
-        let application = Arc::new(Application::new(handlers, worker));
+        let born = Born { number, generation, config: &config, counters: slot.shared_counters() };
+        let application = definition.start(born).map_err(io::Error::other)?;
         let event_loop = EventLoop::new(
-            settings(&config),
+            settings(&config, application.hooks()),
             listeners,
             Arc::clone(&engine),
-            Arc::clone(&application) as Arc<dyn Serve>,
+            Arc::clone(&application).serve(),
             slot.clone(),
         )?;
         event_loop.watch(signals.as_fd(), SIGNALS)?;
         event_loop.watch(channel.as_fd(), CHANNEL)?;
         threads::log_start("event-loop");
         let count = config.worker.handler_threads;
-        let threads = Threads::start(count, &application, &engine, &slot)?;
+        let serve = Arc::clone(&application).serve();
+        let threads = Threads::start(count, &serve, &engine, &slot)?;
         sys_signals::unblock()?;
         // Counted first: a process that has seen the post finds it counted.
         event_loop.count(Counter::WorkerReadyPosts, 1);
@@ -151,6 +153,7 @@ impl Worker {
             signals,
             event_loop,
             threads,
+            application,
             life: Life::Waiting,
             shutdown_timeout: config.worker_shutdown_timeout,
             // Connections that get their goodbye last must still have time to finish.
@@ -189,6 +192,8 @@ impl Worker {
                         // A drain that is cut short, for the next reload or by an operator.
                         self.event_loop.count(Counter::ConnectionsCut, connections as u64);
                     }
+                    // First: no hook of a connection that is closed now is to run.
+                    self.threads.stop();
                     self.event_loop.close_all();
                     return Ok(());
                 }
@@ -219,6 +224,7 @@ impl Worker {
             let left = self.event_loop.connections();
             log::warn!(target: "worker.cut", "worker_shutdown_timeout is over, cutting connections={left}");
             self.event_loop.count(Counter::ConnectionsCut, left as u64);
+            self.threads.stop();
             self.event_loop.close_all();
         }
         is_late
@@ -288,11 +294,12 @@ impl Worker {
         }
         log::info!(target: "worker.drains", "worker drains, asked by {by} connections={}", self.event_loop.connections());
         self.life = Life::Draining(Moment::now() + self.shutdown_timeout);
-        chappe_sys::set_title(&format!("chappe: worker process {} (draining)", self.number));
+        program::set_title(&format!("worker process {} (draining)", self.number));
         let spread = if reason == Goodbye::Reloading { self.drain_spread } else { Duration::ZERO };
         self.event_loop.start_drain(reason, spread);
         // Only now that the listening sockets are closed: a reload may wait for an address.
         self.slot.mark_draining();
+        self.application.stopping();
     }
 }
 
@@ -307,7 +314,7 @@ fn socket_options(listener: &Listener, config: &Config) -> SocketOptions {
     let options = &listener.options;
     let is_unix = matches!(listener.local, config::Address::Unix(_));
     SocketOptions {
-        protocol: protocol::place_of(options.protocol),
+        listener: place_of(options, config),
         // Paths have no SO_REUSEPORT.
         shared: is_unix || options.accept == config::Accept::Shared,
         keepalive: options.keepalive,
@@ -315,6 +322,12 @@ fn socket_options(listener: &Listener, config: &Config) -> SocketOptions {
         send_buffer: options.send_buffer,
         notsent_lowat: config.send.notsent_lowat,
     }
+}
+
+/// The place of a listener in the configuration, of which each has one: there are 64 at most.
+fn place_of(options: &config::Listen, config: &Config) -> u8 {
+    let place = config.listen.iter().position(|listen| listen == options);
+    place.and_then(|place| u8::try_from(place).ok()).unwrap_or(0)
 }
 
 fn limits_of(config: &Config) -> Limits {
@@ -332,7 +345,7 @@ fn limits_of(config: &Config) -> Limits {
     }
 }
 
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config, hooks: Hooks) -> Settings {
     let config::Timeouts { idle, frame, handshake, linger, .. } = config.timeouts;
     Settings {
         connections_max: connections_max(config),
@@ -343,6 +356,7 @@ fn settings(config: &Config) -> Settings {
         linger,
         outbox_age_max: config.send.outbox_max_age,
         fuse: config.worker.fuse,
+        hooks,
         messages_per_second: config.limits.messages_per_second,
         messages_burst: config.limits.messages_burst,
         bytes_per_second: config.limits.bytes_per_second,

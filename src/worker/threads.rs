@@ -1,7 +1,6 @@
 //! The threads of a worker other than its event loop.
 
-use crate::handler::Application;
-use chappe_engine::{Batch, Engine, Place, Source, Turns};
+use chappe_engine::{Batch, Engine, Place, Serve, Source, Turns};
 use chappe_shm::{Slot, ThreadRole};
 use chappe_sys::clock::Moment;
 use chappe_sys::limits;
@@ -22,7 +21,7 @@ impl Threads {
     /// Starts `handlers` handler threads and the send thread.
     pub(super) fn start(
         handlers: u16,
-        application: &Arc<Application>,
+        application: &Arc<dyn Serve>,
         engine: &Arc<Engine>,
         slot: &Slot,
     ) -> io::Result<Self> {
@@ -32,7 +31,7 @@ impl Threads {
         for number in 0..handlers {
             let (slot, engine) = (slot.clone(), Arc::clone(engine));
             let application = Arc::clone(application);
-            let body = move || handle(number, &application, &engine, &slot);
+            let body = move || handle(number, &*application, &engine, &slot);
             joins.push(spawn(format!("handler-{number}"), body)?);
         }
         let counters = slot.counters(ThreadRole::SendThread);
@@ -56,7 +55,7 @@ impl Threads {
 
 /// A handler thread: takes a connection off the run list, runs its turn, and publishes in
 /// the worker's slot since when it has been busy and how long turns took.
-fn handle(number: u16, application: &Application, engine: &Engine, slot: &Slot) {
+fn handle(number: u16, application: &dyn Serve, engine: &Engine, slot: &Slot) {
     let counters = slot.counters(ThreadRole::Handler(number));
     let mut batch = Batch::default();
     let mut turns = Turns::new(application, &counters, Place::Thread, &mut batch);

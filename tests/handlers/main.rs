@@ -2,9 +2,11 @@
 //! answer, fail, panic and block. They are in `tests/support/src/application`.
 
 mod pushes;
+mod service;
+mod starting;
 
 use chappe_client::{Client, ClientError, Frame};
-use chappe_testkit::application::{BOASTS, COMPUTES, FAIL, HOLD, PANIC, QUIET, TWICE};
+use chappe_testkit::application::{FAIL, HOLD, PANIC, QUIET, TWICE};
 use chappe_testkit::{DEADLINE, Gate, TestServer, wait_until};
 use chappe_wire::{CODE_ECHO, CODE_PING, ErrorNumber, append_frame};
 use nix::sys::signal::{Signal, kill};
@@ -92,48 +94,6 @@ fn a_panic_costs_its_connection_only() {
     assert_eq!(server.status_json()["totals"]["handler_panics"], 1);
 }
 
-#[test]
-fn a_quick_handler_that_is_not_is_demoted() {
-    let server = start("boast", "worker_processes = 1\n[worker]\nfuse = true\n");
-    let (mut client, mut other) = (server.connect(), server.connect());
-    assert_eq!(client.call(BOASTS, &[0]).expect("quick").code, BOASTS);
-    assert_eq!(server.status_number("/totals/handlers_demoted"), 0);
-    // The first long turn makes the handler suspect; the second call is timed, and demotes it.
-    for _ in 0..2 {
-        for code in [CODE_PING, BOASTS, CODE_PING] {
-            client.send(code, &[60]).expect("sent");
-        }
-        let codes = [(); 3].map(|()| client.receive().expect("a reply").code);
-        assert_eq!(codes, [CODE_PING, BOASTS, CODE_PING]);
-    }
-    server.wait_status("/totals/handlers_demoted", |demoted| demoted == 1);
-    server.wait_event("worker-0", "handler.demoted", "");
-    // It delays no other connection any more, and is still answered.
-    client.send(BOASTS, &[250]).expect("sent");
-    wait_until("the handler is busy", || server.status_number("/workers/0/handlers_busy") == 1);
-    for _ in 0..10 {
-        assert_eq!(other.call(CODE_PING, b"").expect("served").code, CODE_PING);
-    }
-    assert_eq!(client.receive().expect("a reply").code, BOASTS);
-    assert_eq!(server.status_number("/totals/handlers_demoted"), 1);
-}
-
-/// Far below what ends a turn, and no single call delays others by much.
-#[test]
-fn a_quick_handler_that_takes_a_little_too_long_is_found() {
-    let server = start("computes", "worker_processes = 1\n[worker]\nfuse = true\n");
-    let mut client = server.connect();
-    // 50 ms are less than two hundred calls of 300 us.
-    wait_until("it is demoted", || {
-        for code in [CODE_PING, COMPUTES, CODE_ECHO].repeat(50) {
-            assert_eq!(client.call(code, b"").expect("a reply").code, code);
-        }
-        server.status_number("/totals/handlers_demoted") == 1
-    });
-    let found = server.events("worker-0", "handler.demoted");
-    assert!(found.len() == 1 && found[0].contains(&format!("code={COMPUTES} ")), "{found:?}");
-}
-
 /// Shown by the posts of the semaphore: a reply that the loop has written costs none.
 #[test]
 fn quick_handlers_run_on_the_loop_if_fused() {
@@ -146,7 +106,7 @@ fn quick_handlers_run_on_the_loop_if_fused() {
         }
         server.wait_status("/totals/frames_sent", |sent| sent == 100);
         assert_eq!(server.status_number("/totals/semaphore_posts"), posts, "{fuse}");
-        // A handler that does not say that it is quick never runs there.
+        // A handler that has not proven to be quick does not run there.
         assert_eq!(client.call(TWICE, b"x").expect("a reply").code, TWICE);
         server.wait_status("/totals/semaphore_posts", |now| now == posts + 1);
     }

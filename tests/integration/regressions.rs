@@ -20,6 +20,7 @@ use chappe_client::{
 use chappe_engine::sync::Semaphore;
 use chappe_engine::{Engine, Entry, Limits, Mailbox, Names, Peer, SlowReader, Socket};
 use chappe_shm::{SharedCounters, ThreadCounters};
+use chappe_sys::clock::Moment;
 use chappe_wire::{Header, encode};
 
 use chappe_testkit::{
@@ -296,7 +297,8 @@ fn slow_mailbox(
 ) -> (Arc<Mailbox>, mpsc::Sender<usize>) {
     let (permission, taken) = mpsc::channel();
     let socket = SlowSocket { entered: entered.clone(), taken: Mutex::new(taken) };
-    let names = Names { id: token, token, peer: Peer::Unix, protocol: 0 };
+    let connected_at = Moment::now();
+    let names = Names { id: token, token, peer: Peer::Unix, listener: 0, connected_at };
     (Arc::new(Mailbox::new(names, Arc::new(socket), Arc::clone(engine))), permission)
 }
 

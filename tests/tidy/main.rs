@@ -24,29 +24,35 @@ const IMPORTS: &[(&str, &[&str])] = &[
     // What master and commands say to each other; the names of log levels are the
     // configuration's.
     ("control", &["config"]),
+    // What the program is called: titles, messages, help.
+    ("program", &["sys"]),
     ("throttle", &["sys"]),
     ("logging", &["config", "sys", "throttle"]),
     ("listen", &["config", "sys"]),
     ("channel", &["sys"]),
     // With the load generator of `bench`, which speaks the wire format itself.
-    ("cli", &["client", "config", "control", "sys", "wire"]),
+    ("cli", &["client", "config", "control", "program", "sys", "wire"]),
     ("protocol", &["config", "engine", "wire"]),
-    ("handler", &["engine", "protocol", "shm", "sys", "throttle"]),
+    // The application's configuration comes from `config`.
+    ("handler", &["config", "engine", "protocol", "shm", "sys", "throttle"]),
     ("net", &["engine", "protocol", "shm", "sys", "throttle"]),
     (
         "worker",
         &[
-            "channel", "config", "engine", "handler", "listen", "logging", "net", "protocol",
-            "shm", "sys",
+            "channel", "config", "engine", "handler", "listen", "logging", "net", "program",
+            "protocol", "shm", "sys",
         ],
     ),
     ("metrics", &["channel", "shm", "sys"]),
     (
         "master",
-        &["channel", "config", "control", "listen", "logging", "metrics", "shm", "sys", "throttle"],
+        &[
+            "channel", "config", "control", "listen", "logging", "metrics", "program", "shm",
+            "sys", "throttle",
+        ],
     ),
     // The crate's front doors: `server` joins the application's handlers and `boot`.
-    ("server", &["boot", "handler"]),
+    ("server", &["boot", "handler", "program"]),
     // A worker reads its orders in its slot.
     ("prefork", &["boot", "channel", "master", "shm"]),
     ("testing", &["client", "control"]),

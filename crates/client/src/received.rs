@@ -67,7 +67,7 @@ impl ServerError {
     /// The number in words.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        const NAMES: [(ErrorNumber, &str); 7] = [
+        const NAMES: [(ErrorNumber, &str); 8] = [
             (ErrorNumber::BadLength, "bad length"),
             (ErrorNumber::BadChecksum, "bad checksum"),
             (ErrorNumber::UnknownCode, "unknown code"),
@@ -75,6 +75,7 @@ impl ServerError {
             (ErrorNumber::TooFast, "too fast"),
             (ErrorNumber::Busy, "busy"),
             (ErrorNumber::FrameTimeout, "frame time-out"),
+            (ErrorNumber::Denied, "denied"),
         ];
         NAMES.iter().find(|(number, _)| self.is(*number)).map_or("unknown error", |(_, name)| name)
     }
@@ -90,13 +91,14 @@ impl ServerGoodbye {
     /// The reason in words.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        const NAMES: [(Goodbye, &str); 6] = [
+        const NAMES: [(Goodbye, &str); 7] = [
             (Goodbye::Stopping, "stopping"),
             (Goodbye::Reloading, "reloading, connect again"),
             (Goodbye::Idle, "idle"),
             (Goodbye::TooSlow, "too slow"),
             (Goodbye::Kicked, "kicked"),
             (Goodbye::HandshakeTimeout, "handshake time-out"),
+            (Goodbye::ByApplication, "closed by the application"),
         ];
         NAMES.iter().find(|(reason, _)| self.is(*reason)).map_or("unknown reason", |(_, name)| name)
     }

@@ -3,6 +3,7 @@
 use crate::item::{Done, Item};
 use crate::notice::Cause;
 use crate::queue::Queue;
+use crate::session::Session;
 use crate::writer::{Entries, Entry};
 
 /// Why a push was not queued.
@@ -38,6 +39,8 @@ pub(crate) struct Leaving {
     pub(crate) replies: Option<Entry>,
     /// The connection has to end, and why.
     pub(crate) end: Option<Cause>,
+    /// What it was given at its begin.
+    pub(crate) session: Option<Box<Session>>,
 }
 
 /// What a change asks for, to be done without the lock.

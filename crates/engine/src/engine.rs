@@ -68,8 +68,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Without connections. `permits` is what the send thread sleeps on; a connection
-    /// names its protocol by the place in `protocols`.
+    /// Without connections. `permits` is what the send thread sleeps on; `protocols` has the
+    /// protocol of each listener.
     ///
     /// # Errors
     /// Those of eventfd(2).
@@ -142,7 +142,7 @@ impl Engine {
         &self.outbox_total
     }
 
-    /// The protocol of this place.
+    /// The protocol of this listener.
     #[must_use]
     pub fn protocol(&self, place: u8) -> &dyn Protocol {
         &*self.protocols[usize::from(place)]

@@ -1,6 +1,7 @@
 //! What stands in an inbox.
 
 use crate::notice::Notice;
+use crate::session::{Hook, HookCall};
 use std::sync::Arc;
 
 /// What an item takes beside its bytes: its place in the queue and the head of its
@@ -68,6 +69,8 @@ pub enum Item {
     Chunk(Chunk),
     /// Something that the server tells, at its place in the order of replies.
     Notice(Box<Notice>),
+    /// A hook of the application: no message, and charged nothing.
+    Hook(HookCall),
 }
 
 impl Item {
@@ -77,6 +80,7 @@ impl Item {
         match self {
             Self::Chunk(chunk) => chunk.messages(),
             Self::Notice(notice) => notice.messages(),
+            Self::Hook(_) => 0,
         }
     }
 
@@ -86,6 +90,7 @@ impl Item {
         match self {
             Self::Chunk(chunk) => chunk.charged(),
             Self::Notice(notice) => notice.held_bytes() + ITEM_COST,
+            Self::Hook(_) => 0,
         }
     }
 }
@@ -102,11 +107,13 @@ impl From<Notice> for Item {
     }
 }
 
-/// What a turn has handled since it last told.
+/// What a turn has handled since it last reported.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Done {
     /// Messages handled.
     pub(crate) messages: usize,
     /// Bytes charged for items that are used up.
     pub(crate) bytes: usize,
+    /// What its hook has come to, if it has called one.
+    pub(crate) hook: Option<Hook>,
 }

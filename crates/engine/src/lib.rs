@@ -35,6 +35,7 @@ mod protocol;
 mod queue;
 mod run_list;
 mod send_list;
+mod session;
 mod state;
 pub mod sync;
 mod turn;
@@ -54,6 +55,7 @@ pub use peer::Peer;
 pub use protocol::{BodyTooLong, Framed, Opened, Protocol, Rest};
 pub use run_list::RunList;
 pub use send_list::{CONNECTIONS_PER_LOOK, SendList, Wakeup};
+pub use session::{HookCall, Hooks, Session};
 pub use state::{Stage, View};
 pub use turn::{
     Found, Message, Pace, QUICK_TIME_MAX, Serve, Served, Source, TURN_BYTES_MAX, TURN_MESSAGES_MAX,

@@ -34,8 +34,9 @@ fn reading_pauses_at_either_limit_of_the_inbox_and_goes_on_at_half() {
             _ = state.receive(item, Room::Free, &bounds);
         }
         assert_eq!(state.view().is_paused, pauses);
-        let item = state.begin(Room::Free, &bounds, &mut Effects::default()).expect("queued");
-        let done = Done { messages: item.messages(), bytes: item.charged() };
+        let begun = state.begin(Room::Free, &bounds, &mut Effects::default());
+        let (item, _) = begun.expect("queued");
+        let done = Done { messages: item.messages(), bytes: item.charged(), hook: None };
         let mut effects = Effects::default();
         state.next(done, &bounds, &mut effects);
         assert_eq!((effects.call, state.view().is_paused), (pauses, false));

@@ -15,10 +15,12 @@ use crate::item::{Done, Item};
 use crate::notice::{Cause, Notice};
 use crate::peer::{PackedPeer, Peer};
 use crate::protocol::Protocol;
+use crate::session::Session;
 use crate::state::{State, View};
 use crate::sync::Mutex;
 use crate::writer::{Entry, Writer};
 use chappe_shm::{Count, Counter, ThreadCounters};
+use chappe_sys::clock::Moment;
 use std::sync::Arc;
 
 /// The names of a connection.
@@ -30,8 +32,10 @@ pub struct Names {
     pub token: u64,
     /// Where it comes from.
     pub peer: Peer,
-    /// Its protocol's place in the engine.
-    pub protocol: u8,
+    /// The place of its listener, in the engine's list and the configuration's.
+    pub listener: u8,
+    /// When it was accepted.
+    pub connected_at: Moment,
 }
 
 /// Which thread runs a turn or writes. What that asks of the event loop is done by the loop
@@ -69,7 +73,8 @@ pub struct Mailbox {
     id: u64,
     token: u64,
     peer: PackedPeer,
-    protocol: u8,
+    listener: u8,
+    connected_at: Moment,
     called: Called,
     state: Mutex<State>,
     engine: Arc<Engine>,
@@ -79,9 +84,9 @@ impl Mailbox {
     /// Of a connection that has just been let in.
     #[must_use]
     pub fn new(names: Names, socket: Arc<dyn Socket>, engine: Arc<Engine>) -> Self {
-        let Names { id, token, peer, protocol } = names;
+        let Names { id, token, peer, listener, connected_at } = names;
         let (peer, state) = (peer.into(), Mutex::new(State::new(socket)));
-        Self { id, token, peer, protocol, called: Called::new(), state, engine }
+        Self { id, token, peer, listener, connected_at, called: Called::new(), state, engine }
     }
 
     /// Unique over workers and generations.
@@ -99,7 +104,19 @@ impl Mailbox {
     /// What encodes and decodes its messages.
     #[must_use]
     pub fn protocol(&self) -> &dyn Protocol {
-        self.engine.protocol(self.protocol)
+        self.engine.protocol(self.listener)
+    }
+
+    /// The place of its listener in the configuration.
+    #[must_use]
+    pub fn listener(&self) -> usize {
+        self.listener.into()
+    }
+
+    /// When it was accepted.
+    #[must_use]
+    pub fn connected_at(&self) -> Moment {
+        self.connected_at
     }
 
     /// What the event loop decides by.
@@ -150,6 +167,12 @@ impl Mailbox {
         received
     }
 
+    /// Has the application's hook called: the connection can carry messages. With a gate the
+    /// peer has yet to be admitted.
+    pub fn connect(&self, has_gate: bool) -> Received {
+        self.state.lock().connect(has_gate)
+    }
+
     /// Puts a connection that [`Received::StartTurn`] was said of on the run list.
     pub fn enqueue(self: &Arc<Self>) {
         self.engine.run_list.push(Arc::clone(self));
@@ -187,17 +210,20 @@ impl Mailbox {
 
     // --- a turn ---
 
-    pub(crate) fn begin(self: &Arc<Self>, counters: &impl Count, place: Place) -> Option<Item> {
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        counters: &impl Count,
+        place: Place,
+    ) -> Option<(Item, Option<Box<Session>>)> {
         let (total, mut effects) = (self.engine.outbox_total.room(), Effects::default());
-        let item = self.state.lock().begin(total, &self.engine.bounds, &mut effects);
+        let begun = self.state.lock().begin(total, &self.engine.bounds, &mut effects);
         _ = self.carry_out(&effects, counters, place);
-        item
+        begun
     }
 
     /// For messages that the loop has just read: `None` if they have to go through the
     /// inbox; else with the writer, if nobody else has it or waits for it.
-    #[expect(clippy::option_option, reason = "two questions, one lock")]
-    pub(crate) fn begin_unqueued(&self) -> Option<Option<Writer>> {
+    pub(crate) fn begin_unqueued(&self) -> Option<(Option<Writer>, Option<Box<Session>>)> {
         match self.engine.outbox_total.room() {
             Room::Free => self.state.lock().begin_unqueued(),
             Room::Exhausted => None,
@@ -210,12 +236,11 @@ impl Mailbox {
         self: &Arc<Self>,
         writer: Option<Writer>,
         batch: &mut Batch,
-        end: Option<Cause>,
+        mut leaving: Leaving,
         counters: &ThreadCounters,
     ) -> Next {
         let Some(mut writer) = writer else {
-            let replies = (!batch.is_empty()).then(|| Entry::new(batch.take()));
-            let leaving = Leaving { replies, end, ..Leaving::default() };
+            leaving.replies = (!batch.is_empty()).then(|| Entry::new(batch.take()));
             return self.leave(leaving, counters, Place::Loop);
         };
         let mut flushed = Flushed::All;
@@ -231,7 +256,6 @@ impl Mailbox {
         {
             let mut state = self.state.lock();
             state.settle(writer, &flushed, total, bounds, &mut effects);
-            let leaving = Leaving { end, ..Leaving::default() };
             state.leave(leaving, total, bounds, &mut effects);
         }
         self.carry_out(&effects, counters, Place::Loop)

@@ -20,6 +20,8 @@ pub enum Problem {
     Busy,
     /// A begun message did not complete. The connection is closed.
     Incomplete,
+    /// The application has denied the peer something. The connection is closed.
+    Denied,
 }
 
 /// Why the server leaves a connection.
@@ -37,6 +39,8 @@ pub enum Goodbye {
     Kicked,
     /// No complete message within `timeouts.handshake`.
     HandshakeTimeout,
+    /// The application closes the connection.
+    ByApplication,
 }
 
 /// What is sent to the peer, at its place in the order of replies.
@@ -104,8 +108,12 @@ pub enum Cause {
     TooFast,
     /// Bytes that the protocol does not have.
     ProtocolError,
-    /// A handler panicked.
+    /// A handler or a hook panicked.
     HandlerPanicked,
+    /// The application has denied the peer something.
+    Denied,
+    /// The application has closed it.
+    ByApplication,
     /// `chappe kick`.
     Kicked,
     /// It held too much of a total: `inbox.total_max_bytes`, `send.outbox_total_max_bytes`.
@@ -134,6 +142,8 @@ impl Cause {
             Self::TooFast => "too_fast",
             Self::ProtocolError => "protocol_error",
             Self::HandlerPanicked => "handler_panicked",
+            Self::Denied => "denied",
+            Self::ByApplication => "closed_by_application",
             Self::Kicked => "kicked",
             Self::Overloaded => "overloaded",
             Self::Refused => "refused",

@@ -51,6 +51,7 @@ use crate::item::{Done, Item};
 use crate::notice::Cause;
 use crate::outbox::{Blocked, Outbox, Seat};
 use crate::queue::Queue;
+use crate::session::{Hook, Session};
 use crate::writer::{ENTRY_COST, Entries, Entry, Sent, Writer};
 use std::sync::Arc;
 
@@ -90,6 +91,8 @@ pub struct View {
     pub outbox_bytes: usize,
     /// All bytes ever sent.
     pub sent_bytes: u64,
+    /// The application has admitted the peer, or admits everybody.
+    pub is_admitted: bool,
 }
 
 /// All that threads share of one connection; the table stands at the head of the module.
@@ -104,6 +107,11 @@ pub(crate) struct State {
     outbox_pauses: bool,
     /// The backlog was dropped while a thread had the writer, which still has its part.
     drops_at_return: bool,
+    hook: Hook,
+    /// As in the session, which a turn may have.
+    is_admitted: bool,
+    /// The application's part, unless a turn has it.
+    session: Option<Box<Session>>,
     inbox: Inbox,
     outbox: Outbox,
 }
@@ -117,6 +125,9 @@ impl State {
             inbox_pauses: false,
             outbox_pauses: false,
             drops_at_return: false,
+            hook: Hook::None,
+            is_admitted: true,
+            session: None,
             inbox: Inbox {
                 phase: Phase::Empty,
                 in_turn: 0,
@@ -183,11 +194,13 @@ impl State {
             self.outbox_pauses = false;
             self.outbox.close(Entries::default(), effects);
         }
+        self.owe_closed(effects);
     }
 
-    /// Whether the socket can be closed: no thread writes, and none will.
+    /// Whether the socket can be closed: no thread writes, and none will; and no hook of
+    /// the application runs or is to run.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self.outbox.seat, Seat::Closed)
+        matches!(self.outbox.seat, Seat::Closed) && self.hook == Hook::None
     }
 
     pub(crate) fn view(&self) -> View {
@@ -204,6 +217,7 @@ impl State {
             inbox_bytes: self.inbox.bytes as usize,
             outbox_bytes: self.outbox.bytes,
             sent_bytes: self.outbox.sent_bytes,
+            is_admitted: self.is_admitted,
         }
     }
 
@@ -216,19 +230,23 @@ impl State {
         total: Room,
         bounds: &Bounds,
         effects: &mut Effects,
-    ) -> Option<Item> {
+    ) -> Option<(Item, Option<Box<Session>>)> {
         debug_assert_eq!(self.inbox.phase, Phase::Queued, "listed once");
         self.inbox.phase = match self.is_open() {
             true => self.stall(total, bounds, effects).unwrap_or(Phase::Running),
+            false if self.hook == Hook::Closing => Phase::Running,
             false => Phase::Empty,
         };
-        if self.inbox.phase == Phase::Running { self.inbox.take() } else { None }
+        if self.inbox.phase != Phase::Running {
+            return None;
+        }
+        Some((self.inbox.take()?, self.session.take()))
     }
 
     /// Empty -> running, for messages that the loop has just read and that are in no
     /// inbox. If nobody writes, the loop gets the writer too, for the replies: idle ->
     /// sending. `None`: the messages have to go through the inbox.
-    pub(crate) fn begin_unqueued(&mut self) -> Option<Option<Writer>> {
+    pub(crate) fn begin_unqueued(&mut self) -> Option<(Option<Writer>, Option<Box<Session>>)> {
         let is_free = self.stage == Stage::Open
             && self.inbox.phase == Phase::Empty
             && !self.inbox_pauses
@@ -238,7 +256,8 @@ impl State {
         }
         self.inbox.phase = Phase::Running;
         let is_idle = matches!(self.outbox.seat, Seat::Idle(_));
-        Some(if is_idle { self.outbox.take() } else { None })
+        let writer = if is_idle { self.outbox.take() } else { None };
+        Some((writer, self.session.take()))
     }
 
     /// The running turn's next item, if there is one and the connection goes on.
@@ -274,6 +293,12 @@ impl State {
         effects: &mut Effects,
     ) {
         debug_assert_eq!(self.inbox.phase, Phase::Running);
+        if !self.is_admitted && leaving.session.as_ref().is_some_and(|it| it.is_admitted) {
+            self.is_admitted = true;
+            // A clock of the loop's stops.
+            effects.call = true;
+        }
+        self.session = leaving.session;
         self.take_off(leaving.done, bounds, effects);
         if let Some(rest) = leaving.rest {
             self.inbox.items.push_first(rest);
@@ -288,15 +313,29 @@ impl State {
         }
         if self.inbox.items.is_empty() {
             self.inbox.phase = Phase::Empty;
-            if self.stage == Stage::Answering {
-                self.stage = Stage::Flushing;
-                effects.call |= matches!(self.outbox.seat, Seat::Idle(_));
+            if self.stage != Stage::Open {
+                self.leave_empty(effects);
             }
             return;
         }
         let stalled = self.stall(total, bounds, effects);
         self.inbox.phase = stalled.unwrap_or(Phase::Queued);
         effects.enqueue |= stalled.is_none();
+    }
+
+    /// The last message of a connection that ends was handled, or let go.
+    #[cold]
+    fn leave_empty(&mut self, effects: &mut Effects) {
+        if self.stage == Stage::Answering {
+            self.stage = Stage::Flushing;
+            effects.call |= matches!(self.outbox.seat, Seat::Idle(_));
+        }
+        if !self.is_open() && self.hook == Hook::Connecting {
+            // It was put back, and will not be called any more.
+            self.hook = Hook::None;
+            effects.call |= self.is_over();
+        }
+        self.owe_closed(effects);
     }
 
     /// Stalled for the total -> queued. Any other phase stays what it is.
@@ -396,6 +435,7 @@ impl State {
         if self.stage == Stage::Aborted {
             self.outbox_pauses = false;
             self.outbox.close(unsent, effects);
+            self.owe_closed(effects);
             effects.call = true;
             return;
         }
@@ -422,8 +462,12 @@ impl State {
 
     // --- parts ---
 
-    /// What a turn waits for that would only add to a backlog.
+    /// What a turn waits for that would only add to a backlog. The last hook of a connection
+    /// that is over has nothing to say, and waits for nothing.
     fn stall(&self, total: Room, bounds: &Bounds, effects: &mut Effects) -> Option<Phase> {
+        if !self.is_open() {
+            return None;
+        }
         if self.outbox.bytes > bounds.outbox_high {
             return Some(Phase::Stalled(Backlog::Own));
         }
@@ -470,7 +514,11 @@ impl State {
 
     /// Takes off what the running turn has handled. If the connection has ended under
     /// it, all else that it has is lost.
+    #[inline]
     fn take_off(&mut self, done: Done, bounds: &Bounds, effects: &mut Effects) {
+        if let Some(hook) = done.hook {
+            self.note_hook(hook, effects);
+        }
         let inbox = &mut self.inbox;
         let unhandled = std::mem::take(&mut inbox.in_turn) as usize - done.messages;
         if self.stage > Stage::Answering {
@@ -496,8 +544,15 @@ impl State {
         effects.call = true;
     }
 
-    /// Drops what is to be handled. What the running turn has taken is the turn's.
+    /// Drops what is to be handled. What the running turn has taken is the turn's, and a
+    /// hook that says that the connection is closed stays.
     fn let_inbox_go(&mut self, effects: &mut Effects) {
+        if self.hook == Hook::Closing {
+            return;
+        }
+        if self.hook == Hook::Connecting && self.inbox.phase != Phase::Running {
+            self.hook = Hook::None;
+        }
         let inbox = &mut self.inbox;
         self.inbox_pauses = false;
         if matches!(inbox.phase, Phase::Stalled(_)) {
@@ -511,6 +566,9 @@ impl State {
         }
     }
 }
+
+#[path = "state_hooks.rs"]
+mod hooks;
 
 #[cfg(all(test, not(loom)))]
 #[path = "state_tests.rs"]

@@ -2,8 +2,12 @@
 //! illegal is reached, that each account is right, and that nobody waits for a call that
 //! does not come.
 
+#[path = "state_tests_threads.rs"]
+mod threads;
+
 use super::*;
 use crate::item::Chunk;
+use crate::session::HookCall;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 
@@ -29,14 +33,27 @@ const MESSAGES_MAX: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    Receive { exhausted: bool },
-    EndInput { notice: bool },
+    /// Only as the first.
+    Connect,
+    Receive {
+        exhausted: bool,
+    },
+    EndInput {
+        notice: bool,
+    },
     Look,
-    Begin { exhausted: bool },
+    Begin {
+        exhausted: bool,
+    },
     BeginUnqueued,
     Handle,
     HandOver,
-    Leave { replies: bool, handled: bool, end: bool, exhausted: bool },
+    Leave {
+        replies: bool,
+        handled: bool,
+        end: bool,
+        exhausted: bool,
+    },
     Resume,
     Push,
     DropBacklog,
@@ -60,6 +77,7 @@ enum Came {
 fn events() -> Vec<Event> {
     use Event::*;
     let mut all = vec![
+        Connect,
         EndInput { notice: false },
         EndInput { notice: true },
         Look,
@@ -108,6 +126,10 @@ struct World {
     rejected: usize,
     inbox_charged: usize,
     outbox_charged: usize,
+    steps: usize,
+    /// How often each hook has run and was content.
+    connected: usize,
+    closed: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -130,7 +152,9 @@ struct Key {
     waiting: usize,
     flight: (usize, bool),
     drops_at_return: bool,
-    has_item: bool,
+    turn_has: Option<&'static str>,
+    hook: Hook,
+    is_fresh: bool,
     lists: (usize, usize, bool),
     is_called: bool,
     seen: Seen,
@@ -192,6 +216,9 @@ impl World {
             rejected: 0,
             inbox_charged: 0,
             outbox_charged: 0,
+            steps: 0,
+            connected: 0,
+            closed: 0,
         }
     }
 
@@ -217,7 +244,13 @@ impl World {
             waiting: outbox.entries.len(),
             flight: (outbox.bytes, outbox.sent_bytes > 0),
             drops_at_return: self.state.drops_at_return,
-            has_item: matches!(self.turn, Some(Some(_))),
+            turn_has: self.turn.as_ref().map(|item| match item {
+                None => "messages",
+                Some(Item::Hook(_)) => "hook",
+                Some(_) => "item",
+            }),
+            hook: self.state.hook,
+            is_fresh: self.steps == 0,
             lists: (self.on_run_list, self.on_send_list, self.waits_for_total),
             is_called: self.is_called,
             seen: self.seen,
@@ -252,19 +285,32 @@ impl World {
 
     /// False if the event cannot happen now.
     fn apply(&mut self, event: Event) -> bool {
+        let is_applied = self.attempt(event);
+        self.steps += usize::from(is_applied);
+        is_applied
+    }
+
+    /// Whether the event would be one more of its kind than the world has.
+    fn is_enough(&self, event: Event) -> bool {
+        match event {
+            Event::Connect => self.steps > 0,
+            Event::Receive { .. } | Event::EndInput { notice: true } | Event::BeginUnqueued => {
+                self.received >= MESSAGES_MAX
+            }
+            Event::Push | Event::HandOver | Event::Leave { replies: true, .. } => {
+                self.queued >= MESSAGES_MAX
+            }
+            _ => false,
+        }
+    }
+
+    fn attempt(&mut self, event: Event) -> bool {
         let room = |exhausted| if exhausted { Room::Exhausted } else { Room::Free };
         match event {
-            Event::Receive { .. } | Event::EndInput { notice: true } | Event::BeginUnqueued
-                if self.received >= MESSAGES_MAX =>
-            {
-                return false;
+            _ if self.is_enough(event) => return false,
+            Event::Connect | Event::Receive { .. } | Event::EndInput { .. } | Event::Look => {
+                self.by_loop(event);
             }
-            Event::Push | Event::HandOver | Event::Leave { replies: true, .. }
-                if self.queued >= MESSAGES_MAX =>
-            {
-                return false;
-            }
-            Event::Receive { .. } | Event::EndInput { .. } | Event::Look => self.by_loop(event),
             Event::Begin { exhausted } => {
                 if self.on_run_list == 0 {
                     return false;
@@ -273,10 +319,10 @@ impl World {
                 let mut effects = Effects::default();
                 let item = self.state.begin(room(exhausted), &BOUNDS, &mut effects);
                 self.carry_out(&effects, false);
-                self.turn = item.map(Some);
+                self.turn = item.map(|(item, _)| Some(item));
             }
             Event::BeginUnqueued => {
-                let Some(writer) = self.state.begin_unqueued() else { return false };
+                let Some((writer, _)) = self.state.begin_unqueued() else { return false };
                 self.turn = Some(None);
                 self.writer = self.writer.take().or(writer);
             }
@@ -323,6 +369,10 @@ impl World {
 
     fn by_loop(&mut self, event: Event) {
         match event {
+            Event::Connect => {
+                let received = self.state.connect(false);
+                self.note_received(received);
+            }
             Event::Receive { exhausted } => {
                 let item = self.item();
                 let received = self.state.receive(
@@ -360,107 +410,6 @@ impl World {
         }
     }
 
-    fn turn(&mut self, event: Event) -> bool {
-        let Some(item) = self.turn.take() else { return false };
-        let mut done = Done::default();
-        let mut rest = None;
-        let is_handled = !matches!(event, Event::HandOver | Event::Leave { handled: false, .. });
-        match item {
-            Some(item) if is_handled => {
-                done = Done { messages: 1, bytes: item.charged() };
-                self.handled += 1;
-            }
-            // Such a turn has messages of the loop's buffer.
-            None if matches!(event, Event::Handle) => {
-                self.turn = Some(None);
-                return false;
-            }
-            other => rest = other,
-        }
-        let mut effects = Effects::default();
-        match event {
-            Event::Handle => {
-                let item = self.state.next(done, &BOUNDS, &mut effects);
-                self.turn = Some(item);
-            }
-            Event::HandOver => {
-                let reply = self.reply();
-                self.state.hand_over(reply, Room::Free, &BOUNDS, &mut effects);
-                self.turn = Some(rest);
-            }
-            Event::Leave { replies, end, exhausted, .. } => {
-                let replies = replies.then(|| self.reply());
-                let end = end.then_some(Cause::HandlerPanicked);
-                let leaving = Leaving { done, rest, replies, end };
-                let total = if exhausted { Room::Exhausted } else { Room::Free };
-                self.state.leave(leaving, total, &BOUNDS, &mut effects);
-            }
-            _ => unreachable!("events of a turn"),
-        }
-        self.carry_out(&effects, false);
-        true
-    }
-
-    fn write(&mut self, event: Event) -> bool {
-        let came = match event {
-            Event::TakeReady => {
-                if self.on_send_list == 0 {
-                    return false;
-                }
-                self.on_send_list -= 1;
-                let writer = self.state.take_ready();
-                self.writer = self.writer.take().or(writer);
-                return true;
-            }
-            Event::TakeBlocked => {
-                let writer = self.state.take_blocked();
-                let is_taken = writer.is_some();
-                self.writer = self.writer.take().or(writer);
-                self.seen = Self::see(&self.state);
-                return is_taken;
-            }
-            Event::Settle(came) => came,
-            _ => unreachable!("events of a writer"),
-        };
-        let Some(mut writer) = self.writer.take() else { return false };
-        if writer.entries.is_empty() && came != Came::AllSent {
-            // Replies of a turn of the loop's, which are in no entry: two bytes.
-            if self.queued >= MESSAGES_MAX {
-                self.writer = Some(writer);
-                return false;
-            }
-            let entry = Entry::new((b"xy"[..].into(), 1));
-            self.queued += 1;
-            self.outbox_charged += entry.cost();
-            writer.begin(entry, usize::from(came == Came::HalfSent));
-            return self.settle(writer, came);
-        }
-        let (mut all, mut first) = (0, 0);
-        while came == Came::AllSent && !writer.entries.is_empty() {
-            all += usize::try_from(writer.advance(1)).expect("one");
-        }
-        if came == Came::HalfSent {
-            first = usize::try_from(writer.advance(1)).expect("one");
-        }
-        self.sent += all + first;
-        self.settle(writer, came)
-    }
-
-    fn settle(&mut self, writer: Writer, came: Came) -> bool {
-        let flushed = match came {
-            Came::AllSent => Flushed::All,
-            Came::HalfSent if writer.entries.is_empty() => Flushed::All,
-            Came::HalfSent => Flushed::ShareUsed,
-            Came::NotSent => Flushed::SocketFull,
-            Came::NoBuffers => Flushed::NoBuffers,
-            Came::Broken => Flushed::Broken(io::Error::other("broken")),
-        };
-        let mut effects = Effects::default();
-        self.state.settle(writer, &flushed, Room::Free, &BOUNDS, &mut effects);
-        self.carry_out(&effects, false);
-        true
-    }
-
     fn check(&self, path: &[Event]) {
         let State { stage, inbox, outbox, .. } = &self.state;
         let (phase, seat) = (phase_name(&self.state), seat_name(&self.state));
@@ -475,7 +424,11 @@ impl World {
         assert!(!stalls_for_own || outbox.bytes > BOUNDS.outbox_low, "stalled after {path:?}");
         assert!(!self.state.outbox_pauses || outbox.bytes > 0, "paused for good after {path:?}");
         let is_open = *stage <= Stage::Answering;
-        assert!(is_open || inbox.items.is_empty() && inbox.bytes == 0, "kept after {path:?}");
+        let is_closing = self.state.hook == Hook::Closing && phase == "queued";
+        let kept = usize::from(is_closing);
+        assert!(is_open || inbox.items.len() == kept && inbox.bytes == 0, "kept after {path:?}");
+        let owed = usize::from(self.state.hook >= Hook::Connected);
+        assert_eq!(self.connected, self.closed + owed, "hooks after {path:?}");
         assert_eq!(self.inbox_charged, inbox.bytes as usize, "inbox total after {path:?}");
         assert_eq!(self.outbox_charged, outbox.bytes, "outbox total after {path:?}");
         // What was received is handled, lost, or still here; so is what was queued.
@@ -551,7 +504,13 @@ fn from_each_the_end_is_reached<'a>(paths: impl Iterator<Item = &'a Vec<Event>>)
             world.apply(Event::Settle(Came::AllSent));
         }
         world.apply(Event::Leave { replies: false, handled: false, end: false, exhausted: false });
-        world.apply(Event::Begin { exhausted: false });
+        let closed = [
+            Event::Begin { exhausted: true },
+            Event::Leave { replies: false, handled: true, end: false, exhausted: false },
+        ];
+        for event in closed.repeat(2) {
+            world.apply(event);
+        }
         assert!(world.state.is_over(), "{path:?}");
         assert_eq!((phase_name(&world.state), world.outbox_charged), ("empty", 0), "{path:?}");
     }

@@ -20,6 +20,7 @@ use crate::item::{Chunk, Done, Item};
 use crate::mailbox::{Mailbox, Next, Place};
 use crate::notice::Cause;
 use crate::protocol::{Opened, Protocol};
+use crate::session::{Hook, HookCall, Session};
 use crate::writer::Entry;
 use chappe_shm::{Counter, ThreadCounters};
 use chappe_sys::Stopwatch;
@@ -82,16 +83,34 @@ pub trait Serve: Send + Sync {
     /// The handler of a code.
     fn find(&self, code: u16) -> Found;
 
-    /// A turn with messages of these codes took long: the quick handlers among theirs
-    /// are suspect.
-    fn suspect(&self, codes: &mut dyn Iterator<Item = u16>);
+    /// The event loop has slept: what it does is measured from here on.
+    fn woken(&self) {}
 
-    /// Records how long a call of a suspect handler took. Returns true if the handler is
-    /// not quick any more from now on.
-    fn record(&self, found: Found, time: Duration) -> bool;
+    /// A turn of the loop with messages of these codes took this long: perhaps one of their
+    /// handlers did, perhaps another program had the CPU.
+    fn suspect(&self, codes: &mut dyn Iterator<Item = u16>, took: Duration);
+
+    /// Records how long a timed call took, of its thread's own time.
+    fn record(&self, found: Found, time: Duration);
 
     /// Handles a message and appends its replies.
-    fn serve(&self, found: Found, message: &Message<'_>, replies: &mut Batch) -> Served;
+    fn serve(
+        &self,
+        found: Found,
+        message: &Message<'_>,
+        session: &mut Option<Box<Session>>,
+        replies: &mut Batch,
+    ) -> Served;
+
+    /// A connection can carry messages.
+    ///
+    /// # Errors
+    /// Why it has to end instead; what its peer is told is appended.
+    fn connected(&self, mailbox: &Arc<Mailbox>, replies: &mut Batch)
+    -> Result<Box<Session>, Cause>;
+
+    /// A connection is over. Called once for each that was connected.
+    fn closed(&self, mailbox: &Arc<Mailbox>, session: Option<Box<Session>>, cause: Cause);
 }
 
 /// The handler of a message.
@@ -110,8 +129,18 @@ pub enum Pace {
     Quick,
     /// On the event loop, and its calls are timed.
     Suspect,
+    /// On a handler thread only, and its calls are timed.
+    Proving,
     /// On a handler thread only.
     Slow,
+}
+
+impl Pace {
+    /// Not for the event loop.
+    #[must_use]
+    pub fn is_for_threads(self) -> bool {
+        matches!(self, Self::Proving | Self::Slow)
+    }
 }
 
 /// A message on its way to its handler.
@@ -141,6 +170,8 @@ pub enum Served {
     BadChecksum,
     /// To be closed after the replies: the handler panicked.
     Panicked,
+    /// To be closed after the replies, for this reason: the handler asks for it.
+    End(Cause),
 }
 
 /// What a thread that runs turns needs. One for each thread.
@@ -176,6 +207,7 @@ impl<'a, S: Serve + ?Sized> Turns<'a, S> {
             place: self.place,
             batch: self.batch,
             share,
+            session: None,
             next: Next::Rest,
             is_for_threads: false,
         };
@@ -194,6 +226,8 @@ struct Turn<'a, S: ?Sized> {
     place: Place,
     batch: &'a mut Batch,
     share: Share,
+    /// The application's part of the connection, for as long as the turn lasts.
+    session: Option<Box<Session>>,
     next: Next,
     is_for_threads: bool,
 }
@@ -220,26 +254,31 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
     fn run_buffer(mut self, bytes: &[u8]) -> Turned {
         let Some(opened) = self.protocol.open(bytes) else { return self.turned(0, 0) };
         let found = self.serve.find(opened.code);
-        self.is_for_threads = self.place == Place::Loop && found.pace == Pace::Slow;
+        self.is_for_threads = self.place == Place::Loop && found.pace.is_for_threads();
         if self.is_for_threads {
             return self.turned(0, 0);
         }
-        let Some(writer) = self.mailbox.begin_unqueued() else { return self.turned(0, 0) };
+        let Some((writer, session)) = self.mailbox.begin_unqueued() else {
+            return self.turned(0, 0);
+        };
+        self.session = session;
         let first = Some((opened, found));
         let mut messages = Messages { bytes, chunk: None, first, handled: 0 };
         let end = match self.handle(&mut messages) {
             Some(Stop::End(cause)) => Some(cause),
             Some(Stop::GoOn) | None => None,
         };
-        self.next = self.mailbox.leave_unqueued(writer, self.batch, end, self.counters);
+        let leaving = Leaving { end, session: self.session.take(), ..Leaving::default() };
+        self.next = self.mailbox.leave_unqueued(writer, self.batch, leaving, self.counters);
         self.turned(bytes.len() - messages.bytes.len(), messages.handled)
     }
 
     fn run_inbox(mut self) -> Turned {
-        let mut item = self.mailbox.begin(self.counters, self.place);
-        if item.is_none() {
+        let Some((first, session)) = self.mailbox.begin(self.counters, self.place) else {
             return self.turned(0, 0);
-        }
+        };
+        self.session = session;
+        let mut item = Some(first);
         let mut leaving = Leaving::default();
         while let Some(taken) = item {
             let stop = self.handle_item(taken, &mut leaving);
@@ -267,6 +306,7 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
         if !self.batch.is_empty() {
             leaving.replies = Some(Entry::new(self.batch.take()));
         }
+        leaving.session = self.session.take();
         self.next = self.next.and(self.mailbox.leave(leaving, self.counters, self.place));
     }
 
@@ -277,10 +317,17 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
             Item::Notice(notice) => {
                 log::trace!(target: "conn.notice", "conn={} notice {notice:?}", self.mailbox.id());
                 self.protocol.notice(&notice, self.batch);
-                leaving.done = Done { messages: notice.messages(), bytes: charged };
+                leaving.done = Done { messages: notice.messages(), bytes: charged, hook: None };
                 self.share.use_up(notice.messages(), 0);
                 None
             }
+            // Until a hook is known to be quick it is for the handler threads.
+            hook @ Item::Hook(_) if self.place == Place::Loop => {
+                self.is_for_threads = true;
+                leaving.rest = Some(hook);
+                Some(Stop::GoOn)
+            }
+            Item::Hook(hook) => self.call_hook(hook, leaving),
             Item::Chunk(mut chunk) => {
                 let (bytes, shared) = (chunk.bytes(), Some(&chunk));
                 let mut messages = Messages { bytes, chunk: shared, first: None, handled: 0 };
@@ -288,7 +335,7 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
                 let (handled, rest_bytes) = (messages.handled, messages.bytes.len());
                 let is_whole = handled == chunk.messages();
                 let bytes = if is_whole { charged } else { 0 };
-                leaving.done = Done { messages: handled, bytes };
+                leaving.done = Done { messages: handled, bytes, hook: None };
                 if !is_whole {
                     chunk.advance(handled, rest_bytes);
                     leaving.rest = Some(Item::Chunk(chunk));
@@ -299,6 +346,26 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
         }
     }
 
+    /// `Some` if the turn has to end.
+    fn call_hook(&mut self, hook: HookCall, leaving: &mut Leaving) -> Option<Stop> {
+        let (came_to, stop) = match hook {
+            HookCall::Connected => match self.serve.connected(self.mailbox, self.batch) {
+                Ok(session) => {
+                    self.session = Some(session);
+                    (Hook::Connected, None)
+                }
+                Err(cause) => (Hook::None, Some(Stop::End(cause))),
+            },
+            HookCall::Closed(cause) => {
+                self.serve.closed(self.mailbox, self.session.take(), cause);
+                (Hook::None, None)
+            }
+        };
+        leaving.done.hook = Some(came_to);
+        self.share.look_at_clock();
+        stop
+    }
+
     /// Handles messages until none is whole, or there is a reason to stop.
     fn handle(&mut self, messages: &mut Messages<'_>) -> Option<Stop> {
         let all = messages.bytes;
@@ -307,11 +374,12 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
             self.share.look_at_clock();
             if self.place == Place::Loop && self.share.is_longer_than_quick() {
                 let mut handled = &all[..all.len() - messages.bytes.len()];
-                self.serve.suspect(&mut std::iter::from_fn(|| {
+                let mut codes = std::iter::from_fn(|| {
                     let opened = self.protocol.open(handled)?;
                     handled = &handled[opened.length..];
                     Some(opened.code)
-                }));
+                });
+                self.serve.suspect(&mut codes, self.share.now.since(self.share.began));
             }
         }
         stop
@@ -331,7 +399,7 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
                     (opened, self.serve.find(opened.code))
                 }
             };
-            let is_slow = found.pace == Pace::Slow;
+            let is_slow = found.pace.is_for_threads();
             if is_slow && on_loop {
                 self.is_for_threads = true;
                 return Some(Stop::GoOn);
@@ -345,12 +413,13 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
             }
             let (mailbox, protocol) = (self.mailbox, self.protocol);
             let message = Message { opened, mailbox, protocol, chunk: messages.chunk };
-            let is_timed = on_loop && found.pace == Pace::Suspect;
+            // A model has no time.
+            let is_timed =
+                !cfg!(loom) && found.pace == if on_loop { Pace::Suspect } else { Pace::Proving };
             let watch = is_timed.then(Stopwatch::start);
-            let served = self.serve.serve(found, &message, self.batch);
+            let served = self.serve.serve(found, &message, &mut self.session, self.batch);
             if let Some(watch) = watch {
-                let is_demoted = self.serve.record(found, watch.stop());
-                self.counters.add(Counter::HandlersDemoted, u64::from(is_demoted));
+                self.serve.record(found, watch.stop());
             }
             messages.bytes = &messages.bytes[opened.length..];
             messages.handled += 1;
@@ -360,19 +429,23 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
             if is_slow || is_timed || is_early && !messages.bytes.is_empty() {
                 self.share.look_at_clock();
             }
-            if let Some(cause) = self.count(served) {
+            if served != Served::Answered
+                && let Some(cause) = self.count(served)
+            {
                 return Some(Stop::End(cause));
             }
         }
     }
 
     /// Counts what became of a message; why the connection has to end, if it has to.
+    #[cold]
     fn count(&self, served: Served) -> Option<Cause> {
         let (counter, cause) = match served {
             Served::Answered => return None,
             Served::UnknownCode => (Counter::ProtocolErrors, None),
             Served::BadChecksum => (Counter::ProtocolErrors, Some(Cause::ProtocolError)),
             Served::Failed => (Counter::HandlerErrors, None),
+            Served::End(cause) => return Some(cause),
             Served::Panicked => (Counter::HandlerPanics, Some(Cause::HandlerPanicked)),
         };
         self.counters.add(counter, 1);

@@ -29,6 +29,8 @@ pub enum ErrorNumber {
     Busy = 6,
     /// A begun frame did not complete. The connection is closed.
     FrameTimeout = 7,
+    /// The application has denied the peer something. The connection is closed.
+    Denied = 8,
 }
 
 /// Why the server leaves: the first field of a goodbye frame.
@@ -47,6 +49,8 @@ pub enum Goodbye {
     Kicked = 5,
     /// No complete frame within `timeouts.handshake`.
     HandshakeTimeout = 6,
+    /// The application closes the connection.
+    ByApplication = 7,
 }
 
 /// An error frame: number, the code of the frame that caused it, text.

@@ -155,7 +155,7 @@ impl Birth {
             // a program that reads the launcher's stderr to its end would wait as long.
             process::redirect_stderr_to_null()?;
         }
-        chappe_sys::set_title(&format!("chappe: worker process {number}"));
+        crate::program::set_title(&format!("worker process {number}"));
         confine(forked, &assignment, identity.as_ref())?;
         Ok(assignment)
     }

@@ -106,6 +106,7 @@ fn number_of(problem: Problem) -> ErrorNumber {
         Problem::TooFast => ErrorNumber::TooFast,
         Problem::Busy => ErrorNumber::Busy,
         Problem::Incomplete => ErrorNumber::FrameTimeout,
+        Problem::Denied => ErrorNumber::Denied,
     }
 }
 
@@ -117,6 +118,7 @@ fn reason_of(goodbye: Goodbye) -> wire::Goodbye {
         Goodbye::TooSlow => wire::Goodbye::TooSlow,
         Goodbye::Kicked => wire::Goodbye::Kicked,
         Goodbye::HandshakeTimeout => wire::Goodbye::HandshakeTimeout,
+        Goodbye::ByApplication => wire::Goodbye::ByApplication,
     }
 }
 

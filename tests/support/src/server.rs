@@ -64,20 +64,28 @@ impl TestServer {
     /// Starts a program that becomes the stock server.
     #[track_caller]
     pub fn start_program(command: Command, test: &str, toml: &str) -> Self {
-        Self::start_at(Site::new("chappe", test, &configuration(toml)), command, toml)
+        let site = Site::new("chappe", test, &configuration(toml));
+        let command = command_of(command, &site.dir);
+        Self::start_at(site, command, toml)
     }
 
     /// Starts the server of [`application`](crate::application).
     #[track_caller]
     pub fn start_application(test: &str, toml: &str, prepare: impl FnOnce(&mut Command)) -> Self {
-        let mut command = Command::new(program("application"));
-        prepare(command.stdin(Stdio::null()));
-        Self::start_at(Site::new("application", test, &configuration(toml)), command, toml)
+        let site = Site::new("application", test, &configuration(toml));
+        let mut command = site.command(&[]);
+        prepare(&mut command);
+        Self::start_at(site, command, toml)
+    }
+
+    /// Starts the program of a site whose configuration is made from `toml`.
+    #[track_caller]
+    pub fn start_in(site: &Site, toml: &str) -> Self {
+        Self::start_at(site.clone(), site.command(&[]), toml)
     }
 
     #[track_caller]
-    fn start_at(site: Site, command: Command, toml: &str) -> Self {
-        let mut command = command_of(command, &site.dir);
+    fn start_at(site: Site, mut command: Command, toml: &str) -> Self {
         if std::env::var_os(IS_UNFUSED).is_some() && !toml.contains("fuse =") {
             command.args(UNFUSED);
         }

@@ -4,6 +4,7 @@ mod abort;
 mod budget;
 mod calls;
 mod fuse;
+mod hooks;
 mod inbox;
 mod outbox;
 mod push;
@@ -13,7 +14,7 @@ use chappe_engine::sync::{Mutex, Semaphore};
 use chappe_engine::{
     Batch, BodyTooLong, Cause, Chunk, Engine, Entry, Found, Framed, Goodbye, Item, Limits, Mailbox,
     Message, Names, Notice, Opened, Pace, Peer, Place, Protocol, Received, Rejected, Rest, Serve,
-    Served, SlowReader, Socket, Source, Stage, Turns,
+    Served, Session, SlowReader, Socket, Source, Stage, Turns,
 };
 use chappe_shm::{SharedCounters, ThreadCounters};
 use chappe_sys::clock::Moment;
@@ -162,6 +163,10 @@ impl Protocol for OneByte {
     }
 }
 
+/// What [`Answer`] has handled when it was asked at a connection's begin and at its end.
+const CONNECTED: u8 = b'^';
+const CLOSED: u8 = b'.';
+
 /// Answers each message with the byte twice, or with nothing.
 struct Answer {
     handled: Arc<Mutex<Vec<u8>>>,
@@ -187,7 +192,13 @@ impl Serve for Answer {
         Found { pace: self.pace, place: None }
     }
 
-    fn serve(&self, _: Found, message: &Message<'_>, replies: &mut Batch) -> Served {
+    fn serve(
+        &self,
+        _: Found,
+        message: &Message<'_>,
+        _: &mut Option<Box<Session>>,
+        replies: &mut Batch,
+    ) -> Served {
         let [_, byte] = message.opened.code.to_be_bytes();
         self.handled.lock().push(byte);
         if self.replies {
@@ -196,12 +207,23 @@ impl Serve for Answer {
         Served::Answered
     }
 
-    fn suspect(&self, _: &mut dyn Iterator<Item = u16>) {
+    fn suspect(&self, _: &mut dyn Iterator<Item = u16>, _: Duration) {
         unreachable!("a model has no time")
     }
 
-    fn record(&self, _: Found, _: Duration) -> bool {
+    fn record(&self, _: Found, _: Duration) {
         unreachable!("a model has no time")
+    }
+
+    fn connected(&self, _: &Arc<Mailbox>, _: &mut Batch) -> Result<Box<Session>, Cause> {
+        self.handled.lock().push(CONNECTED);
+        let value = Box::new(Arc::clone(&self.handled));
+        Ok(Box::new(Session { value, is_admitted: true }))
+    }
+
+    fn closed(&self, _: &Arc<Mailbox>, session: Option<Box<Session>>, _: Cause) {
+        assert!(session.is_some(), "what it was given at its begin");
+        self.handled.lock().push(CLOSED);
     }
 }
 
@@ -229,7 +251,8 @@ impl World {
         let pushers = SharedCounters::detached();
         let engine = Engine::new(&limits, Semaphore::new(0), protocols, pushers);
         let engine = Arc::new(engine.expect("a model"));
-        let names = Names { id: 1, token: 1, peer: Peer::Unix, protocol: 0 };
+        let connected_at = Moment::now();
+        let names = Names { id: 1, token: 1, peer: Peer::Unix, listener: 0, connected_at };
         let sends = Arc::clone(&socket) as Arc<dyn Socket>;
         let mailbox = Arc::new(Mailbox::new(names, sends, Arc::clone(&engine)));
         Self { engine, mailbox, socket, counters: ThreadCounters::detached() }
@@ -281,6 +304,12 @@ impl World {
     fn thread<T: 'static>(&self, body: impl FnOnce(Arc<Mailbox>) -> T + 'static) -> JoinHandle<T> {
         let mailbox = Arc::clone(&self.mailbox);
         loom::thread::spawn(move || body(mailbox))
+    }
+
+    /// The connection can carry messages, which the application is told first.
+    fn connect(&self) {
+        assert_eq!(self.mailbox.connect(false), Received::StartTurn);
+        self.mailbox.enqueue();
     }
 
     /// The loop receives messages and leaves its turn to the handler threads.

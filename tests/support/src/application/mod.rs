@@ -3,9 +3,9 @@
 
 pub mod pushes;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use chappe::{Handler, HandlerError, Outcome, Replies, Request, Server};
+use chappe::{HandlerError, Server};
 
 use crate::{gate, pause};
 
@@ -19,69 +19,31 @@ pub const PANIC: u16 = 18;
 pub const HOLD: u16 = 19;
 /// Takes two milliseconds and answers nothing.
 pub const QUIET: u16 = 20;
-/// Says that it is quick, and takes as many milliseconds as the body's one byte says.
-pub const BOASTS: u16 = 21;
-
-/// Says that it is quick, and computes for 300 microseconds.
-pub const COMPUTES: u16 = 22;
-
-struct Computes;
-
-impl Handler for Computes {
-    fn handle(&self, _: &Request<'_>, replies: &mut Replies) -> Outcome {
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_micros(300) {
-            std::hint::spin_loop();
-        }
-        replies.send(COMPUTES, b"")
-    }
-
-    fn is_quick(&self) -> bool {
-        true
-    }
-}
-
-struct Boasts;
-
-impl Handler for Boasts {
-    fn handle(&self, request: &Request<'_>, replies: &mut Replies) -> Outcome {
-        let time = Duration::from_millis(request.body()[0].into());
-        pause(time, "a handler that says it is quick and waits");
-        replies.send(BOASTS, b"")
-    }
-
-    fn is_quick(&self) -> bool {
-        true
-    }
-}
-
 /// Returns the worker's free memory to the kernel, then answers.
 pub const GIVE_BACK: u16 = 23;
 
 /// The server, with all of these.
-pub fn server() -> Server {
+pub fn server() -> Server<()> {
     pushes::handlers(Server::new())
-        .on(TWICE, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
-            replies.send(TWICE, request.body())?;
-            replies.send(TWICE, request.body())
+        .on(TWICE, |call| {
+            call.reply(TWICE, call.body())?;
+            call.reply(TWICE, call.body())
         })
-        .on(FAIL, |_: &Request<'_>, replies: &mut Replies| -> Outcome {
-            replies.send(FAIL, b"half an answer")?;
+        .on(FAIL, |call| {
+            call.reply(FAIL, b"half an answer")?;
             Err(HandlerError::new("out of ink"))
         })
-        .on(PANIC, |_: &Request<'_>, _: &mut Replies| -> Outcome { panic!("planned") })
-        .on(HOLD, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
-            gate::wait(request.body());
-            replies.send(HOLD, b"")
+        .on(PANIC, |_| panic!("planned"))
+        .blocking(HOLD, |call| {
+            gate::wait(call.body());
+            call.reply(HOLD, b"")
         })
-        .on(BOASTS, Boasts)
-        .on(COMPUTES, Computes)
-        .on(QUIET, |_: &Request<'_>, _: &mut Replies| -> Outcome {
+        .blocking(QUIET, |_| {
             pause(Duration::from_millis(2), "a handler that takes its time");
             Ok(())
         })
-        .on(GIVE_BACK, |_: &Request<'_>, replies: &mut Replies| -> Outcome {
+        .on(GIVE_BACK, |call| {
             chappe_sys::memory::give_back();
-            replies.send(GIVE_BACK, b"")
+            call.reply(GIVE_BACK, b"")
         })
 }

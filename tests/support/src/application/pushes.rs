@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use chappe::{Handle, HandlerError, Message, Outcome, Replies, Request, SendError, Server};
+use chappe::{Call, Handle, HandlerError, Message, Outcome, SendError, Server};
 
 use crate::pause;
 
@@ -123,15 +123,15 @@ fn kept(name: u8) -> Handle {
     kept.get(&name).expect("a kept handle").clone()
 }
 
-pub(super) fn handlers(server: Server) -> Server {
+pub(super) fn handlers(server: Server<()>) -> Server<()> {
     server
-        .on(KEEP, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
+        .on(KEEP, |call| {
             let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.insert(request.body()[0], request.handle());
-            replies.send(KEEP, b"")
+            kept.insert(call.body()[0], call.handle());
+            call.reply(KEEP, b"")
         })
-        .on(PUSH, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
-            let order = Order::decode(request.body());
+        .blocking(PUSH, |call| {
+            let order = Order::decode(call.body());
             let handle = &kept(order.name);
             let tallies: Vec<Tally> = thread::scope(|scope| {
                 let start = |nth| scope.spawn(move || order.carry_out(nth, handle));
@@ -144,29 +144,29 @@ pub(super) fn handlers(server: Server) -> Server {
                 closed: sum.closed + tally.closed,
                 expired: sum.expired + tally.expired,
             });
-            replies.send(PUSH, &sum.encode())
+            call.reply(PUSH, &sum.encode())
         })
-        .on(ALL, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
-            let message = Message::new(PUSHED, request.body()).expect("it was a body");
+        .on(ALL, |call| {
+            let message = Message::new(PUSHED, call.body()).expect("it was a body");
             let mut tally = Tally::default();
             for handle in KEPT.lock().unwrap_or_else(PoisonError::into_inner).values() {
                 tally.add(handle.send_message(&message));
             }
-            replies.send(ALL, &tally.encode())
+            call.reply(ALL, &tally.encode())
         })
         .on(MIXED, mixed)
-        .on(MIXED_FAIL, |request: &Request<'_>, replies: &mut Replies| -> Outcome {
-            mixed(request, replies)?;
+        .on(MIXED_FAIL, |call| {
+            mixed(call)?;
             Err(HandlerError::new("after all"))
         })
 }
 
-fn mixed(request: &Request<'_>, replies: &mut Replies) -> Outcome {
-    let handle = request.handle();
-    replies.send(MIXED, b"1")?;
+fn mixed(call: &mut Call<'_, ()>) -> Outcome {
+    let handle = call.handle();
+    call.reply(MIXED, b"1")?;
     handle.send(PUSHED, b"2").expect("open");
     handle.send(PUSHED, b"3").expect("open");
-    replies.send(MIXED, b"4")?;
+    call.reply(MIXED, b"4")?;
     handle.send(PUSHED, b"5").expect("open");
     Ok(())
 }

@@ -1,0 +1,47 @@
+//! The example `chat`.
+
+use chappe::client::ClientError;
+use chappe::testing::{TestError, TestServer};
+
+const LOGIN: u16 = 16;
+const SAY: u16 = 17;
+const SAID: u16 = 18;
+const CAME: u16 = 19;
+const LEFT: u16 = 20;
+
+fn server() -> Result<TestServer, TestError> {
+    TestServer::of(env!("CARGO_BIN_EXE_chat")).config(include_str!("../chat.toml")).start()
+}
+
+#[test]
+fn who_comes_speaks_and_leaves_is_heard() -> Result<(), TestError> {
+    let server = server()?;
+    let mut anna = server.client()?;
+    assert_eq!(&anna.call(LOGIN, b"anna secret")?.body[..], b"welcome");
+    let mut ben = server.client()?;
+    ben.call(LOGIN, b"ben hidden")?;
+    let mut hears = |code: u16, body: &[u8]| -> Result<(), TestError> {
+        let heard = anna.receive()?;
+        assert_eq!((heard.code, &heard.body[..]), (code, body));
+        Ok(())
+    };
+    hears(CAME, b"ben")?;
+    assert_eq!(&ben.call(SAY, b"good morning")?.body[..], b"1");
+    hears(SAID, b"ben: good morning")?;
+    drop(ben);
+    hears(LEFT, b"ben")?;
+    server.stop()
+}
+
+#[test]
+fn the_door_is_closed_without_the_password() -> Result<(), TestError> {
+    let server = server()?;
+    for (code, body) in [(LOGIN, &b"anna wrong"[..]), (LOGIN, b"anna"), (SAY, b"hello")] {
+        let mut client = server.client()?;
+        let refused = client.call(code, body)?;
+        let error = refused.as_error().expect("an error");
+        assert_eq!(error.number, 8, "{error}");
+        assert!(matches!(client.receive(), Err(ClientError::Closed)));
+    }
+    server.stop()
+}

@@ -1,0 +1,86 @@
+//! A service without its type: what the command line, the master and a worker need of it.
+
+use super::application::Application;
+use super::{Routes, Service, Worker};
+use crate::config::{self, Config, ConfigErrors, Loaded};
+use chappe_engine::{Hooks, Serve};
+use chappe_shm::SharedCounters;
+use std::sync::Arc;
+
+/// An application, before there is a worker.
+pub(crate) trait Definition: Sync {
+    /// Checks `[application]`.
+    ///
+    /// # Errors
+    /// What is wrong, with its place.
+    fn check(&self, loaded: &Loaded) -> Result<(), ConfigErrors>;
+
+    /// Makes the service, in a worker.
+    ///
+    /// # Errors
+    /// Why it cannot start.
+    fn start(&self, born: Born<'_>) -> Result<Arc<dyn Running>, String>;
+}
+
+/// What an application is started with.
+pub(crate) struct Born<'a> {
+    pub(crate) number: u16,
+    pub(crate) generation: u64,
+    pub(crate) config: &'a Config,
+    pub(crate) counters: SharedCounters,
+}
+
+/// The application of one worker.
+pub(crate) trait Running: Serve {
+    /// What it wants to know of connections.
+    fn hooks(&self) -> Hooks;
+
+    /// The worker begins to drain.
+    fn stopping(&self);
+
+    /// What the event loop needs of it.
+    fn serve(self: Arc<Self>) -> Arc<dyn Serve>;
+}
+
+/// A service with its routes.
+pub(crate) struct Defined<S: Service> {
+    /// Copied into each worker by the fork.
+    pub(crate) routes: Routes<S>,
+    /// Without, it is a server that has handlers only.
+    pub(crate) has_hooks: bool,
+}
+
+impl<S: Service> Definition for Defined<S> {
+    fn check(&self, loaded: &Loaded) -> Result<(), ConfigErrors> {
+        let config = loaded.application()?;
+        S::check(&config).map_err(|error| loaded.application_fault(&error.to_string()))
+    }
+
+    fn start(&self, born: Born<'_>) -> Result<Arc<dyn Running>, String> {
+        let Born { number, generation, config, counters } = born;
+        let application = config::application(config).map_err(|error| error.to_string())?;
+        let worker = Worker::new(number, generation, application);
+        let service = S::start(&worker).map_err(|error| error.to_string())?;
+        let listeners = config.listen.iter().map(|listen| listen.address.to_string()).collect();
+        let (routes, has_hooks) = (self.routes.clone(), self.has_hooks);
+        Ok(Arc::new(Application::new(service, routes, worker, listeners, has_hooks, counters)))
+    }
+}
+
+impl<S: Service> Running for Application<S> {
+    fn hooks(&self) -> Hooks {
+        match (self.has_hooks, self.has_gate) {
+            (false, _) => Hooks::None,
+            (true, false) => Hooks::Called,
+            (true, true) => Hooks::Gated,
+        }
+    }
+
+    fn stopping(&self) {
+        Application::stopping(self);
+    }
+
+    fn serve(self: Arc<Self>) -> Arc<dyn Serve> {
+        self
+    }
+}

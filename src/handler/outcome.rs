@@ -1,0 +1,137 @@
+//! How a handler or a hook ends: well, with an error for the peer, or with the end of the
+//! connection.
+
+use super::SendError;
+use std::error::Error;
+use std::fmt;
+
+/// What a handler returns. An error is sent to the peer in place of the replies to the
+/// message (error 4, the connection stays open), a [`Deny`] ends the connection (error 8).
+pub type Outcome = Result<(), HandlerError>;
+
+type AnyError = Box<dyn Error + Send + Sync>;
+
+/// Why a handler failed. Any error becomes one by `?`, and so do a [`Deny`], a `&str` and a
+/// `String`; it is no [`Error`] itself, or these could not be told apart.
+#[derive(Debug)]
+pub struct HandlerError(pub(super) Failure);
+
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Error 4.
+    Failed(String),
+    /// A limit has no room: error 4 too.
+    Full(String),
+    /// Error 8, and the connection ends.
+    Denied(String),
+}
+
+impl HandlerError {
+    /// An error with a text for people: the peer and the log get it.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Failure::Failed(text.into()))
+    }
+
+    /// Whether a limit had no room: there may be some later.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self.0, Failure::Full(_))
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Failure::Failed(text) | Failure::Full(text) | Failure::Denied(text)) = &self.0;
+        f.write_str(text)
+    }
+}
+
+impl<E: Into<AnyError>> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let is_full = matches!(error.downcast_ref(), Some(SendError::Full));
+        let text = error.to_string();
+        Self(if is_full { Failure::Full(text) } else { Failure::Failed(text) })
+    }
+}
+
+impl From<Deny> for HandlerError {
+    fn from(deny: Deny) -> Self {
+        Self(Failure::Denied(deny.text))
+    }
+}
+
+/// The application does not want this peer, or what it asks for: the peer gets the text
+/// (error 8), and its connection ends.
+#[derive(Debug)]
+pub struct Deny {
+    pub(super) text: String,
+}
+
+impl Deny {
+    /// With a text for the peer, of which 512 bytes are sent at most.
+    pub fn close(text: impl Into<String>) -> Self {
+        Self { text: text.into() }
+    }
+}
+
+impl fmt::Display for Deny {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl<E: Into<AnyError>> From<E> for Deny {
+    fn from(error: E) -> Self {
+        Self::close(error.into().to_string())
+    }
+}
+
+/// Why a service cannot start. Its text is in the worker's log and, unless that is off, on
+/// the terminal of the start or the reload.
+#[derive(Debug)]
+pub struct StartError {
+    text: String,
+}
+
+impl StartError {
+    /// With a text for people.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into() }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl<E: Into<AnyError>> From<E> for StartError {
+    fn from(error: E) -> Self {
+        Self::new(error.into().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_error_a_text_and_a_denial_become_a_handlers_error() {
+        let by_error = || -> Outcome { Err("x".parse::<u8>().unwrap_err())? };
+        assert!(matches!(by_error().unwrap_err().0, Failure::Failed(_)));
+        let by_text = || -> Outcome { Err("out of ink")? };
+        assert_eq!(by_text().unwrap_err().to_string(), "out of ink");
+        let by_string = || -> Outcome { Err("out of ink".to_owned().into()) };
+        assert!(!by_string().unwrap_err().is_full());
+        let by_denial = || -> Outcome { Err(Deny::close("not you"))? };
+        assert!(matches!(by_denial().unwrap_err().0, Failure::Denied(text) if text == "not you"));
+        let started = || -> Result<(), StartError> { Err(std::io::Error::other("no disk"))? };
+        assert_eq!(started().unwrap_err().to_string(), "no disk");
+        let full = || -> Outcome { Err(SendError::Full)? };
+        assert!(full().unwrap_err().is_full());
+        let denied = || -> Result<(), Deny> { Err("no")? };
+        assert_eq!(denied().unwrap_err().to_string(), "no");
+    }
+}

@@ -1,0 +1,141 @@
+//! What an application is: one value in each worker, hooks, and one value of its own for
+//! each connection.
+
+use super::client::Client;
+use super::outcome::{Deny, StartError};
+use super::routes::Routes;
+use super::worker::Worker;
+use chappe_engine::Cause;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// An application behind the server: made once in each worker, after the fork.
+///
+/// `connected`, each message, and `closed` of one connection run one after the other;
+/// those of different connections run in parallel, so a service is `Sync`. A hook that
+/// panics ends its connection and is counted.
+pub trait Service: Sized + Send + Sync + 'static {
+    /// The `[application]` table of the configuration; [`NoConfig`] for none.
+    type Config: DeserializeOwned + Send + Sync + 'static;
+    /// What the service keeps for one connection.
+    type State: Send + 'static;
+
+    /// Makes the service of one worker. It runs after the fork, with signals blocked and
+    /// before any connection: this is the place for databases and threads.
+    ///
+    /// # Errors
+    /// The worker cannot boot: the start fails, or the reload is rolled back.
+    fn start(worker: &Worker<Self>) -> Result<Self, StartError>;
+
+    /// Says which handler has which message code. Called before the fork, also by `-t`.
+    fn routes(routes: &mut Routes<Self>);
+
+    /// A connection can carry messages: makes its state.
+    ///
+    /// # Errors
+    /// The peer gets the text as error 8, and the connection ends; `closed` is not called.
+    fn connected(&self, client: &Client) -> Result<Self::State, Deny>;
+
+    /// Checks what the types of the configuration cannot say.
+    ///
+    /// # Errors
+    /// The configuration is wrong: refused by `-t`, start and reload.
+    fn check(config: &Self::Config) -> Result<(), StartError> {
+        let _ = config;
+        Ok(())
+    }
+
+    /// A connection is over, however it ended: the last call for it, once for each that
+    /// `connected` has let in. Not called at a fast stop, at the end of
+    /// `worker_shutdown_timeout`, or when the worker is killed.
+    fn closed(&self, client: &Client, state: Self::State, why: CloseReason) {
+        let _ = (client, state, why);
+    }
+
+    /// The worker begins to drain: it stops, or a reload has replaced it.
+    fn stopping(&self, worker: &Worker<Self>) {
+        let _ = worker;
+    }
+}
+
+/// The configuration of a service without one: `[application]` has to be empty.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoConfig {}
+
+/// The service of a server that has handlers only.
+impl Service for () {
+    type Config = NoConfig;
+    type State = ();
+
+    fn start(_: &Worker<Self>) -> Result<Self, StartError> {
+        Ok(())
+    }
+
+    fn routes(_: &mut Routes<Self>) {}
+
+    fn connected(&self, _: &Client) -> Result<(), Deny> {
+        Ok(())
+    }
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The peer has sent its end, perhaps inside of a message.
+    PeerClosed,
+    /// The peer has reset the connection, or it broke.
+    PeerReset,
+    /// Nothing was received for `timeouts.idle`.
+    Idle,
+    /// No complete message came within `timeouts.handshake`, or no admission.
+    HandshakeTimeout,
+    /// A begun message was not completed within `timeouts.frame`.
+    FrameTimeout,
+    /// The peer reads too slowly.
+    TooSlow,
+    /// The peer kept exceeding a rate limit.
+    TooFast,
+    /// The peer has sent what its protocol does not have.
+    ProtocolError,
+    /// The application has denied the peer something ([`Deny`]).
+    Denied,
+    /// The application has closed it.
+    ClosedByApplication,
+    /// A handler or a hook panicked.
+    HandlerPanicked,
+    /// An operator has closed it.
+    Kicked,
+    /// It held too much of what all connections of the worker may hold together.
+    Overloaded,
+    /// What became of a message that was moved to another worker is not known.
+    OutcomeUnknown,
+    /// The server stops.
+    Stopping,
+    /// A reload has replaced the worker.
+    Reloading,
+}
+
+impl From<Cause> for CloseReason {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::PeerClosed => Self::PeerClosed,
+            // The last two end a connection before it can carry messages.
+            Cause::PeerReset | Cause::Refused | Cause::OutOfMemory => Self::PeerReset,
+            Cause::Idle => Self::Idle,
+            Cause::HandshakeTimeout => Self::HandshakeTimeout,
+            Cause::FrameTimeout => Self::FrameTimeout,
+            Cause::TooSlow => Self::TooSlow,
+            Cause::TooFast => Self::TooFast,
+            Cause::ProtocolError => Self::ProtocolError,
+            Cause::HandlerPanicked => Self::HandlerPanicked,
+            Cause::Denied => Self::Denied,
+            Cause::ByApplication => Self::ClosedByApplication,
+            Cause::Kicked => Self::Kicked,
+            Cause::Overloaded => Self::Overloaded,
+            Cause::Stopping => Self::Stopping,
+            Cause::Reloading => Self::Reloading,
+        }
+    }
+}

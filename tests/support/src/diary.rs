@@ -1,0 +1,148 @@
+//! A service that writes down what it is called for, and the tests read that.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use chappe::{
+    Call, Client as Peer, CloseReason, Deny, Outcome, Routes, Service, StartError, Worker,
+};
+use serde::Deserialize;
+
+use crate::gate;
+use crate::wait::DEADLINE;
+
+/// Counts the messages of its connection and answers with its id and their number.
+pub const COUNT: u16 = 16;
+/// Begins an answer, then denies with the body as the text.
+pub const DENY: u16 = 17;
+/// Answers twice, then closes with the body as the text.
+pub const CLOSE: u16 = 18;
+/// Panics.
+pub const PANIC: u16 = 19;
+/// Waits at the gate that the body names, and answers.
+pub const HOLD: u16 = 20;
+/// Admits, with the right word.
+pub const LOGIN: u16 = 21;
+
+/// What it is told by its configuration.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where it writes down what it is called for.
+    journal: PathBuf,
+    #[serde(default)]
+    connected: Manner,
+    #[serde(default)]
+    closed: Manner,
+}
+
+/// How a hook behaves.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Manner {
+    #[default]
+    Well,
+    Denies,
+    Panics,
+}
+
+/// The service; with a gate, or without.
+#[derive(Debug)]
+pub struct Diary<const HAS_GATE: bool> {
+    /// Each line is one write, to its end: those of all workers stand there whole.
+    journal: File,
+    connected: Manner,
+    closed: Manner,
+}
+
+impl<const HAS_GATE: bool> Diary<HAS_GATE> {
+    fn note(&self, line: &str) {
+        (&self.journal).write_all(format!("{line}\n").as_bytes()).expect("the journal");
+    }
+
+    fn count(&self, count: &mut u32, call: &mut Call<'_, Self>) -> Outcome {
+        *count += 1;
+        let id = call.client().id();
+        self.note(&format!("{id} message {count}"));
+        call.reply(COUNT, format!("{id} {count}").as_bytes())
+    }
+
+    fn deny(&self, _: &mut u32, call: &mut Call<'_, Self>) -> Outcome {
+        call.reply(DENY, b"half an answer")?;
+        Err(Deny::close(std::str::from_utf8(call.body())?))?
+    }
+
+    fn close(&self, _: &mut u32, call: &mut Call<'_, Self>) -> Outcome {
+        call.reply(CLOSE, b"one")?;
+        call.reply(CLOSE, b"two")?;
+        call.close(std::str::from_utf8(call.body())?);
+        assert!(call.reply(CLOSE, b"three").is_err(), "nothing stands behind the goodbye");
+        Ok(())
+    }
+
+    fn hold(&self, count: &mut u32, call: &mut Call<'_, Self>) -> Outcome {
+        let id = call.client().id();
+        self.note(&format!("{id} held"));
+        gate::wait(call.body());
+        *count += 1;
+        self.note(&format!("{id} let go"));
+        call.reply(HOLD, b"")
+    }
+
+    fn login(&self, _: &mut u32, call: &mut Call<'_, Self>) -> Outcome {
+        if call.body() == b"sesame" {
+            call.admit();
+        }
+        call.reply(LOGIN, b"")
+    }
+}
+
+impl<const HAS_GATE: bool> Service for Diary<HAS_GATE> {
+    type Config = Config;
+    type State = u32;
+
+    fn start(worker: &Worker<Self>) -> Result<Self, StartError> {
+        let Config { journal, connected, closed } = worker.config();
+        let opened = OpenOptions::new().create(true).append(true).open(journal);
+        let journal = opened.map_err(|error| format!("the journal cannot be opened: {error}"))?;
+        let diary = Self { journal, connected: *connected, closed: *closed };
+        diary.note(&format!("worker {} of {} starts", worker.number(), worker.generation()));
+        Ok(diary)
+    }
+
+    fn routes(routes: &mut Routes<Self>) {
+        routes.on(COUNT, Self::count).on(DENY, Self::deny).on(CLOSE, Self::close);
+        routes.on(PANIC, |_, _, _| panic!("planned")).blocking(HOLD, Self::hold);
+        if HAS_GATE {
+            routes.before_admit(LOGIN, Self::login);
+        }
+    }
+
+    fn check(config: &Config) -> Result<(), StartError> {
+        if config.journal.is_absolute() { Ok(()) } else { Err("the journal has no root")? }
+    }
+
+    fn connected(&self, client: &Peer) -> Result<u32, Deny> {
+        let (id, listener) = (client.id(), client.listener());
+        self.note(&format!("{id} connected to {listener}"));
+        let age = SystemTime::now().duration_since(client.connected_at()).unwrap_or_default();
+        assert!(age < DEADLINE, "{age:?}");
+        match self.connected {
+            Manner::Well => Ok(0),
+            Manner::Denies => Err(Deny::close("not today")),
+            Manner::Panics => panic!("planned for connected"),
+        }
+    }
+
+    fn closed(&self, client: &Peer, count: u32, why: CloseReason) {
+        self.note(&format!("{} closed {why:?} after {count}", client.id()));
+        assert!(!matches!(self.closed, Manner::Panics), "planned for closed");
+    }
+
+    fn stopping(&self, worker: &Worker<Self>) {
+        assert!(worker.is_stopping());
+        self.note(&format!("worker {} of {} stops", worker.number(), worker.generation()));
+    }
+}
