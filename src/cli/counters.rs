@@ -36,6 +36,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "handler_errors",
             "handler_panics",
             "handlers_demoted",
+            "timer_ticks_missed",
         ],
     ),
     (

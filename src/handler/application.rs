@@ -26,6 +26,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Panics that are logged within ten seconds; of further ones only the number is.
@@ -33,8 +34,8 @@ const PANICS_LOGGED_MAX: u32 = 5;
 
 /// The application of one worker: its service, its handlers and the stock ones.
 pub(crate) struct Application<S: Service> {
-    service: S,
-    worker: Worker<S>,
+    pub(super) service: S,
+    pub(super) worker: Worker<S>,
     /// The addresses of the listeners, for [`Client::listener`].
     listeners: Arc<[String]>,
     /// By code.
@@ -46,8 +47,12 @@ pub(crate) struct Application<S: Service> {
     /// Shared by all handler threads: a message that causes a panic may come again and
     /// again.
     panics: Mutex<Throttle>,
+    /// As often as panics: of timers that return an error.
+    failures: Mutex<Throttle>,
     /// Any of its threads may count.
-    counters: SharedCounters,
+    pub(super) counters: SharedCounters,
+    /// The `stopping` hook has returned, or there is none.
+    pub(super) has_stopped: AtomicBool,
 }
 
 struct Registered<S: Service> {
@@ -76,17 +81,19 @@ impl<S: Service> Application<S> {
             Registered { route, tempo }
         };
         let handlers = routes.routes.into_iter().map(register).collect();
-        let panics = Mutex::new(Throttle::new(PANICS_LOGGED_MAX));
-        Self { service, worker, listeners, handlers, has_gate, has_hooks, panics, counters }
-    }
-
-    /// The worker begins to drain.
-    pub(crate) fn stopping(&self) {
-        self.worker.begin_stopping();
-        let hook = AssertUnwindSafe(|| self.service.stopping(&self.worker));
-        if let Err(panic) = catch_unwind(hook) {
-            self.report_panic("stopping", 0, &*panic);
-            self.counters.add(Counter::HandlerPanics, 1);
+        let throttle = || Mutex::new(Throttle::new(PANICS_LOGGED_MAX));
+        let has_stopped = AtomicBool::new(!has_hooks);
+        Self {
+            service,
+            worker,
+            listeners,
+            handlers,
+            has_gate,
+            has_hooks,
+            panics: throttle(),
+            failures: throttle(),
+            counters,
+            has_stopped,
         }
     }
 
@@ -189,7 +196,13 @@ impl<S: Service> Application<S> {
         Served::End(cause)
     }
 
-    fn report_panic(&self, what: &str, id: u64, panic: &(dyn Any + Send)) {
+    pub(super) fn report_timer(&self, error: &HandlerError) {
+        if let Some(held) = self.failures.lock().admit(Moment::now()) {
+            log::warn!(target: "timer.failed", "a timer failed: {error}{held}");
+        }
+    }
+
+    pub(super) fn report_panic(&self, what: &str, id: u64, panic: &(dyn Any + Send)) {
         let held = self.panics.lock().admit(Moment::now());
         let Some(held) = held else { return };
         log::error!(target: "handler.panicked", "conn={id} {what} panicked: {}{held}", panic_text(panic));
@@ -342,7 +355,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::TestPeer;
+    use super::super::tests::{TestPeer, engine};
     use super::*;
     use crate::handler::{Deny, NoConfig, StartError};
     use crate::protocol::encode;
@@ -384,7 +397,7 @@ mod tests {
         routes: Routes<S>,
         config: S::Config,
     ) -> Application<S> {
-        let (worker, listeners) = (Worker::new(2, 1, config), Arc::default());
+        let (worker, listeners) = (Worker::new(2, 1, config, engine()), Arc::default());
         let counters = SharedCounters::detached();
         Application::new(service, routes, worker, listeners, false, counters)
     }

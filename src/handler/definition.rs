@@ -3,8 +3,9 @@
 use super::application::Application;
 use super::{Routes, Service, Worker};
 use crate::config::{self, Config, ConfigErrors, Loaded};
-use chappe_engine::{Hooks, Serve};
+use chappe_engine::{Engine, Hooks, Serve};
 use chappe_shm::SharedCounters;
+use chappe_sys::clock::Moment;
 use std::sync::Arc;
 
 /// An application, before there is a worker.
@@ -28,6 +29,7 @@ pub(crate) struct Born<'a> {
     pub(crate) generation: u64,
     pub(crate) config: &'a Config,
     pub(crate) counters: SharedCounters,
+    pub(crate) engine: &'a Arc<Engine>,
 }
 
 /// The application of one worker.
@@ -35,8 +37,20 @@ pub(crate) trait Running: Serve {
     /// What it wants to know of connections.
     fn hooks(&self) -> Hooks;
 
+    /// The worker serves.
+    fn serving(&self);
+
+    /// When its first timer is due.
+    fn next_timer(&self) -> Option<Moment>;
+
+    /// Has the timers run that are due.
+    fn run_timers(self: Arc<Self>);
+
     /// The worker begins to drain.
-    fn stopping(&self);
+    fn stopping(self: Arc<Self>);
+
+    /// Whether the application has done what it does then. The loop is woken for it.
+    fn has_stopped(&self) -> bool;
 
     /// What the event loop needs of it.
     fn serve(self: Arc<Self>) -> Arc<dyn Serve>;
@@ -57,9 +71,9 @@ impl<S: Service> Definition for Defined<S> {
     }
 
     fn start(&self, born: Born<'_>) -> Result<Arc<dyn Running>, String> {
-        let Born { number, generation, config, counters } = born;
+        let Born { number, generation, config, counters, engine } = born;
         let application = config::application(config).map_err(|error| error.to_string())?;
-        let worker = Worker::new(number, generation, application);
+        let worker = Worker::new(number, generation, application, Arc::clone(engine));
         let service = S::start(&worker).map_err(|error| error.to_string())?;
         let listeners = config.listen.iter().map(|listen| listen.address.to_string()).collect();
         let (routes, has_hooks) = (self.routes.clone(), self.has_hooks);
@@ -76,8 +90,24 @@ impl<S: Service> Running for Application<S> {
         }
     }
 
-    fn stopping(&self) {
-        Application::stopping(self);
+    fn serving(&self) {
+        self.worker().timers().begin(Moment::now());
+    }
+
+    fn next_timer(&self) -> Option<Moment> {
+        self.worker().timers().next()
+    }
+
+    fn run_timers(self: Arc<Self>) {
+        Self::submit_timers(&self);
+    }
+
+    fn stopping(self: Arc<Self>) {
+        Self::stop(&self);
+    }
+
+    fn has_stopped(&self) -> bool {
+        Application::has_stopped(self)
     }
 
     fn serve(self: Arc<Self>) -> Arc<dyn Serve> {

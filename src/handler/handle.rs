@@ -8,7 +8,7 @@
 use super::frames::{Way, trace};
 use super::{Code, own_turn};
 use crate::protocol;
-use chappe_engine::{BodyTooLong, Entry, Mailbox, Rejected};
+use chappe_engine::{BodyTooLong, Cause, Entry, Goodbye, Mailbox, Notice, Rejected};
 use std::sync::{Arc, Weak};
 
 /// A way to send to one connection. Cheap to clone, to keep and to give to other
@@ -107,6 +107,16 @@ impl Handle {
             trace(Way::Pushed, self.id, opened.code, opened.body);
         }
         Ok(())
+    }
+
+    /// Ends the connection: what it has sent so far is answered, then its peer gets the text in
+    /// a goodbye (reason 7), and nothing that it sends from now on is handled. Does nothing to
+    /// a connection that ends already. Never blocks.
+    pub fn close(&self, text: impl Into<String>) {
+        if let Some(mailbox) = self.mailbox.upgrade() {
+            let (reason, text) = (Goodbye::ByApplication, text.into().into());
+            mailbox.end_from_thread(Cause::ByApplication, Notice::Goodbye { reason, text });
+        }
     }
 
     /// Whether the connection takes messages, as long as there is room. It can close at any

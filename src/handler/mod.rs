@@ -12,6 +12,7 @@ mod client;
 mod definition;
 mod frames;
 mod handle;
+mod jobs;
 mod outcome;
 mod own_turn;
 mod pace;
@@ -21,6 +22,7 @@ mod service;
 mod stock;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod worker;
 
 pub use call::Call;

@@ -52,7 +52,10 @@ pub trait Service: Sized + Send + Sync + 'static {
         let _ = (client, state, why);
     }
 
-    /// The worker begins to drain: it stops, or a reload has replaced it.
+    /// The worker begins to drain: it stops, or a reload has replaced it. Runs once, on a
+    /// handler thread; connections are still served, and `closed` is still to be called for
+    /// each of them. The worker does not end before this has returned, but
+    /// `worker_shutdown_timeout` bounds it. Not called at a fast stop.
     fn stopping(&self, worker: &Worker<Self>) {
         let _ = worker;
     }

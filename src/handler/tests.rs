@@ -31,24 +31,27 @@ pub(super) struct TestPeer {
     pub(super) counters: ThreadCounters,
 }
 
+pub(super) fn engine() -> Arc<Engine> {
+    let limits = Limits {
+        inbox_messages_max: 100,
+        inbox_bytes_max: 10_000,
+        inbox_total_bytes_max: 10_000,
+        outbox_bytes_max: OUTBOX_BYTES_MAX,
+        outbox_total_bytes_max: 2 * OUTBOX_BYTES_MAX,
+        slow_reader: SlowReader::DropNewest,
+    };
+    let permits: Semaphore = chappe_sys::Semaphore::new(0).expect("a semaphore").into();
+    let protocols = protocol::all(65_535);
+    let engine = Engine::new(&limits, permits, protocols, SharedCounters::detached());
+    Arc::new(engine.expect("an eventfd"))
+}
+
 impl TestPeer {
     pub(super) fn new(id: u64) -> Self {
-        let limits = Limits {
-            inbox_messages_max: 100,
-            inbox_bytes_max: 10_000,
-            inbox_total_bytes_max: 10_000,
-            outbox_bytes_max: OUTBOX_BYTES_MAX,
-            outbox_total_bytes_max: 2 * OUTBOX_BYTES_MAX,
-            slow_reader: SlowReader::DropNewest,
-        };
-        let permits: Semaphore = chappe_sys::Semaphore::new(0).expect("a semaphore").into();
-        let protocols = protocol::all(65_535);
-        let engine = Engine::new(&limits, permits, protocols, SharedCounters::detached());
         let peer = Peer::Tcp(([127, 0, 0, 1], 40000).into());
         let connected_at = Moment::now();
         let names = Names { id, token: 1, peer, listener: 0, connected_at };
-        let engine = Arc::new(engine.expect("an eventfd"));
-        let mailbox = Arc::new(Mailbox::new(names, Arc::new(Sink), engine));
+        let mailbox = Arc::new(Mailbox::new(names, Arc::new(Sink), engine()));
         Self { mailbox, counters: ThreadCounters::detached() }
     }
 
@@ -88,7 +91,7 @@ impl TestPeer {
 fn a_kept_body_shares_its_chunk_unless_it_is_a_small_part_of_it() {
     let peer = TestPeer::new(1);
     let chunk = Chunk::new(&[5; 400 - ITEM_COST], 1);
-    let worker = Worker::<()>::new(0, 1, NoConfig {});
+    let worker = Worker::<()>::new(0, 1, NoConfig {}, engine());
     let kept = |body| {
         let opened = Opened { code: 16, body, checksum: 0, length: 0 };
         let (message, mut batch) = (peer.message(opened, Some(&chunk)), Batch::default());

@@ -1,8 +1,11 @@
 //! The worker that a service runs in.
 
-use super::Service;
+use super::timers::Timers;
+use super::{Outcome, Service};
+use chappe_engine::Engine;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// The worker that a service runs in. Cheap to clone, and for any thread.
 pub struct Worker<S: Service> {
@@ -14,6 +17,8 @@ struct Inner<S: Service> {
     generation: u64,
     config: S::Config,
     is_stopping: AtomicBool,
+    timers: Timers<S>,
+    engine: Arc<Engine>,
 }
 
 impl<S: Service> Clone for Worker<S> {
@@ -30,9 +35,15 @@ impl<S: Service> std::fmt::Debug for Worker<S> {
 }
 
 impl<S: Service> Worker<S> {
-    pub(crate) fn new(number: u16, generation: u64, config: S::Config) -> Self {
-        let is_stopping = AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { number, generation, config, is_stopping }) }
+    pub(crate) fn new(
+        number: u16,
+        generation: u64,
+        config: S::Config,
+        engine: Arc<Engine>,
+    ) -> Self {
+        let (is_stopping, timers) = (AtomicBool::new(false), Timers::new());
+        let inner = Inner { number, generation, config, is_stopping, timers, engine };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Its number, from 0. A worker that replaces another one has its number.
@@ -59,7 +70,62 @@ impl<S: Service> Worker<S> {
         self.inner.is_stopping.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn begin_stopping(&self) {
+    /// Runs `action` each `period`, for the first time a period from now, or, if the worker
+    /// does not serve yet, from when it does. It runs on a handler thread, in each worker that
+    /// asks for it, until the worker begins to drain.
+    ///
+    /// There is never more than one run of it at a time: a tick that comes while it runs is
+    /// skipped, and counted as `timer_ticks_missed`. So are ticks that the worker was too late
+    /// for. An error or a panic is logged and counted (`handler_errors`, `handler_panics`), and
+    /// the next tick comes as usual. The shortest period is a millisecond.
+    ///
+    /// ```
+    /// # use chappe::{Service, StartError, Worker};
+    /// # use std::time::Duration;
+    /// fn start<S: Service>(worker: &Worker<S>) {
+    ///     if worker.number() == 0 {
+    ///         worker.every(Duration::from_secs(60), |_service, worker| {
+    ///             println!("a minute more of generation {}", worker.generation());
+    ///             Ok(())
+    ///         });
+    ///     }
+    /// }
+    /// ```
+    pub fn every<F>(&self, period: Duration, action: F)
+    where
+        F: Fn(&S, &Self) -> Outcome + Send + Sync + 'static,
+    {
+        if self.inner.timers.every(period, Box::new(action)) {
+            self.wake_loop();
+        }
+    }
+
+    /// Runs `action` once, after `delay`; else as [`Worker::every`]. What is still to come
+    /// when the worker begins to drain does not run.
+    pub fn after<F>(&self, delay: Duration, action: F)
+    where
+        F: Fn(&S, &Self) -> Outcome + Send + Sync + 'static,
+    {
+        if self.inner.timers.after(delay, Box::new(action)) {
+            self.wake_loop();
+        }
+    }
+
+    pub(super) fn timers(&self) -> &Timers<S> {
+        &self.inner.timers
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
+
+    /// The event loop looks at what has changed.
+    pub(super) fn wake_loop(&self) {
+        self.inner.engine.calls().waker().wake();
+    }
+
+    pub(super) fn begin_stopping(&self) {
         self.inner.is_stopping.store(true, Ordering::Relaxed);
+        self.inner.timers.stop();
     }
 }

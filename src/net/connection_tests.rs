@@ -356,7 +356,10 @@ impl World {
 
     /// What a handler thread is to have next.
     fn listed(&self) -> Option<Arc<Mailbox>> {
-        self.reactor.engine.next_to_handle().filter(|it| !Arc::ptr_eq(it, &self.last))
+        match self.reactor.engine.next_to_handle() {
+            Some(Work::Turn(mailbox)) if !Arc::ptr_eq(&mailbox, &self.last) => Some(mailbox),
+            _ => None,
+        }
     }
 
     /// All that is listed is handled and sent.

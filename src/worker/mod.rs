@@ -125,7 +125,8 @@ impl Worker {
                 (listen_socket(listener), options)
             })
             .collect();
-        let born = Born { number, generation, config: &config, counters: slot.shared_counters() };
+        let (counters, config_of, engine_of) = (slot.shared_counters(), &config, &engine);
+        let born = Born { number, generation, config: config_of, counters, engine: engine_of };
         let application = definition.start(born).map_err(io::Error::other)?;
         let event_loop = EventLoop::new(
             settings(&config, application.hooks()),
@@ -173,7 +174,11 @@ impl Worker {
                 // The end of a thread does not wake the loop. Waiting for one is rare.
                 Life::Ending(until) => Some(until.min(Moment::now() + ENDING_POLL)),
             };
-            self.event_loop.turn(until, &mut woken)?;
+            let timer = self.application.next_timer();
+            self.event_loop.turn(until.into_iter().chain(timer).min(), &mut woken)?;
+            if timer.is_some_and(|at| Moment::now() >= at) {
+                Arc::clone(&self.application).run_timers();
+            }
             let lost = logging::lines_lost();
             self.event_loop.count(Counter::LogLinesLost, lost - self.lines_lost);
             self.lines_lost = lost;
@@ -210,6 +215,7 @@ impl Worker {
     fn has_ended(&mut self) -> bool {
         if let Life::Draining(until) = self.life
             && self.event_loop.is_empty()
+            && self.application.has_stopped()
         {
             self.threads.stop();
             self.life = Life::Ending(until);
@@ -282,6 +288,7 @@ impl Worker {
         if self.life == Life::Waiting {
             self.event_loop.serve()?;
             self.slot.mark_serving();
+            self.application.serving();
             self.life = Life::Serving;
             log::info!(target: "worker.serves", "worker serves");
         }
@@ -299,7 +306,7 @@ impl Worker {
         self.event_loop.start_drain(reason, spread);
         // Only now that the listening sockets are closed: a reload may wait for an address.
         self.slot.mark_draining();
-        self.application.stopping();
+        Arc::clone(&self.application).stopping();
     }
 }
 

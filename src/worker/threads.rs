@@ -1,6 +1,6 @@
 //! The threads of a worker other than its event loop.
 
-use chappe_engine::{Batch, Engine, Place, Serve, Source, Turns};
+use chappe_engine::{Batch, Engine, Place, Serve, Source, Turns, Work};
 use chappe_shm::{Slot, ThreadRole};
 use chappe_sys::clock::Moment;
 use chappe_sys::limits;
@@ -53,19 +53,28 @@ impl Threads {
     }
 }
 
-/// A handler thread: takes a connection off the run list, runs its turn, and publishes in
-/// the worker's slot since when it has been busy and how long turns took.
+/// A handler thread: takes what is listed, a connection's turn or a job of the application,
+/// does it, and publishes in the worker's slot since when it has been busy and how long turns
+/// took.
 fn handle(number: u16, application: &dyn Serve, engine: &Engine, slot: &Slot) {
     let counters = slot.counters(ThreadRole::Handler(number));
     let mut batch = Batch::default();
     let mut turns = Turns::new(application, &counters, Place::Thread, &mut batch);
-    while let Some(mailbox) = engine.next_to_handle() {
+    while let Some(work) = engine.next_to_handle() {
         let begun = Moment::now();
         slot.handler_started(number, begun.millis());
-        // What is left to do is for the event loop only.
-        let turned = turns.run(&mailbox, Source::Inbox, begun);
-        let took_us = turned.ended.since(begun).as_micros();
-        slot.handler_finished(number, u64::try_from(took_us).unwrap_or(u64::MAX));
+        match work {
+            Work::Turn(mailbox) => {
+                // What is left to do is for the event loop only.
+                let turned = turns.run(&mailbox, Source::Inbox, begun);
+                let took_us = turned.ended.since(begun).as_micros();
+                slot.handler_finished(number, u64::try_from(took_us).unwrap_or(u64::MAX));
+            }
+            Work::Job(job) => {
+                job();
+                slot.handler_idle(number);
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 mod pushes;
 mod service;
 mod starting;
+mod timers;
 
 use chappe_client::{Client, ClientError, Frame};
 use chappe_testkit::application::{FAIL, HOLD, PANIC, QUIET, TWICE};

@@ -5,7 +5,7 @@ use std::thread;
 
 use chappe_client::{Client, ClientError, Frame};
 use chappe_testkit::application::pushes::{
-    ALL, KEEP, MIXED, MIXED_FAIL, Order, PUSH, PUSHED, Tally, number,
+    ALL, CLOSE, KEEP, MIXED, MIXED_FAIL, Order, PUSH, PUSHED, Tally, number,
 };
 use chappe_testkit::{TestServer, small_buffers, wait_until};
 use chappe_wire::{CODE_PING, ErrorNumber, Goodbye};
@@ -258,4 +258,33 @@ fn pushes_race_with_resets_and_nothing_is_left() {
     // Replies are sent too: one to each of 100 connections, and to each ping.
     let answered = 50 * 3;
     assert_eq!(of("messages_pushed") + answered, of("frames_sent") + of("messages_expired"));
+}
+
+#[test]
+fn a_handle_closes_its_connection_behind_what_was_received() {
+    let server = start("close", "worker_processes = 1\n");
+    let (mut target, mut other) = (keep(&server, 1), server.connect());
+    // One turn: a message that is handled before, and one that comes behind the end.
+    for (code, body) in [(CODE_PING, &b""[..]), (CLOSE, b"\x01enough")] {
+        target.send(code, body).expect("sent");
+    }
+    assert_eq!(target.receive().expect("answered").code, CODE_PING);
+    assert_eq!(target.receive().expect("answered").code, CLOSE);
+    let goodbye = target.receive().expect("a goodbye").as_goodbye().expect("a goodbye");
+    assert!(goodbye.is(Goodbye::ByApplication), "{goodbye:?}");
+    assert_eq!(&*goodbye.text, "enough");
+    assert!(matches!(target.receive(), Err(ClientError::Closed)));
+    // By a handler of another connection, while this one is idle, and once more.
+    let mut target = keep(&server, 2);
+    for _ in 0..2 {
+        assert_eq!(other.call(CLOSE, b"\x02and you").expect("answered").code, CLOSE);
+    }
+    let goodbye = target.receive().expect("a goodbye").as_goodbye().expect("a goodbye");
+    assert_eq!(&*goodbye.text, "and you");
+    assert!(matches!(target.receive(), Err(ClientError::Closed)));
+    drop(target);
+    server.wait_status("/workers/0/connections", |n| n == 1);
+    server.wait_event("worker-0", "conn.closed", "cause=closed_by_application");
+    // And of one that is gone.
+    assert_eq!(other.call(CLOSE, b"\x02gone").expect("answered").code, CLOSE);
 }

@@ -52,10 +52,27 @@ pub(crate) struct Bounds {
     pub(crate) outbox_low: usize,
 }
 
+/// What a handler thread does next.
+pub enum Work {
+    /// The turn of a connection's inbox.
+    Turn(Arc<Mailbox>),
+    /// Something of the application's that belongs to no connection.
+    Job(Box<dyn FnOnce() + Send>),
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Turn(mailbox) => f.debug_tuple("Turn").field(&mailbox.id()).finish(),
+            Self::Job(_) => f.write_str("Job"),
+        }
+    }
+}
+
 /// The lists, totals and bounds of one worker.
 #[derive(Debug)]
 pub struct Engine {
-    pub(crate) run_list: RunList<Arc<Mailbox>>,
+    pub(crate) run_list: RunList<Work>,
     pub(crate) send_list: SendList<Arc<Mailbox>>,
     pub(crate) calls: CallList,
     pub(crate) inbox_total: Budget,
@@ -97,10 +114,16 @@ impl Engine {
         })
     }
 
-    /// The next connection with something to handle: for a handler thread, which sleeps
-    /// until there is one. `None` once stopped.
-    pub fn next_to_handle(&self) -> Option<Arc<Mailbox>> {
+    /// What is to be handled next: for a handler thread, which sleeps until there is
+    /// something. `None` once stopped.
+    pub fn next_to_handle(&self) -> Option<Work> {
         self.run_list.pop()
+    }
+
+    /// Has a handler thread do something, behind what waits already. Once stopped it is
+    /// dropped.
+    pub fn submit(&self, job: Box<dyn FnOnce() + Send>) {
+        self.run_list.push(Work::Job(job));
     }
 
     /// The send thread: asleep on the semaphore until a connection has something to send,

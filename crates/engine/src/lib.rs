@@ -45,7 +45,7 @@ pub use batch::{BATCH_BYTES_MAX, Batch, Mark};
 pub use budget::{Budget, Resume, Room};
 pub use call_list::{CallList, Called};
 pub use effects::{Received, Rejected};
-pub use engine::{Engine, Limits, SlowReader};
+pub use engine::{Engine, Limits, SlowReader, Work};
 pub use flush::{FLUSH_BYTES_MAX, Flushed, IO_SLICES_MAX, Socket};
 pub use item::{Chunk, ITEM_COST, Item};
 pub use mailbox::{Mailbox, Names, Next, Place};

@@ -9,7 +9,7 @@ use crate::batch::Batch;
 use crate::budget::{Resume, Room};
 use crate::call_list::Called;
 use crate::effects::{Effects, Leaving, Received, Rejected};
-use crate::engine::{Engine, SlowReader};
+use crate::engine::{Engine, SlowReader, Work};
 use crate::flush::{Flushed, Socket, flush, flush_batch};
 use crate::item::{Done, Item};
 use crate::notice::{Cause, Notice};
@@ -138,12 +138,7 @@ impl Mailbox {
 
     /// No more is received; `last` is told behind the replies to what was. When all is
     /// handled and sent, the loop sends SHUT_WR. The first cause is kept.
-    pub fn end_input(
-        &self,
-        cause: Cause,
-        last: Option<Notice>,
-        counters: &ThreadCounters,
-    ) -> Received {
+    pub fn end_input(&self, cause: Cause, last: Option<Notice>, counters: &impl Count) -> Received {
         let last = last.map(Item::from);
         let charged = last.as_ref().map_or(0, Item::charged);
         let messages = last.as_ref().map_or(0, Item::messages);
@@ -158,7 +153,7 @@ impl Mailbox {
         received: Received,
         messages: usize,
         charged: usize,
-        counters: &ThreadCounters,
+        counters: &impl Count,
     ) -> Received {
         if received == Received::Discarded {
             self.engine.inbox_total.release(charged);
@@ -175,7 +170,7 @@ impl Mailbox {
 
     /// Puts a connection that [`Received::StartTurn`] was said of on the run list.
     pub fn enqueue(self: &Arc<Self>) {
-        self.engine.run_list.push(Arc::clone(self));
+        self.engine.run_list.push(Work::Turn(Arc::clone(self)));
     }
 
     /// SHUT_WR was sent.
@@ -391,6 +386,16 @@ impl Mailbox {
     fn count_rejected(&self, rejected: Rejected) {
         let is_full = rejected == Rejected::Full;
         self.engine.pushers.add(Counter::MessagesDropped, u64::from(is_full));
+    }
+
+    /// As [`Mailbox::end_input`], from any thread: the loop is called for it.
+    pub fn end_from_thread(self: &Arc<Self>, cause: Cause, last: Notice) {
+        match self.end_input(cause, Some(last), &self.engine.pushers) {
+            Received::StartTurn => self.enqueue(),
+            Received::Added => {}
+            Received::Discarded => return,
+        }
+        self.engine.calls.call(&self.called, self.token);
     }
 
     /// Whether messages are still taken for the peer.

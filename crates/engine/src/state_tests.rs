@@ -41,6 +41,8 @@ enum Event {
     EndInput {
         notice: bool,
     },
+    /// By another thread, which calls the loop.
+    EndByThread,
     Look,
     Begin {
         exhausted: bool,
@@ -80,6 +82,7 @@ fn events() -> Vec<Event> {
         Connect,
         EndInput { notice: false },
         EndInput { notice: true },
+        EndByThread,
         Look,
         BeginUnqueued,
         Handle,
@@ -294,9 +297,10 @@ impl World {
     fn is_enough(&self, event: Event) -> bool {
         match event {
             Event::Connect => self.steps > 0,
-            Event::Receive { .. } | Event::EndInput { notice: true } | Event::BeginUnqueued => {
-                self.received >= MESSAGES_MAX
-            }
+            Event::Receive { .. }
+            | Event::EndInput { notice: true }
+            | Event::EndByThread
+            | Event::BeginUnqueued => self.received >= MESSAGES_MAX,
             Event::Push | Event::HandOver | Event::Leave { replies: true, .. } => {
                 self.queued >= MESSAGES_MAX
             }
@@ -310,6 +314,12 @@ impl World {
             _ if self.is_enough(event) => return false,
             Event::Connect | Event::Receive { .. } | Event::EndInput { .. } | Event::Look => {
                 self.by_loop(event);
+            }
+            Event::EndByThread => {
+                let last = Some(self.item());
+                let received = self.state.end_input(Cause::ByApplication, last);
+                self.note_received(received);
+                self.is_called |= received != Received::Discarded;
             }
             Event::Begin { exhausted } => {
                 if self.on_run_list == 0 {

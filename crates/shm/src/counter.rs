@@ -64,11 +64,11 @@ counters! {
     MessagesPushed = "messages_pushed",
     /// Frames or streams that broke the protocol.
     ProtocolErrors = "protocol_errors",
-    /// Handlers that returned an error.
+    /// Handlers and timers that returned an error.
     HandlerErrors = "handler_errors",
-    /// Handlers that panicked.
+    /// Handlers, hooks and timers that panicked.
     HandlerPanics = "handler_panics",
-    /// Handlers that said they were quick and were not.
+    /// Handlers whose calls had been short, and that took long on the event loop.
     HandlersDemoted = "handlers_demoted",
     /// Permits posted to the send semaphore.
     SemaphorePosts = "semaphore_posts",
@@ -117,6 +117,9 @@ counters! {
     /// semaphore. One that pays a debt is not posted, and neither is what the master
     /// gives back for the dead.
     ConnectionPermitPosts = "connection_permit_posts",
+    /// Ticks of an application's timers that were skipped: the run before had not ended, or
+    /// the worker was late.
+    TimerTicksMissed = "timer_ticks_missed",
 }
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS_MAX);

@@ -274,7 +274,8 @@ impl Slot {
         self.layout().lines[line].busy_since_ms.store(now_ms.max(1), Ordering::Relaxed);
     }
 
-    pub(super) fn handler_idle(&self, thread: u16) {
+    /// It has nothing to do.
+    pub fn handler_idle(&self, thread: u16) {
         let line = ThreadRole::Handler(thread).line();
         self.layout().lines[line].busy_since_ms.store(0, Ordering::Relaxed);
     }

@@ -5,6 +5,7 @@
 
 use nix::time::{ClockId, clock_gettime};
 use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A time in nanoseconds of `CLOCK_MONOTONIC`, clock_gettime(2), which begins near the
@@ -54,6 +55,23 @@ impl std::ops::Add<Duration> for Moment {
     }
 }
 
+/// A moment that threads share, or none.
+#[derive(Debug, Default)]
+pub struct SharedMoment(AtomicU64);
+
+impl SharedMoment {
+    /// What was set last. Acquire: with what was done before that.
+    #[must_use]
+    pub fn get(&self) -> Option<Moment> {
+        NonZeroU64::new(self.0.load(Ordering::Acquire)).map(Moment)
+    }
+
+    /// Sets it.
+    pub fn set(&self, moment: Option<Moment>) {
+        self.0.store(moment.map_or(0, |moment| moment.0.get()), Ordering::Release);
+    }
+}
+
 /// Milliseconds since the machine started, never going backwards.
 ///
 /// Never 0, so that shared memory can use 0 for "no time".
@@ -83,6 +101,10 @@ mod tests {
         }
         assert_eq!(size_of::<Option<Moment>>(), 8);
         assert_eq!(now.checked_add(Duration::MAX), None);
+        let shared = SharedMoment::default();
+        assert_eq!(shared.get(), None);
+        shared.set(Some(now));
+        assert_eq!(shared.get(), Some(now));
         assert!(now + Duration::MAX > now + Duration::from_secs(500 * 366 * 86_400));
     }
 }

@@ -1,4 +1,5 @@
-//! The hooks of an application: `connected`, the messages, `closed`, of one connection.
+//! What an application does to a connection beside its messages: the hooks `connected` and
+//! `closed`, and an end by any of its threads.
 
 use super::*;
 
@@ -39,5 +40,32 @@ fn a_broken_socket_is_told_behind_the_turn() {
         sender.join().expect("the send thread stops");
         world.assert_is_at_rest();
         String::from_utf8(handled.lock().clone()).expect("ASCII")
+    });
+}
+
+/// Another thread ends the connection while the loop receives: what was received is answered,
+/// the peer is told behind it, and the loop is called.
+#[test]
+fn an_end_by_another_thread_is_told_behind_the_replies() {
+    check_outcomes(["!", "aa!"].map(str::to_owned), || {
+        let world = World::new(WIDE, TightSocket::that(First::All));
+        let thread = world.thread(|mailbox| {
+            let notice = Notice::Goodbye { reason: Goodbye::ByApplication, text: "".into() };
+            mailbox.end_from_thread(Cause::ByApplication, notice);
+        });
+        world.receive(b"a");
+        // While no handler thread has had its turn: the loop is not to read on until then.
+        while world.mailbox.view().stage == Stage::Open {
+            world.await_call();
+        }
+        let (serve, _) = Answer::new(true);
+        let (handler, sender) = (world.turns_until_answered(serve), world.send_thread());
+        world.loop_until_flushed();
+        world.engine.stop();
+        thread.join().expect("it only ends the connection");
+        handler.join().expect("the handler thread stops");
+        sender.join().expect("the send thread stops");
+        world.assert_is_at_rest();
+        String::from_utf8(world.socket.taken()).expect("ASCII")
     });
 }

@@ -14,7 +14,7 @@ use chappe_engine::sync::{Mutex, Semaphore};
 use chappe_engine::{
     Batch, BodyTooLong, Cause, Chunk, Engine, Entry, Found, Framed, Goodbye, Item, Limits, Mailbox,
     Message, Names, Notice, Opened, Pace, Peer, Place, Protocol, Received, Rejected, Rest, Serve,
-    Served, Session, SlowReader, Socket, Source, Stage, Turns,
+    Served, Session, SlowReader, Socket, Source, Stage, Turns, Work,
 };
 use chappe_shm::{SharedCounters, ThreadCounters};
 use chappe_sys::clock::Moment;
@@ -289,7 +289,7 @@ impl World {
             let (counters, mut batch) = (ThreadCounters::detached(), Batch::default());
             let mut turns = Turns::new(&serve, &counters, Place::Thread, &mut batch);
             let mut had = 0;
-            while let Some(mailbox) = engine.next_to_handle() {
+            while let Some(Work::Turn(mailbox)) = engine.next_to_handle() {
                 let _ = turns.run(&mailbox, Source::Inbox, Moment::now());
                 had += 1;
                 if !goes_on(had, &mailbox) {

@@ -20,6 +20,8 @@ pub const ALL: u16 = 32;
 pub const MIXED: u16 = 33;
 /// Replies and pushes to its own connection in turn, and fails.
 pub const MIXED_FAIL: u16 = 34;
+/// Closes a kept connection, whose name is the first byte, with the rest as the text.
+pub const CLOSE: u16 = 35;
 /// What is pushed: thread, number, filling.
 pub const PUSHED: u16 = 40;
 
@@ -153,6 +155,11 @@ pub(super) fn handlers(server: Server<()>) -> Server<()> {
                 tally.add(handle.send_message(&message));
             }
             call.reply(ALL, &tally.encode())
+        })
+        .on(CLOSE, |call| {
+            let (name, text) = call.body().split_first().expect("a name");
+            kept(*name).close(String::from_utf8_lossy(text));
+            call.reply(CLOSE, b"")
         })
         .on(MIXED, mixed)
         .on(MIXED_FAIL, |call| {

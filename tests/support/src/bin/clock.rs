@@ -1,0 +1,10 @@
+//! A server with a service that has timers.
+
+use std::process::ExitCode;
+
+use chappe::Server;
+use chappe_testkit::clock::Clock;
+
+fn main() -> ExitCode {
+    Server::of::<Clock>().main()
+}
