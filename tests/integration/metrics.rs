@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use chappe_client::CODE_ECHO;
 use chappe_shm::Counter;
@@ -185,6 +186,9 @@ fn bad_requests_are_told_so() {
     assert_eq!(metrics(&server).1, pid, "the same process all along");
 }
 
+/// What a connection may take for its request.
+const REQUEST_TIME: Duration = Duration::from_secs(5);
+
 #[test]
 fn silent_connections_keep_nobody_out_and_are_ended() {
     let server = TestServer::start("metrics_connections", ON);
@@ -197,6 +201,7 @@ fn silent_connections_keep_nobody_out_and_are_ended() {
         let held = |inode: &&String| held.values().any(|what| *what == format!("socket:[{inode}]"));
         accepted.iter().filter(held).count()
     };
+    let began = Instant::now();
     let mut silent: Vec<_> = (0..CONNECTIONS_MAX).map(|_| connect(address)).collect();
     wait_until("all are taken", || open() == CONNECTIONS_MAX);
     // Half a request is no more than none.
@@ -209,7 +214,8 @@ fn silent_connections_keep_nobody_out_and_are_ended() {
     };
     // The oldest one went for it, and the others have their time.
     assert!(!is_open(0));
-    assert!((1..CONNECTIONS_MAX).all(&mut is_open));
+    let others_are_open = (1..CONNECTIONS_MAX).all(&mut is_open);
+    assert!(others_are_open || began.elapsed() > REQUEST_TIME, "closed before their time");
     // More than fit, and than wait: a request is answered.
     silent.extend((0..10 * CONNECTIONS_MAX).map(|_| connect(address)));
     samples(address);
