@@ -207,6 +207,14 @@ fn take_descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use std::sync::Mutex;
+
+    /// As [`super::bind`], one at a time: tests are threads of one process.
+    fn bind(path: &Path, mode: u32, backlog: i32) -> io::Result<OwnedFd> {
+        static MASK: Mutex<()> = Mutex::new(());
+        let _mask = MASK.lock().unwrap();
+        super::bind(path, mode, backlog)
+    }
 
     #[test]
     fn long_paths_can_be_bound_and_reached() {
