@@ -11,7 +11,7 @@ pub struct Status {
     pub master: MasterStatus,
     /// Reloads since the start.
     pub reload: ReloadStatus,
-    /// The metrics page; `None` if there is none.
+    /// The metrics page; `None` if it is off.
     pub metrics: Option<MetricsStatus>,
     /// Workers of all generations, the oldest generation first.
     pub workers: Vec<WorkerStatus>,
@@ -109,7 +109,7 @@ impl std::fmt::Display for ReloadOutcome {
 pub struct MetricsStatus {
     /// Where.
     pub address: String,
-    /// The process that serves it; `None` while there is none.
+    /// The process that serves it; `None` while it is being replaced.
     pub pid: Option<i32>,
 }
 

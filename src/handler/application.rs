@@ -51,7 +51,7 @@ pub(crate) struct Application<S: Service> {
     failures: Mutex<Throttle>,
     /// Any of its threads may count.
     pub(super) counters: SharedCounters,
-    /// The `stopping` hook has returned, or there is none.
+    /// The `stopping` hook has returned, or the service has no such hook.
     pub(super) has_stopped: AtomicBool,
 }
 
@@ -148,7 +148,7 @@ impl<S: Service> Application<S> {
             Some(session) => session.value.downcast_mut(),
             None => (&mut no_state as &mut dyn Any).downcast_mut(),
         };
-        let state = state.expect("made by the service, or there is none");
+        let state = state.expect("the state has the type that the service declares");
         // A panic may leave the handler's own data inconsistent, which is the handler's
         // concern. The replies are ours, and they are taken back.
         catch_unwind(AssertUnwindSafe(|| handler(&self.service, state, call)))

@@ -68,7 +68,7 @@ impl<S: Service> Application<S> {
         self.worker.wake_loop();
     }
 
-    /// Whether the hook has returned, or there is none.
+    /// Whether the `stopping` hook has returned, or the service has no such hook.
     pub(super) fn has_stopped(&self) -> bool {
         self.has_stopped.load(Ordering::Acquire)
     }

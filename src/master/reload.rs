@@ -214,7 +214,7 @@ impl Master<'_> {
         self.supervisor.spawn(number, &outfit, ready_by, signals, run_worker, queue)
     }
 
-    /// False when there is none.
+    /// False when no older generation drains any more.
     fn end_oldest_drain(&mut self) -> bool {
         let serving = self.generations.current().number;
         let Some(&oldest) = self.supervisor.draining_before(serving).first() else { return false };

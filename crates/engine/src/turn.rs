@@ -118,7 +118,7 @@ pub trait Serve: Send + Sync {
 pub struct Found {
     /// Where it may run.
     pub pace: Pace,
-    /// Its place among the handlers of [`Serve`]; `None` if there is none.
+    /// Its place among the handlers of [`Serve`]; `None` if no handler has this code.
     pub place: Option<usize>,
 }
 

@@ -1,4 +1,4 @@
-//! The screen, drawn on a terminal that is none, at the sizes that people have.
+//! The screen, drawn into a buffer instead of a terminal, at the sizes that people have.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

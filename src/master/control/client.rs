@@ -158,7 +158,7 @@ impl Client {
         self.state = ClientState::Done;
     }
 
-    /// Reads a piece of the lists into the empty answer. False when there is none.
+    /// Reads a piece of the lists into the empty answer. False when nothing is left.
     fn next_piece(&mut self) -> bool {
         while let Some(list) = self.lists.front_mut() {
             match list.read_piece(&mut self.answer, PIECE_BYTES) {
