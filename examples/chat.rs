@@ -105,5 +105,9 @@ fn say(chat: &Chat, seat: &mut Seat, call: &mut Call<'_, Chat>) -> Outcome {
 }
 
 fn main() -> ExitCode {
-    Server::of::<Chat>().name("chat").about("A chat with a login.").main()
+    Server::of::<Chat>()
+        .name("chat")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A chat with a login.")
+        .main()
 }

@@ -45,3 +45,17 @@ fn the_door_is_closed_without_the_password() -> Result<(), TestError> {
     }
     server.stop()
 }
+
+/// Its own name and version, wherever the program speaks to a person.
+#[test]
+fn the_program_goes_by_its_own_name() -> Result<(), TestError> {
+    let server = server()?;
+    let status = server.run(&["status"])?;
+    let head = format!("chat {}, master pid ", env!("CARGO_PKG_VERSION"));
+    assert!(status.starts_with(&head), "{status}");
+    let refused = server.run(&["send", "--code", "17"]).unwrap_err().to_string();
+    assert!(refused.contains("chat: 1 of 1 frames were answered by an error"), "{refused}");
+    let refused = server.run(&["bench", "--file", "/nowhere/body"]).unwrap_err().to_string();
+    assert!(refused.contains("chat: cannot read the body: "), "{refused}");
+    server.stop()
+}

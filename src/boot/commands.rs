@@ -127,7 +127,7 @@ pub(super) fn status(common: &Common, arguments: StatusArgs) -> Result<(), Failu
 
 /// A program that reads the object may make more of it than this one does.
 fn of_another_version(error: ReplyError) -> Failure {
-    Failure::Refused(format!("{error}; `chappe status --json` shows it as it is"))
+    Failure::Refused(format!("{error}; `{} status --json` shows it as it is", program::get().name))
 }
 
 /// A new project. It needs neither a configuration nor a server.
@@ -161,7 +161,8 @@ pub(super) fn connections(common: &Common, arguments: ConnectionsArgs) -> Result
     } else {
         let Rows { rows, unread } = cli::connection_rows(&lines, arguments.slow);
         if let Some(unread) = unread {
-            let text = format!("warning: {unread}; `chappe connections --json` shows all of them");
+            let name = &program::get().name;
+            let text = format!("warning: {unread}; `{name} connections --json` shows all of them");
             super::complain(&text);
         }
         cli::connections_table(&rows)

@@ -23,6 +23,7 @@ use super::master_client::{self, MasterClient};
 use super::{Failure, locate};
 use crate::cli::{Common, Key, Sample, Top, keys_of};
 use crate::config::{Located, Need};
+use crate::program;
 
 /// How often the master is asked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -35,9 +36,10 @@ const STOPPING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT,
 pub(super) fn top(common: &Common) -> Result<(), Failure> {
     let located = locate(common, Need::ControlSocket)?;
     if !io::stdout().is_terminal() {
-        return Err(Failure::Refused(
-            "top needs a terminal; `chappe status --watch` writes to anything".to_owned(),
-        ));
+        return Err(Failure::Refused(format!(
+            "top needs a terminal; `{} status --watch` writes to anything",
+            program::get().name
+        )));
     }
     let mut signals = Signals::new(&STOPPING).map_err(Failure::system("signal handlers"))?;
     let mut keys = keys().map_err(Failure::system("terminal"))?;

@@ -18,7 +18,7 @@ use chappe_sys::regular_file::{self, Unsuitable};
 use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::output;
+use super::output::{self, complain};
 
 /// Show the logs of master and workers, merged by time
 #[derive(Args, Clone, Copy, Debug)]
@@ -296,9 +296,8 @@ impl Opener {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) if Unsuitable::is_reason(&error) => {
                 if self.told.borrow_mut().insert(path.to_owned()) {
-                    // A closed standard error leaves nobody to tell.
-                    let text = format!("{} is left out: {error}", path.display());
-                    let _ = writeln!(io::stderr(), "chappe: warning: {text}");
+                    let text = format!("warning: {} is left out: {error}", path.display());
+                    complain(&mut io::stderr(), &text);
                 }
                 return Ok(None);
             }

@@ -1,6 +1,7 @@
 //! Standard output that may be a closed pipe: `chappe status | head -1` is no
-//! failure, and `println!` would panic.
+//! failure, and `println!` would panic. And complaints, in the name of the program.
 
+use crate::program;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 /// Writes text. False if nobody reads it any more, which is no error.
@@ -22,6 +23,11 @@ pub(crate) fn print(text: &str) -> io::Result<bool> {
 /// As [`print`].
 pub(crate) fn print_line(line: &str) -> io::Result<bool> {
     print(&format!("{line}\n"))
+}
+
+/// Writes a line for a person, marked as this program's. A closed `err` leaves nobody to tell.
+pub(crate) fn complain(err: &mut dyn Write, text: &str) {
+    let _ = writeln!(err, "{}: {text}", program::get().name);
 }
 
 /// The text of a file as a terminal may see it: what would steer the terminal, or turn the

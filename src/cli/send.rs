@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use chappe_client::{CODE_GOODBYE, Client, ClientError, Code, Frame, Receiver, Sender};
 
 use super::body;
+use super::output::complain;
 use crate::config::Address;
 
 /// Where a server listens if nobody says otherwise.
@@ -89,17 +90,13 @@ pub(crate) fn run(
         Ok(Outcome { errors: 0 }) => 0,
         Ok(Outcome { errors }) => {
             // The replies have said it already; this is for who reads only stderr.
-            let _ = writeln!(
-                err,
-                "chappe: {errors} of {} frames were answered by an error",
-                args.count
-            );
+            complain(err, &format!("{errors} of {} frames were answered by an error", args.count));
             1
         }
         // The reader of our output has left, as `head` does, and wants no message.
         Err(SendError::Print(e)) if e.kind() == io::ErrorKind::BrokenPipe => 1,
         Err(error) => {
-            let _ = writeln!(err, "chappe: {}", chain(&error));
+            complain(err, &chain(&error));
             1
         }
     }

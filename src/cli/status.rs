@@ -11,6 +11,7 @@ use crate::control::{
     Counters, MasterStatus, MetricsStatus, PermitShare, Permits, Reloaded, Status, Vacancy,
     WorkerStatus,
 };
+use crate::program;
 
 /// Whether counters that are 0 are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,8 @@ fn head(status: &Status) -> String {
     // Writing to a String can't fail.
     let _ = writeln!(
         text,
-        "chappe {}, master pid {}, up {}, generation {}{state}\nlistening on {}",
+        "{} {}, master pid {}, up {}, generation {}{state}\nlistening on {}",
+        program::get().name,
         master.version,
         master.pid,
         duration(master.uptime_ms),

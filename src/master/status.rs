@@ -13,6 +13,7 @@ use crate::control::{
     self, Counters, HandlerTime, Limits, MasterStatus, PermitShare, Permits, Semaphores, Status,
     WorkerStatus,
 };
+use crate::program;
 
 /// Not shown for a worker, which never has any.
 const COUNTED_BY_MASTER: &[Counter] =
@@ -31,7 +32,7 @@ impl Master<'_> {
         Status {
             master: MasterStatus {
                 pid: std::process::id(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
+                version: program::get().version.clone(),
                 uptime_ms: millis(self.started.elapsed().as_millis()),
                 generation: current.number,
                 listen: self.generations.addresses().iter().map(ToString::to_string).collect(),

@@ -16,6 +16,7 @@ use clap::builder::RangedU64ValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::body;
+use super::output::complain;
 use super::send::{DEFAULT_TO, chain, parse_timeout};
 use crate::config::Address;
 use load::{Expect, First, Paced, Plan, Step, Watch};
@@ -186,7 +187,7 @@ pub(crate) fn run(
     let plan = match args.plan(default_to.as_ref(), &known_pids) {
         Ok(plan) => plan,
         Err(error) => {
-            let _ = writeln!(err, "chappe: cannot read the body: {error}");
+            complain(err, &format!("cannot read the body: {error}"));
             return 1;
         }
     };
@@ -196,7 +197,7 @@ pub(crate) fn run(
     let report = match result {
         Ok(report) => report,
         Err(error) => {
-            let _ = writeln!(err, "chappe: {}", chain(&error));
+            complain(err, &chain(&error));
             return 1;
         }
     };
@@ -207,14 +208,14 @@ pub(crate) fn run(
     };
     let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     for complaint in report::complaints(&plan, &report) {
-        // For who reads only stderr; a closed one leaves nobody to tell.
-        let _ = writeln!(err, "chappe: {complaint}");
+        // For a script that reads only stderr.
+        complain(err, &complaint);
     }
     match printed {
         Ok(()) => u8::from(!report.is_clean()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 1,
         Err(error) => {
-            let _ = writeln!(err, "chappe: cannot print: {error}");
+            complain(err, &format!("cannot print: {error}"));
             1
         }
     }

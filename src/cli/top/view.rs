@@ -14,6 +14,7 @@ use super::{Top, TotalRow};
 use crate::cli::counters::SEND_POSTS;
 use crate::cli::status::{SemaphoreRow, duration, permit_books, semaphore_rows};
 use crate::control::{LastReload, MasterStatus, ReloadStatus, Status};
+use crate::program;
 
 /// How many slow connections are shown.
 const SLOW_ROWS: u16 = 8;
@@ -201,7 +202,7 @@ fn who(status: &Status) -> Line<'static> {
     });
     let bold = Style::new().add_modifier(Modifier::BOLD);
     Line::from(vec![
-        Span::styled(format!("chappe {version}"), bold),
+        Span::styled(format!("{} {version}", program::get().name), bold),
         Span::from(format!(
             ", master pid {pid}, up {}, generation {generation}{reload}{}",
             duration(*uptime_ms),
