@@ -2,8 +2,6 @@
 //! under traffic. Whatever the step, permits, counts of addresses and totals must come out
 //! as if the process had died a moment earlier or later. Each operation alone is in
 //! `crates/shm/tests/crash_steps.rs`.
-//!
-//! Needs the feature `crash-steps`.
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};

@@ -2,7 +2,7 @@
 //! Whatever the step, permits, counts of addresses and totals must come out as if the
 //! worker had died a moment earlier or later.
 //!
-//! Needs the feature `crash-steps`, and forks, so it has a runner of its own.
+//! It forks, so it has a runner of its own.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
