@@ -191,7 +191,7 @@ fn send_and_bench_ask_the_server_where_it_listens() {
         std::fs::write(&file, text).unwrap();
         let send = server.run(&["send", "--body", "here"]);
         assert_eq!((send.code, send.stdout.contains("here")), (Some(0), true), "{send:?}");
-        let bench = ["bench", "--warmup", "0s", "--duration", "50ms", "--connections", "2"];
+        let bench = ["bench", "--warmup", "0s", "--duration", "500ms", "--connections", "2"];
         let bench = server.run(&bench);
         assert_eq!(bench.code, Some(0), "{bench:?}");
     }
