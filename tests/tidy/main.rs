@@ -18,6 +18,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("wire", &[]),
     ("shm", &["sys"]),
+    ("rings", &["sys"]),
     ("engine", &["shm", "sys"]),
     ("client", &["sys", "wire"]),
     ("config", &[]),
