@@ -7,7 +7,7 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 
-use chappe_client::{CODE_PING, Client, ErrorNumber};
+use chappe_client::{CODE_PING, Connection, ErrorNumber};
 use chappe_testkit::site::{configuration, program};
 use chappe_testkit::{TestServer, connect_from, proc, receive_error, wait_for, wait_until};
 use nix::sys::signal::{Signal, kill};
@@ -61,7 +61,7 @@ fn toml(max_connections: u32) -> String {
 }
 
 /// A client that has asked for something, whatever came of it.
-fn visit(server: &TestServer, last: u8) -> Client {
+fn visit(server: &TestServer, last: u8) -> Connection {
     let mut client = connect_from(loopback(last), server.address);
     // Its worker may die under it.
     let _ = client.call(CODE_PING, b"");

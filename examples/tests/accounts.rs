@@ -1,6 +1,6 @@
 //! The example `accounts`.
 
-use chappe::client::Client;
+use chappe::client::Connection;
 use chappe::testing::{TestError, TestServer};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -16,7 +16,7 @@ fn request(name: &str, password: &str) -> Vec<u8> {
 }
 
 /// What the answer says; the rest of it is the name and zeros.
-fn ask(client: &mut Client, code: u16, name: &str, password: &str) -> Result<u32, TestError> {
+fn ask(client: &mut Connection, code: u16, name: &str, password: &str) -> Result<u32, TestError> {
     let answer = client.call(code, &request(name, password))?;
     assert_eq!(answer.code, code, "{answer:?}");
     let (result, rest) = answer.body.split_first_chunk().expect("four bytes");

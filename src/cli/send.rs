@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use chappe_client::{CODE_GOODBYE, Client, ClientError, Code, Frame, Receiver, Sender};
+use chappe_client::{CODE_GOODBYE, ClientError, Code, Connection, Frame, Receiver, Sender};
 
 use super::body;
 use super::output::complain;
@@ -117,8 +117,8 @@ fn exchange(
     let to = args.to.clone().or_else(|| default_to.map(|address| address.to_string()));
     let to = to.as_deref().unwrap_or(DEFAULT_TO);
     let client = match to.strip_prefix("unix:") {
-        Some(path) => Client::connect_unix(path, args.timeout)?,
-        None => Client::connect(to, args.timeout)?,
+        Some(path) => Connection::connect_unix(path, args.timeout)?,
+        None => Connection::connect(to, args.timeout)?,
     };
     let (mut sender, mut receiver) = client.split();
     // Only the wait for a reply is bounded: the writer may wait as long as
@@ -294,14 +294,17 @@ mod tests {
 
     /// Runs the command against a server of one connection; what it returns is
     /// exit code, output, errors.
-    fn run_against(line: &[&str], serve: impl FnOnce(&mut Client) + Send) -> (u8, String, String) {
+    fn run_against(
+        line: &[&str],
+        serve: impl FnOnce(&mut Connection) + Send,
+    ) -> (u8, String, String) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let line = Line::parse_from([&["send"], line].concat());
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 let stream = listener.accept().unwrap().0;
-                let mut frames = Client::from_stream(stream, None).unwrap();
+                let mut frames = Connection::from_stream(stream, None).unwrap();
                 serve(&mut frames);
             });
             let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -310,7 +313,7 @@ mod tests {
         })
     }
 
-    fn echo(frames: &mut Client) {
+    fn echo(frames: &mut Connection) {
         while let Ok(frame) = frames.receive() {
             frames.send(frame.code, &frame.body).unwrap();
         }
@@ -433,7 +436,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 let stream = listener.accept().unwrap().0;
-                let mut frames = Client::from_stream(stream, None).unwrap();
+                let mut frames = Connection::from_stream(stream, None).unwrap();
                 while let Ok(frame) = frames.receive() {
                     if frames.send(frame.code, &frame.body).is_err() {
                         return;

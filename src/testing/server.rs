@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::error::TestError;
-use crate::client::Client;
+use crate::client::Connection;
 use crate::control::Status;
 
 /// How long anything may take: a start, a reload, a stop, a reply. Long, for machines under
@@ -117,9 +117,9 @@ impl TestServer {
     /// A new connection to it, on which a call waits for [`DEADLINE`] at the most.
     ///
     /// # Errors
-    /// Those of [`Client::connect`].
-    pub fn client(&self) -> Result<Client, TestError> {
-        Ok(Client::connect(self.address, DEADLINE)?)
+    /// Those of [`Connection::connect`].
+    pub fn client(&self) -> Result<Connection, TestError> {
+        Ok(Connection::connect(self.address, DEADLINE)?)
     }
 
     /// Writes a new configuration, for [`TestServer::reload`].

@@ -1,7 +1,7 @@
 //! The cases: what state a connection is brought into, and how it ends there. Each
 //! plays a batch of connections and returns how many it made.
 
-use chappe_client::{CODE_ECHO, CODE_PING, CODE_WHO, Client, ClientError, ErrorNumber};
+use chappe_client::{CODE_ECHO, CODE_PING, CODE_WHO, ClientError, Connection, ErrorNumber};
 use chappe_testkit::application::{HOLD, PANIC};
 use chappe_testkit::{Gate, drain, receive_error};
 use chappe_wire::{Header, encode};
@@ -89,12 +89,12 @@ pub(crate) const CASES: &[Case] = &[
     case("refused, then RST", 50, |stage, n| refused(stage, n, Close::Reset)).at(Site::Full),
 ];
 
-fn connect(stage: &Stage, count: usize, close: Close) -> Vec<Client> {
+fn connect(stage: &Stage, count: usize, close: Close) -> Vec<Connection> {
     (0..count).map(|_| stage.connect(close)).collect()
 }
 
 /// Clients that send at once: where time-outs are short, none must wait for the others.
-fn connect_and_send(stage: &Stage, count: usize, bytes: &[u8]) -> Vec<Client> {
+fn connect_and_send(stage: &Stage, count: usize, bytes: &[u8]) -> Vec<Connection> {
     let connect = |_| {
         let mut client = stage.connect(Close::Fin);
         client.send_bytes(bytes).expect("sent");
@@ -104,14 +104,14 @@ fn connect_and_send(stage: &Stage, count: usize, bytes: &[u8]) -> Vec<Client> {
 }
 
 /// One after the other: does something and closes.
-fn ends(stage: &Stage, count: usize, close: Close, act: fn(&mut Client)) -> usize {
+fn ends(stage: &Stage, count: usize, close: Close, act: fn(&mut Connection)) -> usize {
     for _ in 0..count {
         act(&mut stage.connect(close));
     }
     count
 }
 
-fn unix(stage: &Stage, count: usize, act: fn(&mut Client)) -> usize {
+fn unix(stage: &Stage, count: usize, act: fn(&mut Connection)) -> usize {
     for _ in 0..count {
         act(&mut stage.connect_unix());
     }
@@ -119,7 +119,7 @@ fn unix(stage: &Stage, count: usize, act: fn(&mut Client)) -> usize {
 }
 
 #[track_caller]
-fn assert_closed(client: &mut Client) {
+fn assert_closed(client: &mut Connection) {
     let end = client.receive();
     assert!(matches!(end, Err(ClientError::Closed)), "{end:?}");
 }
@@ -146,25 +146,25 @@ fn echo(bytes: usize) -> bytes::Bytes {
     encode(CODE_ECHO, &vec![7; bytes]).expect("it fits")
 }
 
-fn id(client: &mut Client) -> u64 {
+fn id(client: &mut Connection) -> u64 {
     let who = client.call(CODE_WHO, b"").expect("a reply");
     let text = String::from_utf8_lossy(&who.body).into_owned();
     let id = text.lines().find_map(|line| line.strip_prefix("connection="));
     id.and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("no id in {text}"))
 }
 
-fn answered(client: &mut Client) {
+fn answered(client: &mut Connection) {
     assert_eq!(client.call(CODE_ECHO, b"a").expect("a reply").body, "a");
 }
 
 /// The replies lie in the client's socket when it closes: the kernel sends RST.
-fn answered_unread(client: &mut Client) {
+fn answered_unread(client: &mut Connection) {
     client.send_bytes(&echo(10).repeat(3)).expect("sent");
     assert_eq!(client.receive().expect("a reply").body.len(), 10);
 }
 
 /// Whatever the server is at when the client goes: reading, handling, ready, sending.
-fn burst(client: &mut Client) {
+fn burst(client: &mut Connection) {
     client.send_bytes(&echo(1000).repeat(30)).expect("sent");
 }
 
@@ -228,7 +228,7 @@ fn burst_reset(stage: &Stage, count: usize) -> usize {
 const LARGE: usize = 60_000;
 
 /// Clients whose sockets are full.
-fn blocked(stage: &Stage, count: usize, close: Close, replies: usize) -> Vec<Client> {
+fn blocked(stage: &Stage, count: usize, close: Close, replies: usize) -> Vec<Connection> {
     let blocked = watch(stage, "/totals/sends_blocked");
     let mut clients = connect(stage, count, close);
     let large = echo(LARGE);
@@ -292,7 +292,7 @@ fn stalled_reset(stage: &Stage, count: usize) -> usize {
 }
 
 /// Runs a handler for each client, and waits until all do.
-fn running(stage: &Stage, clients: &mut [Client]) -> Gate {
+fn running(stage: &Stage, clients: &mut [Connection]) -> Gate {
     let gate = stage.gate();
     for client in clients.iter_mut() {
         hold(&gate, client);
@@ -373,7 +373,7 @@ fn waiting_reset(stage: &Stage, count: usize) -> usize {
 /// before the inbox is full and reading pauses.
 const BEHIND: usize = 100;
 
-fn paused(stage: &Stage, clients: &mut [Client]) -> Gate {
+fn paused(stage: &Stage, clients: &mut [Connection]) -> Gate {
     let paused = watch(stage, "/totals/reads_paused");
     let gate = running(stage, clients);
     for client in clients.iter_mut() {
@@ -416,7 +416,7 @@ fn panics(stage: &Stage, count: usize) -> usize {
     })
 }
 
-fn receive_error_of(client: &mut Client, code: u16) {
+fn receive_error_of(client: &mut Connection, code: u16) {
     client.send(code, b"").expect("sent");
     receive_error(client, ErrorNumber::HandlerFailed);
 }
@@ -467,7 +467,7 @@ fn unix_blocked(stage: &Stage, count: usize) -> usize {
     count
 }
 
-fn assert_goodbyes(clients: &mut [Client]) {
+fn assert_goodbyes(clients: &mut [Connection]) {
     for client in clients {
         assert!(client.receive().expect("a frame").as_goodbye().is_some());
         assert_closed(client);

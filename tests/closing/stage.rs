@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 use chappe::control::Request;
-use chappe_client::{CODE_ECHO, Client, Frame};
+use chappe_client::{CODE_ECHO, Connection, Frame};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
 };
@@ -82,7 +82,7 @@ impl Measured {
 }
 
 /// Has the client send a message whose handler waits at the gate.
-pub(crate) fn hold(gate: &Gate, client: &mut Client) {
+pub(crate) fn hold(gate: &Gate, client: &mut Connection) {
     client.send(HOLD, gate.name()).expect("sent");
 }
 
@@ -110,7 +110,7 @@ impl Stage {
 
     /// A client with small buffers, from one of 200 addresses: a port that waits in
     /// TIME_WAIT is taken for its own address only.
-    pub(crate) fn connect(&self, close: Close) -> Client {
+    pub(crate) fn connect(&self, close: Close) -> Connection {
         let host = 2 + self.connects.get() % 200;
         self.connects.set((host - 1) % 200);
         let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
@@ -123,11 +123,11 @@ impl Stage {
         bind(socket.as_raw_fd(), &SockaddrIn::from(from)).expect("an address of our own");
         let SocketAddr::V4(to) = self.server.address else { panic!("IPv4 first") };
         connect(socket.as_raw_fd(), &SockaddrIn::from(to)).expect("connected");
-        Client::from_stream(TcpStream::from(socket), Some(DEADLINE)).expect("a client")
+        Connection::from_stream(TcpStream::from(socket), Some(DEADLINE)).expect("a client")
     }
 
-    pub(crate) fn connect_unix(&self) -> Client {
-        Client::connect_unix(self.server.dir.join("a.sock"), DEADLINE).expect("connected")
+    pub(crate) fn connect_unix(&self) -> Connection {
+        Connection::connect_unix(self.server.dir.join("a.sock"), DEADLINE).expect("connected")
     }
 
     /// A new gate, shut.

@@ -6,7 +6,7 @@ mod service;
 mod starting;
 mod timers;
 
-use chappe_client::{Client, ClientError, Frame};
+use chappe_client::{ClientError, Connection, Frame};
 use chappe_testkit::application::{FAIL, HOLD, PANIC, QUIET, TWICE};
 use chappe_testkit::{DEADLINE, Gate, TestServer, wait_until};
 use chappe_wire::{CODE_ECHO, CODE_PING, ErrorNumber, append_frame};
@@ -44,7 +44,7 @@ fn a_storm_of_panics_is_told_with_a_count() {
 }
 
 /// Sends a message whose handler blocks, and waits until it does.
-fn block(server: &TestServer, client: &mut Client, busy: u64) -> Gate {
+fn block(server: &TestServer, client: &mut Connection, busy: u64) -> Gate {
     let gate = Gate::new(server.dir.join(format!("gate-{busy}")));
     client.send(HOLD, gate.name()).expect("sent");
     wait_until("the handler is busy", || {
@@ -235,7 +235,8 @@ fn a_closed_unix_peer_is_heard_to_its_end() {
                 [[listen]]\naddress = \"127.0.0.1:0\"\n\
                 [[listen]]\naddress = \"unix:a.sock\"\n";
     let server = start("unix_heard", toml);
-    let mut client = Client::connect_unix(server.dir.join("a.sock"), DEADLINE).expect("connected");
+    let mut client =
+        Connection::connect_unix(server.dir.join("a.sock"), DEADLINE).expect("connected");
     for _ in 0..MESSAGES {
         client.send(QUIET, &[7; 1000]).expect("sent");
     }

@@ -3,7 +3,7 @@
 
 use std::thread;
 
-use chappe_client::{Client, ClientError, Frame};
+use chappe_client::{ClientError, Connection, Frame};
 use chappe_testkit::application::pushes::{
     ALL, CLOSE, KEEP, MIXED, MIXED_FAIL, Order, PUSH, PUSHED, Tally, number,
 };
@@ -15,7 +15,7 @@ use super::start;
 
 /// A connection whose handle is kept. The kernel holds little for it: who does not
 /// read is blocked soon, and stays so.
-fn keep(server: &TestServer, name: u8) -> Client {
+fn keep(server: &TestServer, name: u8) -> Connection {
     let mut client = small_buffers(server.address, 16 * 1024);
     assert_eq!(client.call(KEEP, &[name]).expect("kept").code, KEEP);
     client
@@ -127,7 +127,7 @@ fn a_handle_never_reaches_a_stranger() {
     drop(target);
     server.wait_status("/totals/connections_closed", |closed| closed == 1);
     // Some of them have its place in the table, and its descriptor's number.
-    let mut strangers: Vec<Client> = (0..50).map(|_| server.connect()).collect();
+    let mut strangers: Vec<Connection> = (0..50).map(|_| server.connect()).collect();
     for stranger in &mut strangers {
         assert_eq!(stranger.call(CODE_PING, b"").expect("served").code, CODE_PING);
     }
@@ -165,7 +165,7 @@ fn beyond_the_total_the_largest_backlog_goes() {
 #[test]
 fn one_message_goes_to_many() {
     let server = start("push_all", "worker_processes = 1\n");
-    let mut clients: Vec<Client> = (0..50).map(|name| keep(&server, name)).collect();
+    let mut clients: Vec<Connection> = (0..50).map(|name| keep(&server, name)).collect();
     let tally = Tally::decode(&server.connect().call(ALL, b"to all").expect("pushed").body);
     assert_eq!(tally.queued, 50);
     for client in &mut clients {

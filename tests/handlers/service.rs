@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use chappe_client::{Client, ClientError};
+use chappe_client::{ClientError, Connection};
 use chappe_testkit::diary::{CLOSE, COUNT, DENY, HOLD, LOGIN, PANIC};
 use chappe_testkit::site::configuration;
 use chappe_testkit::{Gate, Site, TestServer, drain, receive_error, reset_on_close, wait_until};
@@ -58,7 +58,7 @@ fn assert_life(server: &TestServer, id: &str, messages: u32, why: &str) {
 
 /// A client that has sent as many messages, and its connection's id.
 #[track_caller]
-fn counted(server: &TestServer, messages: u32) -> (Client, String) {
+fn counted(server: &TestServer, messages: u32) -> (Connection, String) {
     let mut client = server.connect();
     let mut id = String::new();
     for nth in 1..=messages {
@@ -73,7 +73,7 @@ fn counted(server: &TestServer, messages: u32) -> (Client, String) {
 
 /// The end of the stream, behind everything that was received.
 #[track_caller]
-fn assert_ended(client: &mut Client) {
+fn assert_ended(client: &mut Connection) {
     let next = client.receive();
     assert!(matches!(next, Err(ClientError::Closed)), "{next:?}");
 }
@@ -276,7 +276,7 @@ fn a_connection_that_is_denied_at_its_begin_gets_error_8() {
 #[test]
 fn each_connection_has_a_state_of_its_own() {
     let server = start("state", "");
-    let mut clients: Vec<Client> = (0..5).map(|_| server.connect()).collect();
+    let mut clients: Vec<Connection> = (0..5).map(|_| server.connect()).collect();
     for round in 1..=200 {
         for client in &mut clients {
             let body = client.call(COUNT, b"").expect("a reply").body;

@@ -2,7 +2,7 @@
 //! place, and whether the connection stays.
 
 use chappe_client::{
-    BODY_BYTES_MAX, CODE_ECHO, CODE_PING, Client, ClientError, ErrorNumber, Goodbye,
+    BODY_BYTES_MAX, CODE_ECHO, CODE_PING, ClientError, Connection, ErrorNumber, Goodbye,
 };
 use chappe_wire::{Header, encode};
 
@@ -21,13 +21,13 @@ fn echo(body: &[u8]) -> bytes::Bytes {
 
 /// The connection ends cleanly: not by a reset, not inside a frame.
 #[track_caller]
-fn assert_closed(client: &mut Client) {
+fn assert_closed(client: &mut Connection) {
     let end = client.receive();
     assert!(matches!(end, Err(ClientError::Closed)), "{end:?}");
 }
 
 #[track_caller]
-fn receive_goodbye(client: &mut Client, reason: Goodbye) {
+fn receive_goodbye(client: &mut Connection, reason: Goodbye) {
     let frame = client.receive().expect("a goodbye");
     let goodbye = frame.as_goodbye().unwrap_or_else(|| panic!("no goodbye: {frame:?}"));
     assert!(goodbye.is(reason), "{goodbye} instead of {reason:?}");

@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
-use chappe_client::{CODE_ECHO, Client, ClientError, ErrorNumber};
+use chappe_client::{CODE_ECHO, ClientError, Connection, ErrorNumber};
 use chappe_wire::encode;
 
 use chappe_testkit::{DEADLINE, Numbered, TestServer, pause};
@@ -35,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 const LONG_PAUSE: Duration = Duration::from_millis(50);
 
 /// One echo, in pieces.
-fn echo(client: &mut Client, stream: u32, number: u32) -> Result<(), String> {
+fn echo(client: &mut Connection, stream: u32, number: u32) -> Result<(), String> {
     let bytes = BYTES[usize::try_from(number % 2).expect("small")];
     let body = Numbered { stream, number, bytes }.body();
     let text = |error: &dyn Display| error.to_string();
@@ -54,7 +54,7 @@ fn echo(client: &mut Client, stream: u32, number: u32) -> Result<(), String> {
 
 /// All echoes over this one connection: how long they took, or how many came and what
 /// came then.
-fn go_on(client: &mut Client, stream: u32) -> Result<Duration, String> {
+fn go_on(client: &mut Connection, stream: u32) -> Result<Duration, String> {
     let start = Instant::now();
     for number in 0..ECHOES {
         let echoed = echo(client, stream, number);
@@ -68,7 +68,7 @@ fn go_on(client: &mut Client, stream: u32) -> Result<Duration, String> {
 
 /// Whether a stalled client was closed, which must be after the right error.
 #[track_caller]
-fn is_closed(client: &mut Client) -> bool {
+fn is_closed(client: &mut Connection) -> bool {
     client.set_timeout(Some(Duration::from_millis(1))).expect("a time-out");
     match client.receive() {
         Err(ClientError::TimedOut(_)) => false,

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use chappe_client::{CODE_ECHO, CODE_ERROR, CODE_PING, Client, Frame};
+use chappe_client::{CODE_ECHO, CODE_ERROR, CODE_PING, Connection, Frame};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::Signal;
@@ -257,7 +257,7 @@ fn another_protocol_is_told_from_a_server_of_ours() {
     }
     // One that says nothing at all and stays.
     let silent = |stream: TcpStream| {
-        let mut frames = Client::from_stream(stream, None).expect("a client");
+        let mut frames = Connection::from_stream(stream, None).expect("a client");
         while frames.receive().is_ok() {}
     };
     let run = against(silent, &["--timeout", "100ms"]);
@@ -359,9 +359,11 @@ fn against(serve: impl Fn(TcpStream) + Sync, line: &[&str]) -> Finished {
 
 /// A server that answers pings rightly and the rest by `answer`, which is given each
 /// message's number and ends the connection with `false`.
-fn echoing(answer: impl Fn(&mut Client, Frame, u64) -> bool + Sync) -> impl Fn(TcpStream) + Sync {
+fn echoing(
+    answer: impl Fn(&mut Connection, Frame, u64) -> bool + Sync,
+) -> impl Fn(TcpStream) + Sync {
     move |stream| {
-        let mut frames = Client::from_stream(stream, None).expect("a client");
+        let mut frames = Connection::from_stream(stream, None).expect("a client");
         let mut number = 0;
         while let Ok(frame) = frames.receive() {
             if frame.code == CODE_PING {
@@ -376,13 +378,13 @@ fn echoing(answer: impl Fn(&mut Client, Frame, u64) -> bool + Sync) -> impl Fn(T
 }
 
 /// Sends a frame; a client that has left is no failure of this server.
-fn send(frames: &mut Client, code: u16, body: &[u8]) -> bool {
+fn send(frames: &mut Connection, code: u16, body: &[u8]) -> bool {
     frames.send(code, body).is_ok()
 }
 
 #[test]
 fn each_wrong_reply_is_seen() {
-    type Answer = fn(&mut Client, Frame, u64) -> bool;
+    type Answer = fn(&mut Connection, Frame, u64) -> bool;
     let cases: [(&str, Answer); 6] = [
         ("wrong_content", |frames, frame, number| {
             let mut body = frame.body.to_vec();
@@ -428,7 +430,7 @@ fn each_wrong_reply_is_seen() {
 #[test]
 fn replies_in_the_wrong_order_are_seen() {
     let kept = std::sync::Mutex::new(None::<Frame>);
-    let swap = |frames: &mut Client, frame: Frame, number: u64| match number {
+    let swap = |frames: &mut Connection, frame: Frame, number: u64| match number {
         8 => {
             *kept.lock().unwrap() = Some(frame);
             true
@@ -446,7 +448,7 @@ fn replies_in_the_wrong_order_are_seen() {
 #[test]
 fn a_reply_on_a_strangers_connection_is_seen() {
     let last = std::sync::Mutex::new(None::<Frame>);
-    let mix = |frames: &mut Client, frame: Frame, _: u64| {
+    let mix = |frames: &mut Connection, frame: Frame, _: u64| {
         // What another connection sent last, if there was anything.
         let other = last.lock().unwrap().replace(frame.clone());
         send(frames, CODE_ECHO, &other.unwrap_or(frame).body)
@@ -458,7 +460,7 @@ fn a_reply_on_a_strangers_connection_is_seen() {
 
 #[test]
 fn a_connection_that_is_cut_counts_what_it_owed() {
-    let cut = |frames: &mut Client, frame: Frame, number: u64| {
+    let cut = |frames: &mut Connection, frame: Frame, number: u64| {
         number < 20 && send(frames, CODE_ECHO, &frame.body)
     };
     let run = against(echoing(cut), &["--warmup", "0s", "--pipeline", "3"]);
@@ -475,7 +477,7 @@ fn a_server_that_stalls_is_seen_by_an_open_loop_in_every_request_that_was_due() 
     // Half a second of nothing, once, well after the warm-up: of the requests that
     // fell due in that time, one after the other would only ever be one.
     let stalled = AtomicBool::new(false);
-    let stall = |frames: &mut Client, frame: Frame, number: u64| {
+    let stall = |frames: &mut Connection, frame: Frame, number: u64| {
         if number == 200 && !stalled.swap(true, Ordering::SeqCst) {
             pause(Duration::from_millis(500), "the server stalls");
         }
@@ -495,7 +497,7 @@ fn a_server_that_stalls_is_seen_by_an_open_loop_in_every_request_that_was_due() 
 
 #[test]
 fn a_request_that_is_never_answered_is_an_error_and_a_latency() {
-    let mute = |frames: &mut Client, frame: Frame, number: u64| {
+    let mute = |frames: &mut Connection, frame: Frame, number: u64| {
         number >= 300 || send(frames, CODE_ECHO, &frame.body)
     };
     let run = against(echoing(mute), &["--rate", "1000", "--timeout", "700ms"]);

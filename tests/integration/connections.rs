@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chappe::control::ConnectionRow;
-use chappe_client::{CODE_ECHO, CODE_PING, Client, ClientError};
+use chappe_client::{CODE_ECHO, CODE_PING, ClientError, Connection};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -15,7 +15,7 @@ fn list(server: &TestServer, arguments: &[&str]) -> Vec<ConnectionRow> {
     list.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-fn id(client: &mut Client) -> u64 {
+fn id(client: &mut Connection) -> u64 {
     let who = client.call(3, b"").expect("a reply");
     let text = String::from_utf8_lossy(&who.body).into_owned();
     let id = text.lines().find_map(|line| line.strip_prefix("connection="));
@@ -23,7 +23,7 @@ fn id(client: &mut Client) -> u64 {
 }
 
 /// A client whose replies fill everything there is between it and the server.
-fn slow_client(server: &TestServer) -> Client {
+fn slow_client(server: &TestServer) -> Connection {
     let mut client = small_buffers(server.address, 4096);
     client.set_timeout(Some(Duration::from_millis(200))).expect("a time-out");
     while client.send(CODE_ECHO, &[1; 60_000]).is_ok() {}

@@ -2,7 +2,7 @@
 //! wakes, and when it gets a CPU, is not the server's business: what is checked is that each
 //! worker has a fair part, from half of the mean to twice as much.
 
-use chappe_client::{CODE_PING, Client};
+use chappe_client::{CODE_PING, Connection};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -71,7 +71,7 @@ fn a_thousand_connections_opened_at_once_are_for_both_workers() {
 }
 
 /// Clients that connect one after the other and are answered.
-fn one_by_one(server: &TestServer, count: u64) -> Vec<Client> {
+fn one_by_one(server: &TestServer, count: u64) -> Vec<Connection> {
     let answered = |_| {
         let mut client = server.connect();
         client.call(CODE_PING, b"").expect("served");

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::process::Command;
 
-use chappe_client::{CODE_ECHO, CODE_PING, CODE_WHO, Client, Goodbye};
+use chappe_client::{CODE_ECHO, CODE_PING, CODE_WHO, Connection, Goodbye};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -23,7 +23,7 @@ fn assert_nothing_left(server: &TestServer) {
 }
 
 /// The worker that a connection is at.
-fn worker_of(client: &mut Client) -> i32 {
+fn worker_of(client: &mut Connection) -> i32 {
     let reply = client.call(CODE_WHO, b"").expect("who");
     let text = String::from_utf8(reply.body.to_vec()).expect("text");
     let pid = text.lines().find_map(|line| line.strip_prefix("pid=")).expect("a pid");
@@ -230,7 +230,7 @@ fn a_daemon_is_ready_when_the_launcher_returns() {
     let logs = daemon.dir.join("logs");
     assert!(line.contains(logs.to_str().unwrap()) || line.contains("logs"), "{line:?}");
     let address = daemon.address();
-    let mut client = Client::connect(address, DEADLINE).unwrap();
+    let mut client = Connection::connect(address, DEADLINE).unwrap();
     assert_eq!(client.call(CODE_ECHO, b"served").unwrap().body, "served");
     let workers = proc::children(daemon.master);
     assert_eq!(workers.len(), 2);

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use chappe_client::{CODE_ECHO, CODE_PING, Client, ErrorNumber};
+use chappe_client::{CODE_ECHO, CODE_PING, Connection, ErrorNumber};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -21,7 +21,7 @@ fn loopback(last: u8) -> IpAddr {
 }
 
 /// A client that is served; one that is not panics.
-fn served(server: &TestServer, last: u8) -> Client {
+fn served(server: &TestServer, last: u8) -> Connection {
     let mut client = connect_from(loopback(last), server.address);
     let reply = client.call(CODE_PING, b"").expect("served");
     assert_eq!(reply.code, CODE_PING, "{reply:?}");
@@ -29,7 +29,7 @@ fn served(server: &TestServer, last: u8) -> Client {
 }
 
 #[track_caller]
-fn refused(mut client: Client) {
+fn refused(mut client: Connection) {
     let error = receive_error(&mut client, ErrorNumber::Busy);
     assert!(error.to_string().contains("limits.connections_per_ip"), "{error}");
     let (frames, end) = drain(&mut client);
@@ -166,7 +166,7 @@ fn a_reload_turns_it_on_and_off_and_on_again() {
 }
 
 /// A client that is served; `None` if it is told that it is one too many.
-fn visit(server: &TestServer) -> Option<Client> {
+fn visit(server: &TestServer) -> Option<Connection> {
     let mut client = connect_from(loopback(1), server.address);
     let reply = client.call(CODE_PING, b"").ok()?;
     (reply.code == CODE_PING).then_some(client)
@@ -179,7 +179,7 @@ fn peers_of_a_unix_socket_have_no_address() {
                 [[listen]]\naddress = \"[::1]:0\"\n";
     let server = TestServer::start("per_ip_unix", toml);
     let path = server.dir.join("a.sock");
-    let connect = || Client::connect_unix(&path, DEADLINE).expect("connected");
+    let connect = || Connection::connect_unix(&path, DEADLINE).expect("connected");
     let mut clients: Vec<_> = (0..5).map(|_| connect()).collect();
     for client in &mut clients {
         assert_eq!(client.call(CODE_ECHO, b"in").expect("served").body, "in");
@@ -187,8 +187,8 @@ fn peers_of_a_unix_socket_have_no_address() {
     let six: Option<SocketAddr> =
         server.stdout().split_whitespace().last().and_then(|text| text.parse().ok());
     let six = six.expect("the third address");
-    let mut first = Client::connect(six, DEADLINE).expect("connected");
+    let mut first = Connection::connect(six, DEADLINE).expect("connected");
     assert_eq!(first.call(CODE_ECHO, b"in").expect("served").body, "in");
-    refused(Client::connect(six, DEADLINE).expect("connected"));
+    refused(Connection::connect(six, DEADLINE).expect("connected"));
     let _other_address = served(&server, 1);
 }

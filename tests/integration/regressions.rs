@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use chappe_client::{
-    BODY_BYTES_MAX, CODE_ECHO, CODE_PING, Client, ClientError, ErrorNumber, Sender,
+    BODY_BYTES_MAX, CODE_ECHO, CODE_PING, ClientError, Connection, ErrorNumber, Sender,
 };
 use chappe_engine::sync::Semaphore;
 use chappe_engine::{Engine, Entry, Limits, Mailbox, Names, Peer, SlowReader, Socket};
@@ -58,7 +58,7 @@ fn send_numbered(sender: &mut Sender, stream: u32, count: u32) {
 
 /// A peer whose socket is full: it is owed `replies` large replies and reads none.
 #[track_caller]
-fn blocked(server: &TestServer, stream: u32, replies: u32) -> Client {
+fn blocked(server: &TestServer, stream: u32, replies: u32) -> Connection {
     let before = server.status_number("/totals/sends_blocked");
     let mut client = small_buffers(server.address, BUFFER);
     for number in 0..replies {

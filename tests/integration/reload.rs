@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 
-use chappe_client::{CODE_ECHO, CODE_PING, Client, Goodbye};
+use chappe_client::{CODE_ECHO, CODE_PING, Connection, Goodbye};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -54,7 +54,7 @@ fn listen(address: SocketAddr) -> String {
 }
 
 fn echoes(address: SocketAddr) -> bool {
-    Client::connect(address, DEADLINE)
+    Connection::connect(address, DEADLINE)
         .and_then(|mut client| client.call(CODE_ECHO, b"here"))
         .is_ok_and(|frame| frame.body == "here")
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use chappe_client::{CODE_ECHO, Client, ClientError};
+use chappe_client::{CODE_ECHO, ClientError, Connection};
 use nix::sys::signal::Signal;
 
 use chappe_testkit::site::configuration;
@@ -41,7 +41,7 @@ impl Storm {
 
     fn connection(&self, server: &TestServer, number: u64, asks: u64) {
         let mut active = Instant::now();
-        let mut client = Client::connect(server.address, DEADLINE)
+        let mut client = Connection::connect(server.address, DEADLINE)
             .unwrap_or_else(|error| panic!("a connect failed: {error:?}"));
         self.connects.fetch_add(1, Ordering::Relaxed);
         for ask in 0..asks {
@@ -61,7 +61,7 @@ impl Storm {
 
     /// Whether it goes on. A request that left within the quiet time after the last
     /// sign of life came before the server's SHUT_WR: it must be answered.
-    fn reply(&self, client: &mut Client, body: &[u8], was_in_time: bool) -> bool {
+    fn reply(&self, client: &mut Connection, body: &[u8], was_in_time: bool) -> bool {
         let mut goodbye = false;
         loop {
             match client.receive() {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use chappe_client::{CODE_ECHO, Client};
+use chappe_client::{CODE_ECHO, Connection};
 use chappe_sys::clock::monotonic_us;
 use nix::sys::signal::Signal;
 
@@ -151,7 +151,7 @@ fn a_passed_port_is_served() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = listener.local_addr().expect("an address");
     // A connect that comes before the server does is served, too.
-    let mut early = Client::connect(address, DEADLINE).expect("in the backlog");
+    let mut early = Connection::connect(address, DEADLINE).expect("in the backlog");
     early.send(CODE_ECHO, b"early").expect("sent");
     let toml = format!("[[listen]]\naddress = \"{address}\"\n");
     let mut server = TestServer::start_program(activated(listener.into()), "passed_port", &toml);
@@ -172,7 +172,7 @@ fn a_passed_path_is_served_and_left_there() {
         path.display()
     );
     let mut server = TestServer::start_program(activated(listener.into()), "passed_path", &toml);
-    let mut client = Client::connect_unix(&path, DEADLINE).expect("connected");
+    let mut client = Connection::connect_unix(&path, DEADLINE).expect("connected");
     assert_eq!(client.call(CODE_ECHO, b"x").expect("a reply").body, "x");
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit().code(), Some(0));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chappe_client::{CODE_ECHO, CODE_PING, Client, ClientError};
+use chappe_client::{CODE_ECHO, CODE_PING, ClientError, Connection};
 use chappe_wire::encode;
 
 use chappe_testkit::{TestServer, pause, while_stopped};
@@ -63,7 +63,7 @@ fn with_next(rest: &[u8]) -> Bytes {
 }
 
 /// What became of a client.
-fn outcome(client: &mut Client) -> String {
+fn outcome(client: &mut Connection) -> String {
     let said = match client.receive() {
         Err(error) => return error.to_string(),
         Ok(frame) if frame.code == CODE_ECHO && frame.body == BODY => {
@@ -86,7 +86,7 @@ fn outcome(client: &mut Client) -> String {
 }
 
 /// How many came to what. Who waits in vain is the last that is asked.
-fn outcomes(clients: &mut [Client]) -> BTreeMap<String, usize> {
+fn outcomes(clients: &mut [Connection]) -> BTreeMap<String, usize> {
     let mut outcomes = BTreeMap::new();
     for client in clients {
         let outcome = outcome(client);

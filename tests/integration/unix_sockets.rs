@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use chappe_client::{CODE_ECHO, CODE_PING, CODE_WHO, Client, ClientError, Goodbye};
+use chappe_client::{CODE_ECHO, CODE_PING, CODE_WHO, ClientError, Connection, Goodbye};
 use nix::sys::signal::Signal;
 
 use chappe_testkit::site::{command, configuration, finish};
@@ -19,8 +19,8 @@ fn path(server: &TestServer) -> PathBuf {
 }
 
 #[track_caller]
-fn connect(path: &Path) -> Client {
-    Client::connect_unix(path, DEADLINE).expect("connected")
+fn connect(path: &Path) -> Connection {
+    Connection::connect_unix(path, DEADLINE).expect("connected")
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Many messages over many connections through small buffers: whatever a
 //! hand-over between two writers loses, doubles or reorders shows here.
 
-use chappe_client::{BODY_BYTES_MAX, CODE_ECHO, Client};
+use chappe_client::{BODY_BYTES_MAX, CODE_ECHO, Connection};
 
 use chappe_testkit::{Numbered, TestServer, small_buffers};
 
@@ -35,7 +35,7 @@ fn message(stream: u32, number: u32) -> Numbered {
 }
 
 /// Sends all without waiting and receives all, each on a thread of its own.
-fn exchange(client: Client, stream: u32) {
+fn exchange(client: Connection, stream: u32) {
     let (mut sender, mut receiver) = client.split();
     std::thread::scope(|scope| {
         scope.spawn(move || {

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use chappe_client::{CODE_ECHO, CODE_PING, Client, ClientError, ErrorNumber};
+use chappe_client::{CODE_ECHO, CODE_PING, ClientError, Connection, ErrorNumber};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -462,7 +462,7 @@ fn peers(world: &World, address: IpAddr, random: &mut Random) {
 
 /// Connects, asks much or little, leaves or resets, and wants more than it may have.
 fn crowd(world: &World, address: IpAddr, random: &mut Random) {
-    let mut clients: VecDeque<Client> = VecDeque::new();
+    let mut clients: VecDeque<Connection> = VecDeque::new();
     while !world.is_over() {
         let mut client = match connect(world, address) {
             Ok(client) => client,
@@ -482,7 +482,7 @@ fn crowd(world: &World, address: IpAddr, random: &mut Random) {
     }
 }
 
-fn visit(world: &World, client: &mut Client, random: &mut Random) -> Result<(), String> {
+fn visit(world: &World, client: &mut Connection, random: &mut Random) -> Result<(), String> {
     let (frames, bytes) = (random.pick(0, 30), random.size(0, 500));
     let (body, code) = (vec![7; bytes], if bytes == 0 { CODE_PING } else { CODE_ECHO });
     world.note(|seen| seen.asked += frames);

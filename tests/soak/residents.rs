@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use chappe_client::{CODE_PING, CODE_WHO, Client, ClientError, ErrorNumber};
+use chappe_client::{CODE_PING, CODE_WHO, ClientError, Connection, ErrorNumber};
 
 use crate::kills::PER_IP;
 use crate::random::Random;
@@ -11,7 +11,7 @@ use crate::world::World;
 use chappe_testkit::{DEADLINE, try_connect_from};
 
 /// Connects, and counts it.
-pub(crate) fn connect(world: &World, address: IpAddr) -> Result<Client, String> {
+pub(crate) fn connect(world: &World, address: IpAddr) -> Result<Connection, String> {
     let failed = |errno| format!("a connect from {address} failed: {errno}");
     let client = try_connect_from(address, world.address).map_err(failed)?;
     world.note(|seen| seen.connects += 1);
@@ -22,7 +22,7 @@ pub(crate) struct Resident<'a> {
     world: &'a World,
     address: IpAddr,
     /// Each with the process that serves it.
-    clients: Vec<(i32, Client)>,
+    clients: Vec<(i32, Connection)>,
 }
 
 impl<'a> Resident<'a> {

@@ -460,7 +460,7 @@ fn a_planted_import_is_found() {
         "use crate::{config::{worker, Listen}, listen}; use super::policy; pub(crate) fn f() {}";
     assert_eq!(forbidden_imports("master", 2, fine), [""; 0]);
     assert_eq!(forbidden_imports("boot", 1, "use crate::{worker, master};"), [""; 0]);
-    assert_eq!(forbidden_imports("wire", 0, "use chappe_client::Client;").len(), 1);
+    assert_eq!(forbidden_imports("wire", 0, "use chappe_client::Connection;").len(), 1);
     assert_eq!(forbidden_imports("wire", 0, "use crate::notice; use chappe_wire::x;"), [""; 0]);
     assert_eq!(forbidden_imports("net", 1, "use chappe_wire::Header;").len(), 1);
 }

@@ -24,7 +24,7 @@ const QUEUED_BYTES_MAX: usize = 64 * 1024;
 
 /// A connection to a server: both halves, for one thread.
 #[derive(Debug)]
-pub struct Client {
+pub struct Connection {
     sender: Sender,
     receiver: Receiver,
 }
@@ -55,7 +55,7 @@ pub struct Receiver {
     armed: Option<Duration>,
 }
 
-impl Client {
+impl Connection {
     /// Connects, trying each address that `address` stands for in turn, and
     /// takes `timeout` for each attempt and for each later call.
     ///
@@ -94,7 +94,7 @@ impl Client {
         }
     }
 
-    /// A client over a connected stream; `None` waits for ever.
+    /// A connection over a connected stream; `None` waits for ever.
     ///
     /// # Errors
     /// [`ClientError::Io`] if the socket refuses its options.
@@ -104,7 +104,7 @@ impl Client {
         Self::over(stream, timeout)
     }
 
-    /// A client over any connected stream socket, a Unix one for example.
+    /// A connection over any connected stream socket, a Unix one for example.
     ///
     /// # Errors
     /// [`ClientError::Io`] if the socket refuses its options.
@@ -197,7 +197,7 @@ impl Client {
     }
 }
 
-impl AsFd for Client {
+impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.sender.socket.as_fd()
     }
@@ -395,9 +395,9 @@ mod tests {
     use chappe_wire::{BODY_BYTES_MAX, BodyTooLong, encode};
 
     /// A client, and the server's end of its socket.
-    fn pair(timeout: Duration) -> (Client, UnixStream) {
+    fn pair(timeout: Duration) -> (Connection, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (Client::from_socket(ours.into(), Some(timeout)).unwrap(), theirs)
+        (Connection::from_socket(ours.into(), Some(timeout)).unwrap(), theirs)
     }
 
     const LONG: Duration = Duration::from_secs(20);
@@ -553,7 +553,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        match Client::connect(address, LONG) {
+        match Connection::connect(address, LONG) {
             Err(ClientError::Connect { address: named, .. }) => {
                 assert_eq!(named, address.to_string());
             }

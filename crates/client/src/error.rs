@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chappe_wire::{BODY_BYTES_MAX, BodyTooLong, Code};
 
-/// Why a call of [`Client`](super::Client) gave no result.
+/// Why a call of [`Connection`](super::Connection) gave no result.
 ///
 /// An error *frame* of the server is no such error: it is received like any
 /// other frame, see [`Frame::as_error`](super::Frame::as_error).

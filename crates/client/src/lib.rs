@@ -1,8 +1,8 @@
 //! The blocking client: what `chappe send` and the tests talk to a server with,
 //! and what a program of your own may use.
 //!
-//! A [`Client`] is a [`Sender`] and a [`Receiver`] over one socket. Used as a
-//! whole it runs on one thread; [`Client::split`] gives the halves to two, so
+//! A [`Connection`] is a [`Sender`] and a [`Receiver`] over one socket. Used as a
+//! whole it runs on one thread; [`Connection::split`] gives the halves to two, so
 //! that one can write without end while the other reads. A single thread that
 //! writes much before it reads can deadlock against any server that pushes
 //! back: it stops reading us, because we don't read it.
@@ -13,7 +13,7 @@ mod connection;
 mod error;
 mod received;
 
-pub use connection::{Client, Receiver, Sender};
+pub use connection::{Connection, Receiver, Sender};
 pub use error::ClientError;
 pub use received::{Frame, ServerError, ServerGoodbye};
 

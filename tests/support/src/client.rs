@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 
-use chappe_client::{Client, ClientError, ErrorNumber, Frame, ServerError};
+use chappe_client::{ClientError, Connection, ErrorNumber, Frame, ServerError};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
@@ -11,7 +11,7 @@ use nix::sys::socket::{
 use super::wait::DEADLINE;
 
 /// Receives until there is nothing more, and says how it ended.
-pub fn drain(client: &mut Client) -> (Vec<Frame>, ClientError) {
+pub fn drain(client: &mut Connection) -> (Vec<Frame>, ClientError) {
     let mut frames = Vec::new();
     loop {
         match client.receive() {
@@ -23,7 +23,7 @@ pub fn drain(client: &mut Client) -> (Vec<Frame>, ClientError) {
 
 /// The next frame, which must be this error.
 #[track_caller]
-pub fn receive_error(client: &mut Client, number: ErrorNumber) -> ServerError {
+pub fn receive_error(client: &mut Connection, number: ErrorNumber) -> ServerError {
     let frame = client.receive().expect("an error frame");
     let error = frame.as_error().unwrap_or_else(|| panic!("no error frame: {frame:?}"));
     assert!(error.is(number), "{error} instead of {number:?}");
@@ -32,23 +32,23 @@ pub fn receive_error(client: &mut Client, number: ErrorNumber) -> ServerError {
 
 /// A client whose kernel buffers hold about `bytes` bytes. They must be set
 /// before connecting: the window is agreed on then.
-pub fn small_buffers(address: SocketAddr, bytes: usize) -> Client {
+pub fn small_buffers(address: SocketAddr, bytes: usize) -> Connection {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
     setsockopt(&socket, sockopt::RcvBuf, &bytes).expect("SO_RCVBUF");
     setsockopt(&socket, sockopt::SndBuf, &bytes).expect("SO_SNDBUF");
     connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).expect("connected");
-    Client::from_stream(TcpStream::from(socket), Some(DEADLINE)).expect("a client")
+    Connection::from_stream(TcpStream::from(socket), Some(DEADLINE)).expect("a client")
 }
 
 /// A client that connects from an address of this machine of its choice.
 #[track_caller]
-pub fn connect_from(source: IpAddr, address: SocketAddr) -> Client {
+pub fn connect_from(source: IpAddr, address: SocketAddr) -> Connection {
     try_connect_from(source, address).expect("connected")
 }
 
 /// Connects from an address of this machine, or says why that failed.
-pub fn try_connect_from(source: IpAddr, address: SocketAddr) -> nix::Result<Client> {
+pub fn try_connect_from(source: IpAddr, address: SocketAddr) -> nix::Result<Connection> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     // The port is chosen at the connect: one that is still in TIME_WAIT may be it.
@@ -56,7 +56,7 @@ pub fn try_connect_from(source: IpAddr, address: SocketAddr) -> nix::Result<Clie
     let source = SocketAddr::from((source, 0));
     bind(socket.as_raw_fd(), &SockaddrStorage::from(source))?;
     connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
-    Ok(Client::from_stream(TcpStream::from(socket), Some(DEADLINE)).expect("a client"))
+    Ok(Connection::from_stream(TcpStream::from(socket), Some(DEADLINE)).expect("a client"))
 }
 
 /// Makes the close of a socket a reset: at once, and whatever is on its way is lost.

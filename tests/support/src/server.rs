@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use chappe_client::Client;
+use chappe_client::Connection;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
@@ -130,8 +130,8 @@ impl TestServer {
 
     /// A client with the tests' deadline.
     #[track_caller]
-    pub fn connect(&self) -> Client {
-        Client::connect(self.address, DEADLINE).expect("connected")
+    pub fn connect(&self) -> Connection {
+        Connection::connect(self.address, DEADLINE).expect("connected")
     }
 
     /// The master's process id.

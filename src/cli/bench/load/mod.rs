@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 
 use std::time::Duration;
 
-use chappe_client::{CODE_PING, Client};
+use chappe_client::{CODE_PING, Connection};
 use chappe_sys::limits;
 use hdrhistogram::Histogram;
 
@@ -204,7 +204,7 @@ fn connections(plan: &Plan) -> u64 {
 fn probe(plan: &Plan) -> Result<Target, LoadError> {
     let (to, mut client) = Target::find(&plan.to, plan.timeout)?;
     let wrong = |to, source| LoadError::Protocol { to, source };
-    match Client::call(&mut client, CODE_PING, b"") {
+    match Connection::call(&mut client, CODE_PING, b"") {
         Ok(frame) => {
             if let Some(error) = frame.as_error() {
                 return Err(LoadError::Refused { to, refusal: error.to_string() });

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chappe_client::{BodyTooLong, Client, ClientError, Code};
+use chappe_client::{BodyTooLong, ClientError, Code, Connection};
 use chappe_sys::unix_socket;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
@@ -126,16 +126,16 @@ impl fmt::Display for Target {
 impl Target {
     /// Tries each address that `to` stands for: the first that a client gets through
     /// to, and that client.
-    pub(super) fn find(to: &str, timeout: Duration) -> Result<(Self, Client), ClientError> {
+    pub(super) fn find(to: &str, timeout: Duration) -> Result<(Self, Connection), ClientError> {
         if let Some(path) = to.strip_prefix("unix:") {
-            let client = Client::connect_unix(path, timeout)?;
+            let client = Connection::connect_unix(path, timeout)?;
             return Ok((Self::Unix(PathBuf::from(path)), client));
         }
         let failed = |source| ClientError::Connect { address: to.to_owned(), source };
         let mut outcome =
             failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         for address in to.to_socket_addrs().map_err(failed)? {
-            match Client::connect(address, timeout) {
+            match Connection::connect(address, timeout) {
                 Ok(client) => return Ok((Self::Tcp(address), client)),
                 Err(error) => outcome = error,
             }
