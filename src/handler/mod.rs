@@ -6,6 +6,8 @@
 //! handled and answered in order; different connections run in parallel, so a service
 //! must be `Sync`.
 
+#[cfg(feature = "testing")]
+pub(crate) mod alone;
 mod application;
 mod call;
 mod client;

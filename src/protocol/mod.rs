@@ -17,7 +17,7 @@ pub(crate) use chappe_wire::{
 };
 
 /// The native one alone.
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) fn all(frame_bytes_max: usize) -> Vec<Arc<dyn Protocol>> {
     vec![Arc::new(chappe::Chappe::new(frame_bytes_max))]
 }

@@ -18,11 +18,15 @@
 //! # }
 //! ```
 //!
+//! [`call`] runs one handler without a process, for what a handler decides by itself.
+//!
 //! Nothing here sleeps for a fixed time: each call returns once what it waits for has
 //! happened, or after [`DEADLINE`] with an error that says what was awaited.
 
+mod alone;
 mod error;
 mod server;
 
+pub use alone::{Answer, Refusal, call, client, worker};
 pub use error::TestError;
 pub use server::{DEADLINE, Setup, TestServer};

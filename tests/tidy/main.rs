@@ -56,7 +56,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("server", &["boot", "handler", "program"]),
     // A worker reads its orders in its slot.
     ("prefork", &["boot", "channel", "master", "shm"]),
-    ("testing", &["client", "control"]),
+    ("testing", &["client", "control", "handler"]),
     ("boot", EVERYTHING),
     ("lib", EVERYTHING),
     ("main", EVERYTHING),
