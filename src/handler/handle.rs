@@ -23,8 +23,17 @@ pub struct Handle {
     mailbox: Weak<Mailbox>,
 }
 
-/// A frame, encoded once, that can go to any number of connections: they share its
-/// memory.
+/// A message, encoded once, that can go to any number of connections: they share its
+/// memory. Encoded for the native protocol, which is the only one that listeners have.
+///
+/// ```
+/// # use chappe::{Handle, HandlerError, Message};
+/// /// Returns how many have room for it.
+/// fn tell(room: &[Handle]) -> Result<usize, HandlerError> {
+///     let message = Message::new(18, b"good morning")?;
+///     Ok(room.iter().filter(|handle| handle.send_message(&message).is_ok()).count())
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Message(Arc<[u8]>);
 
@@ -51,10 +60,10 @@ pub enum SendError {
 }
 
 impl Message {
-    /// Encodes a frame.
+    /// Encodes a message. The code is not checked: a peer takes what it knows.
     ///
     /// # Errors
-    /// A body beyond [`crate::wire::BODY_BYTES_MAX`].
+    /// A body beyond 65527 bytes ([`crate::wire::BODY_BYTES_MAX`]).
     pub fn new(code: Code, body: &[u8]) -> Result<Self, BodyTooLong> {
         protocol::encode(code, body).map(Self)
     }
@@ -159,6 +168,17 @@ mod tests {
         assert_eq!(handle.send(16, &HALF), Ok(()));
         assert_eq!(handle.send(16, &[]), Err(SendError::Full));
         assert!(handle.is_open());
+    }
+
+    #[test]
+    fn a_message_to_many_is_encoded_once() {
+        let peers = [TestPeer::new(3), TestPeer::new(4)];
+        let message = Message::new(16, b"for all").unwrap();
+        for peer in &peers {
+            assert_eq!(Handle::new(&peer.mailbox).send_message(&message), Ok(()));
+        }
+        // What is queued for each of them is the memory of the message.
+        assert_eq!(Arc::strong_count(&message.0), 1 + peers.len());
     }
 
     #[test]
