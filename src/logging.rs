@@ -214,7 +214,9 @@ fn log_panics() {
     let throttle = Mutex::new(Throttle::new(PANICS_TOLD));
     std::panic::set_hook(Box::new(move |panic| {
         let Some(held) = throttle.lock().admit(Moment::now()) else { return };
-        let text = panic.payload_as_str().unwrap_or("no text");
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref().map(String::as_str)).unwrap_or("no text");
         let place = panic.location().map_or_else(String::new, ToString::to_string);
         log::error!(target: "process.panic", "panic: {text} at={place}{held}");
         before(panic);

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
             Ok(())
         })
     };
-    let tests: [(&str, fn()); _] = [
+    let tests: [(&str, fn()); 8] = [
         ("exit_reasons_arrive_as_exit_codes", exit_reasons_arrive_as_exit_codes),
         ("a_panic_is_an_exit_code", a_panic_is_an_exit_code),
         ("the_bell_rings_across_processes", the_bell_rings_across_processes),

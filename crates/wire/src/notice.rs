@@ -68,7 +68,9 @@ pub fn goodbye_frame(reason: Goodbye, text: &str) -> Bytes {
 }
 
 fn notice(code: Code, numbers: &[u8], text: &str) -> Bytes {
-    let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
+    // No boundary of a character is more than three bytes before.
+    let end = (0..=TEXT_BYTES_MAX.min(text.len())).rfind(|at| text.is_char_boundary(*at));
+    let text = &text[..end.unwrap_or(0)];
     let body = [numbers, text.as_bytes()].concat();
     encode(code, &body).expect("a notice is at most 516 bytes")
 }
