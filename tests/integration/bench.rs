@@ -385,7 +385,7 @@ fn send(frames: &mut Connection, code: u16, body: &[u8]) -> bool {
 #[test]
 fn each_wrong_reply_is_seen() {
     type Answer = fn(&mut Connection, Frame, u64) -> bool;
-    let cases: [(&str, Answer); 6] = [
+    let cases: [(&str, Answer); 5] = [
         ("wrong_content", |frames, frame, number| {
             let mut body = frame.body.to_vec();
             body[40] ^= u8::from(number == 7);
@@ -393,9 +393,6 @@ fn each_wrong_reply_is_seen() {
         }),
         ("wrong_length", |frames, frame, number| {
             send(frames, CODE_ECHO, &frame.body[usize::from(number == 7)..])
-        }),
-        ("wrong_code", |frames, frame, number| {
-            send(frames, if number == 7 { 99 } else { CODE_ECHO }, &frame.body)
         }),
         ("server_error", |frames, frame, number| match number {
             7 => send(frames, CODE_ERROR, b"\0\x04\0\x01failed"),
@@ -406,7 +403,7 @@ fn each_wrong_reply_is_seen() {
             encoded[4] ^= u8::from(number == 7);
             frames.send_bytes(&encoded).is_ok()
         }),
-        ("unasked", |frames, frame, number| {
+        ("surplus", |frames, frame, number| {
             let sent = send(frames, CODE_ECHO, &frame.body);
             sent && (number != 7 || send(frames, CODE_ECHO, &frame.body))
         }),
@@ -415,9 +412,9 @@ fn each_wrong_reply_is_seen() {
         let run = against(echoing(answer), &[]);
         assert_eq!(run.code, Some(1), "{kind}: {run:?}");
         let report = object(&run);
-        // The second copy of a reply is unasked for, or stands where the next should.
-        let seen = if kind == "unasked" {
-            errors(&report, "unasked") + errors(&report, "wrong_order") > 0
+        // The second copy of a reply is one too many, or stands where the next should.
+        let seen = if kind == "surplus" {
+            errors(&report, "surplus") + errors(&report, "wrong_order") > 0
         } else {
             errors(&report, kind) == 1
         };
@@ -425,6 +422,30 @@ fn each_wrong_reply_is_seen() {
         assert!(report["replies"].as_u64() > Some(7), "the others are right: {report:#}");
         assert_eq!(report["complete"], true);
     }
+}
+
+/// A chat: what others say comes between the replies, and is no fault.
+#[test]
+fn what_is_pushed_is_counted_apart() {
+    let push = |frames: &mut Connection, frame: Frame, _: u64| {
+        send(frames, 99, b"news") && send(frames, CODE_ECHO, &frame.body) && send(frames, 99, b"")
+    };
+    let run = against(echoing(push), &["--pipeline", "4"]);
+    let report = clean(&run);
+    let (replies, unasked) = (report["replies"].as_u64(), report["unasked"].as_u64());
+    assert!(unasked >= replies && replies > Some(7), "{report:#}");
+}
+
+/// As a push, and then nothing answers the request.
+#[test]
+fn a_reply_of_the_wrong_code_leaves_its_request_unanswered() {
+    let wrong = |frames: &mut Connection, frame: Frame, number: u64| {
+        send(frames, if number == 7 { 99 } else { CODE_ECHO }, &frame.body)
+    };
+    let run = against(echoing(wrong), &["--pipeline", "2", "--timeout", "700ms"]);
+    let report = object(&run);
+    assert_eq!((run.code, report["unasked"].as_u64()), (Some(1), Some(1)), "{report:#}");
+    assert!(errors(&report, "unanswered") + errors(&report, "wrong_order") > 0, "{report:#}");
 }
 
 #[test]

@@ -57,6 +57,10 @@ pub(crate) struct BenchArgs {
     /// The message code
     #[arg(long, value_name = "N", default_value_t = CODE_ECHO)]
     code: Code,
+    /// The code of the replies [default: that of the requests]. Frames of other codes are
+    /// counted as unasked: an application has pushed them
+    #[arg(long, value_name = "N")]
+    reply_code: Option<Code>,
     /// What a right reply is [default: empty for code 0, any for 2 and 3, else echo]
     #[arg(long, value_name = "WHAT")]
     expect: Option<ExpectName>,
@@ -102,11 +106,11 @@ pub(crate) struct BenchArgs {
 /// As `Expect`, by the names of the command line.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum ExpectName {
-    /// The request's code and body
+    /// The request's body
     Echo,
-    /// The request's code and no body
+    /// No body
     Empty,
-    /// Any frame that is no error; order and content can't be checked
+    /// Any body; order and content can't be checked
     Any,
 }
 
@@ -145,6 +149,7 @@ impl BenchArgs {
             body,
             first: self.first.clone(),
             code: self.code,
+            reply_code: self.reply_code.unwrap_or(self.code),
             expect: self.expectation(),
             rate: self.rate,
             warmup: self.warmup,
@@ -338,6 +343,8 @@ mod tests {
         assert_eq!(plan("--code 2").expect, Expect::Any);
         assert_eq!(plan("--code 16").expect, Expect::Echo);
         assert_eq!(plan("--code 16 --expect any").expect, Expect::Any);
+        assert_eq!(plan("--code 16").reply_code, 16);
+        assert_eq!(plan("--code 16 --reply-code 17").reply_code, 17);
         assert_eq!(plan("").server_pids, [7]);
         assert_eq!(plan("--server-pid 1 --server-pid 2").server_pids, [1, 2]);
     }

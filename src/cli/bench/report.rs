@@ -37,6 +37,7 @@ pub(super) fn json(plan: &Plan, report: &Report, unknown: Option<&str>) -> Value
         "replies": report.replies,
         "replies_per_second": per_second(report),
         "latency_us": latency(report),
+        "unasked": report.unasked,
         "errors": faults,
         "idle": { "connections": plan.idle, "closed_by_server": report.idle_closed },
         "slow_readers": {
@@ -103,6 +104,10 @@ pub(super) fn text(plan: &Plan, report: &Report, unknown: Option<&str>) -> Strin
             .collect();
         times.push(format!("max {}", time(report.latencies.max())));
         line(&mut text, "latency", &times.join("  "));
+    }
+    if report.unasked > 0 {
+        let value = format!("{} frames of other codes than the replies'", report.unasked);
+        line(&mut text, "unasked", &value);
     }
     sides(&mut text, plan, report);
     costs(&mut text, plan, report, unknown);

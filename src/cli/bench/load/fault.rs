@@ -20,8 +20,6 @@ pub(crate) enum Fault {
     BadLength,
     /// Checksum and body do not go together.
     BadChecksum,
-    /// A reply of another code.
-    WrongCode,
     /// A reply of another length.
     WrongLength,
     /// A reply that belongs to another connection.
@@ -30,8 +28,8 @@ pub(crate) enum Fault {
     WrongOrder,
     /// A reply whose bytes are not those that were sent.
     WrongContent,
-    /// A frame that nothing was asked for.
-    Unasked,
+    /// A reply, or an error, more than there were requests.
+    Surplus,
     /// A request whose reply did not come.
     Unanswered,
 }
@@ -47,12 +45,11 @@ impl Fault {
             Self::ServerError => "server_error",
             Self::BadLength => "bad_length",
             Self::BadChecksum => "bad_checksum",
-            Self::WrongCode => "wrong_code",
             Self::WrongLength => "wrong_length",
             Self::WrongConnection => "wrong_connection",
             Self::WrongOrder => "wrong_order",
             Self::WrongContent => "wrong_content",
-            Self::Unasked => "unasked",
+            Self::Surplus => "surplus",
             Self::Unanswered => "unanswered",
         }
     }

@@ -43,6 +43,8 @@ impl Clock {
 pub(super) struct Exchange {
     pub(super) bodies: Bodies,
     pub(super) code: Code,
+    /// The code of the replies. Frames of other codes, but for errors, are none.
+    pub(super) reply_code: Code,
     pub(super) expect: Expect,
     /// How many requests may be under way.
     pub(super) pipeline: usize,
@@ -234,10 +236,19 @@ impl Lane {
         if (CODE_SERVER_MIN..CODE_GOODBYE).contains(&header.code) {
             return;
         }
+        if header.code != exchange.reply_code && header.code != CODE_ERROR {
+            tally.unasked += 1;
+            return match intact(header, body) {
+                Ok(()) => {}
+                Err(text) => {
+                    tally.fault(Fault::BadChecksum, || format!("connection {number}: {text}"))
+                }
+            };
+        }
         let sequence = self.next - self.starts.len() as u64;
         let Some(start) = self.starts.pop_front() else {
             let code = header.code;
-            return tally.fault(Fault::Unasked, || format!("connection {number}: code {code}"));
+            return tally.fault(Fault::Surplus, || format!("connection {number}: code {code}"));
         };
         let id = Id { connection: number, sequence };
         match judge(exchange, id, header, body) {
@@ -291,13 +302,18 @@ fn notice(code: Code, body: &[u8]) -> Frame {
     Frame { code, body: bytes::Bytes::copy_from_slice(body) }
 }
 
+/// Whether the body has its checksum.
+fn intact(header: Header, body: &[u8]) -> Result<(), String> {
+    let computed = checksum(body);
+    if header.crc32 == computed {
+        return Ok(());
+    }
+    Err(format!("checksum {:#010x} should be {computed:#010x}", header.crc32))
+}
+
 /// Whether this is the reply to that request; what is wrong with it otherwise.
 fn judge(exchange: &Exchange, id: Id, header: Header, body: &[u8]) -> Result<(), (Fault, String)> {
-    let computed = checksum(body);
-    if header.crc32 != computed {
-        let text = format!("checksum {:#010x} should be {computed:#010x}", header.crc32);
-        return Err((Fault::BadChecksum, text));
-    }
+    intact(header, body).map_err(|text| (Fault::BadChecksum, text))?;
     if header.code == CODE_ERROR {
         let error = notice(header.code, body).as_error();
         let text = error.map_or_else(|| "a malformed error".to_owned(), |error| error.to_string());
@@ -305,9 +321,6 @@ fn judge(exchange: &Exchange, id: Id, header: Header, body: &[u8]) -> Result<(),
     }
     if exchange.expect == Expect::Any {
         return Ok(());
-    }
-    if header.code != exchange.code {
-        return Err((Fault::WrongCode, format!("code {}", header.code)));
     }
     if exchange.expect == Expect::Empty {
         let text = || (Fault::WrongLength, format!("{} bytes instead of none", body.len()));

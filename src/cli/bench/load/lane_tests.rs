@@ -31,6 +31,7 @@ fn pair(pipeline: usize) -> Pair {
         exchange: Exchange {
             bodies: Bodies::new(BYTES).unwrap(),
             code: CODE_ECHO,
+            reply_code: CODE_ECHO,
             expect: Expect::Echo,
             pipeline,
         },
@@ -115,7 +116,6 @@ fn each_wrong_reply_is_told_by_its_kind() {
         (frame(NUMBER + 1, 0), Fault::WrongConnection),
         (encode(CODE_ECHO, &changed).unwrap().to_vec(), Fault::WrongContent),
         (encode(CODE_ECHO, &body[1..]).unwrap().to_vec(), Fault::WrongLength),
-        (encode(77, &body).unwrap().to_vec(), Fault::WrongCode),
         (error_frame(ErrorNumber::TooFast, Some(1), "slow down").to_vec(), Fault::ServerError),
     ];
     for (reply, fault) in cases {
@@ -174,7 +174,34 @@ fn a_reply_to_nothing_is_a_fault_and_a_ping_of_the_server_is_none() {
     pair.reply(&encode(65_533, b"").unwrap());
     assert_eq!(pair.faults(), []);
     pair.reply(&frame(NUMBER, 0));
-    assert_eq!(pair.faults(), [(Fault::Unasked, 1)]);
+    assert_eq!(pair.faults(), [(Fault::Surplus, 1)]);
+}
+
+#[test]
+fn what_is_pushed_is_counted_apart_and_stands_for_no_reply() {
+    for expect in [Expect::Echo, Expect::Any] {
+        let mut pair = pair(2);
+        pair.exchange.expect = expect;
+        let push = encode(77, b"news").unwrap();
+        pair.reply(&push);
+        pair.send(2);
+        pair.reply(&[&push[..], &frame(NUMBER, 0), &push, &frame(NUMBER, 1)].concat());
+        assert_eq!((pair.tally.replies, pair.tally.unasked, pair.faults()), (2, 3, vec![]));
+        let mut flipped = push.to_vec();
+        *flipped.last_mut().unwrap() ^= 1;
+        pair.reply(&flipped);
+        assert_eq!((pair.tally.unasked, pair.faults()), (4, vec![(Fault::BadChecksum, 1)]));
+    }
+}
+
+#[test]
+fn replies_may_have_a_code_of_their_own() {
+    let mut pair = pair(1);
+    pair.exchange.reply_code = 77;
+    pair.send(1);
+    pair.reply(&encode(CODE_ECHO, b"").unwrap());
+    pair.reply(&encode(77, &frame(NUMBER, 0)[HEADER_BYTES..]).unwrap());
+    assert_eq!((pair.tally.replies, pair.tally.unasked, pair.faults()), (1, 1, vec![]));
 }
 
 #[test]

@@ -93,6 +93,8 @@ pub(crate) struct Report {
     pub(crate) latencies: Histogram<u64>,
     /// The latest that a request was sent after it was due.
     pub(crate) late_ns_max: u64,
+    /// Frames that are no replies, which an application pushes.
+    pub(crate) unasked: u64,
     pub(crate) faults: Faults,
     /// Idle connections that the server has closed.
     pub(crate) idle_closed: u64,
@@ -229,6 +231,7 @@ fn engine(plan: &Plan) -> Result<Engine, LoadError> {
             None => Bodies::new(plan.body_bytes)?,
         },
         code: plan.code,
+        reply_code: plan.reply_code,
         expect: plan.expect,
         pipeline: plan.pipeline,
     };
@@ -375,6 +378,7 @@ impl Run<'_> {
             seconds,
             replies: engine.tally.replies,
             late_ns_max: engine.tally.late_ns_max,
+            unasked: engine.tally.unasked,
             idle_closed: engine.idle.iter().filter(|idle| idle.is_gone()).count() as u64,
             slow_full,
             slow_closed: engine.slow.iter().filter(|slow| slow.is_gone()).count() as u64,

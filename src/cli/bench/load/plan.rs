@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) first: Option<First>,
     /// The requests' code.
     pub(crate) code: Code,
+    /// The replies' code: frames of others are none.
+    pub(crate) reply_code: Code,
     /// What the replies must be.
     pub(crate) expect: Expect,
     /// Requests a second over all connections, by the clock; `None`: closed loop.

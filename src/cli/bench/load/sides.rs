@@ -186,6 +186,7 @@ impl PacedReader {
             exchange: Exchange {
                 bodies: Bodies::new(PACED_BODY_BYTES)?,
                 code: CODE_ECHO,
+                reply_code: CODE_ECHO,
                 expect: Expect::Echo,
                 pipeline: usize::MAX,
             },

@@ -19,6 +19,8 @@ pub(super) struct Tally {
     pub(super) answered: u64,
     /// Right replies to requests of the window.
     pub(super) replies: u64,
+    /// Frames of another code than replies have: what an application pushes.
+    pub(super) unasked: u64,
     /// Requests that start from here on are measured.
     pub(super) window_from: u64,
     /// The latest that a request was sent after it was due, in the window.
@@ -33,6 +35,7 @@ impl Tally {
             faults: Faults::default(),
             answered: 0,
             replies: 0,
+            unasked: 0,
             // Nothing is measured before the window is known.
             window_from: u64::MAX,
             late_ns_max: 0,
