@@ -58,6 +58,7 @@ impl Server<()> {
     /// # Panics
     /// On a code outside of 16..=65279 and on a second handler for a code.
     #[must_use]
+    #[track_caller]
     pub fn on<F>(mut self, code: Code, handler: F) -> Self
     where
         F: Fn(&mut Call<'_, ()>) -> Outcome + Send + Sync + 'static,
@@ -71,6 +72,7 @@ impl Server<()> {
     /// # Panics
     /// As there.
     #[must_use]
+    #[track_caller]
     pub fn blocking<F>(mut self, code: Code, handler: F) -> Self
     where
         F: Fn(&mut Call<'_, ()>) -> Outcome + Send + Sync + 'static,

@@ -100,11 +100,7 @@ pub(super) fn start(
 fn prepare(arguments: &Arguments, check: Check<'_>) -> Result<Prepared, Failure> {
     let mut loaded = load(&arguments.common)?;
     check(&loaded)?;
-    // Nothing is forked without a look at it.
-    process::current_thread_count().map_err(|cause| {
-        let text = format!("cannot read /proc/self/task: {cause}; a server needs /proc mounted");
-        Failure::Refused(text)
-    })?;
+    refuse_threads()?;
     let is_foreground = arguments.foreground || !loaded.config.daemon;
     if !is_foreground && activation::is_there() {
         return Err(Failure::Refused(
@@ -168,6 +164,22 @@ impl AtStart {
     fn load(&self) -> Result<Loaded, ConfigErrors> {
         config::load(&self.file, &self.prefix, &self.overrides)
     }
+}
+
+/// A fork copies the locks that other threads hold, and not the threads that would let go.
+fn refuse_threads() -> Result<(), Failure> {
+    let count = process::current_thread_count().map_err(|cause| {
+        let text = format!("cannot read /proc/self/task: {cause}; a server needs /proc mounted");
+        Failure::Refused(text)
+    })?;
+    if count == 1 {
+        return Ok(());
+    }
+    Err(Failure::Refused(format!(
+        "the program has {} threads besides the first one, and a server forks: start threads in \
+         Service::start, after the fork",
+        count - 1
+    )))
 }
 
 /// The record lock is asked, not taken: the launcher's would be gone with it.

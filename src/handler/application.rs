@@ -348,7 +348,7 @@ fn close<S: Service>(message: &Message<'_>, call: &mut Call<'_, S>) -> Option<Ca
     Some(Cause::ByApplication)
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+pub(super) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }

@@ -1,11 +1,12 @@
 //! A service without its type: what the command line, the master and a worker need of it.
 
-use super::application::Application;
+use super::application::{Application, panic_text};
 use super::{Routes, Service, Worker};
 use crate::config::{self, Config, ConfigErrors, Loaded};
 use chappe_engine::{Engine, Hooks, Serve};
 use chappe_shm::SharedCounters;
 use chappe_sys::clock::Moment;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// An application, before there is a worker.
@@ -66,15 +67,26 @@ pub(crate) struct Defined<S: Service> {
 
 impl<S: Service> Definition for Defined<S> {
     fn check(&self, loaded: &Loaded) -> Result<(), ConfigErrors> {
-        let config = loaded.application()?;
-        S::check(&config).map_err(|error| loaded.application_fault(&error.to_string()))
+        // A reload checks in the master, which does not end for it.
+        let checked = catch_unwind(AssertUnwindSafe(|| {
+            let config = loaded.application()?;
+            S::check(&config).map_err(|error| loaded.application_fault(&error.to_string()))
+        }));
+        checked.unwrap_or_else(|panic| {
+            let text = format!("its check panicked: {}", panic_text(&*panic));
+            Err(loaded.application_fault(&text))
+        })
     }
 
     fn start(&self, born: Born<'_>) -> Result<Arc<dyn Running>, String> {
         let Born { number, generation, config, counters, engine } = born;
         let application = config::application(config).map_err(|error| error.to_string())?;
         let worker = Worker::new(number, generation, application, Arc::clone(engine));
-        let service = S::start(&worker).map_err(|error| error.to_string())?;
+        let started = catch_unwind(AssertUnwindSafe(|| S::start(&worker)));
+        let service = match started {
+            Ok(started) => started.map_err(|error| error.to_string())?,
+            Err(panic) => return Err(format!("start panicked: {}", panic_text(&*panic))),
+        };
         let listeners = config.listen.iter().map(|listen| listen.address.to_string()).collect();
         let (routes, has_hooks) = (self.routes.clone(), self.has_hooks);
         Ok(Arc::new(Application::new(service, routes, worker, listeners, has_hooks, counters)))

@@ -68,6 +68,7 @@ impl<S: Service> Routes<S> {
     /// Handles the messages of a code. The handler begins on the handler threads and moves to
     /// the event loop once its calls have proven short: 64 in a row of 20 microseconds at
     /// most. One that takes more than 200 there, or waits, sends it back.
+    #[track_caller]
     pub fn on<F>(&mut self, code: Code, handler: F) -> &mut Self
     where
         F: Fn(&S, &mut S::State, &mut Call<'_, S>) -> Outcome + Send + Sync + 'static,
@@ -77,6 +78,7 @@ impl<S: Service> Routes<S> {
 
     /// Handles the messages of a code with a handler that may wait, for a disk, a lock or
     /// another server: it never runs on the event loop.
+    #[track_caller]
     pub fn blocking<F>(&mut self, code: Code, handler: F) -> &mut Self
     where
         F: Fn(&S, &mut S::State, &mut Call<'_, S>) -> Outcome + Send + Sync + 'static,
@@ -87,6 +89,7 @@ impl<S: Service> Routes<S> {
     /// Handles the messages of a code also before the connection is admitted. As soon as
     /// there is one such code, everything else but a ping is refused (error 8) until
     /// [`Call::admit`].
+    #[track_caller]
     pub fn before_admit<F>(&mut self, code: Code, handler: F) -> &mut Self
     where
         F: Fn(&S, &mut S::State, &mut Call<'_, S>) -> Outcome + Send + Sync + 'static,
@@ -94,6 +97,7 @@ impl<S: Service> Routes<S> {
         self.add(code, Arc::new(handler), RoutePace::Measured, true)
     }
 
+    #[track_caller]
     fn add(
         &mut self,
         code: Code,
@@ -110,6 +114,7 @@ impl<S: Service> Routes<S> {
         self
     }
 
+    #[track_caller]
     pub(super) fn insert(&mut self, route: Route<S>) {
         match self.routes.binary_search_by_key(&route.code, |route| route.code) {
             Ok(_) => panic!("message code {} has a handler already", route.code),

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use chappe_client::CODE_PING;
-use chappe_testkit::site::configuration;
+use chappe_testkit::site::{configuration, finish};
 use chappe_testkit::{Site, TestServer, wait_until};
 use chappe_wire::CODE_WHO;
 use nix::sys::signal::Signal;
@@ -132,6 +132,126 @@ fn a_service_that_cannot_start_rolls_a_reload_back() {
     assert_eq!(server.worker_pids(), workers);
     server.configure(&toml(&good));
     let outcome = server.run(&["reload"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+}
+
+const PANICKED: &str = "start panicked: planned for start";
+
+/// As one that returns an error: its text is told, and what served goes on.
+#[test]
+fn a_panic_in_start_fails_the_start_and_rolls_a_reload_back() {
+    let (site, journal) = place(SERVICE, "start_panics");
+    site.configure(&toml(&format!("journal = {journal:?}\nstart = \"panics\"\n")));
+    for arguments in [&["--foreground"][..], &[]] {
+        let outcome = site.run(arguments);
+        assert_eq!(outcome.code, Some(1), "{arguments:?}: {outcome:?}");
+        assert!(outcome.stderr.contains(PANICKED), "{arguments:?}: {outcome:?}");
+    }
+    let (server, good) = start("start_panics_reload");
+    let mut client = server.connect();
+    server.configure(&toml(&format!("{good}start = \"panics\"\n")));
+    let outcome = server.run(&["reload"]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains(PANICKED), "{outcome:?}");
+    assert_eq!(client.call(CODE_PING, b"").expect("served").code, CODE_PING);
+}
+
+#[test]
+fn a_start_that_does_not_return_is_given_up_in_time() {
+    const LATE: &str = "worker 0 was not ready within 300ms (worker_ready_timeout)";
+    let hanging = |table: &str| {
+        format!(
+            "worker_ready_timeout = \"300ms\"\n{}",
+            toml(&format!("{table}start = \"hangs\"\n"))
+        )
+    };
+    let (site, journal) = place(SERVICE, "start_hangs");
+    site.configure(&hanging(&format!("journal = {journal:?}\n")));
+    for arguments in [&["--foreground"][..], &[]] {
+        let outcome = site.run(arguments);
+        assert_eq!(outcome.code, Some(1), "{arguments:?}: {outcome:?}");
+        assert!(outcome.stderr.contains(LATE), "{arguments:?}: {outcome:?}");
+    }
+    let (server, good) = start("start_hangs_reload");
+    let workers = server.worker_pids();
+    let mut client = server.connect();
+    server.configure(&hanging(&good));
+    let outcome = server.run(&["reload"]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains(LATE), "{outcome:?}");
+    assert_eq!(client.call(CODE_PING, b"").expect("served").code, CODE_PING);
+    server.wait_workers(1, &[]);
+    assert_eq!(server.worker_pids(), workers);
+}
+
+/// It runs in the master, too, which must not end for it.
+#[test]
+fn a_panic_in_check_is_a_wrong_configuration() {
+    const PANICKED: &str = "chappe.toml:3:1: application: its check panicked: planned for check";
+    let (server, good) = start("check_panics");
+    let bad = toml(&format!("{good}check = \"panics\"\n"));
+    server.configure(&bad);
+    for arguments in [&["-t"][..], &["reload"], &["reload"]] {
+        let outcome = server.run(arguments);
+        assert_eq!(outcome.code, Some(2), "{arguments:?}: {outcome:?}");
+        assert!(outcome.stderr.contains(PANICKED), "{arguments:?}: {outcome:?}");
+    }
+    assert_eq!(server.connect().call(CODE_PING, b"").expect("served").code, CODE_PING);
+    server.configure(&toml(&good));
+    assert_eq!(server.run(&["reload"]).code, Some(0));
+}
+
+#[test]
+fn a_panic_in_stopping_is_counted_and_the_worker_ends() {
+    let (server, good) = start("stopping_panics");
+    server.configure(&toml(&format!("{good}stopping = \"panics\"\n")));
+    assert_eq!(server.run(&["reload"]).code, Some(0));
+    let mut client = server.connect();
+    server.configure(&toml(&good));
+    assert_eq!(server.run(&["reload"]).code, Some(0));
+    assert!(client.receive().expect("a goodbye").as_goodbye().is_some());
+    drop(client);
+    server.wait_workers(1, &[]);
+    server.wait_status("/totals/handler_panics", |panics| panics == 1);
+    server.wait_event("worker-0", "handler.panicked", "stopping panicked: planned for stopping");
+    assert_eq!(server.status_number("/totals/workers_died"), 0);
+}
+
+/// Mistakes of the program are told before there is a server, by `-t` too, with their place in
+/// the program.
+#[test]
+fn a_code_that_cannot_be_is_told_with_its_place() {
+    let site = Site::new("misfit", "misfit_codes", &toml(""));
+    for (wrong, expected) in [
+        ("twice", "message code 16 has a handler already"),
+        ("below", "message code 15 belongs to the server, applications have 16..=65279"),
+        ("beyond", "message code 65280 belongs to the server, applications have 16..=65279"),
+    ] {
+        for arguments in [&["-t"][..], &["--foreground"], &[]] {
+            let mut command = site.command(arguments);
+            let outcome = finish(command.env("MISFIT", wrong).env("RUST_BACKTRACE", "0"));
+            assert_eq!(outcome.code, Some(101), "{wrong} {arguments:?}: {outcome:?}");
+            assert!(outcome.stderr.contains(expected), "{wrong} {arguments:?}: {outcome:?}");
+            assert!(outcome.stderr.contains("misfit.rs:"), "{wrong}: {outcome:?}");
+            assert_eq!(outcome.stdout, "");
+        }
+    }
+    assert_eq!(site.run(&["-t"]).code, Some(0));
+}
+
+/// A fork copies locks that other threads hold, and not these threads.
+#[test]
+fn a_program_with_threads_is_no_server() {
+    let site = Site::new("misfit", "misfit_threads", &toml(""));
+    for arguments in [&["--foreground"][..], &[]] {
+        let outcome = finish(site.command(arguments).env("MISFIT", "threads"));
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""), "{outcome:?}");
+        let expected = "misfit: the program has 2 threads besides the first one, and a server \
+                        forks: start threads in Service::start, after the fork\n";
+        assert_eq!(outcome.stderr, expected, "{arguments:?}");
+    }
+    // Commands fork nothing.
+    let outcome = finish(site.command(&["-t"]).env("MISFIT", "threads"));
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
 }
 

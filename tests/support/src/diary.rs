@@ -33,9 +33,15 @@ pub struct Config {
     /// Where it writes down what it is called for.
     journal: PathBuf,
     #[serde(default)]
+    check: Manner,
+    #[serde(default)]
+    start: Manner,
+    #[serde(default)]
     connected: Manner,
     #[serde(default)]
     closed: Manner,
+    #[serde(default)]
+    stopping: Manner,
 }
 
 /// How a hook behaves.
@@ -46,6 +52,8 @@ enum Manner {
     Well,
     Denies,
     Panics,
+    /// Does not return.
+    Hangs,
 }
 
 /// The service; with a gate, or without.
@@ -55,6 +63,7 @@ pub struct Diary<const HAS_GATE: bool> {
     journal: File,
     connected: Manner,
     closed: Manner,
+    stopping: Manner,
 }
 
 impl<const HAS_GATE: bool> Diary<HAS_GATE> {
@@ -104,10 +113,19 @@ impl<const HAS_GATE: bool> Service for Diary<HAS_GATE> {
     type State = u32;
 
     fn start(worker: &Worker<Self>) -> Result<Self, StartError> {
-        let Config { journal, connected, closed } = worker.config();
+        let Config { journal, start, connected, closed, stopping, .. } = worker.config();
+        match start {
+            Manner::Panics => panic!("planned for start"),
+            // A worker that is killed ends this, too.
+            Manner::Hangs => loop {
+                std::thread::park();
+            },
+            Manner::Well | Manner::Denies => {}
+        }
         let opened = OpenOptions::new().create(true).append(true).open(journal);
         let journal = opened.map_err(|error| format!("the journal cannot be opened: {error}"))?;
-        let diary = Self { journal, connected: *connected, closed: *closed };
+        let (connected, closed, stopping) = (*connected, *closed, *stopping);
+        let diary = Self { journal, connected, closed, stopping };
         diary.note(&format!("worker {} of {} starts", worker.number(), worker.generation()));
         Ok(diary)
     }
@@ -121,6 +139,7 @@ impl<const HAS_GATE: bool> Service for Diary<HAS_GATE> {
     }
 
     fn check(config: &Config) -> Result<(), StartError> {
+        assert!(!matches!(config.check, Manner::Panics), "planned for check");
         if config.journal.is_absolute() { Ok(()) } else { Err("the journal has no root")? }
     }
 
@@ -130,7 +149,7 @@ impl<const HAS_GATE: bool> Service for Diary<HAS_GATE> {
         let age = SystemTime::now().duration_since(client.connected_at()).unwrap_or_default();
         assert!(age < DEADLINE, "{age:?}");
         match self.connected {
-            Manner::Well => Ok(0),
+            Manner::Well | Manner::Hangs => Ok(0),
             Manner::Denies => Err(Deny::close("not today")),
             Manner::Panics => panic!("planned for connected"),
         }
@@ -144,5 +163,6 @@ impl<const HAS_GATE: bool> Service for Diary<HAS_GATE> {
     fn stopping(&self, worker: &Worker<Self>) {
         assert!(worker.is_stopping());
         self.note(&format!("worker {} of {} stops", worker.number(), worker.generation()));
+        assert!(!matches!(self.stopping, Manner::Panics), "planned for stopping");
     }
 }
