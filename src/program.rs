@@ -12,6 +12,8 @@ pub(crate) struct Program {
     pub(crate) version: String,
     /// The first line of the help.
     pub(crate) about: String,
+    /// The server's own binary, which alone makes new projects.
+    pub(crate) is_stock: bool,
 }
 
 impl Default for Program {
@@ -20,6 +22,7 @@ impl Default for Program {
             name: "chappe".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             about: "A pre-forked message server.".to_owned(),
+            is_stock: false,
         }
     }
 }

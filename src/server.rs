@@ -108,7 +108,11 @@ impl<S: Service> Server<S> {
     /// Does what the command line asks for.
     #[must_use]
     pub fn main(self) -> ExitCode {
-        program::set(self.program);
-        boot::main(&self.defined)
+        let Self { mut program, defined } = self;
+        // Without a name and a handler there is no application.
+        let is_named = program.name != Program::default().name;
+        program.is_stock = !is_named && !defined.has_hooks && defined.routes.is_empty();
+        program::set(program);
+        boot::main(&defined)
     }
 }

@@ -53,6 +53,10 @@ fn the_program_goes_by_its_own_name() -> Result<(), TestError> {
     let status = server.run(&["status"])?;
     let head = format!("chat {}, master pid ", env!("CARGO_PKG_VERSION"));
     assert!(status.starts_with(&head), "{status}");
+    // What belongs to the server's own binary is no part of it.
+    assert!(!server.run(&["--help"])?.contains("new project"));
+    let refused = server.run(&["new", "folder"]).unwrap_err().to_string();
+    assert!(refused.contains("unrecognized subcommand 'new'"), "{refused}");
     let refused = server.run(&["send", "--code", "17"]).unwrap_err().to_string();
     assert!(refused.contains("chat: 1 of 1 frames were answered by an error"), "{refused}");
     let refused = server.run(&["bench", "--file", "/nowhere/body"]).unwrap_err().to_string();

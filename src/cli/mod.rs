@@ -81,10 +81,18 @@ pub(crate) struct Arguments {
 pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<Arguments, clap::Error> {
-    let Program { name, about, .. } = program::get();
-    let command =
+    let Program { name, about, is_stock, .. } = program::get();
+    let mut command =
         Arguments::command().name(name.as_str()).about(about.as_str()).long_about(None::<&str>);
-    Arguments::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    if !is_stock {
+        command = command.mut_subcommand("new", |new| new.hide(true));
+    }
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    if !is_stock && matches.subcommand_name() == Some("new") {
+        let text = "unrecognized subcommand 'new'";
+        return Err(command.error(clap::error::ErrorKind::InvalidSubcommand, text));
+    }
+    Arguments::from_arg_matches(&matches)
 }
 
 impl Arguments {

@@ -122,6 +122,10 @@ impl<S: Service> Routes<S> {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
     /// Whether connections have to be admitted.
     pub(super) fn have_gate(&self) -> bool {
         self.routes.iter().any(|route| route.is_before_admit)
