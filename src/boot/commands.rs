@@ -37,9 +37,22 @@ pub(super) fn version(with_build: bool) -> Result<(), Failure> {
         say(concat!("target: ", env!("CHAPPE_TARGET")))?;
         say(concat!("compiler: ", env!("CHAPPE_RUSTC")))?;
         say(concat!("needs: rust ", env!("CARGO_PKG_RUST_VERSION"), " or later to build"))?;
+        say(&format!("features: {}", features()))?;
         say(&format!("largest frame: {} bytes", chappe_wire::FRAME_BYTES_MAX))?;
     }
     Ok(())
+}
+
+/// The optional parts that this build has.
+fn features() -> String {
+    let features = [
+        ("bench", cfg!(feature = "bench")),
+        ("pages", cfg!(feature = "pages")),
+        ("top", cfg!(feature = "top")),
+    ];
+    let there: Vec<&str> =
+        features.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name).collect();
+    if there.is_empty() { "none".to_owned() } else { there.join(" ") }
 }
 
 /// `-t` and `-T`. As with nginx the verdict goes to stderr, since -T's stdout is a

@@ -4,6 +4,7 @@
 //! master, which never names it. Runs in the launcher, before there is a thread or
 //! a worker; after `start` has come back the process is a master that has ended.
 
+#[cfg(feature = "bench")]
 mod bench;
 mod commands;
 mod descriptors;
@@ -13,6 +14,7 @@ mod listeners;
 mod master_client;
 mod start;
 mod target;
+#[cfg(feature = "top")]
 mod top;
 
 use std::ffi::OsString;
@@ -154,6 +156,7 @@ fn act(
         match &arguments.command {
             // These have exit codes of their own.
             Some(Command::Send(send)) => return commands::send(common, send),
+            #[cfg(feature = "bench")]
             Some(Command::Bench(bench)) => return bench::bench(common, bench),
             None => start::start(arguments, check, run_worker),
             Some(Command::New(project)) => commands::new(project),
@@ -167,6 +170,7 @@ fn act(
                 commands::tell(common, Request::Reopen { wait: *wait })
             }
             Some(Command::Status(status)) => commands::status(common, *status),
+            #[cfg(feature = "top")]
             Some(Command::Top) => top::top(common),
             Some(Command::Stop(stop)) => commands::stop(common, Request::Stop {}, *stop),
             Some(Command::Reload) => commands::reload(common),

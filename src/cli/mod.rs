@@ -4,6 +4,7 @@
 //! nothing itself: `boot` acts on the arguments and hands the answers back here to
 //! be shown. Runs in the launcher and in commands, never in master or worker.
 
+#[cfg(feature = "bench")]
 mod bench;
 mod body;
 mod connections;
@@ -13,6 +14,7 @@ mod new;
 mod output;
 mod send;
 mod status;
+#[cfg(feature = "top")]
 mod top;
 
 use std::path::PathBuf;
@@ -21,6 +23,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 
+#[cfg(feature = "bench")]
 pub(crate) use bench::{BenchArgs, run as bench};
 pub(crate) use connections::{ConnectionsArgs, Rows, connection_rows, connections_table};
 pub(crate) use logs::{LogsArgs, logs};
@@ -28,6 +31,7 @@ pub(crate) use new::{NewArgs, new};
 pub(crate) use output::{print, print_line, redrawn};
 pub(crate) use send::{SendArgs, chain, run as send};
 pub(crate) use status::{Zeros, outcome, table};
+#[cfg(feature = "top")]
 pub(crate) use top::{Key, Sample, Top, keys_of};
 
 use crate::control::LevelName;
@@ -154,6 +158,7 @@ pub(crate) enum SignalName {
 pub(crate) enum Command {
     New(NewArgs),
     Send(SendArgs),
+    #[cfg(feature = "bench")]
     Bench(BenchArgs),
     Connections(ConnectionsArgs),
     /// Close a connection, with a goodbye
@@ -176,6 +181,7 @@ pub(crate) enum Command {
     },
     Status(StatusArgs),
     /// Show workers, rates, counters and slow connections live; q quits
+    #[cfg(feature = "top")]
     Top,
     /// Stop now: workers close their connections and go
     Stop(StopArgs),

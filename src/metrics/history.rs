@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chappe_shm::{Counter, CounterValues, HANDLER_BOUNDS_US, SlotReport, Zone};
 use chappe_sys::{Usage, clock};
+use nix::unistd::getppid;
 use serde_json::{Value, json};
 
 use super::text::Facts;
@@ -16,7 +17,7 @@ use super::text::Facts;
 pub(super) const SAMPLES_MAX: usize = 900;
 
 /// The time between two samples.
-pub(super) const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
 /// What a sample has, in its order. Counters are totals since the start: the page makes
 /// rates of them.
@@ -87,6 +88,33 @@ pub(super) struct History {
     processes: BTreeMap<u32, Seen>,
     /// Of all processes, the dead included, since this one began.
     cpu_ns: u64,
+}
+
+/// The samples, and when the next one is due.
+#[derive(Debug)]
+pub(super) struct Samples {
+    pub(super) history: History,
+    next_look: Instant,
+    /// The two processes that are no workers: the master and this one.
+    others: [u32; 2],
+}
+
+impl Samples {
+    pub(super) fn new() -> Self {
+        let others = [getppid().as_raw().unsigned_abs(), std::process::id()];
+        Self { history: History::new(), next_look: Instant::now(), others }
+    }
+
+    /// Takes a sample if it is time to; says when the next one is.
+    pub(super) fn look_if_due(&mut self, zone: &Arc<Zone>) -> Instant {
+        let now = Instant::now();
+        if self.next_look <= now {
+            self.history.look(zone, &self.others, now);
+            // What was missed, since the process was stopped, is not made up for.
+            self.next_look = (self.next_look + SAMPLE_EVERY).max(Instant::now());
+        }
+        self.next_look
+    }
 }
 
 impl History {

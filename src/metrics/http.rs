@@ -11,10 +11,12 @@ const HEADERS_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Path {
     /// For people.
+    #[cfg(feature = "pages")]
     Page,
     /// For Prometheus.
     Metrics,
     /// For the page: what is now, and the samples from this number on.
+    #[cfg(feature = "pages")]
     State(u64),
 }
 
@@ -84,19 +86,29 @@ fn find(target: &str) -> Result<Path, Refusal> {
         _ => target,
     };
     match target.split(['?', '#']).next() {
+        #[cfg(feature = "pages")]
         Some("/") => Ok(Path::Page),
         Some("/metrics") => Ok(Path::Metrics),
+        #[cfg(feature = "pages")]
         Some("/state") => Ok(Path::State(after(target))),
         _ => Err(Refusal::NotFound),
     }
 }
 
 /// `/state?after=17`; 0 for anything else, which is everything.
+#[cfg(feature = "pages")]
 fn after(target: &str) -> u64 {
     let (_, query) = target.split_once('?').unwrap_or_default();
     let mut values = query.split('&').filter_map(|pair| pair.strip_prefix("after="));
     values.next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
+
+/// What there is to get, for somebody who has asked for something else.
+const NAMES: &str = if cfg!(feature = "pages") {
+    "there are /, /metrics and /state\n"
+} else {
+    "there is /metrics; this build has no page (feature `pages`)\n"
+};
 
 /// An answer before it is bytes.
 #[derive(Debug)]
@@ -108,10 +120,12 @@ pub(super) struct Answer {
 }
 
 /// Of the page: nothing from elsewhere, and in nobody's frame.
+#[cfg(feature = "pages")]
 const PAGE_RULES: &str = "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; \
      script-src 'unsafe-inline'; connect-src 'self'; img-src data:; frame-ancestors 'none'\r\n";
 
 impl Answer {
+    #[cfg(feature = "pages")]
     pub(super) fn page(text: &str) -> Self {
         let kind = "text/html; charset=utf-8";
         Self { status: "200 OK", kind, more: PAGE_RULES, body: text.to_owned() }
@@ -122,6 +136,7 @@ impl Answer {
         Self { status: "200 OK", kind, more: "", body: text }
     }
 
+    #[cfg(feature = "pages")]
     pub(super) fn state(text: String) -> Self {
         let kind = "application/json";
         Self { status: "200 OK", kind, more: "", body: text }
@@ -135,7 +150,7 @@ impl Answer {
     pub(super) fn refusal(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Bad => Self::plain("400 Bad Request", "this is no HTTP/1 request\n"),
-            Refusal::NotFound => Self::plain("404 Not Found", "there are /, /metrics and /state\n"),
+            Refusal::NotFound => Self::plain("404 Not Found", NAMES),
             Refusal::Late => Self::plain("408 Request Timeout", "the request came too slowly\n"),
             Refusal::TooLarge => Self::plain(
                 "431 Request Header Fields Too Large",

@@ -7,6 +7,7 @@
 //! time, and the master replaces it. One thread, one place that sleeps: a poll in
 //! [`run`]. It ends with the master: its channel is closed then.
 
+#[cfg(feature = "pages")]
 mod history;
 mod http;
 mod peer;
@@ -24,10 +25,10 @@ use chappe_sys::signals::{Signals, USED, unblock};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::unistd::getppid;
 
 use crate::channel::{Received, WorkerEnd};
-use history::{History, SAMPLE_EVERY};
+#[cfg(feature = "pages")]
+use history::Samples;
 use http::Answer;
 use peer::Peer;
 pub(crate) use text::Facts;
@@ -47,6 +48,7 @@ pub(crate) const BACKLOG: u32 = 4096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The page, without anything from elsewhere.
+#[cfg(feature = "pages")]
 const PAGE: &str = include_str!("page.html");
 
 /// What the process starts with, all of it its own.
@@ -77,31 +79,31 @@ fn serve(start: Start) -> io::Result<()> {
     let taken: Vec<Signal> = USED.into_iter().filter(|s| *s != Signal::SIGCHLD).collect();
     let mut signals = Signals::new(&taken)?;
     unblock()?;
-    // The two processes that are no workers: the master and this one.
-    let others = [getppid().as_raw().unsigned_abs(), std::process::id()];
-    let mut history = History::new();
-    let mut next_look = Instant::now();
+    #[cfg(feature = "pages")]
+    let mut samples = Samples::new();
     let mut peers: Vec<Peer> = Vec::new();
     let mut accept_after = Instant::now();
     loop {
-        if next_look <= Instant::now() {
-            history.look(&zone, &others, Instant::now());
-            // What was missed, since the process was stopped, is not made up for.
-            next_look = (next_look + SAMPLE_EVERY).max(Instant::now());
-        }
+        #[cfg(feature = "pages")]
+        let next_look = Some(samples.look_if_due(&zone));
+        #[cfg(not(feature = "pages"))]
+        let next_look = None;
         let accepts = has_room(&peers) && accept_after <= Instant::now();
         sleep(&channel, &signals, accepts.then_some(&listener), &peers, accept_after, next_look)?;
         if signals.pending().contains(&Signal::SIGTERM) || has_ended(&channel) {
             return Ok(());
         }
         let answer = |request: Result<http::Path, http::Refusal>| match request {
+            #[cfg(feature = "pages")]
             Ok(http::Path::Page) => Answer::page(PAGE),
             Ok(http::Path::Metrics) => {
                 text::render(&zone, &facts).map_or_else(Answer::unavailable, Answer::metrics)
             }
-            Ok(http::Path::State(after)) => {
-                history.state(&zone, &facts, after).map_or_else(Answer::unavailable, Answer::state)
-            }
+            #[cfg(feature = "pages")]
+            Ok(http::Path::State(after)) => samples
+                .history
+                .state(&zone, &facts, after)
+                .map_or_else(Answer::unavailable, Answer::state),
             Err(refusal) => Answer::refusal(refusal),
         };
         // First who is there: whose request has come does not make room for another one.
@@ -126,7 +128,7 @@ fn sleep(
     listener: Option<&TcpListener>,
     peers: &[Peer],
     accept_after: Instant,
-    next_look: Instant,
+    next_look: Option<Instant>,
 ) -> io::Result<()> {
     let mut fds = vec![
         PollFd::new(channel.as_fd(), PollFlags::POLLIN),
@@ -135,7 +137,7 @@ fn sleep(
     fds.extend(peers.iter().map(|peer| PollFd::new(peer.as_fd(), peer.interest())));
     let now = Instant::now();
     let mut deadlines: Vec<Instant> = peers.iter().map(Peer::deadline).collect();
-    deadlines.push(next_look);
+    deadlines.extend(next_look);
     match listener {
         Some(listener) => fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN)),
         None if accept_after > now => deadlines.push(accept_after),
