@@ -126,5 +126,9 @@ fn reply(call: &mut Call<'_, Accounts>, code: u16, answer: Answer) -> Outcome {
 }
 
 fn main() -> ExitCode {
-    Server::of::<Accounts>().name("accounts").about("Accounts in SQLite.").main()
+    Server::of::<Accounts>()
+        .name("accounts")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Accounts in SQLite.")
+        .main()
 }

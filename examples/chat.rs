@@ -1,49 +1,39 @@
-//! A chat with a login: a value for each connection, one for the worker, and hooks.
+//! A chat: accounts in SQLite, a login, who is here, a timer; what each has said is saved.
 //!
 //! ```sh
 //! cargo run -p chappe-examples --bin chat -- --foreground -c examples/chat.toml
 //! chappe send --code 16 --body 'anna secret' --listen 1h   # comes, and listens
-//! chappe bench --first '16:ben hidden' --code 17 --body hello --expect any
+//! chappe bench --first '16:user{n} pass' --code 17 --body hello --expect any
 //! ```
 //!
-//! Code 16 is a login, `user password`; nothing else is open before. Code 17 says a text to
-//! all others and is answered with how many heard it. Code 18 is what somebody said, 19 that
-//! somebody came, 20 that somebody left. A room is a worker's own: with more workers than one
-//! there are as many rooms.
+//! Code 16 is a login, `user password`; the first one makes the account. 17 says a text to all
+//! others in the room, which is a worker's own. Pushed: 18 what somebody said, 19 who is here.
 
 use chappe::{
     Call, Client, CloseReason, Deny, Handle, Message, Outcome, Routes, Server, Service, StartError,
     Worker,
 };
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
-use std::process::ExitCode;
+use rusqlite::{Connection, OptionalExtension};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duration};
 
-const LOGIN: u16 = 16;
-const SAY: u16 = 17;
-const SAID: u16 = 18;
-const CAME: u16 = 19;
-const LEFT: u16 = 20;
-
-/// The table `[application]`.
 #[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Config {
-    /// By user.
-    passwords: BTreeMap<String, String>,
+    database: PathBuf,
+    tick_ms: u64,
 }
 
-/// One in each worker.
 struct Chat {
-    passwords: BTreeMap<String, String>,
+    database: Mutex<Connection>,
     /// Who is logged in, by the connection.
-    room: Mutex<BTreeMap<u64, Handle>>,
+    room: Mutex<BTreeMap<u64, (String, Handle)>>,
 }
 
-/// One for each connection.
+/// The user is empty until the login; what was said before is in the database.
+#[derive(Default)]
 struct Seat {
-    /// Empty until the login.
     user: String,
+    said: u32,
 }
 
 impl Service for Chat {
@@ -51,63 +41,68 @@ impl Service for Chat {
     type State = Seat;
 
     fn start(worker: &Worker<Self>) -> Result<Self, StartError> {
-        Ok(Self { passwords: worker.config().passwords.clone(), room: Mutex::default() })
+        let database = Connection::open(&worker.config().database)?;
+        database.busy_timeout(Duration::from_secs(5))?;
+        let columns = "user TEXT PRIMARY KEY, password TEXT, said INTEGER NOT NULL DEFAULT 0";
+        database.execute(&format!("CREATE TABLE IF NOT EXISTS account ({columns})"), ())?;
+        worker.every(Duration::from_millis(worker.config().tick_ms), |chat, _worker| {
+            let here: Vec<String> =
+                chat.room.lock().values().map(|(user, _)| user.clone()).collect();
+            chat.tell(0, 19, here.join(" ").as_bytes())
+        });
+        Ok(Self { database: Mutex::new(database), room: Mutex::default() })
     }
 
     fn routes(routes: &mut Routes<Self>) {
-        routes.before_admit(LOGIN, login).on(SAY, say);
+        routes.before_admit(16, login).on(17, say);
     }
 
     fn connected(&self, _client: &Client) -> Result<Seat, Deny> {
-        Ok(Seat { user: String::new() })
+        Ok(Seat::default())
     }
 
+    /// Also runs for each connection at a graceful stop, and at a reload.
     fn closed(&self, client: &Client, seat: Seat, _why: CloseReason) {
-        if self.room.lock().remove(&client.id()).is_some() {
-            // A name always fits a frame: it came in one.
-            let _ = self.tell(client.id(), LEFT, seat.user.as_bytes());
+        self.room.lock().remove(&client.id());
+        let sql = "UPDATE account SET said = said + ?2 WHERE user = ?1";
+        if let Err(error) = self.database.lock().execute(sql, (&seat.user, seat.said)) {
+            eprintln!("{} things that {} has said are lost: {error}", seat.said, seat.user);
         }
     }
 }
 
 impl Chat {
-    /// Sends a message to all who are logged in but one; returns how many got it.
-    fn tell(&self, but: u64, code: u16, body: &[u8]) -> Result<u32, chappe::HandlerError> {
-        // Encoded once: all share the bytes.
+    /// Sends to all but one; who reads too slowly misses it.
+    fn tell(&self, but: u64, code: u16, body: &[u8]) -> Outcome {
         let message = Message::new(code, body)?;
-        // A copy: nothing is sent while the lock is held.
-        let room = self.room.lock().clone();
-        let others = room.iter().filter(|(id, _)| **id != but);
-        // Who has just left, or reads too slowly, misses it.
-        let heard = others.filter(|(_, other)| other.send_message(&message).is_ok()).count();
-        Ok(u32::try_from(heard).unwrap_or(u32::MAX))
+        for (_, (_, handle)) in self.room.lock().iter().filter(|(id, _)| **id != but) {
+            let _ = handle.send_message(&message);
+        }
+        Ok(())
     }
 }
 
 fn login(chat: &Chat, seat: &mut Seat, call: &mut Call<'_, Chat>) -> Outcome {
-    let (user, password) = std::str::from_utf8(call.body())?
-        .split_once(' ')
-        .ok_or_else(|| Deny::close("a user and a password, please"))?;
-    if chat.passwords.get(user).is_none_or(|right| right != password) {
-        return Err(Deny::close("wrong user or password").into());
-    }
-    seat.user = user.to_owned();
+    let named = std::str::from_utf8(call.body())?.split_once(' ').filter(|_| seat.user.is_empty());
+    let (user, password) = named.ok_or_else(|| Deny::close("one user and password, please"))?;
+    let database = chat.database.lock();
+    let sql = "INSERT OR IGNORE INTO account (user, password) VALUES (?1, ?2)";
+    database.execute(sql, (user, password))?;
+    let sql = "SELECT said FROM account WHERE user = ?1 AND password = ?2";
+    let said = database.query_row(sql, (user, password), |row| row.get::<_, u32>(0)).optional()?;
+    let said = said.ok_or_else(|| Deny::close("wrong password"))?;
+    user.clone_into(&mut seat.user);
     call.admit();
-    chat.room.lock().insert(call.client().id(), call.handle());
-    chat.tell(call.client().id(), CAME, user.as_bytes())?;
-    call.reply(LOGIN, b"welcome")
+    chat.room.lock().insert(call.client().id(), (seat.user.clone(), call.handle()));
+    call.reply(16, said.to_string().as_bytes())
 }
 
 fn say(chat: &Chat, seat: &mut Seat, call: &mut Call<'_, Chat>) -> Outcome {
-    let text = [seat.user.as_bytes(), b": ", call.body()].concat();
-    let heard = chat.tell(call.client().id(), SAID, &text)?;
-    call.reply(SAY, heard.to_string().as_bytes())
+    seat.said += 1;
+    chat.tell(call.client().id(), 18, &[seat.user.as_bytes(), b": ", call.body()].concat())?;
+    call.reply(17, seat.said.to_string().as_bytes())
 }
 
 fn main() -> ExitCode {
-    Server::of::<Chat>()
-        .name("chat")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("A chat with a login.")
-        .main()
+    Server::of::<Chat>().name("chat").version(env!("CARGO_PKG_VERSION")).main()
 }

@@ -59,3 +59,22 @@ fn a_database_that_cannot_be_opened_fails_the_start() {
     let text = server.start().map(drop).expect_err("no database").to_string();
     assert!(text.contains("unable to open database file"), "{text}");
 }
+
+/// Its own name and version, wherever the program speaks to a person.
+#[test]
+fn the_program_goes_by_its_own_name() -> Result<(), TestError> {
+    let config = "user = \"\"\n[application]\ndatabase = \"db\"\n";
+    let server = TestServer::of(env!("CARGO_BIN_EXE_accounts")).config(config).start()?;
+    let status = server.run(&["status"])?;
+    let head = format!("accounts {}, master pid ", env!("CARGO_PKG_VERSION"));
+    assert!(status.starts_with(&head), "{status}");
+    // What belongs to the server's own binary is no part of it.
+    assert!(!server.run(&["--help"])?.contains("new project"));
+    let refused = server.run(&["new", "folder"]).unwrap_err().to_string();
+    assert!(refused.contains("unrecognized subcommand 'new'"), "{refused}");
+    let refused = server.run(&["send", "--code", "17"]).unwrap_err().to_string();
+    assert!(refused.contains("accounts: 1 of 1 frames were answered by an error"), "{refused}");
+    let refused = server.run(&["bench", "--file", "/nowhere/body"]).unwrap_err().to_string();
+    assert!(refused.contains("accounts: cannot read the body: "), "{refused}");
+    server.stop()
+}

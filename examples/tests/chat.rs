@@ -1,65 +1,31 @@
 //! The example `chat`.
 
-use chappe::client::ClientError;
 use chappe::testing::{TestError, TestServer};
 
-const LOGIN: u16 = 16;
-const SAY: u16 = 17;
-const SAID: u16 = 18;
-const CAME: u16 = 19;
-const LEFT: u16 = 20;
-
-fn server() -> Result<TestServer, TestError> {
-    TestServer::of(env!("CARGO_BIN_EXE_chat")).config(include_str!("../chat.toml")).start()
-}
-
 #[test]
-fn who_comes_speaks_and_leaves_is_heard() -> Result<(), TestError> {
-    let server = server()?;
-    let mut anna = server.client()?;
-    assert_eq!(&anna.call(LOGIN, b"anna secret")?.body[..], b"welcome");
-    let mut ben = server.client()?;
-    ben.call(LOGIN, b"ben hidden")?;
-    let mut hears = |code: u16, body: &[u8]| -> Result<(), TestError> {
-        let heard = anna.receive()?;
-        assert_eq!((heard.code, &heard.body[..]), (code, body));
-        Ok(())
+fn who_comes_is_heard_seen_and_remembered() -> Result<(), TestError> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (database, program) = (folder.path().join("db"), env!("CARGO_BIN_EXE_chat"));
+    let config = |tick| {
+        format!(
+            "worker_processes = 1\nuser = \"\"\n[application]\ndatabase = {database:?}\ntick_ms = {tick}\n"
+        )
     };
-    hears(CAME, b"ben")?;
-    assert_eq!(&ben.call(SAY, b"good morning")?.body[..], b"1");
-    hears(SAID, b"ben: good morning")?;
+    let server = TestServer::of(program).config(&config(3_600_000)).start()?;
+    let (mut anna, mut ben) = (server.client()?, server.client()?);
+    assert_eq!(server.client()?.call(17, b"hello")?.as_error().expect("no login").number, 8);
+    assert_eq!(
+        (&anna.call(16, b"anna secret")?.body[..], ben.call(16, b"ben hidden")?.code),
+        (&b"0"[..], 16)
+    );
+    assert_eq!(&ben.call(17, b"good morning")?.body[..], b"1");
+    assert_eq!(&anna.receive()?.body[..], b"ben: good morning");
+    server.stop()?;
+    let server = TestServer::of(program).config(&config(100)).start()?;
+    let mut ben = server.client()?;
+    assert_eq!(server.client()?.call(16, b"ben wrong")?.as_error().expect("denied").number, 8);
+    assert_eq!(&ben.call(16, b"ben hidden")?.body[..], b"1");
+    assert_eq!((ben.receive()?.code, &ben.receive()?.body[..]), (19, &b"ben"[..]));
     drop(ben);
-    hears(LEFT, b"ben")?;
-    server.stop()
-}
-
-#[test]
-fn the_door_is_closed_without_the_password() -> Result<(), TestError> {
-    let server = server()?;
-    for (code, body) in [(LOGIN, &b"anna wrong"[..]), (LOGIN, b"anna"), (SAY, b"hello")] {
-        let mut client = server.client()?;
-        let refused = client.call(code, body)?;
-        let error = refused.as_error().expect("an error");
-        assert_eq!(error.number, 8, "{error}");
-        assert!(matches!(client.receive(), Err(ClientError::Closed)));
-    }
-    server.stop()
-}
-
-/// Its own name and version, wherever the program speaks to a person.
-#[test]
-fn the_program_goes_by_its_own_name() -> Result<(), TestError> {
-    let server = server()?;
-    let status = server.run(&["status"])?;
-    let head = format!("chat {}, master pid ", env!("CARGO_PKG_VERSION"));
-    assert!(status.starts_with(&head), "{status}");
-    // What belongs to the server's own binary is no part of it.
-    assert!(!server.run(&["--help"])?.contains("new project"));
-    let refused = server.run(&["new", "folder"]).unwrap_err().to_string();
-    assert!(refused.contains("unrecognized subcommand 'new'"), "{refused}");
-    let refused = server.run(&["send", "--code", "17"]).unwrap_err().to_string();
-    assert!(refused.contains("chat: 1 of 1 frames were answered by an error"), "{refused}");
-    let refused = server.run(&["bench", "--file", "/nowhere/body"]).unwrap_err().to_string();
-    assert!(refused.contains("chat: cannot read the body: "), "{refused}");
     server.stop()
 }
