@@ -84,6 +84,25 @@
 //! }
 //! ```
 //!
+//! The module `testing` (a feature of the crate) has a server and clients for the tests of an
+//! application.
+//!
+//! # Before the fork, and after it
+//!
+//! The master forks the workers, without exec, from a process with one thread. What exists
+//! before, in `main` and in [`Service::routes`], is copied into each worker, also into those
+//! of a reload years later:
+//!
+//! | may be there before | belongs into [`Service::start`] |
+//! |---|---|
+//! | constants, tables, what was read from files and does not change | threads, runtimes (tokio), thread pools: a fork copies none of them, and the locks that they hold stay locked. A program with threads is refused at the start |
+//! | values that handlers capture, if they are plain memory | connections of databases and to other servers: two processes would talk on one socket |
+//! | atomics and locks that nobody holds, for one worker each: a copy is not shared | files that are written, and their positions |
+//! | environment variables, command-line arguments | random generators: copies would give the same numbers |
+//!
+//! Descriptors that `main` opens are closed in workers. What workers share is in the database,
+//! or in files; what they know of each other is their [`Worker::number`].
+//!
 //! # How it works
 //!
 //! The data path, in one worker:

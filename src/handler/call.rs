@@ -121,13 +121,14 @@ impl<'a, S: Service> Call<'a, S> {
     }
 
     /// Opens the gate of [`super::Routes::before_admit`] for this connection, from the next
-    /// message on.
+    /// message on; not if the handler fails. `timeouts.handshake` ends with it.
     pub fn admit(&mut self) {
         self.admits = true;
     }
 
     /// Ends the connection behind the replies: its peer gets the text in a goodbye
-    /// (reason 7), and what it sends afterwards is not handled.
+    /// (reason 7), of which 512 bytes are sent at most, and what it sends afterwards is not
+    /// handled. A reply behind it is an error. Only the first text counts.
     pub fn close(&mut self, text: impl Into<String>) {
         _ = self.aside.get_or_init(Box::default);
         let aside = self.aside.get_mut().expect("just made");

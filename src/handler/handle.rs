@@ -81,7 +81,17 @@ impl Handle {
         self.id
     }
 
-    /// Queues a frame for the peer. Never blocks.
+    /// Queues a message for the peer, with a body of 0 to 65527 bytes. Never blocks.
+    ///
+    /// ```
+    /// # use chappe::{Handle, SendError};
+    /// fn tick(feed: &mut Vec<Handle>) {
+    ///     feed.retain(|peer| match peer.send(18, b"tick") {
+    ///         Ok(()) | Err(SendError::Full) => true, // it may read again
+    ///         Err(_) => false,
+    ///     });
+    /// }
+    /// ```
     ///
     /// Queued is not delivered: if the connection breaks, what was queued is lost and
     /// counted as `messages_expired`.

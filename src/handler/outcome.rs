@@ -7,11 +7,25 @@ use std::fmt;
 
 /// What a handler returns. An error is sent to the peer in place of the replies to the
 /// message (error 4, the connection stays open), a [`Deny`] ends the connection (error 8).
+///
+/// ```
+/// # use chappe::{Call, Deny, HandlerError, Outcome, Service};
+/// fn halve<S: Service>(_: &S, _: &mut S::State, call: &mut Call<'_, S>) -> Outcome {
+///     let number: u32 = std::str::from_utf8(call.body())?.parse()?; // error 4
+///     if number == 13 {
+///         return Err(Deny::close("not that one").into()); // error 8, and the end
+///     }
+///     if number % 2 == 1 {
+///         return Err(HandlerError::new("an even number, please")); // error 4
+///     }
+///     call.reply(16, (number / 2).to_string().as_bytes())
+/// }
+/// ```
 pub type Outcome = Result<(), HandlerError>;
 
 type AnyError = Box<dyn Error + Send + Sync>;
 
-/// Why a handler failed. Any error becomes one by `?`, and so do a [`Deny`], a `&str` and a
+/// Why a handler failed. Its text, up to 512 bytes, is sent and logged. Any error becomes one by `?`, and so do a [`Deny`], a `&str` and a
 /// `String`; it is no [`Error`] itself, or these could not be told apart.
 #[derive(Debug)]
 pub struct HandlerError(pub(super) Failure);
@@ -87,7 +101,21 @@ impl<E: Into<AnyError>> From<E> for Deny {
     }
 }
 
-/// Why a service cannot start. Its text is in the worker's log and, unless that is off, on
+/// Why a service cannot start, or what is wrong with its configuration.
+///
+/// ```
+/// # use chappe::StartError;
+/// # use std::path::Path;
+/// fn words(path: &Path) -> Result<Vec<String>, StartError> {
+///     let text = std::fs::read_to_string(path)?; // any error becomes one
+///     if text.is_empty() {
+///         return Err(StartError::new(format!("{} has no words", path.display())));
+///     }
+///     Ok(text.lines().map(str::to_owned).collect())
+/// }
+/// ```
+///
+/// Its text is in the worker's log and, unless that is off, on
 /// the terminal of the start or the reload.
 #[derive(Debug)]
 pub struct StartError {

@@ -10,6 +10,23 @@ pub(super) type Handler<S> =
 
 /// The handlers of a service, by message code: [`Service::routes`] fills it.
 ///
+/// A handler is a function or a closure of the service, the state of the connection, and the
+/// [`Call`].
+///
+/// ```
+/// # use chappe::{Call, Outcome, Routes, Service};
+/// fn routes<S: Service>(routes: &mut Routes<S>) {
+///     routes.on(16, hello).blocking(17, |_service, _state, call| {
+///         std::thread::sleep(std::time::Duration::from_millis(20)); // it may wait
+///         call.reply(17, b"awake")
+///     });
+/// }
+///
+/// fn hello<S: Service>(_: &S, _: &mut S::State, call: &mut Call<'_, S>) -> Outcome {
+///     call.reply(16, call.body())
+/// }
+/// ```
+///
 /// # Panics
 /// Each method panics on a code outside of 16..=65279, and on a code that has a handler
 /// already. Both are mistakes in the program, and found when it starts.

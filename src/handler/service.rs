@@ -13,7 +13,10 @@ use serde::de::DeserializeOwned;
 ///
 /// `connected`, each message, and `closed` of one connection run one after the other;
 /// those of different connections run in parallel, so a service is `Sync`. A hook that
-/// panics ends its connection and is counted.
+/// panics ends its connection and is counted (`handler_panics`); a panic of `check` is a wrong
+/// configuration, one of `start` a failed start, each with its text.
+///
+/// The front page of the crate has an example, and says what may exist before the fork.
 pub trait Service: Sized + Send + Sync + 'static {
     /// The `[application]` table of the configuration; [`NoConfig`] for none.
     type Config: DeserializeOwned + Send + Sync + 'static;
@@ -21,13 +24,14 @@ pub trait Service: Sized + Send + Sync + 'static {
     type State: Send + 'static;
 
     /// Makes the service of one worker. It runs after the fork, with signals blocked and
-    /// before any connection: this is the place for databases and threads.
+    /// before any connection: this is the place for databases and threads. It has
+    /// `worker_ready_timeout` (10 seconds) to return.
     ///
     /// # Errors
     /// The worker cannot boot: the start fails, or the reload is rolled back.
     fn start(worker: &Worker<Self>) -> Result<Self, StartError>;
 
-    /// Says which handler has which message code. Called before the fork, also by `-t`.
+    /// Says which handler has which message code. Called once, before the fork, also by `-t`.
     fn routes(routes: &mut Routes<Self>);
 
     /// A connection can carry messages: makes its state.
@@ -36,7 +40,8 @@ pub trait Service: Sized + Send + Sync + 'static {
     /// The peer gets the text as error 8, and the connection ends; `closed` is not called.
     fn connected(&self, client: &Client) -> Result<Self::State, Deny>;
 
-    /// Checks what the types of the configuration cannot say.
+    /// Checks what the types of the configuration cannot say. Called before the fork, and by
+    /// the master at a reload: it should be short, and touch nothing.
     ///
     /// # Errors
     /// The configuration is wrong: refused by `-t`, start and reload.
