@@ -37,6 +37,10 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "handler_panics",
             "handlers_demoted",
             "timer_ticks_missed",
+            "messages_deferred",
+            "deferred_dropped",
+            "deferred_expired",
+            "deferred_refused",
         ],
     ),
     (

@@ -105,6 +105,7 @@ impl<'a> Relations<'a> {
         self.total(("inbox.total_max_bytes", inbox.total_max_bytes as u64), inbox_bytes);
         let outbox_total = send.outbox_total_max_bytes as u64;
         self.total(("send.outbox_total_max_bytes", outbox_total), outbox_bytes);
+        self.deferred_against_drain();
         if limits.messages_burst != 0 && limits.messages_per_second == 0 {
             self.fault(
                 ["limits.messages_burst", "limits.messages_per_second"],
@@ -142,6 +143,26 @@ impl<'a> Relations<'a> {
             value::write_size(one.1)
         );
         if let Some(place) = self.place_of([total.0, one.0]) {
+            self.warnings.add(place, text);
+        }
+    }
+
+    /// A drain that ends before a deferred reply has had its time. Only where that
+    /// time was set: most servers defer nothing.
+    fn deferred_against_drain(&mut self) {
+        const KEYS: [&str; 2] = ["timeouts.deferred", "worker_shutdown_timeout"];
+        let (deferred, drain) =
+            (self.config.timeouts.deferred, self.config.worker_shutdown_timeout);
+        if deferred < drain || !self.settings.keys.contains_key(KEYS[0]) {
+            return;
+        }
+        let text = format!(
+            "timeouts.deferred is {}, not less than worker_shutdown_timeout, which is {}: a drain \
+             does not wait for all deferred replies",
+            value::write_duration(deferred),
+            value::write_duration(drain)
+        );
+        if let Some(place) = self.place_of(KEYS) {
             self.warnings.add(place, text);
         }
     }

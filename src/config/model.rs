@@ -312,11 +312,13 @@ pub(crate) struct Worker {
     pub(crate) handler_threads: u16,
     /// Whether the event loop runs quick handlers itself.
     pub(crate) fuse: bool,
+    /// Most messages whose reply is deferred.
+    pub(crate) deferred_max: u32,
 }
 
 impl Default for Worker {
     fn default() -> Self {
-        Self { max_connections: 65_536, handler_threads: 2, fuse: true }
+        Self { max_connections: 65_536, handler_threads: 2, fuse: true, deferred_max: 65_536 }
     }
 }
 
@@ -395,6 +397,8 @@ pub(crate) struct Timeouts {
     pub(crate) frame: Duration,
     /// The first complete frame must be there this long after accept; `None`: off.
     pub(crate) handshake: Option<Duration>,
+    /// A deferred reply must be given by then. This clock never stands.
+    pub(crate) deferred: Duration,
     /// How long the unread input of a closing connection is discarded.
     pub(crate) linger: Duration,
 }
@@ -405,6 +409,7 @@ impl Default for Timeouts {
             idle: Some(Duration::from_secs(300)),
             frame: Duration::from_secs(10),
             handshake: Some(Duration::from_secs(60)),
+            deferred: Duration::from_secs(20),
             linger: Duration::from_secs(2),
         }
     }

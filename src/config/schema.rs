@@ -207,6 +207,15 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "the event loop runs quick handlers itself, and writes their replies",
     ),
     Key::new(
+        "worker.deferred_max",
+        Field::Integer(
+            Number::U32(|c: &mut Config| &mut c.worker.deferred_max),
+            Bounds::range(1, 1_000_000),
+        ),
+        "65536",
+        "messages of one worker whose reply is deferred; beyond it the peer gets error 9",
+    ),
+    Key::new(
         "frame.max_bytes",
         Field::Size(
             Number::Usize(|c: &mut Config| &mut c.frame.max_bytes),
@@ -303,6 +312,13 @@ pub(super) static KEYS: &[Key<Config>] = &[
         ),
         "\"60s\"",
         "the first frame must be complete this long after accept",
+    ),
+    Key::new(
+        "timeouts.deferred",
+        Field::Time(|c: &mut Config| &mut c.timeouts.deferred, Bounds::range(TIME_MIN, DAY)),
+        "\"20s\"",
+        "a reply that a handler has deferred must be given by then, or the peer gets error 4; \
+         a drain waits for it, worker_shutdown_timeout at most",
     ),
     Key::new(
         "timeouts.linger",

@@ -136,6 +136,9 @@ pub struct WorkerStatus {
     pub inbox_bytes: u64,
     /// What waits to be sent.
     pub outbox_bytes: u64,
+    /// Messages that wait for a deferred reply.
+    #[serde(default)]
+    pub messages_waiting: u32,
     /// Handler threads inside a turn.
     pub handlers_busy: u32,
     /// For how long the oldest of these turns has been running.
@@ -279,6 +282,7 @@ impl Status {
             oldest_blocked_ms: 5,
             inbox_bytes: 20_000,
             outbox_bytes: 5_000_000,
+            messages_waiting: 6,
             handlers_busy: 2,
             oldest_handler_ms: 3,
             handler_times: vec![
@@ -357,7 +361,7 @@ mod tests {
         workers/0/counters/frames_received workers/0/counters/frames_sent
         workers/0/generation workers/0/handler_times/0/turns workers/0/handler_times/0/up_to_us
         workers/0/handlers_busy workers/0/heartbeat_age_ms workers/0/inbox_bytes
-        workers/0/oldest_blocked_ms workers/0/oldest_handler_ms workers/0/outbox_bytes
+        workers/0/messages_waiting workers/0/oldest_blocked_ms workers/0/oldest_handler_ms workers/0/outbox_bytes
         workers/0/pid workers/0/send_semaphore workers/0/state workers/0/uptime_ms workers/0/worker";
 
     #[test]

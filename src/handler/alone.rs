@@ -1,7 +1,7 @@
 //! One message for one handler, with neither a process nor a socket: what
 //! `testing::call` does.
 
-use super::call::Call;
+use super::call::{Call, Deferral};
 use super::client::Client;
 use super::outcome::Failure;
 use super::own_turn::OwnTurn;
@@ -40,6 +40,9 @@ pub struct Answer {
     pub admits: bool,
     /// The text of [`Call::close`].
     pub closes: Option<String>,
+    /// It has left its reply to a ticket ([`Call::defer`]), and did not fail. The ticket is
+    /// void: with the call its connection is gone.
+    pub defers: bool,
 }
 
 /// How a handler has failed, with the text that its peer gets.
@@ -70,6 +73,7 @@ fn engine() -> Arc<Engine> {
         outbox_bytes_max: BYTES_MAX,
         outbox_total_bytes_max: BYTES_MAX,
         slow_reader: SlowReader::DropNewest,
+        deferred_max: 1,
     };
     let permits: Semaphore = chappe_sys::Semaphore::new(0).expect("a semaphore").into();
     let protocols = protocol::all(FRAME_BYTES_MAX);
@@ -120,6 +124,7 @@ pub(crate) fn call<S: Service>(
     let _turn = OwnTurn::begin(mailbox.id());
     let outcome = (route.handler)(service, state, &mut call);
     let (admits, closes) = (call.admits, call.take_close());
+    let defers = call.deferral() == Deferral::Deferred && closes.is_none();
     let error = match outcome {
         Ok(()) => {
             call.replies.take_pushes();
@@ -132,8 +137,8 @@ pub(crate) fn call<S: Service>(
     };
     // Denied, it ends for that reason, and without a goodbye.
     let closes = closes.filter(|_| !matches!(error, Some(Refusal::Denied(_))));
-    let admits = admits && error.is_none();
-    Some(Answer { replies: replies(&mailbox, &batch.take().0), error, admits, closes })
+    let (admits, defers) = (admits && error.is_none(), defers && error.is_none());
+    Some(Answer { replies: replies(&mailbox, &batch.take().0), error, admits, closes, defers })
 }
 
 impl From<HandlerError> for Refusal {

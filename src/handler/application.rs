@@ -1,16 +1,17 @@
 //! One worker's handlers by code, and what is done with a message: its checksum is
 //! compared, its handler is called, and it is answered or refused with the reason.
 
-use super::call::Call;
+use super::call::{Call, Deferral};
 use super::client::Client;
+use super::deferred::Continuation;
 use super::frames::{Way, trace};
 use super::outcome::Failure;
 use super::own_turn::OwnTurn;
 use super::pace::{Changed, Tempo};
-use super::routes::{Handler, Route, RoutePace, Routes};
+use super::routes::{Route, RoutePace, Routes};
 use super::stock;
 use super::worker::Worker;
-use super::{Code, HandlerError, Outcome, Service};
+use super::{Code, HandlerError, Outcome, Service, watch};
 use crate::protocol::CODE_PING;
 use crate::throttle::Throttle;
 use chappe_engine::{
@@ -18,11 +19,9 @@ use chappe_engine::{
     Served, Session,
 };
 use chappe_shm::{Count, Counter, SharedCounters};
-use chappe_sys::Stopwatch;
 use chappe_sys::clock::Moment;
 use parking_lot::Mutex;
 use std::any::Any;
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -135,11 +134,12 @@ impl<S: Service> Application<S> {
         self.has_gate && session.is_some_and(|session| !session.is_admitted) && !is_before()
     }
 
-    /// Calls a handler, with the value that the service keeps for the connection.
+    /// Calls a handler, or what continues its message, with the value that the service keeps
+    /// for the connection.
     #[inline]
     fn call(
         &self,
-        handler: &Handler<S>,
+        handler: impl FnOnce(&S, &mut S::State, &mut Call<'_, S>) -> Outcome,
         session: Option<&mut Session>,
         call: &mut Call<'_, S>,
     ) -> Result<Outcome, Box<dyn Any + Send>> {
@@ -165,13 +165,25 @@ impl<S: Service> Application<S> {
         call: &mut Call<'_, S>,
     ) -> Served {
         let (id, code) = (message.mailbox.id(), message.opened.code);
+        let deferral = call.deferral();
+        if deferral == Deferral::Deferred && (call.closes() || !matches!(outcome, Ok(Ok(())))) {
+            message.mailbox.withdraw();
+        }
         let (problem, text, served) = match outcome {
+            Ok(Ok(())) if deferral == Deferral::Refused => {
+                let text = "too many replies are deferred (worker.deferred_max)".to_owned();
+                (Problem::BusyInside, text, Served::Answered)
+            }
             Ok(Ok(())) => {
                 call.replies.take_pushes();
                 if let Some(session) = session {
                     session.is_admitted |= call.admits;
                 }
-                return close(message, call).map_or(Served::Answered, Served::End);
+                let goes_on = match deferral {
+                    Deferral::Deferred => Served::Deferred,
+                    Deferral::None | Deferral::Refused => Served::Answered,
+                };
+                return close(message, call).map_or(goes_on, Served::End);
             }
             Ok(Err(HandlerError(Failure::Denied(text)))) => {
                 log::debug!(target: "handler.denied", "conn={id} denied: {text} code={code}");
@@ -188,11 +200,11 @@ impl<S: Service> Application<S> {
             }
         };
         refuse(message, problem, text, call.replies.take_back());
-        if served != Served::Failed {
+        if !matches!(served, Served::Failed | Served::Answered) {
             return served;
         }
         let Some(cause) = close(message, call) else { return served };
-        self.counters.add(Counter::HandlerErrors, 1);
+        self.counters.add(Counter::HandlerErrors, u64::from(served == Served::Failed));
         Served::End(cause)
     }
 
@@ -218,12 +230,12 @@ impl<S: Service> Serve for Application<S> {
     }
 
     fn woken(&self) {
-        WATCH.set(None);
+        watch::stop();
     }
 
     fn suspect(&self, codes: &mut dyn Iterator<Item = Code>, took: Duration) {
         let places: BTreeSet<usize> = codes.filter_map(|code| self.place_of(code)).collect();
-        let own = own_time(took);
+        let own = watch::own_time(took);
         match places.first() {
             Some(&place) if places.len() == 1 && own > QUICK_TIME_MAX => {
                 let changed = self.handlers[place].tempo.relapse();
@@ -267,7 +279,7 @@ impl<S: Service> Serve for Application<S> {
         };
         let Route { handler, pace, .. } = &self.handlers[place].route;
         if found.pace == Pace::Quick && *pace == RoutePace::Measured {
-            watch();
+            watch::start();
         }
         let mut call = Call::new(message, &self.worker, &self.listeners, batch);
         let _turn = OwnTurn::begin(message.mailbox.id());
@@ -276,6 +288,22 @@ impl<S: Service> Serve for Application<S> {
             call.replies.take_pushes();
             return Served::Answered;
         }
+        self.finish(outcome, message, session.as_deref_mut(), &mut call)
+    }
+
+    fn resume(
+        &self,
+        value: Box<dyn Any + Send>,
+        message: &Message<'_>,
+        session: &mut Option<Box<Session>>,
+        batch: &mut Batch,
+    ) -> Served {
+        let then = value.downcast::<Box<Continuation<S>>>();
+        let then = *then.expect("tickets of a worker are for its one service");
+        trace(Way::Resumed, message.mailbox.id(), message.opened.code, message.opened.body);
+        let mut call = Call::new(message, &self.worker, &self.listeners, batch);
+        let _turn = OwnTurn::begin(message.mailbox.id());
+        let outcome = self.call(then, session.as_deref_mut(), &mut call);
         self.finish(outcome, message, session.as_deref_mut(), &mut call)
     }
 
@@ -311,26 +339,6 @@ impl<S: Service> Serve for Application<S> {
             self.counters.add(Counter::HandlerPanics, 1);
         }
     }
-}
-
-thread_local! {
-    /// Runs on the event loop's thread, from the first call of an application's handler
-    /// after each sleep.
-    static WATCH: Cell<Option<(Stopwatch, Moment)>> = const { Cell::new(None) };
-}
-
-/// Starts the watch unless it runs.
-fn watch() {
-    let running = WATCH.take();
-    WATCH.set(running.or_else(|| Some((Stopwatch::start(), Moment::now()))));
-}
-
-/// How much of a turn's time, which has just ended, was the thread's own at the least: what
-/// came before in the same round of the loop may have computed all the time that it had.
-fn own_time(took: Duration) -> Duration {
-    let Some((watch, began)) = WATCH.take() else { return Duration::ZERO };
-    let before = Moment::now().since(began).saturating_sub(took);
-    watch.stop().saturating_sub(before).min(took)
 }
 
 /// Appends an error for the peer, in the place of the replies to a message.

@@ -4,9 +4,9 @@ use super::client::Client;
 use super::outcome::HandlerError;
 use super::replies::Replies;
 use super::worker::Worker;
-use super::{Code, Handle, Outcome, Service};
+use super::{Code, Deferred, Handle, Outcome, Service};
 use bytes::Bytes;
-use chappe_engine::{self as engine, Batch};
+use chappe_engine::{self as engine, Batch, Ticket};
 use std::cell::OnceCell;
 use std::sync::Arc;
 
@@ -29,6 +29,18 @@ struct Aside {
     client: OnceCell<Client>,
     /// What the peer is told at the end that the handler wants.
     closes: Option<String>,
+    deferral: Deferral,
+}
+
+/// Whether the reply to a message is deferred.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Deferral {
+    #[default]
+    None,
+    /// Its ticket is out.
+    Deferred,
+    /// It should be, but as many are as may.
+    Refused,
 }
 
 impl<'a, S: Service> Call<'a, S> {
@@ -52,11 +64,26 @@ impl<'a, S: Service> Call<'a, S> {
     /// Whether its handler wants nothing but to answer it.
     #[inline]
     pub(super) fn is_plain(&self) -> bool {
-        !self.admits && !self.closes()
+        !self.admits && self.takes_replies()
     }
 
-    fn closes(&self) -> bool {
+    fn takes_replies(&self) -> bool {
+        self.aside
+            .get()
+            .is_none_or(|aside| aside.closes.is_none() && aside.deferral == Deferral::None)
+    }
+
+    pub(super) fn closes(&self) -> bool {
         self.aside.get().is_some_and(|aside| aside.closes.is_some())
+    }
+
+    pub(super) fn deferral(&self) -> Deferral {
+        self.aside.get().map_or(Deferral::None, |aside| aside.deferral)
+    }
+
+    fn aside_mut(&mut self) -> &mut Aside {
+        _ = self.aside.get_or_init(Box::default);
+        self.aside.get_mut().expect("just made")
     }
 
     /// The text of [`Call::close`].
@@ -70,7 +97,8 @@ impl<'a, S: Service> Call<'a, S> {
         self.replies.message.opened.code
     }
 
-    /// The body, 0 to 65527 bytes. It may be used while replies are given.
+    /// The body, 0 to 65527 bytes. It may be used while replies are given. A message that was
+    /// deferred has it still, in a copy.
     #[must_use]
     pub fn body(&self) -> &'a [u8] {
         self.replies.message.opened.body
@@ -112,12 +140,37 @@ impl<'a, S: Service> Call<'a, S> {
     ///
     /// # Errors
     /// A body beyond 65527 bytes, or more than 64 MiB of replies that wait for their handler
-    /// to return; nothing was appended.
+    /// to return; or it comes after [`Call::close`] or [`Call::defer`]. Nothing was appended.
     pub fn reply(&mut self, code: Code, body: &[u8]) -> Outcome {
-        if self.closes() {
-            return Err(HandlerError::new("a reply behind the end of the connection"));
+        if !self.takes_replies() {
+            let text = match self.deferral() {
+                Deferral::None => "a reply behind the end of the connection",
+                Deferral::Deferred | Deferral::Refused => "a reply after it was deferred",
+            };
+            return Err(HandlerError::new(text));
         }
         self.replies.send(code, body)
+    }
+
+    /// Leaves the reply to the ticket that it returns: [`Deferred::resume`] goes on with the
+    /// message, from any thread and at any time within `timeouts.deferred`. Until then the
+    /// connection's next messages wait, and no thread does. It is the last that a handler does;
+    /// what it has replied before is sent.
+    ///
+    /// At most `worker.deferred_max` messages of a worker wait. Beyond that the peer gets error 9
+    /// in place of all replies, and the ticket is void. Also void are that of a handler which
+    /// then fails, panics or closes the connection, and a second one for the same call.
+    ///
+    /// The body is copied, and counts against the limits of the inbox for as long as it waits.
+    pub fn defer(&mut self) -> Deferred<S> {
+        let message = self.replies.message;
+        let aside = self.aside_mut();
+        if aside.deferral != Deferral::None {
+            return Deferred::new(Ticket::void());
+        }
+        let ticket = message.mailbox.defer(&message.opened);
+        aside.deferral = if ticket.is_some() { Deferral::Deferred } else { Deferral::Refused };
+        Deferred::new(ticket.unwrap_or_else(Ticket::void))
     }
 
     /// Opens the gate of [`super::Routes::before_admit`] for this connection, from the next
@@ -130,8 +183,6 @@ impl<'a, S: Service> Call<'a, S> {
     /// (reason 7), of which 512 bytes are sent at most, and what it sends afterwards is not
     /// handled. A reply behind it is an error. Only the first text counts.
     pub fn close(&mut self, text: impl Into<String>) {
-        _ = self.aside.get_or_init(Box::default);
-        let aside = self.aside.get_mut().expect("just made");
-        aside.closes.get_or_insert_with(|| text.into());
+        self.aside_mut().closes.get_or_insert_with(|| text.into());
     }
 }

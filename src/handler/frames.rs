@@ -10,6 +10,8 @@ use chappe_sys::process::current_thread_name;
 pub(super) enum Way {
     /// It is about to be handled.
     Handled,
+    /// It has waited for its ticket, and is about to be continued.
+    Resumed,
     /// It answers the message that this thread handles.
     Replied,
     /// It was queued through a handle.
@@ -28,6 +30,7 @@ pub(super) fn trace(way: Way, connection: u64, code: Code, body: &[u8]) {
 fn show(way: Way, connection: u64, code: Code, bytes: usize) {
     let way = match way {
         Way::Handled => "handled",
+        Way::Resumed => "resumed",
         Way::Replied => "replied",
         Way::Pushed => "pushed",
     };

@@ -11,6 +11,7 @@ pub(crate) mod alone;
 mod application;
 mod call;
 mod client;
+mod deferred;
 mod definition;
 mod frames;
 mod handle;
@@ -25,10 +26,12 @@ mod stock;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod watch;
 mod worker;
 
 pub use call::Call;
 pub use client::Client;
+pub use deferred::Deferred;
 pub use handle::{Handle, Message, SendError};
 pub use outcome::{Deny, HandlerError, Outcome, StartError};
 pub use routes::Routes;

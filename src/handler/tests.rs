@@ -39,6 +39,7 @@ pub(super) fn engine() -> Arc<Engine> {
         outbox_bytes_max: OUTBOX_BYTES_MAX,
         outbox_total_bytes_max: 2 * OUTBOX_BYTES_MAX,
         slow_reader: SlowReader::DropNewest,
+        deferred_max: 1,
     };
     let permits: Semaphore = chappe_sys::Semaphore::new(0).expect("a semaphore").into();
     let protocols = protocol::all(65_535);

@@ -110,6 +110,7 @@ fn worker(report: &SlotReport) -> WorkerStatus {
         oldest_blocked_ms: report.gauges.oldest_blocked_ms,
         inbox_bytes: report.gauges.inbox_bytes,
         outbox_bytes: report.gauges.outbox_bytes,
+        messages_waiting: report.gauges.waiting,
         handlers_busy: report.handlers_busy,
         oldest_handler_ms: report.oldest_handler_ms,
         handler_times: handler_times(&report.handler_times),

@@ -95,6 +95,12 @@ const GAUGES: &[Gauge] = &[
     ),
     ("inbox_bytes", "Received and not handled.", |r, _| r.gauges.inbox_bytes, SUM),
     ("outbox_bytes", "Queued and not sent.", |r, _| r.gauges.outbox_bytes, SUM),
+    (
+        "messages_waiting",
+        "Messages that wait for a deferred reply.",
+        |r, _| u64::from(r.gauges.waiting),
+        SUM,
+    ),
     ("handlers_busy", "Handler threads inside a turn.", |r, _| u64::from(r.handlers_busy), SUM),
     (
         "oldest_handler_milliseconds",
@@ -244,7 +250,7 @@ mod tests {
         for (worker, connections) in [(0, 1), (1, 10), (1, 100)] {
             let slot = zone.claim_slot(worker, 4).unwrap();
             slot.set_connections(connections);
-            slot.set_queued(7, 70);
+            slot.set_queued(7, 70, 3);
             slot.set_blocked(2, 1);
         }
         let text = render(&zone, &FACTS).unwrap();
@@ -270,6 +276,7 @@ mod tests {
         };
         assert_eq!((of("connections", 0), of("connections", 1)), (1, 110));
         assert_eq!((of("inbox_bytes", 1), of("outbox_bytes", 1)), (14, 140));
+        assert_eq!(of("messages_waiting", 1), 6);
         assert_eq!(value(&text, "chappe_workers{state=\"starting\"}"), Some(3));
         assert_eq!(value(&text, "chappe_reloads_failed_total"), Some(2));
         assert_eq!(value(&text, "chappe_last_reload_successful"), Some(0));

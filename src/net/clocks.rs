@@ -65,6 +65,8 @@ pub(super) enum Deadline {
     Drain,
     /// A lingering peer has not closed.
     Linger,
+    /// A deferred reply was not given.
+    Deferred,
 }
 
 /// The peer has not sent what it should have.
@@ -143,18 +145,19 @@ impl Clocks {
     }
 
     /// The next thing that has to happen if nothing else does. `frame` is when the message
-    /// began that is not complete.
+    /// began that is not complete, `waits` since when one waits for its deferred reply.
     pub(super) fn deadline(
         &self,
         input: Input,
         frame: Option<Moment>,
+        waits: Option<Moment>,
         settings: &Settings,
     ) -> Option<(Moment, Deadline)> {
         // A deadline beyond what the clock can name never comes.
         let after = |since: Moment, time: Option<Duration>, what: Deadline| {
             Some((since.checked_add(time?)?, what))
         };
-        let mut next = [None; 6];
+        let mut next = [None; 7];
         next[0] = match self.ending.as_deref() {
             Some(EndingClock::Drain { at, .. }) => Some((*at, Deadline::Drain)),
             Some(EndingClock::Linger { until, .. }) => until.map(|at| (at, Deadline::Linger)),
@@ -165,6 +168,8 @@ impl Clocks {
             let retries = clock.why == Blocked::Buffers;
             next[2] = retries.then_some((clock.retry_at, Deadline::RetrySend));
         }
+        // The application's clock, and not the peer's: it never stands still.
+        next[6] = waits.and_then(|since| after(since, Some(settings.deferred), Deadline::Deferred));
         // Otherwise the peer's clocks stand still.
         if input.stage == Stage::Open && input.reads() {
             let peer = |since, time, clock| after(since, time, Deadline::Peer(clock));

@@ -168,8 +168,7 @@ impl Connection {
     /// The armed timer has fired: something may be due.
     pub(super) fn on_timer(&mut self, key: Key, reactor: &mut Reactor) -> Fate {
         let view = self.mailbox.view();
-        let due = self.clocks.deadline(self.input(&view), self.framer.began(), &reactor.settings);
-        match due.filter(|(at, _)| *at <= reactor.now) {
+        match self.deadline(&view, reactor).filter(|(at, _)| *at <= reactor.now) {
             Some((_, what)) => self.on_deadline(key, what, &view, reactor),
             None => self.advance(key, reactor),
         }
@@ -220,6 +219,10 @@ impl Connection {
                 self.clocks.ending = None;
             }
         }
+        if self.is_hung_up && view.waits_since.is_some() {
+            // Out of the epoll set, and no reply reaches anybody.
+            self.mailbox.void_wait();
+        }
         if view.is_admitted && reactor.settings.hooks == Hooks::Gated {
             self.clocks.handshake_began_at = None;
         }
@@ -245,7 +248,7 @@ impl Connection {
             }
             self.watched = wanted;
         }
-        if let Some((at, _)) = self.clocks.deadline(input, self.framer.began(), &reactor.settings) {
+        if let Some((at, _)) = self.deadline(view, reactor) {
             reactor.timers.arm(key, &mut self.timer, at);
         }
         if self.is_starved && view.stage == Stage::Open {
@@ -322,6 +325,12 @@ impl Connection {
 
     // --- deadlines ---
 
+    /// The next thing that has to happen if nothing else does.
+    pub(super) fn deadline(&self, view: &View, reactor: &Reactor) -> Option<(Moment, Deadline)> {
+        let (input, frame, settings) = (self.input(view), self.framer.began(), &reactor.settings);
+        self.clocks.deadline(input, frame, view.waits_since, settings)
+    }
+
     fn on_deadline(
         &mut self,
         key: Key,
@@ -361,6 +370,12 @@ impl Connection {
                     }
                     Some(EndingClock::Drain { .. }) => self.start_drain(reactor),
                     _ => {}
+                }
+            }
+            Deadline::Deferred => {
+                // The wait that the view has shown, or one that is as old by now.
+                if let Some(since) = view.waits_since {
+                    self.mailbox.expire(since);
                 }
             }
             Deadline::Linger => return self.abort(key, Cause::PeerClosed, reactor),

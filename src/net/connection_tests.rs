@@ -16,7 +16,7 @@ use chappe_shm::{SharedCounters, ThreadCounters};
 use chappe_sys::clock::Moment;
 use nix::{errno::Errno, sys::epoll::EpollFlags};
 use parking_lot::Mutex;
-use play::Play;
+use play::{Play, TICKETS};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -30,6 +30,8 @@ const S: Duration = Duration::from_secs(1);
 const SLOW: u16 = 16;
 const FAILS: u16 = 17;
 const PANICS: u16 = 18;
+/// Its reply is deferred.
+const LATER: u16 = 19;
 const HELD: Held = Held { permit: true, address: true };
 const IN: EpollFlags = EpollFlags::EPOLLIN;
 const OUT: EpollFlags = EpollFlags::EPOLLOUT;
@@ -165,6 +167,7 @@ fn settings(fuse: bool) -> Settings {
         idle: Some(60 * S),
         frame: 10 * S,
         handshake: None,
+        deferred: 4 * S,
         linger: 2 * S,
         outbox_age_max: 30 * S,
         fuse,
@@ -196,6 +199,7 @@ impl World {
             outbox_bytes_max: 2000,
             outbox_total_bytes_max: 100_000,
             slow_reader: SlowReader::Close,
+            deferred_max: 9,
         };
         let permits = chappe_sys::Semaphore::new(0).unwrap().into();
         let protocols = protocol::all(settings.frame_bytes_max);
@@ -306,8 +310,7 @@ impl World {
         }
         assert_eq!(is_blocked, view.blocked.is_some());
         // A connection that is drained reads the real clock, which may be behind.
-        let due =
-            connection.clocks.deadline(input, connection.framer.began(), &self.reactor.settings);
+        let due = connection.deadline(&view, &self.reactor);
         let due = due.filter(|_| !connection.clocks.is_draining());
         assert!(due.is_none_or(|(at, _)| self.reactor.timers.next().is_some_and(|it| it <= at)));
     }
@@ -486,6 +489,8 @@ impl Drop for World {
         engine.stop();
         self.sender.take().map_or(Ok(()), JoinHandle::join).unwrap();
         assert_eq!((engine.inbox_total().used(), engine.outbox_total().used()), (0, 0));
+        assert_eq!(engine.deferred().used(), 0);
+        TICKETS.take();
         assert!(self.reactor.starved.is_empty() && self.reactor.blocked.is_empty());
     }
 }
@@ -500,6 +505,10 @@ const STAGES: &[(Stage, &str, Act)] = &[
     (Stage::Open, "paused", |it| it.block(Ok(3), 2500)),
     (Stage::Open, "handling", World::hold_handler),
     (Stage::Open, "draining", World::drain),
+    (Stage::Open, "waiting", |it| {
+        it.bring(frame(LATER, ""));
+        it.threads();
+    }),
     (Stage::Answering, "answering", |it| {
         it.hold_handler();
         it.fin();
@@ -534,6 +543,11 @@ const EVENTS: &[(&str, Act)] = &[
     ("room", |it| it.with(|connection, key, reactor| connection.on_room(key, reactor))),
     ("look", |it| it.with(|connection, key, reactor| connection.on_timer(key, reactor))),
     ("timer", World::next_timer),
+    ("deferred", |it| it.bring(frame(LATER, "more"))),
+    ("ticket", |it| {
+        drop(TICKETS.with_borrow_mut(VecDeque::pop_front));
+        it.settle();
+    }),
     ("push", |it| it.push(9)),
     ("large push", |it| it.push(2500)),
     ("drain", World::drain),

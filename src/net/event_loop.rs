@@ -280,7 +280,8 @@ impl EventLoop {
         self.warn_of_long_handler();
         let engine = &self.reactor.engine;
         let (inbox, outbox) = (engine.inbox_total().used(), engine.outbox_total().used());
-        self.slot.set_queued(inbox as u64, outbox as u64);
+        let waiting = u32::try_from(engine.deferred().used()).unwrap_or(u32::MAX);
+        self.slot.set_queued(inbox as u64, outbox as u64, waiting);
         self.pressure.tick(engine, now);
         if self.reactor.timers.len() > 2 * self.table.len() + TIMERS_SLACK {
             let armed = self.table.iter().map(|(key, connection)| (key, connection.timer));

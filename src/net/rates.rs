@@ -67,6 +67,7 @@ mod tests {
             idle: None,
             frame: Duration::from_secs(1),
             handshake: None,
+            deferred: Duration::from_secs(20),
             linger: Duration::from_secs(1),
             outbox_age_max: Duration::from_secs(1),
             fuse: true,

@@ -61,6 +61,8 @@ pub(crate) struct Settings {
     pub(crate) frame: Duration,
     /// `timeouts.handshake`.
     pub(crate) handshake: Option<Duration>,
+    /// `timeouts.deferred`.
+    pub(crate) deferred: Duration,
     /// `timeouts.linger`.
     pub(crate) linger: Duration,
     /// `send.outbox_max_age`.

@@ -38,8 +38,9 @@ pub fn client() -> Client {
 /// There is nothing around it: `connected` is the caller's to call, and a gate
 /// ([`crate::Routes::before_admit`]) does not hold a message back. Each call is one message
 /// of a connection of its own, which is gone when this returns; what is sent to it afterwards
-/// by a [`crate::Handle`] that the service has kept is a [`crate::SendError::Expired`]. A
-/// panic of the handler is one of the test.
+/// by a [`crate::Handle`] that the service has kept is a [`crate::SendError::Expired`], and a
+/// reply that it has deferred reaches nobody ([`Answer::defers`]): what continues it is for a
+/// test with [`crate::testing::TestServer`]. A panic of the handler is one of the test.
 ///
 /// The worker of the call is the last that [`worker`] has made on this thread for the
 /// service; without one, it has the configuration of an empty `[application]`.
@@ -121,7 +122,7 @@ fn last_worker<S: Service>() -> Worker<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handler::{Call, Deny, Handle, Outcome, Routes, SendError, StartError};
+    use crate::handler::{Call, Deferred, Deny, Handle, Outcome, Routes, SendError, StartError};
     use parking_lot::Mutex;
 
     #[derive(Deserialize)]
@@ -132,6 +133,7 @@ mod tests {
     #[derive(Default)]
     struct Hall {
         last: Mutex<Option<Handle>>,
+        ticket: Mutex<Option<Deferred<Self>>>,
     }
 
     impl Service for Hall {
@@ -144,6 +146,7 @@ mod tests {
 
         fn routes(routes: &mut Routes<Self>) {
             routes.before_admit(16, come).on(17, stumble).on(18, leave).on(19, greet);
+            routes.on(21, think);
         }
 
         fn connected(&self, _: &Client) -> Result<Vec<u8>, Deny> {
@@ -175,6 +178,12 @@ mod tests {
 
     fn greet(_: &Hall, _: &mut Vec<u8>, call: &mut Call<'_, Hall>) -> Outcome {
         call.reply(19, call.worker().config().greeting.as_bytes())
+    }
+
+    fn think(hall: &Hall, _: &mut Vec<u8>, call: &mut Call<'_, Hall>) -> Outcome {
+        call.reply(21, b"well")?;
+        *hall.ticket.lock() = Some(call.defer());
+        if call.body().is_empty() { Ok(()) } else { Err("a headache")? }
     }
 
     fn hall() -> (Hall, Vec<u8>) {
@@ -212,6 +221,20 @@ mod tests {
         let answer = call(&hall, &mut seen, 18, b"x");
         assert_eq!(answer.error, Some(Refusal::Denied("not so".to_owned())));
         assert_eq!(answer.closes, None);
+    }
+
+    #[test]
+    fn a_deferred_reply_is_said_to_be_one() {
+        let (hall, mut seen) = hall();
+        for (body, defers) in [(&b""[..], true), (b"x", false)] {
+            let answer = call(&hall, &mut seen, 21, body);
+            assert_eq!((answer.defers, answer.error.is_none()), (defers, defers));
+            let replies = [(21, b"well".to_vec())];
+            assert_eq!(answer.replies, replies[..usize::from(defers)]);
+            let ticket = hall.ticket.lock().take().unwrap();
+            assert!(ticket.is_void());
+            ticket.resume(|_, _, _| unreachable!("its connection is gone"));
+        }
     }
 
     #[test]

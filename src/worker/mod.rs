@@ -338,7 +338,7 @@ fn place_of(options: &config::Listen, config: &Config) -> u8 {
 }
 
 fn limits_of(config: &Config) -> Limits {
-    let Config { inbox, send, .. } = config;
+    let Config { worker, inbox, send, .. } = config;
     Limits {
         inbox_messages_max: inbox.max_messages,
         inbox_bytes_max: inbox.max_bytes,
@@ -349,17 +349,19 @@ fn limits_of(config: &Config) -> Limits {
             config::SlowReader::Close => SlowReader::Close,
             config::SlowReader::DropNewest => SlowReader::DropNewest,
         },
+        deferred_max: worker.deferred_max as usize,
     }
 }
 
 fn settings(config: &Config, hooks: Hooks) -> Settings {
-    let config::Timeouts { idle, frame, handshake, linger, .. } = config.timeouts;
+    let config::Timeouts { idle, frame, handshake, deferred, linger } = config.timeouts;
     Settings {
         connections_max: connections_max(config),
         frame_bytes_max: config.frame.max_bytes,
         idle,
         frame,
         handshake,
+        deferred,
         linger,
         outbox_age_max: config.send.outbox_max_age,
         fuse: config.worker.fuse,

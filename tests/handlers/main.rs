@@ -1,6 +1,7 @@
 //! A server with handlers of its own, as an application builds one: handlers that
 //! answer, fail, panic and block. They are in `tests/support/src/application`.
 
+mod deferred;
 mod pushes;
 mod service;
 mod starting;

@@ -279,6 +279,7 @@ fn engine() -> (Arc<Engine>, JoinHandle<()>) {
         outbox_bytes_max: 1 << 20,
         outbox_total_bytes_max: 1 << 20,
         slow_reader: SlowReader::DropNewest,
+        deferred_max: 1,
     };
     let engine = Engine::new(&limits, permits, Vec::new(), SharedCounters::detached());
     let engine = Arc::new(engine.expect("an eventfd"));

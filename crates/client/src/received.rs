@@ -67,7 +67,7 @@ impl ServerError {
     /// The number in words.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        const NAMES: [(ErrorNumber, &str); 8] = [
+        const NAMES: [(ErrorNumber, &str); 9] = [
             (ErrorNumber::BadLength, "bad length"),
             (ErrorNumber::BadChecksum, "bad checksum"),
             (ErrorNumber::UnknownCode, "unknown code"),
@@ -76,6 +76,7 @@ impl ServerError {
             (ErrorNumber::Busy, "busy"),
             (ErrorNumber::FrameTimeout, "frame time-out"),
             (ErrorNumber::Denied, "denied"),
+            (ErrorNumber::BusyInside, "busy inside"),
         ];
         NAMES.iter().find(|(number, _)| self.is(*number)).map_or("unknown error", |(_, name)| name)
     }

@@ -9,6 +9,7 @@ use crate::protocol::Protocol;
 use crate::run_list::RunList;
 use crate::send_list::{CONNECTIONS_PER_LOOK, SendList, Wakeup};
 use crate::sync::Semaphore;
+use crate::sync::atomic::AtomicUsize;
 use chappe_shm::{SharedCounters, ThreadCounters};
 use std::io;
 use std::sync::Arc;
@@ -39,6 +40,8 @@ pub struct Limits {
     pub outbox_total_bytes_max: usize,
     /// What happens to a peer whose backlog exceeds the limit.
     pub slow_reader: SlowReader,
+    /// Messages whose reply is deferred, of all connections together; at least one.
+    pub deferred_max: usize,
 }
 
 /// The bounds of one connection.
@@ -77,9 +80,13 @@ pub struct Engine {
     pub(crate) calls: CallList,
     pub(crate) inbox_total: Budget,
     pub(crate) outbox_total: Budget,
+    /// In messages. Nobody waits for room in it.
+    pub(crate) deferred: Budget,
+    /// How many tickets there were: the next one's number.
+    pub(crate) tickets: AtomicUsize,
     pub(crate) bounds: Bounds,
     pub(crate) slow_reader: SlowReader,
-    /// Pushes are counted here, which any thread may make.
+    /// Pushes and tickets are counted here, which any thread may make and use.
     pub(crate) pushers: SharedCounters,
     protocols: Vec<Arc<dyn Protocol>>,
 }
@@ -102,6 +109,8 @@ impl Engine {
             calls: CallList::new()?,
             inbox_total: Budget::new(limits.inbox_total_bytes_max),
             outbox_total: Budget::new(limits.outbox_total_bytes_max),
+            deferred: Budget::new(limits.deferred_max),
+            tickets: AtomicUsize::new(0),
             bounds: Bounds {
                 inbox_messages_max: limits.inbox_messages_max,
                 inbox_bytes_max: limits.inbox_bytes_max,

@@ -20,6 +20,8 @@ pub(crate) enum Phase {
     Queued,
     Running,
     Stalled(Backlog),
+    /// The message in front waits for its ticket.
+    Waiting,
 }
 
 /// What was received and is not handled.

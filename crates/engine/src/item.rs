@@ -1,5 +1,6 @@
 //! What stands in an inbox.
 
+use crate::deferral::Deferred;
 use crate::notice::Notice;
 use crate::session::{Hook, HookCall};
 use std::sync::Arc;
@@ -71,6 +72,8 @@ pub enum Item {
     Notice(Box<Notice>),
     /// A hook of the application: no message, and charged nothing.
     Hook(HookCall),
+    /// A message that waits to be continued, or is to be: in front of all others.
+    Deferred(Box<Deferred>),
 }
 
 impl Item {
@@ -81,6 +84,7 @@ impl Item {
             Self::Chunk(chunk) => chunk.messages(),
             Self::Notice(notice) => notice.messages(),
             Self::Hook(_) => 0,
+            Self::Deferred(_) => 1,
         }
     }
 
@@ -91,6 +95,7 @@ impl Item {
             Self::Chunk(chunk) => chunk.charged(),
             Self::Notice(notice) => notice.held_bytes() + ITEM_COST,
             Self::Hook(_) => 0,
+            Self::Deferred(deferred) => deferred.charged(),
         }
     }
 }

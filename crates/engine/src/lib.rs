@@ -22,6 +22,7 @@
 mod batch;
 mod budget;
 mod call_list;
+mod deferral;
 mod effects;
 mod engine;
 mod flush;
@@ -44,6 +45,7 @@ mod writer;
 pub use batch::{BATCH_BYTES_MAX, Batch, Mark};
 pub use budget::{Budget, Resume, Room};
 pub use call_list::{CallList, Called};
+pub use deferral::{Deferred, Ending, Ticket};
 pub use effects::{Received, Rejected};
 pub use engine::{Engine, Limits, SlowReader, Work};
 pub use flush::{FLUSH_BYTES_MAX, Flushed, IO_SLICES_MAX, Socket};

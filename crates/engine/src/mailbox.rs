@@ -474,6 +474,9 @@ impl Mailbox {
     }
 }
 
+#[path = "mailbox_waits.rs"]
+mod waits;
+
 /// Resuming a mailbox: the outboxes together have room again, so what is queued can be
 /// handled.
 impl Resume for Mailbox {

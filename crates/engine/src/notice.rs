@@ -12,7 +12,8 @@ pub enum Problem {
     BadChecksum,
     /// There is no handler. The connection stays open.
     UnknownCode,
-    /// The handler returned an error (the connection stays open) or panicked (closed).
+    /// The handler returned an error, or its deferred reply was dropped or came too late (the
+    /// connection stays open), or it panicked (closed).
     HandlerFailed,
     /// A rate limit. The connection stays open unless it goes on.
     TooFast,
@@ -22,6 +23,8 @@ pub enum Problem {
     Incomplete,
     /// The application has denied the peer something. The connection is closed.
     Denied,
+    /// Too much is under way inside the server. The connection stays open.
+    BusyInside,
 }
 
 /// Why the server leaves a connection.

@@ -22,8 +22,14 @@
 //! |---|---|---|
 //! | empty | nothing to handle | the loop adds something: queued; or has a turn of its own: running |
 //! | queued | on the run list, once | a thread takes it: running |
-//! | running | on exactly one thread | the turn ends: empty, queued or stalled |
+//! | running | on exactly one thread | the turn ends: empty, queued, stalled or waiting |
 //! | stalled | replies back up, its own or all together; on no list | the outbox has drained: queued |
+//! | waiting | the message in front waits for its ticket; on no list | the ticket is used or dropped, or its time is over: queued |
+//!
+//! A handler takes the ticket while its turn is running, and any thread may use it before the
+//! turn has ended. So the message stands in front of the inbox from the beginning, and keeps
+//! what has become of it: a turn that ends finds either a message that waits, and the inbox is
+//! waiting, or one that has waited, and it is queued.
 //!
 //! *Let go* means that it has no items and is empty, or is still queued or running: the
 //! thread that has it finds nothing and leaves.
@@ -53,6 +59,7 @@ use crate::outbox::{Blocked, Outbox, Seat};
 use crate::queue::Queue;
 use crate::session::{Hook, Session};
 use crate::writer::{ENTRY_COST, Entries, Entry, Sent, Writer};
+use chappe_sys::clock::Moment;
 use std::sync::Arc;
 
 /// How far the end of a connection has come.
@@ -83,8 +90,10 @@ pub struct View {
     pub blocked: Option<Blocked>,
     /// Nothing is queued to be sent, and nobody writes.
     pub is_idle: bool,
-    /// Nothing is queued to be handled, running or stalled.
+    /// Nothing is queued to be handled, running, stalled or waiting.
     pub is_handled: bool,
+    /// Since when a message has been waiting for its ticket, if one does.
+    pub waits_since: Option<Moment>,
     /// What the inbox holds, in bytes as charged.
     pub inbox_bytes: usize,
     /// What the outbox holds, in bytes as charged.
@@ -214,6 +223,10 @@ impl State {
             },
             is_idle: matches!(self.outbox.seat, Seat::Idle(_)),
             is_handled: self.inbox.phase == Phase::Empty,
+            waits_since: match (self.inbox.phase, self.inbox.items.first()) {
+                (Phase::Waiting, Some(Item::Deferred(deferred))) => Some(deferred.since),
+                _ => None,
+            },
             inbox_bytes: self.inbox.bytes as usize,
             outbox_bytes: self.outbox.bytes,
             sent_bytes: self.outbox.sent_bytes,
@@ -284,7 +297,7 @@ impl State {
         self.is_open() && self.outbox.bytes <= bounds.outbox_high && total == Room::Free
     }
 
-    /// Running -> empty, queued or stalled.
+    /// Running -> empty, queued, stalled or waiting.
     pub(crate) fn leave(
         &mut self,
         leaving: Leaving,
@@ -301,7 +314,7 @@ impl State {
         self.session = leaving.session;
         self.take_off(leaving.done, bounds, effects);
         if let Some(rest) = leaving.rest {
-            self.inbox.items.push_first(rest);
+            self.put_back(rest);
         }
         if let Some(replies) = leaving.replies {
             self.append(replies, total, bounds, effects);
@@ -316,6 +329,9 @@ impl State {
             if self.stage != Stage::Open {
                 self.leave_empty(effects);
             }
+            return;
+        }
+        if self.wait(effects) {
             return;
         }
         let stalled = self.stall(total, bounds, effects);
@@ -555,7 +571,7 @@ impl State {
         }
         let inbox = &mut self.inbox;
         self.inbox_pauses = false;
-        if matches!(inbox.phase, Phase::Stalled(_)) {
+        if matches!(inbox.phase, Phase::Stalled(_) | Phase::Waiting) {
             inbox.phase = Phase::Empty;
         }
         let messages = std::mem::take(&mut inbox.messages);
@@ -569,6 +585,9 @@ impl State {
 
 #[path = "state_hooks.rs"]
 mod hooks;
+
+#[path = "state_waits.rs"]
+mod waits;
 
 #[cfg(all(test, not(loom)))]
 #[path = "state_tests.rs"]

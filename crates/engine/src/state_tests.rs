@@ -4,12 +4,16 @@
 
 #[path = "state_tests_threads.rs"]
 mod threads;
+#[path = "state_tests_waits.rs"]
+mod waits;
 
 use super::*;
+use crate::deferral::Number;
 use crate::item::Chunk;
 use crate::session::HookCall;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
+use waits::Waits;
 
 #[derive(Debug)]
 pub(super) struct NoSocket;
@@ -57,6 +61,7 @@ enum Event {
         exhausted: bool,
     },
     Resume,
+    Wait(Waits),
     Push,
     DropBacklog,
     TakeReady,
@@ -103,6 +108,7 @@ fn events() -> Vec<Event> {
             all.push(Leave { replies, handled, end, exhausted });
         }
     }
+    all.extend([Waits::Defer, Waits::Withdraw, Waits::UseTicket, Waits::Expire].map(Wait));
     all.extend(
         [Came::AllSent, Came::HalfSent, Came::NotSent, Came::NoBuffers, Came::Broken].map(Settle),
     );
@@ -130,6 +136,13 @@ struct World {
     inbox_charged: usize,
     outbox_charged: usize,
     steps: usize,
+    /// The handler of the running turn has taken a ticket.
+    has_deferred: bool,
+    /// The last ticket, if it is not used.
+    ticket: Option<Number>,
+    numbers: Number,
+    /// The wait that the loop keeps the clock of.
+    clock: Option<Number>,
     /// How often each hook has run and was content.
     connected: usize,
     closed: usize,
@@ -157,6 +170,7 @@ struct Key {
     drops_at_return: bool,
     turn_has: Option<&'static str>,
     hook: Hook,
+    waits: (Option<bool>, bool, bool, bool),
     is_fresh: bool,
     lists: (usize, usize, bool),
     is_called: bool,
@@ -180,6 +194,7 @@ fn phase_name(state: &State) -> &'static str {
         Phase::Queued => "queued",
         Phase::Running => "running",
         Phase::Stalled(_) => "stalled",
+        Phase::Waiting => "waiting",
     }
 }
 
@@ -188,9 +203,10 @@ fn is_legal(stage: Stage, phase: &str, seat: &str) -> bool {
     match stage {
         Stage::Open => seat != "closed",
         Stage::Answering => phase != "empty" && seat != "closed",
-        Stage::Flushing => phase != "stalled" && seat != "closed",
-        Stage::Lingering => phase != "stalled" && seat == "idle",
-        Stage::Aborted => phase != "stalled" && matches!(seat, "sending" | "closed"),
+        _ if matches!(phase, "stalled" | "waiting") => false,
+        Stage::Flushing => seat != "closed",
+        Stage::Lingering => seat == "idle",
+        Stage::Aborted => matches!(seat, "sending" | "closed"),
     }
 }
 
@@ -220,6 +236,10 @@ impl World {
             inbox_charged: 0,
             outbox_charged: 0,
             steps: 0,
+            has_deferred: false,
+            ticket: None,
+            numbers: 0,
+            clock: None,
             connected: 0,
             closed: 0,
         }
@@ -253,6 +273,7 @@ impl World {
                 Some(_) => "item",
             }),
             hook: self.state.hook,
+            waits: self.waits(),
             is_fresh: self.steps == 0,
             lists: (self.on_run_list, self.on_send_list, self.waits_for_total),
             is_called: self.is_called,
@@ -300,6 +321,7 @@ impl World {
             Event::Receive { .. }
             | Event::EndInput { notice: true }
             | Event::EndByThread
+            | Event::Wait(Waits::Defer)
             | Event::BeginUnqueued => self.received >= MESSAGES_MAX,
             Event::Push | Event::HandOver | Event::Leave { replies: true, .. } => {
                 self.queued >= MESSAGES_MAX
@@ -344,6 +366,7 @@ impl World {
                 self.carry_out(&effects, false);
             }
             Event::Handle | Event::HandOver | Event::Leave { .. } => return self.turn(event),
+            Event::Wait(event) => return self.wait(event),
             Event::TakeReady | Event::TakeBlocked | Event::Settle(_) => return self.write(event),
             Event::Push => match self.state.push(one_byte(), &BOUNDS) {
                 Ok(effects) => {
@@ -403,6 +426,7 @@ impl World {
             }
             Event::Look => {
                 self.is_called = false;
+                self.clock = self.awaited();
                 self.seen = Self::see(&self.state);
             }
             _ => unreachable!("events of the loop"),
@@ -452,6 +476,7 @@ impl World {
         }
         let now = Self::see(&self.state);
         assert!(self.is_called || now == self.seen, "not called after {path:?}");
+        self.check_waits(path);
     }
 }
 
@@ -488,7 +513,7 @@ fn every_event_in_every_state_leads_to_a_legal_one_and_all_legal_ones_are_reache
     let mut legal = BTreeSet::new();
     for stage in [Stage::Open, Stage::Answering, Stage::Flushing, Stage::Lingering, Stage::Aborted]
     {
-        for phase in ["empty", "queued", "running", "stalled"] {
+        for phase in ["empty", "queued", "running", "stalled", "waiting"] {
             for seat in ["idle", "ready", "sending", "blocked", "closed"] {
                 if is_legal(stage, phase, seat) {
                     legal.insert((stage, phase, seat));
@@ -513,7 +538,9 @@ fn from_each_the_end_is_reached<'a>(paths: impl Iterator<Item = &'a Vec<Event>>)
         if !world.apply(Event::Settle(Came::NotSent)) {
             world.apply(Event::Settle(Came::AllSent));
         }
-        world.apply(Event::Leave { replies: false, handled: false, end: false, exhausted: false });
+        for handled in [false, true] {
+            world.apply(Event::Leave { replies: false, handled, end: false, exhausted: false });
+        }
         let closed = [
             Event::Begin { exhausted: true },
             Event::Leave { replies: false, handled: true, end: false, exhausted: false },
@@ -523,6 +550,8 @@ fn from_each_the_end_is_reached<'a>(paths: impl Iterator<Item = &'a Vec<Event>>)
         }
         assert!(world.state.is_over(), "{path:?}");
         assert_eq!((phase_name(&world.state), world.outbox_charged), ("empty", 0), "{path:?}");
+        world.apply(Event::Wait(Waits::UseTicket));
+        assert_eq!((phase_name(&world.state), world.on_run_list), ("empty", 0), "{path:?}");
     }
 }
 

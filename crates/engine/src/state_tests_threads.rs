@@ -4,7 +4,12 @@ use super::*;
 
 impl World {
     pub(super) fn turn(&mut self, event: Event) -> bool {
+        // A handler that has taken a ticket does nothing else, and its turn ends.
+        if self.has_deferred && !matches!(event, Event::Leave { handled: true, .. }) {
+            return false;
+        }
         let Some(item) = self.turn.take() else { return false };
+        self.has_deferred = false;
         let mut done = Done::default();
         let mut rest = None;
         let is_handled = !matches!(event, Event::HandOver | Event::Leave { handled: false, .. });

@@ -15,6 +15,7 @@
 //! quick, or too much, it leaves to the handler threads.
 
 use crate::batch::Batch;
+use crate::deferral::{Deferred, Ending};
 use crate::effects::Leaving;
 use crate::item::{Chunk, Done, Item};
 use crate::mailbox::{Mailbox, Next, Place};
@@ -25,6 +26,7 @@ use crate::writer::Entry;
 use chappe_shm::{Counter, ThreadCounters};
 use chappe_sys::Stopwatch;
 use chappe_sys::clock::Moment;
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,6 +104,16 @@ pub trait Serve: Send + Sync {
         replies: &mut Batch,
     ) -> Served;
 
+    /// Continues a message that has waited for its ticket: as [`Serve::serve`], with what the
+    /// ticket was resumed with.
+    fn resume(
+        &self,
+        value: Box<dyn Any + Send>,
+        message: &Message<'_>,
+        session: &mut Option<Box<Session>>,
+        replies: &mut Batch,
+    ) -> Served;
+
     /// A connection can carry messages.
     ///
     /// # Errors
@@ -172,6 +184,8 @@ pub enum Served {
     Panicked,
     /// To be closed after the replies, for this reason: the handler asks for it.
     End(Cause),
+    /// It waits for its ticket ([`Mailbox::defer`]): the turn ends.
+    Deferred,
 }
 
 /// What a thread that runs turns needs. One for each thread.
@@ -321,13 +335,15 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
                 self.share.use_up(notice.messages(), 0);
                 None
             }
-            // Until a hook is known to be quick it is for the handler threads.
-            hook @ Item::Hook(_) if self.place == Place::Loop => {
+            // Until a hook is known to be quick it is for the handler threads, and so is what
+            // is continued.
+            later @ (Item::Hook(_) | Item::Deferred(_)) if self.place == Place::Loop => {
                 self.is_for_threads = true;
-                leaving.rest = Some(hook);
+                leaving.rest = Some(later);
                 Some(Stop::GoOn)
             }
             Item::Hook(hook) => self.call_hook(hook, leaving),
+            Item::Deferred(mut deferred) => self.go_on_with(&mut deferred, leaving),
             Item::Chunk(mut chunk) => {
                 let (bytes, shared) = (chunk.bytes(), Some(&chunk));
                 let mut messages = Messages { bytes, chunk: shared, first: None, handled: 0 };
@@ -364,6 +380,32 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
         leaving.done.hook = Some(came_to);
         self.share.look_at_clock();
         stop
+    }
+
+    /// A message has waited. `Some` if the turn has to end.
+    fn go_on_with(&mut self, deferred: &mut Deferred, leaving: &mut Leaving) -> Option<Stop> {
+        leaving.done = Done { messages: 1, bytes: deferred.charged(), hook: None };
+        let (ending, opened) = (deferred.end(), deferred.opened());
+        self.share.use_up(1, opened.length);
+        let served = match ending {
+            Ending::Resumed(value) => {
+                let (mailbox, protocol) = (self.mailbox, self.protocol);
+                let message = Message { opened, mailbox, protocol, chunk: None };
+                self.serve.resume(value, &message, &mut self.session, self.batch)
+            }
+            Ending::Dropped | Ending::Expired => {
+                let notice = ending.notice(opened.code);
+                log::trace!(target: "conn.notice", "conn={} notice {notice:?}", self.mailbox.id());
+                notice.inspect(|notice| self.protocol.notice(notice, self.batch));
+                Served::Answered
+            }
+            Ending::Void => {
+                self.counters.add(Counter::MessagesExpired, 1);
+                Served::Answered
+            }
+        };
+        self.share.look_at_clock();
+        self.count(served)
     }
 
     /// Handles messages until none is whole, or there is a reason to stop.
@@ -430,26 +472,27 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
                 self.share.look_at_clock();
             }
             if served != Served::Answered
-                && let Some(cause) = self.count(served)
+                && let Some(stop) = self.count(served)
             {
-                return Some(Stop::End(cause));
+                return Some(stop);
             }
         }
     }
 
-    /// Counts what became of a message; why the connection has to end, if it has to.
+    /// Counts what became of a message. `Some` if the turn has to end.
     #[cold]
-    fn count(&self, served: Served) -> Option<Cause> {
+    fn count(&self, served: Served) -> Option<Stop> {
         let (counter, cause) = match served {
             Served::Answered => return None,
             Served::UnknownCode => (Counter::ProtocolErrors, None),
             Served::BadChecksum => (Counter::ProtocolErrors, Some(Cause::ProtocolError)),
             Served::Failed => (Counter::HandlerErrors, None),
-            Served::End(cause) => return Some(cause),
+            Served::End(cause) => return Some(Stop::End(cause)),
+            Served::Deferred => return Some(Stop::GoOn),
             Served::Panicked => (Counter::HandlerPanics, Some(Cause::HandlerPanicked)),
         };
         self.counters.add(counter, 1);
-        cause
+        cause.map(Stop::End)
     }
 }
 

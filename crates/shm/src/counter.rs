@@ -120,6 +120,15 @@ counters! {
     /// Ticks of an application's timers that were skipped: the run before had not ended, or
     /// the worker was late.
     TimerTicksMissed = "timer_ticks_missed",
+    /// Messages whose handler has deferred its reply, each time.
+    MessagesDeferred = "messages_deferred",
+    /// Deferred replies that were dropped: the peer got error 4.
+    DeferredDropped = "deferred_dropped",
+    /// Deferred replies that were not given within `timeouts.deferred`: the peer got error 4.
+    DeferredExpired = "deferred_expired",
+    /// Replies that could not be deferred, since `worker.deferred_max` were: the peer got
+    /// error 9.
+    DeferredRefused = "deferred_refused",
 }
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS_MAX);

@@ -215,6 +215,8 @@ shared_layout! {
         /// Received and not handled, queued and not sent; as of the last second.
         pub(super) inbox_bytes: AtomicU64,
         pub(super) outbox_bytes: AtomicU64,
+        /// Messages that wait for a deferred reply; as of the last second.
+        pub(super) waiting: AtomicU32,
     }
 }
 

@@ -96,6 +96,8 @@ pub struct Gauges {
     pub inbox_bytes: u64,
     /// Queued and not sent, at its cost.
     pub outbox_bytes: u64,
+    /// Messages that wait for a deferred reply.
+    pub waiting: u32,
     /// Connections whose socket is full.
     pub blocked: u32,
     /// For how long the one has been that has been for the longest.
@@ -311,11 +313,13 @@ impl Slot {
         line.blocked_since_ms.store(since_ms, Ordering::Relaxed);
     }
 
-    /// What is received and not handled, queued and not sent. Event loop only.
-    pub fn set_queued(&self, inbox_bytes: u64, outbox_bytes: u64) {
+    /// What is received and not handled, queued and not sent, and how many messages wait for a
+    /// deferred reply. Event loop only.
+    pub fn set_queued(&self, inbox_bytes: u64, outbox_bytes: u64, waiting: u32) {
         let line = &self.layout().event_loop;
         line.inbox_bytes.store(inbox_bytes, Ordering::Relaxed);
         line.outbox_bytes.store(outbox_bytes, Ordering::Relaxed);
+        line.waiting.store(waiting, Ordering::Relaxed);
     }
 
     /// The number of its table of addresses, if it has one.
@@ -330,6 +334,7 @@ impl Slot {
         Gauges {
             inbox_bytes: line.inbox_bytes.load(Ordering::Relaxed),
             outbox_bytes: line.outbox_bytes.load(Ordering::Relaxed),
+            waiting: line.waiting.load(Ordering::Relaxed),
             blocked: line.blocked.load(Ordering::Relaxed),
             oldest_blocked_ms: if since_ms == 0 { 0 } else { now_ms.saturating_sub(since_ms) },
         }

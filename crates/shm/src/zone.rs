@@ -184,6 +184,7 @@ impl Zone {
         cells.event_loop.blocked_since_ms.store(0, Ordering::Relaxed);
         cells.event_loop.inbox_bytes.store(0, Ordering::Relaxed);
         cells.event_loop.outbox_bytes.store(0, Ordering::Relaxed);
+        cells.event_loop.waiting.store(0, Ordering::Relaxed);
         cells.event_loop.held.store(0, Ordering::Relaxed);
         // Even again: the one who lived here may have died inside its bracket.
         cells.event_loop.sequence.store(0, Ordering::Relaxed);

@@ -20,7 +20,8 @@ pub enum ErrorNumber {
     BadChecksum = 2,
     /// There is no handler. The connection stays open.
     UnknownCode = 3,
-    /// The handler returned an error (stays open) or panicked (closed).
+    /// The handler returned an error, or its deferred reply was dropped or came too late
+    /// (stays open), or it panicked (closed).
     HandlerFailed = 4,
     /// A rate limit. The frame is refused, the connection stays open unless the peer
     /// keeps exceeding it.
@@ -31,6 +32,9 @@ pub enum ErrorNumber {
     FrameTimeout = 7,
     /// The application has denied the peer something. The connection is closed.
     Denied = 8,
+    /// Too much is under way inside the server, as deferred replies. The connection stays
+    /// open.
+    BusyInside = 9,
 }
 
 /// Why the server leaves: the first field of a goodbye frame.

@@ -101,6 +101,11 @@ const CASES: &[Case] = &[
     Case("worker.handler_threads", &[("1", "1"), ("128", "128")], &["0", "129", "65538", "'2'"]),
     Case("worker.fuse", &[("true", "true"), ("false", "false")], &["1", "'on'"]),
     Case(
+        "worker.deferred_max",
+        &[("1", "1"), ("1000000", "1000000")],
+        &["0", "1000001", "-1", "'auto'"],
+    ),
+    Case(
         "frame.max_bytes",
         &[("8", "8"), ("65535", "65535"), ("'32KiB'", "\"32KiB\"")],
         &["7", "65536", "'64KiB'", "0", "-8"],
@@ -151,6 +156,7 @@ const CASES: &[Case] = &[
         ],
         &["'9ms'", "'86401s'", "60"],
     ),
+    Case("timeouts.deferred", DAY, NOT_DAY),
     Case("timeouts.linger", HOUR, NOT_HOUR),
     Case("limits.messages_per_second", COUNT_OR_OFF, NOT_COUNT_OR_OFF),
     Case("limits.messages_burst", COUNT_OR_OFF, NOT_COUNT_OR_OFF),

@@ -123,6 +123,26 @@ fn what_is_built_is_not_warned_about() {
 }
 
 #[test]
+fn a_time_for_deferred_replies_that_a_drain_does_not_have_is_warned_of() {
+    for (text, expected) in [
+        ("timeouts.deferred = '29999ms'", None),
+        (
+            "timeouts.deferred = '30s'",
+            Some(
+                "chappe.toml:1:21: timeouts.deferred is 30s, not less than \
+                 worker_shutdown_timeout, which is 30s: a drain does not wait for all deferred \
+                 replies",
+            ),
+        ),
+        ("worker_shutdown_timeout = '1s'", None),
+    ] {
+        let warnings = Files::new(&[("chappe.toml", text)]).load(&[]).unwrap().warnings;
+        assert_eq!(warnings.len(), usize::from(expected.is_some()), "{warnings:?}");
+        assert!(expected.is_none_or(|expected| warnings[0].ends_with(expected)), "{warnings:?}");
+    }
+}
+
+#[test]
 fn a_total_below_one_connections_share_is_warned_of() {
     let cases = [
         (

@@ -1,6 +1,13 @@
 //! The handlers of the play.
 
 use super::*;
+use std::any::Any;
+use std::cell::RefCell;
+
+thread_local! {
+    /// What handlers have taken that ran on this thread.
+    pub(super) static TICKETS: RefCell<VecDeque<Ticket>> = const { RefCell::new(VecDeque::new()) };
+}
 
 /// The handlers.
 pub(super) struct Play(pub(super) Gate);
@@ -17,6 +24,17 @@ impl Serve for Play {
     fn closed(&self, _: &Arc<Mailbox>, _: Option<Box<Session>>, _: Cause) {
         unreachable!("there are no hooks")
     }
+    fn resume(
+        &self,
+        _: Box<dyn Any + Send>,
+        message: &Message<'_>,
+        _: &mut Option<Box<Session>>,
+        replies: &mut Batch,
+    ) -> Served {
+        let Message { opened, protocol, .. } = *message;
+        protocol.reply(opened.code, opened.body, None, replies).unwrap();
+        Served::Answered
+    }
     fn serve(
         &self,
         found: Found,
@@ -30,6 +48,11 @@ impl Serve for Play {
         }
         let (problem, served) = match opened.code {
             _ if !protocol.is_intact(&opened) => (Problem::BadChecksum, Served::BadChecksum),
+            LATER => {
+                let ticket = message.mailbox.defer(&opened).unwrap();
+                TICKETS.with_borrow_mut(|tickets| tickets.push_back(ticket));
+                return Served::Deferred;
+            }
             FAILS => (Problem::HandlerFailed, Served::Failed),
             PANICS => (Problem::HandlerFailed, Served::Panicked),
             code => {

@@ -475,3 +475,46 @@ fn who_is_seen_off_stays_until_its_fin_its_time_or_a_mebibyte() {
     assert!(it.is_gone());
     it.says(&[]);
 }
+
+#[test]
+fn a_deferred_reply_is_given_at_its_place_and_nothing_waits_but_its_connection() {
+    for fuse in [true, false] {
+        let mut it = World::new(settings(fuse), false);
+        it.bring([frame(1, "a"), frame(LATER, "b"), frame(1, "c")].concat());
+        it.says(&["1 a"]);
+        assert_eq!(it.watched(), READS);
+        it.bring(frame(1, "d"));
+        it.fin();
+        it.says(&[]);
+        assert!(TICKETS.with_borrow_mut(VecDeque::pop_front).unwrap().resume(Box::new(())));
+        it.says(&["19 b", "1 c", "1 d"]);
+        assert_eq!(it.script.at.lock().finished, 1);
+    }
+}
+
+#[test]
+fn a_deferred_reply_has_its_time_and_each_its_own() {
+    let mut it = World::new(Settings { idle: None, ..settings(false) }, false);
+    it.bring([frame(LATER, "a"), frame(LATER, "b"), frame(1, "c")].concat());
+    for expected in [&["error 4"][..], &["error 4", "1 c"]] {
+        it.says(&[]);
+        let since = it.mailbox.view().waits_since.unwrap();
+        it.due(since, 4 * S);
+        it.says(expected);
+    }
+    assert!(TICKETS.with_borrow(|tickets| tickets.iter().all(Ticket::is_void)));
+}
+
+#[test]
+fn a_wait_ends_with_its_peer() {
+    for is_unix in [true, false] {
+        let mut it = World::new(settings(false), is_unix);
+        it.bring([frame(LATER, "a"), frame(LATER, "b")].concat());
+        it.threads();
+        it.meets(Ok(vec![]), HUP | IN);
+        it.threads();
+        assert!(it.is_gone());
+        assert_eq!(it.count(Counter::MessagesExpired), 2);
+        assert!(TICKETS.with_borrow(|tickets| tickets.iter().all(Ticket::is_void)));
+    }
+}

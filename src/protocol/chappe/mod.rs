@@ -107,6 +107,7 @@ fn number_of(problem: Problem) -> ErrorNumber {
         Problem::Busy => ErrorNumber::Busy,
         Problem::Incomplete => ErrorNumber::FrameTimeout,
         Problem::Denied => ErrorNumber::Denied,
+        Problem::BusyInside => ErrorNumber::BusyInside,
     }
 }
 

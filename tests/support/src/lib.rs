@@ -5,13 +5,14 @@
 //! and what the kernel says of a process. [`wait_until`] and the like wait for what
 //! happens there, with a deadline; [`pause`] is for tests whose subject is time.
 //!
-//! Servers that only tests need are in [`application`], [`clock`], [`diary`] and
-//! [`players`].
+//! Servers that only tests need are in [`application`], [`clock`], [`desk`],
+//! [`diary`] and [`players`].
 
 pub mod application;
 pub mod client;
 pub mod clock;
 pub mod daemon;
+pub mod desk;
 pub mod diary;
 pub mod gate;
 pub mod players;

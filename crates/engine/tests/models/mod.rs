@@ -3,6 +3,7 @@
 mod abort;
 mod budget;
 mod calls;
+mod defer;
 mod fuse;
 mod hooks;
 mod inbox;
@@ -14,11 +15,12 @@ use chappe_engine::sync::{Mutex, Semaphore};
 use chappe_engine::{
     Batch, BodyTooLong, Cause, Chunk, Engine, Entry, Found, Framed, Goodbye, Item, Limits, Mailbox,
     Message, Names, Notice, Opened, Pace, Peer, Place, Protocol, Received, Rejected, Rest, Serve,
-    Served, Session, SlowReader, Socket, Source, Stage, Turns, Work,
+    Served, Session, SlowReader, Socket, Source, Stage, Ticket, Turns, Work,
 };
 use chappe_shm::{SharedCounters, ThreadCounters};
 use chappe_sys::clock::Moment;
 use loom::thread::JoinHandle;
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
@@ -172,12 +174,58 @@ struct Answer {
     handled: Arc<Mutex<Vec<u8>>>,
     replies: bool,
     pace: Pace,
+    /// Replies to [`LATER`] are deferred.
+    desk: Option<Arc<Desk>>,
+}
+
+/// A message whose reply may be deferred; continued, it is [`CONTINUED`].
+const LATER: u8 = b'd';
+const CONTINUED: u8 = b'D';
+
+/// What becomes of tickets.
+struct Desk {
+    /// Each of the first has a thread of its own, which says whether it has resumed it.
+    used: Mutex<Vec<JoinHandle<bool>>>,
+    /// The others lie here.
+    kept: Mutex<Vec<Ticket>>,
+    used_max: usize,
+    use_it: fn(Ticket) -> bool,
+}
+
+impl Desk {
+    fn new(used_max: usize, use_it: fn(Ticket) -> bool) -> Arc<Self> {
+        let (used, kept) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+        Arc::new(Self { used, kept, used_max, use_it })
+    }
+
+    fn take(&self, ticket: Ticket) {
+        let mut used = self.used.lock();
+        if used.len() < self.used_max {
+            let use_it = self.use_it;
+            used.push(loom::thread::spawn(move || use_it(ticket)));
+        } else {
+            self.kept.lock().push(ticket);
+        }
+    }
+
+    /// Whether the tickets were resumed that had a thread.
+    fn join(&self) -> Vec<bool> {
+        let used = std::mem::take(&mut *self.used.lock());
+        used.into_iter().map(|thread| thread.join().expect("it returns")).collect()
+    }
 }
 
 impl Answer {
     fn new(replies: bool) -> (Self, Arc<Mutex<Vec<u8>>>) {
         let handled = Arc::new(Mutex::new(Vec::new()));
-        (Self { handled: Arc::clone(&handled), replies, pace: Pace::Quick }, handled)
+        let own = Arc::clone(&handled);
+        (Self { handled: own, replies, pace: Pace::Quick, desk: None }, handled)
+    }
+
+    /// A handler that defers.
+    fn deferring(desk: &Arc<Desk>) -> (Self, Arc<Mutex<Vec<u8>>>) {
+        let (quick, handled) = Self::new(false);
+        (Self { desk: Some(Arc::clone(desk)), ..quick }, handled)
     }
 
     /// A handler that may block: what is answered before is handed over first.
@@ -201,8 +249,31 @@ impl Serve for Answer {
     ) -> Served {
         let [_, byte] = message.opened.code.to_be_bytes();
         self.handled.lock().push(byte);
+        if let Some(desk) = self.desk.as_ref().filter(|_| byte == LATER) {
+            desk.take(message.mailbox.defer(&message.opened).expect("there is a place"));
+            return Served::Deferred;
+        }
         if self.replies {
             message.protocol.reply(message.opened.code, &[], None, replies).expect("short");
+        }
+        Served::Answered
+    }
+
+    fn resume(
+        &self,
+        value: Box<dyn Any + Send>,
+        message: &Message<'_>,
+        _: &mut Option<Box<Session>>,
+        _: &mut Batch,
+    ) -> Served {
+        assert_eq!(message.opened.code, u16::from(LATER));
+        let what = *value.downcast::<u8>().expect("what it was resumed with");
+        self.handled.lock().push(what);
+        if what == LATER {
+            // Its place of the only one is free again.
+            let desk = self.desk.as_ref().expect("it has resumed it");
+            desk.take(message.mailbox.defer(&message.opened).expect("there is a place"));
+            return Served::Deferred;
         }
         Served::Answered
     }
@@ -235,6 +306,7 @@ const WIDE: Limits = Limits {
     outbox_bytes_max: 10_000,
     outbox_total_bytes_max: 10_000,
     slow_reader: SlowReader::DropNewest,
+    deferred_max: 1,
 };
 
 /// One connection and the lists of its worker.
@@ -383,6 +455,7 @@ impl World {
     fn assert_is_at_rest(&self) {
         let used = (self.engine.inbox_total().used(), self.engine.outbox_total().used());
         assert_eq!(used, (0, 0));
+        assert_eq!(self.engine.deferred().used(), 0);
         assert_eq!(Arc::strong_count(&self.mailbox), 1);
     }
 }
