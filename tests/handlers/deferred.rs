@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use chappe_client::{Client, ClientError};
+use chappe_client::{ClientError, Connection};
 use chappe_testkit::desk::{DROP, GATED, GIVE, GIVE_ALL, LATER, ODD, SOON};
 use chappe_testkit::site::configuration;
 use chappe_testkit::{
@@ -27,7 +27,7 @@ fn start(test: &str, toml: &str) -> TestServer {
 
 /// Sends messages in one piece.
 #[track_caller]
-fn send(client: &mut Client, messages: &[(u16, &[u8])]) {
+fn send(client: &mut Connection, messages: &[(u16, &[u8])]) {
     let mut frames = BytesMut::new();
     for (code, body) in messages {
         append_frame(&mut frames, *code, body).expect("short");
@@ -36,19 +36,19 @@ fn send(client: &mut Client, messages: &[(u16, &[u8])]) {
 }
 
 #[track_caller]
-fn assert_next(client: &mut Client, code: u16, body: &[u8]) {
+fn assert_next(client: &mut Connection, code: u16, body: &[u8]) {
     let reply = client.receive().expect("a reply");
     assert_eq!((reply.code, &reply.body[..]), (code, body));
 }
 
 /// What came of giving the ticket of this name back.
 #[track_caller]
-fn give(client: &mut Client, name: &[u8]) -> Vec<u8> {
+fn give(client: &mut Connection, name: &[u8]) -> Vec<u8> {
     client.call(GIVE, name).expect("a reply").body.to_vec()
 }
 
 #[track_caller]
-fn assert_failed(client: &mut Client, text: &str) {
+fn assert_failed(client: &mut Connection, text: &str) {
     let error = receive_error(client, ErrorNumber::HandlerFailed);
     assert_eq!((error.caused_by, &*error.text), (Some(LATER), text));
 }
@@ -215,7 +215,7 @@ fn closed_does_not_wait_for_the_ticket_of_a_peer_that_is_gone() {
                 [[listen]]\naddress = \"unix:a.sock\"\n";
     let server = start("gone", toml);
     let mut other = server.connect();
-    let unix = Client::connect_unix(server.dir.join("a.sock"), DEADLINE).expect("connected");
+    let unix = Connection::connect_unix(server.dir.join("a.sock"), DEADLINE).expect("connected");
     let tcp = server.connect();
     reset_on_close(&tcp);
     for (nth, mut client) in [tcp, unix].into_iter().enumerate() {
