@@ -150,7 +150,7 @@ mod worker;
 pub use chappe_client as client;
 pub use chappe_wire as wire;
 pub use handler::{
-    Call, Client, CloseReason, Code, Deferred, Deny, Handle, HandlerError, Message, NoConfig,
-    Outcome, Peer, Routes, SendError, Service, StartError, Worker,
+    Call, Client, CloseReason, Code, Counter, Deferred, Deny, Handle, HandlerError, Message,
+    NoConfig, Outcome, Peer, Routes, SendError, Service, StartError, Worker,
 };
 pub use server::Server;

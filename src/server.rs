@@ -67,6 +67,25 @@ impl Server<()> {
         self
     }
 
+    /// Names a counter, see [`Routes::counter`]; handlers have it by `call.worker()`.
+    ///
+    /// ```no_run
+    /// # use chappe::Server;
+    /// let server = Server::new().counter("greetings").on(16, |call| {
+    ///     call.worker().counter("greetings").add(1);
+    ///     call.reply(16, b"hello")
+    /// });
+    /// ```
+    ///
+    /// # Panics
+    /// On a name that is none, or is there already, and on the 65th.
+    #[must_use]
+    #[track_caller]
+    pub fn counter(mut self, name: &str) -> Self {
+        self.defined.routes.counter(name);
+        self
+    }
+
     /// As [`Server::on`], with a handler that may wait: it never runs on the event loop.
     ///
     /// # Panics

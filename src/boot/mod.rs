@@ -21,6 +21,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use chappe_shm::Catalog;
 use chappe_sys::process::ExitReason;
 use clap::error::ErrorKind;
 use thiserror::Error;
@@ -90,7 +91,7 @@ impl Failure {
 /// the two paths are joined: what the master assigns is what a worker starts with.
 pub(crate) fn main(definition: &dyn Definition) -> ExitCode {
     let check = |loaded: &Loaded| definition.check(loaded);
-    run_checked(std::env::args_os(), &check, &|assignment| {
+    let run_worker = |assignment| {
         let Assignment { number, generation, slot, channel, listeners, config } = assignment;
         worker::run(worker::Start {
             number,
@@ -101,7 +102,9 @@ pub(crate) fn main(definition: &dyn Definition) -> ExitCode {
             config,
             definition,
         })
-    })
+    };
+    let catalog = &definition.catalog();
+    run_hosted(std::env::args_os(), Hosted { check: &check, run_worker: &run_worker, catalog })
 }
 
 /// Does what the command line asks for, with workers that run `run_worker`. The first of
@@ -110,17 +113,22 @@ pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     run_worker: impl Fn(Assignment) -> ExitReason,
 ) -> ExitCode {
-    run_checked(arguments, &|_| Ok(()), &run_worker)
+    let (run_worker, catalog) = (&run_worker, &Catalog::default());
+    run_hosted(arguments, Hosted { check: &|_| Ok(()), run_worker, catalog })
 }
 
 /// What an application has against a configuration.
 type Check<'a> = &'a dyn Fn(&Loaded) -> Result<(), ConfigErrors>;
 
-fn run_checked(
-    arguments: impl IntoIterator<Item = OsString>,
-    check: Check<'_>,
-    run_worker: &dyn Fn(Assignment) -> ExitReason,
-) -> ExitCode {
+/// What the workers run, as far as a start needs it.
+#[derive(Clone, Copy)]
+struct Hosted<'a> {
+    check: Check<'a>,
+    run_worker: &'a dyn Fn(Assignment) -> ExitReason,
+    catalog: &'a Catalog,
+}
+
+fn run_hosted(arguments: impl IntoIterator<Item = OsString>, hosted: Hosted<'_>) -> ExitCode {
     let parsed = cli::parse(arguments).and_then(Arguments::checked);
     let arguments = match parsed {
         Ok(arguments) => arguments,
@@ -131,7 +139,7 @@ fn run_checked(
             return ExitCode::from(if asked_for { DONE } else { WRONG_INPUT });
         }
     };
-    match act(&arguments, check, run_worker) {
+    match act(&arguments, hosted) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             complain(&failure.to_string());
@@ -140,16 +148,12 @@ fn run_checked(
     }
 }
 
-fn act(
-    arguments: &Arguments,
-    check: Check<'_>,
-    run_worker: &dyn Fn(Assignment) -> ExitReason,
-) -> Result<u8, Failure> {
+fn act(arguments: &Arguments, hosted: Hosted<'_>) -> Result<u8, Failure> {
     let common = &arguments.common;
     let done = if arguments.version || arguments.build {
         commands::version(arguments.build)
     } else if arguments.test || arguments.dump {
-        commands::test(arguments, check)
+        commands::test(arguments, hosted.check)
     } else if let Some(signal) = arguments.signal {
         commands::signal(common, signal)
     } else {
@@ -158,7 +162,7 @@ fn act(
             Some(Command::Send(send)) => return commands::send(common, send),
             #[cfg(feature = "bench")]
             Some(Command::Bench(bench)) => return bench::bench(common, bench),
-            None => start::start(arguments, check, run_worker),
+            None => start::start(arguments, hosted),
             Some(Command::New(project)) => commands::new(project),
             Some(Command::Connections(list)) => commands::connections(common, *list),
             Some(Command::Kick { id }) => commands::tell(common, Request::Kick { id: *id }),

@@ -19,12 +19,12 @@ use super::descriptors;
 use super::identity::{self, Become};
 use super::launcher::{self, Report, Side};
 use super::listeners;
-use super::{Check, Failure, load, paths, say};
+use super::{Failure, Hosted, load, paths, say};
 use crate::cli::{Arguments, Common};
 use crate::config::{self, Address, Config, ConfigErrors, Loaded};
 use crate::listen::{Bound, Passed};
 use crate::logging::{self, Copies, Role};
-use crate::master::{self, Assignment, ControlSocket, PidFile, PidFileError, Setup, Site};
+use crate::master::{self, ControlSocket, PidFile, PidFileError, Setup, Site};
 use crate::program;
 
 /// What is open before the process leaves the terminal.
@@ -48,16 +48,12 @@ impl Prepared {
     }
 }
 
-pub(super) fn start(
-    arguments: &Arguments,
-    check: Check<'_>,
-    run_worker: &dyn Fn(Assignment) -> ExitReason,
-) -> Result<(), Failure> {
+pub(super) fn start(arguments: &Arguments, hosted: Hosted<'_>) -> Result<(), Failure> {
     chappe_sys::signals::ignore_file_size_signal().map_err(Failure::system("SIGXFSZ"))?;
     chappe_sys::signals::report_children().map_err(Failure::system("SIGCHLD"))?;
-    let prepared = prepare(arguments, check)?;
+    let prepared = prepare(arguments, hosted)?;
     if prepared.setup.copies != Copies::None {
-        return become_master(prepared, check, run_worker, |addresses, _config| {
+        return become_master(prepared, hosted, |addresses, _config| {
             // A parent that has closed the pipe does not want to know.
             let _ = say(&format!("ready {}", join(addresses)));
             Ok(())
@@ -86,7 +82,7 @@ pub(super) fn start(
             let closed = process::close_all_except(&forked, &kept);
             drop(kept);
             match closed {
-                Ok(()) => become_daemon(prepared, check, run_worker, report),
+                Ok(()) => become_daemon(prepared, hosted, report),
                 Err(error) => {
                     report.failed(&format!("cannot close inherited descriptors: {error}"));
                     ExitReason::Failed
@@ -97,9 +93,9 @@ pub(super) fn start(
 }
 
 /// All that can be opened and checked on the terminal.
-fn prepare(arguments: &Arguments, check: Check<'_>) -> Result<Prepared, Failure> {
+fn prepare(arguments: &Arguments, hosted: Hosted<'_>) -> Result<Prepared, Failure> {
     let mut loaded = load(&arguments.common)?;
-    check(&loaded)?;
+    (hosted.check)(&loaded)?;
     refuse_threads()?;
     let is_foreground = arguments.foreground || !loaded.config.daemon;
     if !is_foreground && activation::is_there() {
@@ -142,8 +138,18 @@ fn prepare(arguments: &Arguments, check: Check<'_>) -> Result<Prepared, Failure>
     };
     let copies = if is_foreground { Copies::Stderr(Stderr::prepare()) } else { Copies::None };
     let common = AtStart::new(&arguments.common)?;
-    let setup =
-        Setup { config, listeners, worker_logs, metrics, copies, warnings, identity, manager };
+    let catalog = hosted.catalog.clone();
+    let setup = Setup {
+        config,
+        catalog,
+        listeners,
+        worker_logs,
+        metrics,
+        copies,
+        warnings,
+        identity,
+        manager,
+    };
     Ok(Prepared { common, setup, master_log, workers_are })
 }
 
@@ -194,14 +200,9 @@ fn refuse_second_instance(config: &Config) -> Result<(), Failure> {
     }
 }
 
-fn become_daemon(
-    prepared: Prepared,
-    check: Check<'_>,
-    run_worker: &dyn Fn(Assignment) -> ExitReason,
-    report: Report,
-) -> ExitReason {
+fn become_daemon(prepared: Prepared, hosted: Hosted<'_>, report: Report) -> ExitReason {
     let mut report = Some(report);
-    let result = become_master(prepared, check, run_worker, |addresses, config| {
+    let result = become_master(prepared, hosted, |addresses, config| {
         let heard = report.take().map_or(Ok(()), |report| {
             report.ready(&format!(
                 "{} started: listening on {}, master pid {}, logs in {}",
@@ -230,8 +231,7 @@ fn become_daemon(
 /// In the process that stays: lock, control socket, log; then it is the master.
 fn become_master(
     prepared: Prepared,
-    check: Check<'_>,
-    run_worker: &dyn Fn(Assignment) -> ExitReason,
+    hosted: Hosted<'_>,
     on_ready: impl FnOnce(&[Address], &Config) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let Prepared { common, mut setup, master_log, workers_are } = prepared;
@@ -256,11 +256,13 @@ fn become_master(
             .map_err(Failure::system(format!("control socket {}", path.display())))?;
         let load = || {
             let loaded = common.load()?;
-            check(&loaded)?;
+            (hosted.check)(&loaded)?;
             Ok(loaded)
         };
         let site = Site { load: &load, warnings: &descriptors::warnings };
-        master::run(setup, control, site, run_worker, |addresses| on_ready(addresses, &config))?;
+        master::run(setup, control, site, hosted.run_worker, |addresses| {
+            on_ready(addresses, &config)
+        })?;
         Ok(())
     })();
     pid_file.remove();

@@ -3,8 +3,8 @@
 
 use crate::control::HandlerTime;
 
-/// The sections in which counters are shown, each with its counters. One that another
-/// version of the server has, and that is in none of them, is shown in [`OTHERS`].
+/// The sections in which counters of the server are shown, each with its counters. One that
+/// another version of the server has, and that is in none of them, is shown in [`OTHERS`].
 pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     (
         "connections",
@@ -64,13 +64,28 @@ pub(super) const SEND_POSTS: &str = "semaphore_posts";
 pub(super) const READY_POSTS: &str = "worker_ready_posts";
 pub(super) const PERMIT_POSTS: &str = "connection_permit_posts";
 
+/// The section of the application's own counters.
+pub(super) const APPLICATION: &str = "application";
+const APPLICATION_PREFIX: &str = "app_";
+
 /// What no other section has.
 pub(super) const OTHERS: &str = "others";
 
 /// The section of a counter.
 pub(super) fn section_of(counter: &str) -> &'static str {
+    if counter.starts_with(APPLICATION_PREFIX) {
+        return APPLICATION;
+    }
     let found = SECTIONS.iter().find(|(_, names)| names.contains(&counter));
     found.map_or(OTHERS, |(section, _)| section)
+}
+
+/// As wide as the longest name of a counter of the server.
+const NAME_WIDTH: usize = 26;
+
+/// How wide a column of these names is; applications may have longer ones.
+pub(super) fn name_width<'a>(names: impl Iterator<Item = &'a str>) -> usize {
+    names.map(str::len).max().unwrap_or(0).max(NAME_WIDTH)
 }
 
 /// Sums of rows of the same bounds, one after the other.
@@ -110,8 +125,8 @@ pub(super) fn percentile(times: &[HandlerTime], hundredths: u64) -> String {
     format!(">{}", micros(below_us))
 }
 
-/// `10us`, `1ms`, `10s`: the bounds are powers of ten.
-fn micros(us: u64) -> String {
+/// `10us`, `5ms`, `10s`: the bounds are whole numbers of a unit.
+pub(super) fn micros(us: u64) -> String {
     match us {
         0..1000 => format!("{us}us"),
         1000..1_000_000 => format!("{}ms", us / 1000),
@@ -163,5 +178,8 @@ mod tests {
         once.dedup();
         assert_eq!(once.len(), names.len());
         assert_eq!((section_of("workers_died"), section_of("of_tomorrow")), ("server", OTHERS));
+        assert_eq!(section_of("app_workers_died"), APPLICATION);
+        let longest = names.iter().map(|name| name.len()).max();
+        assert_eq!(longest, Some(NAME_WIDTH));
     }
 }

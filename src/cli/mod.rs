@@ -7,6 +7,7 @@
 #[cfg(feature = "bench")]
 mod bench;
 mod body;
+mod codes;
 mod connections;
 mod counters;
 mod logs;

@@ -3,13 +3,14 @@
 
 use std::fmt::Write;
 
+use super::codes;
 use super::counters::{
-    OTHERS, PERMIT_POSTS, READY_POSTS, SECTIONS, SEMAPHORES, SEND_POSTS, add_times, percentile,
-    section_of, turns,
+    APPLICATION, OTHERS, PERMIT_POSTS, READY_POSTS, SECTIONS, SEMAPHORES, SEND_POSTS, add_times,
+    name_width, percentile, section_of, turns,
 };
 use crate::control::{
-    Counters, MasterStatus, MetricsStatus, PermitShare, Permits, Reloaded, Status, Vacancy,
-    WorkerStatus,
+    CodeStatus, Counters, MasterStatus, MetricsStatus, PermitShare, Permits, Reloaded, Status,
+    Vacancy, WorkerStatus,
 };
 use crate::program;
 
@@ -31,6 +32,9 @@ pub(crate) fn table(status: &Status, zeros: Zeros) -> String {
     text.push_str("\nsemaphores\n");
     text.push_str(&semaphores(status));
     text.push_str(&counters(status, zeros));
+    text.push_str(&code_rows(&status.codes, zeros));
+    text.push_str(&thread_turns(&status.workers));
+    text.push_str(&left_out(status, zeros));
     text
 }
 
@@ -136,7 +140,7 @@ fn send_name(worker: &WorkerStatus) -> String {
 
 fn semaphores(status: &Status) -> String {
     let rows = semaphore_rows(status);
-    let width = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or(0).max(NAME_WIDTH);
+    let width = name_width(rows.iter().map(|(name, ..)| name.as_str()));
     let mut text = format!("  {:<width$}{:>8}{:>16}\n", "", "value", "posts");
     for (name, value, posts) in rows {
         let _ = writeln!(text, "  {name:<width$}{:>8}{posts:>16}", number(value));
@@ -172,41 +176,79 @@ pub(super) fn permit_books(books: &Permits) -> String {
     text
 }
 
-/// As wide as the longest name of a counter.
-const NAME_WIDTH: usize = 26;
+fn is_shown(value: u64, zeros: Zeros) -> bool {
+    value > 0 || zeros == Zeros::Shown
+}
 
-/// The sections of counters, and how many were left out.
+/// The counters of all sections but that of the semaphores.
+fn totals(status: &Status) -> impl Iterator<Item = (&str, u64)> {
+    let totals = status.totals.iter().flat_map(Counters::iter);
+    totals.filter(|(name, _)| section_of(name) != SEMAPHORES)
+}
+
+/// The sections of counters.
 fn counters(status: &Status, zeros: Zeros) -> String {
-    let totals: Vec<(&str, u64)> = status.totals.iter().flat_map(Counters::iter).collect();
-    let is_shown = |value: u64| value > 0 || zeros == Zeros::Shown;
+    let shown: Vec<_> = totals(status).filter(|(_, value)| is_shown(*value, zeros)).collect();
+    let width = name_width(shown.iter().map(|(name, _)| *name));
     let mut text = String::new();
-    let names = SECTIONS.iter().map(|(section, _)| *section).chain([OTHERS]);
-    for section in names.filter(|section| *section != SEMAPHORES) {
-        let of_it = totals.iter().filter(|(name, _)| section_of(name) == section);
-        let mut rows: Vec<_> = of_it.filter(|(_, value)| is_shown(*value)).copied().collect();
+    let names = SECTIONS.iter().map(|(section, _)| *section).chain([APPLICATION, OTHERS]);
+    for section in names {
+        let of_it = shown.iter().filter(|(name, _)| section_of(name) == section);
+        let mut rows: Vec<_> = of_it.copied().collect();
         rows.sort_by_key(|(name, _)| place_of(name));
         if rows.is_empty() {
             continue;
         }
         let _ = writeln!(text, "\n{section}");
         for (name, value) in rows {
-            let _ = writeln!(text, "  {name:<NAME_WIDTH$}{value:>24}");
+            let _ = writeln!(text, "  {name:<width$}{value:>24}");
         }
     }
+    text
+}
+
+/// What was counted of each message code.
+fn code_rows(codes: &[CodeStatus], zeros: Zeros) -> String {
+    let mut shown = codes.iter().filter(|code| is_shown(code.calls, zeros)).peekable();
+    if shown.peek().is_none() {
+        return String::new();
+    }
+    let mut text = format!(
+        "\ncodes\n  {:>6}{:>16}{:>12}{:>8}{:>8}  runs\n",
+        "code", "calls", "errors", "p50", "p99"
+    );
+    for code in shown {
+        let (p50, p99) = (codes::time(code, code.p50_us), codes::time(code, code.p99_us));
+        let (name, runs) = (codes::name(code), codes::runs(code));
+        let CodeStatus { calls, errors, .. } = code;
+        let _ = writeln!(text, "  {name:>6}{calls:>16}{errors:>12}{p50:>8}{p99:>8}  {runs}");
+    }
+    text
+}
+
+fn thread_turns(workers: &[WorkerStatus]) -> String {
     let mut times = Vec::new();
-    status.workers.iter().for_each(|worker| add_times(&mut times, &worker.handler_times));
+    workers.iter().for_each(|worker| add_times(&mut times, &worker.handler_times));
     let count = turns(&times);
-    if count > 0 {
-        let (p50, p99) = (percentile(&times, 50), percentile(&times, 99));
-        let _ = writeln!(text, "\nturns of handler threads {count}, p50 {p50}, p99 {p99}");
+    if count == 0 {
+        return String::new();
     }
-    let hidden =
-        totals.iter().filter(|(name, value)| section_of(name) != SEMAPHORES && !is_shown(*value));
-    match hidden.count() {
-        0 => {}
-        hidden => {
-            let _ = writeln!(text, "\ncounters left out since they are 0: {hidden} (--all)");
-        }
+    let (p50, p99) = (percentile(&times, 50), percentile(&times, 99));
+    format!("\nturns of handler threads {count}, p50 {p50}, p99 {p99}\n")
+}
+
+/// How much was left out.
+fn left_out(status: &Status, zeros: Zeros) -> String {
+    let counters = totals(status).filter(|(_, value)| !is_shown(*value, zeros)).count();
+    let codes = status.codes.iter().filter(|code| !is_shown(code.calls, zeros)).count();
+    let mut text = String::new();
+    if counters > 0 {
+        let _ = writeln!(text, "\ncounters left out since they are 0: {counters} (--all)");
+    }
+    if codes > 0 {
+        let blank = if counters > 0 { "" } else { "\n" };
+        let _ =
+            writeln!(text, "{blank}codes left out since nobody has called them: {codes} (--all)");
     }
     text
 }
@@ -302,9 +344,15 @@ semaphores
 messages
   frames_received                               2000
 
+codes
+    code           calls      errors     p50     p99  runs
+       0            1990           9    ≤1us   ≤20ms  loop in 1 of 2 workers
+      16              10           1    ≤1us   ≤20ms  threads
+
 turns of handler threads 8, p50 ≤10us, p99 ≤10us
 
 counters left out since they are 0: 1 (--all)
+codes left out since nobody has called them: 1 (--all)
 ";
         assert_eq!(text, expected);
         let mut gone = status();
@@ -317,6 +365,29 @@ counters left out since they are 0: 1 (--all)
             "{all}"
         );
         assert!(!all.contains("--all"), "{all}");
+        assert!(
+            all.contains("\n      17               0           0       -       -  blocking\n"),
+            "{all}"
+        );
+        let mut none = status();
+        none.codes.clear();
+        assert!(!table(&none, Zeros::Shown).contains("codes"));
+    }
+
+    #[test]
+    fn counters_of_the_application_have_a_section_and_room_for_their_names() {
+        let mut status = status();
+        let name = format!("app_{}", "x".repeat(40));
+        let totals = [("frames_received", 5), (&name, 7), ("app_logins", 0), ("app_sold", 8)];
+        status.totals = Some(totals.into_iter().collect());
+        let text = table(&status, Zeros::LeftOut);
+        let width = name.len();
+        let expected = format!(
+            "\nmessages\n  {:<width$}{:>24}\n\napplication\n  {:<width$}{:>24}\n  {name}{:>24}\n",
+            "frames_received", 5, "app_sold", 8, 7
+        );
+        assert!(text.contains(&expected), "{text}");
+        assert!(text.contains("since they are 0: 1 (--all)"), "{text}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod status;
 pub use reply::{Accepted, Listed, Refused, Reloaded, Reply, ReplyError, read};
 pub use request::{LevelName, Request, RequestError};
 pub use status::{
-    ConnectionRow, Counters, HandlerTime, LastReload, Limits, MasterStatus, MetricsStatus,
-    PermitShare, Permits, ReloadOutcome, ReloadStatus, Semaphores, Status, Vacancy, WorkerStatus,
+    CodeStatus, ConnectionRow, Counters, HandlerTime, LastReload, Limits, MasterStatus,
+    MetricsStatus, PermitShare, Permits, ReloadOutcome, ReloadStatus, Semaphores, Status, Vacancy,
+    WorkerStatus,
 };

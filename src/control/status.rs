@@ -23,8 +23,11 @@ pub struct Status {
     pub semaphores: Semaphores,
     /// Where the connection permits are; `None` if they moved whenever that was looked at.
     pub permits: Option<Permits>,
-    /// Counters of the server since its start.
+    /// Counters of the server since its start; those of its application begin with `app_`.
     pub totals: Option<Counters>,
+    /// Each message code that has a handler, the lowest first.
+    #[serde(default)]
+    pub codes: Vec<CodeStatus>,
 }
 
 impl Status {
@@ -161,6 +164,32 @@ pub struct HandlerTime {
     pub up_to_us: Option<u64>,
     /// How many.
     pub turns: u64,
+}
+
+/// What was counted of a message code since the start of the server.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct CodeStatus {
+    /// `None`: all codes beyond the first 255, together.
+    pub code: Option<u16>,
+    /// Calls of its handler.
+    pub calls: u64,
+    /// Those that returned an error or panicked.
+    pub errors: u64,
+    /// Those that were timed: all on handler threads that are not known to be short, and some
+    /// of the others.
+    pub timed: u64,
+    /// What half of the timed calls took at most, in microseconds, as far as the buckets
+    /// tell; `None`: none was timed, or it is more than 100 seconds.
+    pub p50_us: Option<u64>,
+    /// What 99 in 100 of them took at most.
+    pub p99_us: Option<u64>,
+    /// Where its handler runs: `loop`, in one worker at least; `threads`; `blocking`, if it
+    /// was declared so. `None`: no worker has said, or several codes are meant.
+    pub runs: Option<String>,
+    /// Workers in which it runs on the event loop.
+    pub on_loop: u32,
+    /// Workers that there are, those that drain included.
+    pub workers: u32,
 }
 
 /// A worker that died young, or could not be forked, and is replaced after a pause.
@@ -325,6 +354,19 @@ impl Status {
                     .into(),
             }),
             totals: Some([("frames_received", 2000), ("workers_died", 0)].into_iter().collect()),
+            codes: [(0, 1990, "loop"), (16, 10, "threads"), (17, 0, "blocking")]
+                .map(|(code, calls, runs)| CodeStatus {
+                    code: Some(code),
+                    calls,
+                    errors: calls % 100 / 10,
+                    timed: calls,
+                    p50_us: (calls > 0).then_some(1),
+                    p99_us: (calls > 0).then_some(20_000),
+                    runs: Some(runs.to_owned()),
+                    on_loop: u32::from(runs == "loop"),
+                    workers: 2,
+                })
+                .into(),
         }
     }
 }
@@ -347,6 +389,8 @@ mod tests {
 
     /// Programs read them: a key is added here, and never renamed or removed.
     const KEYS: &str = "
+        codes/0/calls codes/0/code codes/0/errors codes/0/on_loop codes/0/p50_us codes/0/p99_us
+        codes/0/runs codes/0/timed codes/0/workers
         limits/worker_connections limits/worker_descriptors
         master/generation master/listen/0 master/log_level master/pid master/stopping
         master/unreachable master/uptime_ms master/version master/warnings

@@ -14,7 +14,7 @@ use chappe_engine::sync::Semaphore;
 use chappe_engine::{
     self as engine, Batch, Engine, Limits, Mailbox, Names, Peer, SlowReader, Socket,
 };
-use chappe_shm::SharedCounters;
+use chappe_shm::{AppFigures, SharedCounters};
 use chappe_sys::clock::Moment;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -94,9 +94,10 @@ fn listeners() -> Arc<[String]> {
     Arc::new(["127.0.0.1:0".to_owned()])
 }
 
-/// Worker 0 of generation 1, whose timers never run.
+/// Worker 0 of generation 1, whose timers never run. It has the counters of the service.
 pub(crate) fn worker<S: Service>(config: S::Config) -> Worker<S> {
-    Worker::new(0, 1, config, engine())
+    let figures = AppFigures::detached(Routes::<S>::of_service().catalog());
+    Worker::new(0, 1, config, engine(), figures)
 }
 
 /// A peer for `connected` and `closed`.

@@ -7,7 +7,7 @@ use super::deferred::Continuation;
 use super::frames::{Way, trace};
 use super::outcome::Failure;
 use super::own_turn::OwnTurn;
-use super::pace::{Changed, Tempo};
+use super::registered::Registered;
 use super::routes::{Route, RoutePace, Routes};
 use super::stock;
 use super::worker::Worker;
@@ -18,7 +18,7 @@ use chappe_engine::{
     Batch, Cause, Found, Goodbye, Mailbox, Message, Notice, Pace, Problem, QUICK_TIME_MAX, Serve,
     Served, Session,
 };
-use chappe_shm::{Count, Counter, SharedCounters};
+use chappe_shm::{AppFigures, CodeRow, Count, Counter, SharedCounters};
 use chappe_sys::clock::Moment;
 use parking_lot::Mutex;
 use std::any::Any;
@@ -38,7 +38,10 @@ pub(crate) struct Application<S: Service> {
     /// The addresses of the listeners, for [`Client::listener`].
     listeners: Arc<[String]>,
     /// By code.
-    handlers: Vec<Registered<S>>,
+    pub(super) handlers: Vec<Registered<S>>,
+    /// Where the calls of each of them are counted. Not beside them: the search for a code
+    /// goes over those.
+    rows: Vec<CodeRow>,
     /// Connections have to be admitted.
     pub(super) has_gate: bool,
     /// `connected` and `closed` are to be called.
@@ -50,13 +53,9 @@ pub(crate) struct Application<S: Service> {
     failures: Mutex<Throttle>,
     /// Any of its threads may count.
     pub(super) counters: SharedCounters,
+    pub(super) figures: AppFigures,
     /// The `stopping` hook has returned, or the service has no such hook.
     pub(super) has_stopped: AtomicBool,
-}
-
-struct Registered<S: Service> {
-    route: Route<S>,
-    tempo: Tempo,
 }
 
 impl<S: Service> Application<S> {
@@ -68,17 +67,13 @@ impl<S: Service> Application<S> {
         listeners: Arc<[String]>,
         has_hooks: bool,
         counters: SharedCounters,
+        figures: AppFigures,
     ) -> Self {
         let has_gate = routes.have_gate();
         stock::add(&mut routes);
-        let register = |route: Route<S>| {
-            let tempo = match route.pace {
-                RoutePace::Stock => Tempo::quick(),
-                RoutePace::Measured => Tempo::proving(),
-                RoutePace::Blocking => Tempo::slow(),
-            };
-            Registered { route, tempo }
-        };
+        let register = |route: Route<S>| Registered::new(route, &figures);
+        let codes = routes.routes.iter().map(|route| route.code);
+        let rows = codes.map(|code| figures.catalog().row_of(code)).collect();
         let handlers = routes.routes.into_iter().map(register).collect();
         let throttle = || Mutex::new(Throttle::new(PANICS_LOGGED_MAX));
         let has_stopped = AtomicBool::new(!has_hooks);
@@ -87,37 +82,14 @@ impl<S: Service> Application<S> {
             worker,
             listeners,
             handlers,
+            rows,
             has_gate,
             has_hooks,
             panics: throttle(),
             failures: throttle(),
             counters,
+            figures,
             has_stopped,
-        }
-    }
-
-    /// Logs where a handler runs from now on, if that has changed.
-    fn note(&self, place: usize, changed: Changed, time: Duration) {
-        let Registered { route, tempo } = &self.handlers[place];
-        let (code, took_us) = (route.code, time.as_micros());
-        match (changed, tempo.pace()) {
-            (Changed::Nothing, _) => {}
-            (Changed::Promoted, _) => {
-                log::debug!(target: "handler.promoted", "a handler runs on the event loop code={code}")
-            }
-            (Changed::Demoted, Pace::Slow) => log::warn!(
-                target: "handler.demoted",
-                "a handler has taken long on the event loop too often, it stays on the handler \
-                 threads code={code} took_us={took_us}"
-            ),
-            (Changed::Demoted, _) => log::warn!(
-                target: "handler.demoted",
-                "a handler has taken long on the event loop, the handler threads run it again \
-                 code={code} took_us={took_us}"
-            ),
-        }
-        if changed == Changed::Demoted {
-            self.counters.add(Counter::HandlersDemoted, 1);
         }
     }
 
@@ -200,6 +172,9 @@ impl<S: Service> Application<S> {
             }
         };
         refuse(message, problem, text, call.replies.take_back());
+        if matches!(served, Served::Failed | Served::Panicked) {
+            self.figures.failed(self.figures.catalog().row_of(code));
+        }
         if !matches!(served, Served::Failed | Served::Answered) {
             return served;
         }
@@ -254,6 +229,14 @@ impl<S: Service> Serve for Application<S> {
         }
     }
 
+    fn called(&self, place: usize, calls: u32) {
+        self.figures.called(self.rows[place], calls.into());
+    }
+
+    fn took(&self, place: usize, time: Duration) {
+        self.figures.took(self.rows[place], time);
+    }
+
     fn serve(
         &self,
         found: Found,
@@ -270,7 +253,7 @@ impl<S: Service> Serve for Application<S> {
         }
         if self.is_gated(opened.code, found.place, session.as_deref()) {
             refuse(message, Problem::Denied, "not admitted yet".to_owned(), batch);
-            return Served::End(Cause::Denied);
+            return Served::NotAdmitted;
         }
         let Some(place) = found.place else {
             let text = format!("no handler for code {}", opened.code);
@@ -405,9 +388,10 @@ mod tests {
         routes: Routes<S>,
         config: S::Config,
     ) -> Application<S> {
-        let (worker, listeners) = (Worker::new(2, 1, config, engine()), Arc::default());
+        let figures = AppFigures::detached(routes.catalog());
+        let worker = Worker::new(2, 1, config, engine(), figures.clone());
         let counters = SharedCounters::detached();
-        Application::new(service, routes, worker, listeners, false, counters)
+        Application::new(service, routes, worker, Arc::default(), false, counters, figures)
     }
 
     fn serve(bytes: &[u8]) -> (Served, Vec<(Code, Vec<u8>)>) {
@@ -541,7 +525,7 @@ mod tests {
         for code in [17, 1, 2, 3, 4, 18, 65_279] {
             let (served, replies) =
                 serve_by(&application, &encode(code, b"").unwrap(), &mut session());
-            assert_eq!(served, Served::End(Cause::Denied), "code {code}");
+            assert_eq!(served, Served::NotAdmitted, "code {code}");
             let [high, low] = code.to_be_bytes();
             assert_eq!(error_of(&replies), ([0, 8, high, low], "not admitted yet"));
         }
@@ -566,18 +550,6 @@ mod tests {
             serve_by(&application, &encode(code, body).unwrap(), &mut session).0
         };
         assert_eq!(serve(16, b"no"), Served::Failed);
-        assert_eq!(serve(17, b""), Served::End(Cause::Denied));
-    }
-
-    #[test]
-    #[should_panic(expected = "belongs to the server")]
-    fn server_codes_are_not_for_applications() {
-        Routes::<()>::new().on(15, |(), (), _| Ok(()));
-    }
-
-    #[test]
-    #[should_panic(expected = "has a handler already")]
-    fn a_code_has_one_handler() {
-        Routes::<()>::new().on(16, |(), (), _| Ok(())).blocking(16, |(), (), _| Ok(()));
+        assert_eq!(serve(17, b""), Served::NotAdmitted);
     }
 }

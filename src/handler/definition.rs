@@ -4,7 +4,7 @@ use super::application::{Application, panic_text};
 use super::{Routes, Service, Worker};
 use crate::config::{self, Config, ConfigErrors, Loaded};
 use chappe_engine::{Engine, Hooks, Serve};
-use chappe_shm::SharedCounters;
+use chappe_shm::{AppFigures, Catalog, SharedCounters};
 use chappe_sys::clock::Moment;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,6 +16,9 @@ pub(crate) trait Definition: Sync {
     /// # Errors
     /// What is wrong, with its place.
     fn check(&self, loaded: &Loaded) -> Result<(), ConfigErrors>;
+
+    /// What is counted of it: the same in all processes, from before the first fork.
+    fn catalog(&self) -> Catalog;
 
     /// Makes the service, in a worker.
     ///
@@ -30,6 +33,7 @@ pub(crate) struct Born<'a> {
     pub(crate) generation: u64,
     pub(crate) config: &'a Config,
     pub(crate) counters: SharedCounters,
+    pub(crate) figures: AppFigures,
     pub(crate) engine: &'a Arc<Engine>,
 }
 
@@ -78,10 +82,15 @@ impl<S: Service> Definition for Defined<S> {
         })
     }
 
+    fn catalog(&self) -> Catalog {
+        self.routes.catalog()
+    }
+
     fn start(&self, born: Born<'_>) -> Result<Arc<dyn Running>, String> {
-        let Born { number, generation, config, counters, engine } = born;
+        let Born { number, generation, config, counters, figures, engine } = born;
         let application = config::application(config).map_err(|error| error.to_string())?;
-        let worker = Worker::new(number, generation, application, Arc::clone(engine));
+        let engine = Arc::clone(engine);
+        let worker = Worker::new(number, generation, application, engine, figures.clone());
         let started = catch_unwind(AssertUnwindSafe(|| S::start(&worker)));
         let service = match started {
             Ok(started) => started.map_err(|error| error.to_string())?,
@@ -89,7 +98,9 @@ impl<S: Service> Definition for Defined<S> {
         };
         let listeners = config.listen.iter().map(|listen| listen.address.to_string()).collect();
         let (routes, has_hooks) = (self.routes.clone(), self.has_hooks);
-        Ok(Arc::new(Application::new(service, routes, worker, listeners, has_hooks, counters)))
+        Ok(Arc::new(Application::new(
+            service, routes, worker, listeners, has_hooks, counters, figures,
+        )))
     }
 }
 

@@ -1,14 +1,19 @@
 //! Which handler has which message code.
 
-use super::{Call, Code, Outcome, Service};
+use super::{Call, Code, Outcome, Service, stock};
 use crate::protocol::{CODE_APPLICATION_MAX, CODE_APPLICATION_MIN};
+use chappe_shm::{APP_COUNTERS_MAX, Catalog};
 use std::sync::Arc;
+
+/// The longest name of a counter.
+const COUNTER_NAME_MAX: usize = 40;
 
 /// A handler of a service, as it is called.
 pub(super) type Handler<S> =
     dyn Fn(&S, &mut <S as Service>::State, &mut Call<'_, S>) -> Outcome + Send + Sync;
 
-/// The handlers of a service, by message code: [`Service::routes`] fills it.
+/// The handlers of a service, by message code, and the names of its counters:
+/// [`Service::routes`] fills it.
 ///
 /// A handler is a function or a closure of the service, the state of the connection, and the
 /// [`Call`].
@@ -28,10 +33,12 @@ pub(super) type Handler<S> =
 /// ```
 ///
 /// # Panics
-/// Each method panics on a code outside of 16..=65279, and on a code that has a handler
-/// already. Both are mistakes in the program, and found when it starts.
+/// Each method panics on a code outside of 16..=65279, on a code that has a handler
+/// already, and on a name that is none or is there already. All of them are mistakes in the
+/// program, and found when it starts.
 pub struct Routes<S: Service> {
     pub(super) routes: Vec<Route<S>>,
+    counters: Vec<String>,
 }
 
 pub(super) struct Route<S: Service> {
@@ -54,7 +61,7 @@ pub(super) enum RoutePace {
 
 impl<S: Service> Clone for Routes<S> {
     fn clone(&self) -> Self {
-        Self { routes: self.routes.clone() }
+        Self { routes: self.routes.clone(), counters: self.counters.clone() }
     }
 }
 
@@ -72,7 +79,7 @@ impl<S: Service> std::fmt::Debug for Routes<S> {
 
 impl<S: Service> Routes<S> {
     pub(crate) fn new() -> Self {
-        Self { routes: Vec::new() }
+        Self { routes: Vec::new(), counters: Vec::new() }
     }
 
     /// Those of the service.
@@ -114,6 +121,43 @@ impl<S: Service> Routes<S> {
         self.add(code, Arc::new(handler), RoutePace::Measured, true)
     }
 
+    /// Names a counter of the application, 64 at most; [`super::Worker::counter`] has it.
+    /// A name has letters of ASCII, digits and `_`, and 40 characters at most: it becomes part
+    /// of the name of a Prometheus metric, `chappe_app_NAME_total`. What a counter was called
+    /// at the start holds until the server ends, whatever reloads there are.
+    ///
+    /// ```
+    /// # use chappe::{Routes, Service};
+    /// fn routes<S: Service>(routes: &mut Routes<S>) {
+    ///     routes.counter("logins").counter("bytes_stored");
+    /// }
+    /// ```
+    #[track_caller]
+    pub fn counter(&mut self, name: &str) -> &mut Self {
+        let is_fit = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
+        assert!(
+            (1..=COUNTER_NAME_MAX).contains(&name.len()) && name.bytes().all(is_fit),
+            "{name:?} is no name of a counter: it has 1 to {COUNTER_NAME_MAX} characters of \
+             A to Z, a to z, 0 to 9 and _"
+        );
+        assert!(
+            !self.counters.iter().any(|known| known == name),
+            "counter {name:?} is named twice"
+        );
+        assert!(
+            self.counters.len() < APP_COUNTERS_MAX,
+            "counter {name:?} is one too many, an application has {APP_COUNTERS_MAX} at most"
+        );
+        self.counters.push(name.to_owned());
+        self
+    }
+
+    /// What is counted of it, the stock handlers included.
+    pub(super) fn catalog(&self) -> Catalog {
+        let codes = self.routes.iter().map(|route| route.code).chain(stock::CODES);
+        Catalog::new(self.counters.clone(), codes.collect())
+    }
+
     #[track_caller]
     fn add(
         &mut self,
@@ -146,5 +190,71 @@ impl<S: Service> Routes<S> {
     /// Whether connections have to be admitted.
     pub(super) fn have_gate(&self) -> bool {
         self.routes.iter().any(|route| route.is_before_admit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes() -> Routes<()> {
+        Routes::new()
+    }
+
+    #[test]
+    #[should_panic(expected = "belongs to the server")]
+    fn server_codes_are_not_for_applications() {
+        routes().on(15, |(), (), _| Ok(()));
+    }
+
+    #[test]
+    #[should_panic(expected = "has a handler already")]
+    fn a_code_has_one_handler() {
+        routes().on(16, |(), (), _| Ok(())).blocking(16, |(), (), _| Ok(()));
+    }
+
+    #[test]
+    fn each_counter_and_each_code_is_in_the_catalog() {
+        let mut routes = routes();
+        let longest = "x".repeat(COUNTER_NAME_MAX);
+        routes.counter("logins").counter("2_Fast").counter(&longest).on(17, |(), (), _| Ok(()));
+        let catalog = routes.catalog();
+        assert_eq!(catalog.counters(), ["logins", "2_Fast", &*longest]);
+        assert_eq!(catalog, Catalog::new(catalog.counters().to_vec(), vec![0, 1, 2, 3, 17]));
+    }
+
+    #[test]
+    fn a_name_that_prometheus_would_not_take_is_none() {
+        for name in
+            ["", " ", "a-b", "a.b", "a b", "é", "a:b", "a\n", &"x".repeat(COUNTER_NAME_MAX + 1)]
+        {
+            let refused = std::panic::catch_unwind(|| drop(routes().counter(name).catalog()));
+            let text = refused.expect_err(name);
+            let text = text.downcast_ref::<String>().expect("a text");
+            assert!(text.starts_with(&format!("{name:?} is no name of a counter: ")), "{text}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "counter \"logins\" is named twice")]
+    fn a_name_has_one_counter() {
+        routes().counter("logins").counter("logins");
+    }
+
+    fn numbered(count: usize) -> Catalog {
+        let mut routes = routes();
+        (0..count).for_each(|nth| drop(routes.counter(&nth.to_string()).catalog()));
+        routes.catalog()
+    }
+
+    #[test]
+    fn an_application_has_64_counters() {
+        assert_eq!(numbered(APP_COUNTERS_MAX).counters().len(), 64);
+    }
+
+    #[test]
+    #[should_panic(expected = "counter \"64\" is one too many, an application has 64 at most")]
+    fn and_not_one_more() {
+        let _ = numbered(APP_COUNTERS_MAX + 1);
     }
 }

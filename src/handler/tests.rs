@@ -8,7 +8,7 @@ use chappe_engine::{
     self as engine, Batch, Chunk, Engine, ITEM_COST, Limits, Mailbox, Names, Opened, Peer,
     SlowReader, Socket,
 };
-use chappe_shm::{SharedCounters, ThreadCounters};
+use chappe_shm::{AppFigures, Catalog, SharedCounters, ThreadCounters};
 use chappe_sys::clock::Moment;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -92,7 +92,8 @@ impl TestPeer {
 fn a_kept_body_shares_its_chunk_unless_it_is_a_small_part_of_it() {
     let peer = TestPeer::new(1);
     let chunk = Chunk::new(&[5; 400 - ITEM_COST], 1);
-    let worker = Worker::<()>::new(0, 1, NoConfig {}, engine());
+    let figures = AppFigures::detached(Catalog::default());
+    let worker = Worker::<()>::new(0, 1, NoConfig {}, engine(), figures);
     let kept = |body| {
         let opened = Opened { code: 16, body, checksum: 0, length: 0 };
         let (message, mut batch) = (peer.message(opened, Some(&chunk)), Batch::default());

@@ -1,8 +1,9 @@
 //! The worker that a service runs in.
 
 use super::timers::Timers;
-use super::{Outcome, Service};
+use super::{Counter, Outcome, Service};
 use chappe_engine::Engine;
+use chappe_shm::AppFigures;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,6 +20,7 @@ struct Inner<S: Service> {
     is_stopping: AtomicBool,
     timers: Timers<S>,
     engine: Arc<Engine>,
+    figures: AppFigures,
 }
 
 impl<S: Service> Clone for Worker<S> {
@@ -40,9 +42,10 @@ impl<S: Service> Worker<S> {
         generation: u64,
         config: S::Config,
         engine: Arc<Engine>,
+        figures: AppFigures,
     ) -> Self {
         let (is_stopping, timers) = (AtomicBool::new(false), Timers::new());
-        let inner = Inner { number, generation, config, is_stopping, timers, engine };
+        let inner = Inner { number, generation, config, is_stopping, timers, engine, figures };
         Self { inner: Arc::new(inner) }
     }
 
@@ -62,6 +65,22 @@ impl<S: Service> Worker<S> {
     #[must_use]
     pub fn config(&self) -> &S::Config {
         &self.inner.config
+    }
+
+    /// The counter that [`Service::routes`] has named so. Looks the name up, so that what
+    /// counts often has it once and keeps it.
+    ///
+    /// # Panics
+    /// If there is none of this name: a mistake in the program.
+    #[must_use]
+    #[track_caller]
+    pub fn counter(&self, name: &str) -> Counter {
+        let figures = &self.inner.figures;
+        let inner = figures.counter(name).unwrap_or_else(|| {
+            let names = figures.catalog().counters();
+            panic!("no counter {name:?} is named in `routes`, which has {names:?}")
+        });
+        Counter { inner }
     }
 
     /// Whether it has begun to drain.

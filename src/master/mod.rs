@@ -44,7 +44,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chappe_shm::Slot;
+use chappe_shm::{Catalog, Slot};
 use chappe_sys::notify::Notifier;
 use chappe_sys::privileges::Identity;
 use chappe_sys::process::ExitReason;
@@ -101,6 +101,8 @@ impl Assignment {
 pub(crate) struct Setup {
     /// The configuration.
     pub(crate) config: Arc<Config>,
+    /// What is counted of the application.
+    pub(crate) catalog: Catalog,
     /// Listening sockets, in the order of the configuration.
     pub(crate) listeners: Vec<Bound>,
     /// The log of worker N at place N.

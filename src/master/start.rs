@@ -51,10 +51,19 @@ impl<'a> Master<'a> {
         site: Site<'a>,
         run_worker: &'a dyn Fn(Assignment) -> ExitReason,
     ) -> Result<Self, StartError> {
-        let Setup { config, listeners, worker_logs, metrics, copies, warnings, identity, manager } =
-            setup;
+        let Setup {
+            config,
+            catalog,
+            listeners,
+            worker_logs,
+            metrics,
+            copies,
+            warnings,
+            identity,
+            manager,
+        } = setup;
         let workers = config.effective_worker_processes();
-        let zone = Zone::create(config.max_connections)
+        let zone = Zone::for_application(config.max_connections, catalog)
             .and_then(|zone| provide_peer_tables(&zone, &config, workers).map(|()| zone))
             .map_err(StartError::system("shared memory"))?;
         let signals =

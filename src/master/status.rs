@@ -3,15 +3,15 @@
 use std::time::Instant;
 
 use chappe_shm::{
-    Counter, CounterValues, HANDLER_BOUNDS_US, HandlerTimes, PermitBooks, SlotReport,
+    CodeReport, Counter, CounterValues, HANDLER_BOUNDS_US, HandlerTimes, PermitBooks, SlotReport,
 };
 use chappe_sys::{clock, limits};
 
 use super::Master;
 use super::generations::History;
 use crate::control::{
-    self, Counters, HandlerTime, Limits, MasterStatus, PermitShare, Permits, Semaphores, Status,
-    WorkerStatus,
+    self, CodeStatus, Counters, HandlerTime, Limits, MasterStatus, PermitShare, Permits,
+    Semaphores, Status, WorkerStatus,
 };
 use crate::program;
 
@@ -29,6 +29,11 @@ impl Master<'_> {
         let current = self.generations.current();
         let now = Instant::now();
         let reports = self.supervisor.reports();
+        let figures = zone.own_figures();
+        let names = zone.catalog().counters();
+        let app_counters = |values: &[u64]| {
+            names.iter().zip(values).map(|(name, &n)| (format!("app_{name}"), n)).collect()
+        };
         Status {
             master: MasterStatus {
                 pid: std::process::id(),
@@ -43,7 +48,9 @@ impl Master<'_> {
             },
             reload: reloads(self.generations.history()),
             metrics: self.metrics.status(),
-            workers: reports.iter().map(worker).collect(),
+            workers: (reports.iter())
+                .map(|report| worker(report, app_counters(&report.app_counters)))
+                .collect(),
             vacancies: self.deadlines.vacancies().map(|it| vacancy(it, now)).collect(),
             limits: self.limits(),
             semaphores: Semaphores {
@@ -51,7 +58,8 @@ impl Master<'_> {
                 connection_permits: Some(zone.free_permits()),
             },
             permits: self.permits(&reports),
-            totals: Some(counters(&zone.own_totals(), &[])),
+            totals: Some(counters(&zone.own_totals(), &[], app_counters(figures.counters()))),
+            codes: zone.code_reports(&figures).iter().map(code).collect(),
         }
     }
 
@@ -98,7 +106,7 @@ fn reloads(history: &History) -> control::ReloadStatus {
     control::ReloadStatus { count: history.count, last }
 }
 
-fn worker(report: &SlotReport) -> WorkerStatus {
+fn worker(report: &SlotReport, app_counters: Vec<(String, u64)>) -> WorkerStatus {
     WorkerStatus {
         worker: report.worker,
         pid: report.pid,
@@ -117,7 +125,22 @@ fn worker(report: &SlotReport) -> WorkerStatus {
         heartbeat_age_ms: (report.heartbeat_ms > 0)
             .then(|| clock::monotonic_ms().saturating_sub(report.heartbeat_ms)),
         send_semaphore: report.send_permits,
-        counters: counters(&report.counters, COUNTED_BY_MASTER),
+        counters: counters(&report.counters, COUNTED_BY_MASTER, app_counters),
+    }
+}
+
+fn code(report: &CodeReport) -> CodeStatus {
+    let CodeReport { code, values, runs, on_loop, workers } = report;
+    CodeStatus {
+        code: *code,
+        calls: values.calls,
+        errors: values.errors,
+        timed: values.timed(),
+        p50_us: values.percentile_us(50),
+        p99_us: values.percentile_us(99),
+        runs: runs.map(|runs| runs.name().to_owned()),
+        on_loop: *on_loop,
+        workers: *workers,
     }
 }
 
@@ -126,9 +149,14 @@ fn handler_times(times: &HandlerTimes) -> Vec<HandlerTime> {
     bounds.zip(times).map(|(up_to_us, turns)| HandlerTime { up_to_us, turns: *turns }).collect()
 }
 
-fn counters(values: &CounterValues, without: &[Counter]) -> Counters {
+fn counters(
+    values: &CounterValues,
+    without: &[Counter],
+    app_counters: Vec<(String, u64)>,
+) -> Counters {
     let without: Vec<_> = without.iter().map(|counter| counter.name()).collect();
-    values.iter().filter(|(name, _)| !without.contains(name)).collect()
+    let of_server = values.iter().filter(|(name, _)| !without.contains(name));
+    of_server.map(|(name, value)| (name.to_owned(), value)).chain(app_counters).collect()
 }
 
 fn millis(millis: u128) -> u64 {

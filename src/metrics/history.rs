@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use chappe_shm::{Counter, CounterValues, HANDLER_BOUNDS_US, SlotReport, Zone};
+use chappe_shm::{CodeReport, Counter, CounterValues, HANDLER_BOUNDS_US, Runs, SlotReport, Zone};
 use chappe_sys::{Usage, clock};
 use nix::unistd::getppid;
 use serde_json::{Value, json};
@@ -199,7 +199,7 @@ impl History {
     /// What the page asks for each second: everything of now, and the samples from number
     /// `after` on. `None` as long as nothing was seen.
     pub(super) fn state(&self, zone: &Zone, facts: &Facts, after: u64) -> Option<String> {
-        let totals = zone.totals()?;
+        let (totals, figures) = (zone.totals()?, zone.figures()?);
         let oldest = self.next - self.samples.len() as u64;
         let known = usize::try_from(after.saturating_sub(oldest)).unwrap_or(usize::MAX);
         let samples: Vec<_> = self.samples.iter().skip(known).collect();
@@ -210,8 +210,10 @@ impl History {
         });
         let semaphore = |name: &str, value: Option<u32>, posts: Counter| json!({ "name": name, "value": value, "posts": totals.get(posts) });
         let send = self.workers.iter().filter_map(|seen| seen.report.send_permits).sum();
-        let counters: serde_json::Map<_, _> =
-            totals.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        let of_server = totals.iter().map(|(name, value)| (name.to_owned(), value.into()));
+        let names = zone.catalog().counters().iter().map(|name| format!("app_{name}"));
+        let of_application = names.zip(figures.counters().iter().map(|&value| value.into()));
+        let counters: serde_json::Map<_, _> = of_server.chain(of_application).collect();
         let state = json!({
             "version": facts.version,
             "started_at_ms": facts.started_at_ms,
@@ -228,6 +230,7 @@ impl History {
                 semaphore("send", Some(send), Counter::SemaphorePosts),
             ],
             "counters": counters,
+            "codes": zone.code_reports(&figures).iter().map(code).collect::<Vec<_>>(),
             "handler_bounds_us": HANDLER_BOUNDS_US,
             "workers": self.workers.iter().map(|seen| self.worker(seen)).collect::<Vec<_>>(),
             "processes": self.others(),
@@ -293,6 +296,22 @@ impl History {
         };
         others.map(show).collect()
     }
+}
+
+/// As in `chappe status --json`.
+fn code(report: &CodeReport) -> Value {
+    let CodeReport { code, values, runs, on_loop, workers } = report;
+    json!({
+        "code": code,
+        "calls": values.calls,
+        "errors": values.errors,
+        "timed": values.timed(),
+        "p50_us": values.percentile_us(50),
+        "p99_us": values.percentile_us(99),
+        "runs": runs.map(Runs::name),
+        "on_loop": on_loop,
+        "workers": workers,
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "it is shown with three digits")]

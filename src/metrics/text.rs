@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use chappe_shm::{Counter, HANDLER_BOUNDS_US, SlotReport, SlotState, Zone};
+use chappe_shm::{
+    CODE_BOUNDS_US, CodeReport, Counter, HANDLER_BOUNDS_US, SlotReport, SlotState, Zone,
+};
 use chappe_sys::{Usage, clock};
 
 /// What the zone does not tell.
@@ -19,12 +21,17 @@ pub(crate) struct Facts {
 /// All of it; `None` when the totals can't be read, since the master was killed while
 /// it was changing them.
 pub(super) fn render(zone: &Arc<Zone>, facts: &Facts) -> Option<String> {
-    let totals = zone.totals()?;
+    let (totals, figures) = (zone.totals()?, zone.figures()?);
     let mut text = Text::default();
     for &counter in Counter::ALL {
         let name = format!("chappe_{}_total", counter.name());
         text.family(&name, "counter", counter.help());
         text.sample(&name, "", totals.get(counter));
+    }
+    for (name, &value) in zone.catalog().counters().iter().zip(figures.counters()) {
+        let name = format!("chappe_app_{name}_total");
+        text.family(&name, "counter", "A counter of the application.");
+        text.sample(&name, "", value);
     }
     master(&mut text, zone, facts);
     let reports = zone.reports();
@@ -37,6 +44,7 @@ pub(super) fn render(zone: &Arc<Zone>, facts: &Facts) -> Option<String> {
     }
     workers(&mut text, &reports);
     handler_times(&mut text, &reports);
+    codes(&mut text, &zone.code_reports(&figures));
     Some(text.0)
 }
 
@@ -174,14 +182,48 @@ fn handler_times(text: &mut Text, reports: &[SlotReport]) {
     }
     for ((generation, worker), counts) in values {
         let labels = format!("worker=\"{worker}\",generation=\"{generation}\"");
-        let mut so_far = 0;
-        let bounds = HANDLER_BOUNDS_US.iter().map(|&us| seconds(us));
-        for (bound, count) in bounds.chain(["+Inf".to_owned()]).zip(counts) {
-            so_far = SUM(so_far, count);
-            let labels = format!("{{{labels},le=\"{bound}\"}}");
-            text.sample(&format!("{name}_bucket"), &labels, so_far);
+        text.histogram(name, &labels, &HANDLER_BOUNDS_US, &counts);
+    }
+}
+
+/// `code="16"`, or `code="others"` for those that have no row of their own.
+fn label_of(report: &CodeReport) -> String {
+    let code = report.code.map_or_else(|| "others".to_owned(), |code| code.to_string());
+    format!("code=\"{code}\"")
+}
+
+/// A figure of a code: its name, kind and help, and its value.
+type CodeFigure = (&'static str, &'static str, &'static str, fn(&CodeReport) -> u64);
+
+const CODE_FIGURES: &[CodeFigure] = &[
+    ("code_calls_total", "counter", "Calls of the handler of a code.", |it| it.values.calls),
+    (
+        "code_errors_total",
+        "counter",
+        "Those of the calls that returned an error or panicked.",
+        |it| it.values.errors,
+    ),
+    (
+        "code_workers_on_loop",
+        "gauge",
+        "Workers that run the handler of a code on the event loop.",
+        |it| it.on_loop.into(),
+    ),
+];
+
+fn codes(text: &mut Text, reports: &[CodeReport]) {
+    for (name, kind, help, value) in CODE_FIGURES {
+        let name = format!("chappe_{name}");
+        text.family(&name, kind, help);
+        for report in reports {
+            text.sample(&name, &format!("{{{}}}", label_of(report)), value(report));
         }
-        text.sample(&format!("{name}_count"), &format!("{{{labels}}}"), so_far);
+    }
+    let name = "chappe_code_call_seconds";
+    let help = "How long calls took, of those that were timed.";
+    text.family(name, "histogram", help);
+    for report in reports.iter().filter(|report| report.values.timed() > 0) {
+        text.histogram(name, &label_of(report), &CODE_BOUNDS_US, &report.values.times);
     }
 }
 
@@ -207,13 +249,26 @@ impl Text {
     fn sample(&mut self, name: &str, labels: &str, value: u64) {
         let _ = writeln!(self.0, "{name}{labels} {value}");
     }
+
+    /// The series of one histogram; `counts` has one more than there are bounds.
+    fn histogram(&mut self, name: &str, labels: &str, bounds_us: &[u64], counts: &[u64]) {
+        let mut so_far = 0;
+        let bounds = bounds_us.iter().map(|&us| seconds(us));
+        for (bound, count) in bounds.chain(["+Inf".to_owned()]).zip(counts) {
+            so_far = SUM(so_far, *count);
+            let labels = format!("{{{labels},le=\"{bound}\"}}");
+            self.sample(&format!("{name}_bucket"), &labels, so_far);
+        }
+        self.sample(&format!("{name}_count"), &format!("{{{labels}}}"), so_far);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chappe_shm::{History, ThreadRole};
+    use chappe_shm::{Catalog, History, Runs, ThreadRole};
     use std::collections::BTreeSet;
+    use std::time::Duration;
 
     const FACTS: Facts = Facts { version: "9.9", started_at_ms: 5_000 };
 
@@ -305,6 +360,34 @@ mod tests {
         assert_eq!(of("bucket", ",le=\"0.0001\""), 3);
         assert_eq!(of("bucket", ",le=\"10\""), 3);
         assert_eq!((of("bucket", ",le=\"+Inf\""), of("count", "")), (4, 4));
+    }
+
+    #[test]
+    fn what_the_application_counts_has_its_series() {
+        let names = ["logins", "sold"].map(str::to_owned);
+        let zone = Zone::for_application(1, Catalog::new(names.into(), (0..300).collect()));
+        let zone = zone.unwrap();
+        let figures = zone.claim_slot(0, 1).unwrap().app_figures();
+        figures.counter("sold").unwrap().add(3);
+        for code in [16, 298, 299] {
+            figures.called(figures.catalog().row_of(code), 7);
+        }
+        let row = figures.catalog().row_of(16);
+        figures.failed(row);
+        figures.set_runs(row, Runs::Loop);
+        figures.took(row, Duration::from_micros(40));
+        let text = render(&zone, &FACTS).unwrap();
+        let of = |series: &str| value(&text, &format!("chappe_{series}"));
+        assert_eq!((of("app_logins_total"), of("app_sold_total")), (Some(0), Some(3)));
+        assert_eq!(of("code_calls_total{code=\"16\"}"), Some(7));
+        assert_eq!(of("code_calls_total{code=\"17\"}"), Some(0));
+        assert_eq!(of("code_calls_total{code=\"others\"}"), Some(14));
+        assert_eq!(of("code_errors_total{code=\"16\"}"), Some(1));
+        assert_eq!(of("code_workers_on_loop{code=\"16\"}"), Some(1));
+        assert_eq!(of("code_call_seconds_bucket{code=\"16\",le=\"0.00002\"}"), Some(0));
+        assert_eq!(of("code_call_seconds_bucket{code=\"16\",le=\"0.00005\"}"), Some(1));
+        assert_eq!(of("code_call_seconds_count{code=\"16\"}"), Some(1));
+        assert_eq!(of("code_call_seconds_count{code=\"17\"}"), None, "nothing was timed");
     }
 
     #[test]

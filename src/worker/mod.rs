@@ -125,8 +125,14 @@ impl Worker {
                 (listen_socket(listener), options)
             })
             .collect();
-        let (counters, config_of, engine_of) = (slot.shared_counters(), &config, &engine);
-        let born = Born { number, generation, config: config_of, counters, engine: engine_of };
+        let born = Born {
+            number,
+            generation,
+            config: &config,
+            counters: slot.shared_counters(),
+            figures: slot.app_figures(),
+            engine: &engine,
+        };
         let application = definition.start(born).map_err(io::Error::other)?;
         let event_loop = EventLoop::new(
             settings(&config, application.hooks()),

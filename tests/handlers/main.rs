@@ -2,6 +2,7 @@
 //! answer, fail, panic and block. They are in `tests/support/src/application`.
 
 mod deferred;
+mod figures;
 mod pushes;
 mod service;
 mod starting;

@@ -51,6 +51,20 @@ fn timers_run_again_and_again_or_once_until_the_drain() {
 }
 
 #[test]
+fn a_service_counts_from_its_timers_and_a_counter_without_a_name_fails_its_start() {
+    let server = start("counter", ONE, |_| "period_ms = 10\n".to_owned());
+    server.wait_status("/totals/app_ticks", |ticks| ticks > 3);
+    server.wait_status("/workers/0/counters/app_ticks", |ticks| ticks > 3);
+    let workers = server.worker_pids();
+    server.configure(&toml(&server, ONE, "period_ms = 10\ncounter = \"tocks\"\n"));
+    let outcome = server.run(&["reload"]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let text = "start panicked: no counter \"tocks\" is named in `routes`, which has [\"ticks\"]";
+    assert!(outcome.stderr.contains(text), "{outcome:?}");
+    assert_eq!(server.worker_pids(), workers);
+}
+
+#[test]
 fn ticks_during_a_run_are_skipped_and_counted() {
     let gate = |site: &Site| format!("period_ms = 10\ntick_gate = {:?}\n", site.path("gate"));
     let site = Site::new("clock", "timers_skipped", "");

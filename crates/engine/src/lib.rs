@@ -22,6 +22,7 @@
 mod batch;
 mod budget;
 mod call_list;
+mod calls;
 mod deferral;
 mod effects;
 mod engine;
@@ -37,6 +38,7 @@ mod queue;
 mod run_list;
 mod send_list;
 mod session;
+mod share;
 mod state;
 pub mod sync;
 mod turn;

@@ -15,6 +15,7 @@
 //! quick, or too much, it leaves to the handler threads.
 
 use crate::batch::Batch;
+use crate::calls::Calls;
 use crate::deferral::{Deferred, Ending};
 use crate::effects::Leaving;
 use crate::item::{Chunk, Done, Item};
@@ -22,6 +23,7 @@ use crate::mailbox::{Mailbox, Next, Place};
 use crate::notice::Cause;
 use crate::protocol::{Opened, Protocol};
 use crate::session::{Hook, HookCall, Session};
+use crate::share::Share;
 use crate::writer::Entry;
 use chappe_shm::{Counter, ThreadCounters};
 use chappe_sys::Stopwatch;
@@ -40,16 +42,6 @@ pub const TURN_TIME_MAX: Duration = Duration::from_millis(1);
 
 /// The longest time that a call of a quick handler may take.
 pub const QUICK_TIME_MAX: Duration = Duration::from_micros(200);
-
-/// A turn of the loop that takes longer for each of its messages, and longer than
-/// [`QUICK_TIME_MAX`], makes their handlers suspect.
-const MESSAGE_TIME_MAX: Duration = Duration::from_micros(20);
-
-/// How many quick messages pass between two looks at the clock.
-const MESSAGES_PER_CLOCK: usize = 16;
-
-/// The share of a turn that is not bounded in messages.
-const ANY_MESSAGES: usize = usize::MAX / MESSAGES_PER_CLOCK * MESSAGES_PER_CLOCK;
 
 /// Where the messages of a turn come from.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +86,12 @@ pub trait Serve: Send + Sync {
 
     /// Records how long a timed call took, of its thread's own time.
     fn record(&self, found: Found, time: Duration);
+
+    /// The handler of this place was called so many times.
+    fn called(&self, _place: usize, _calls: u32) {}
+
+    /// One of these calls took so long, whatever the time went to.
+    fn took(&self, _place: usize, _time: Duration) {}
 
     /// Handles a message and appends its replies.
     fn serve(
@@ -176,6 +174,8 @@ pub enum Served {
     Answered,
     /// The connection stays open: no handler has this code.
     UnknownCode,
+    /// To be closed after the replies: the connection is not admitted.
+    NotAdmitted,
     /// The connection stays open: the handler returned an error.
     Failed,
     /// To be closed after the replies: the checksum was wrong.
@@ -186,6 +186,13 @@ pub enum Served {
     End(Cause),
     /// It waits for its ticket ([`Mailbox::defer`]): the turn ends.
     Deferred,
+}
+
+impl Served {
+    /// Whether a handler was called.
+    fn is_call(self) -> bool {
+        !matches!(self, Self::UnknownCode | Self::BadChecksum | Self::NotAdmitted)
+    }
 }
 
 /// What a thread that runs turns needs. One for each thread.
@@ -221,6 +228,7 @@ impl<'a, S: Serve + ?Sized> Turns<'a, S> {
             place: self.place,
             batch: self.batch,
             share,
+            calls: Calls::default(),
             session: None,
             next: Next::Rest,
             is_for_threads: false,
@@ -240,6 +248,7 @@ struct Turn<'a, S: ?Sized> {
     place: Place,
     batch: &'a mut Batch,
     share: Share,
+    calls: Calls,
     /// The application's part of the connection, for as long as the turn lasts.
     session: Option<Box<Session>>,
     next: Next,
@@ -411,9 +420,11 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
     /// Handles messages until none is whole, or there is a reason to stop.
     fn handle(&mut self, messages: &mut Messages<'_>) -> Option<Stop> {
         let all = messages.bytes;
+        self.calls.begin(self.share.handled);
         let stop = self.handle_each(messages);
+        self.calls.end_run(self.share.handled, self.serve);
         if !cfg!(loom) {
-            self.share.look_at_clock();
+            self.share.look_after_last();
             if self.place == Place::Loop && self.share.is_longer_than_quick() {
                 let mut handled = &all[..all.len() - messages.bytes.len()];
                 let mut codes = std::iter::from_fn(|| {
@@ -453,23 +464,26 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
                     return Some(Stop::GoOn);
                 }
             }
+            self.calls.come_to(found.place, self.share.handled, self.serve);
             let (mailbox, protocol) = (self.mailbox, self.protocol);
             let message = Message { opened, mailbox, protocol, chunk: messages.chunk };
             // A model has no time.
             let is_timed =
                 !cfg!(loom) && found.pace == if on_loop { Pace::Suspect } else { Pace::Proving };
             let watch = is_timed.then(Stopwatch::start);
+            let is_measured = is_slow || is_timed || self.calls.is_sampled(self.share.handled);
+            let began = (!cfg!(loom) && is_measured).then(Moment::now);
             let served = self.serve.serve(found, &message, &mut self.session, self.batch);
-            if let Some(watch) = watch {
-                self.serve.record(found, watch.stop());
-            }
             messages.bytes = &messages.bytes[opened.length..];
             messages.handled += 1;
             self.share.use_up(1, opened.length);
             // On the loop soon after the start too: the first tell whether they are quick.
             let is_early = on_loop && matches!(messages.handled, 1 | 4);
-            if is_slow || is_timed || is_early && !messages.bytes.is_empty() {
+            if began.is_some() || is_early && !messages.bytes.is_empty() {
                 self.share.look_at_clock();
+            }
+            if let Some(began) = began {
+                self.tell_measured(found, served, began, watch);
             }
             if served != Served::Answered
                 && let Some(stop) = self.count(served)
@@ -479,13 +493,35 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
         }
     }
 
+    /// A call has just ended that was measured; `watch` if its handler's pace is too.
+    #[inline(never)]
+    fn tell_measured(
+        &mut self,
+        found: Found,
+        served: Served,
+        began: Moment,
+        watch: Option<Stopwatch>,
+    ) {
+        if let Some(watch) = watch {
+            self.serve.record(found, watch.stop());
+        }
+        self.calls.sample(self.share.handled - 1, began);
+        if let Some(place) = found.place.filter(|_| served.is_call()) {
+            self.serve.took(place, self.share.now.since(began));
+        }
+    }
+
     /// Counts what became of a message. `Some` if the turn has to end.
     #[cold]
-    fn count(&self, served: Served) -> Option<Stop> {
+    fn count(&mut self, served: Served) -> Option<Stop> {
+        if !served.is_call() {
+            self.calls.refuse();
+        }
         let (counter, cause) = match served {
             Served::Answered => return None,
             Served::UnknownCode => (Counter::ProtocolErrors, None),
             Served::BadChecksum => (Counter::ProtocolErrors, Some(Cause::ProtocolError)),
+            Served::NotAdmitted => return Some(Stop::End(Cause::Denied)),
             Served::Failed => (Counter::HandlerErrors, None),
             Served::End(cause) => return Some(Stop::End(cause)),
             Served::Deferred => return Some(Stop::GoOn),
@@ -493,56 +529,5 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
         };
         self.counters.add(counter, 1);
         cause.map(Stop::End)
-    }
-}
-
-/// What is left of a turn.
-struct Share {
-    began: Moment,
-    /// When the clock was read last.
-    now: Moment,
-    handled: u32,
-    messages: usize,
-    bytes: usize,
-    is_late: bool,
-}
-
-impl Share {
-    fn new(place: Place, now: Moment) -> Self {
-        // On the loop one read is the bound, and the time: a hand-over in the middle of
-        // what one read has brought would cost more than the rest of it.
-        let messages = match place {
-            Place::Loop => ANY_MESSAGES,
-            Place::Thread => TURN_MESSAGES_MAX,
-        };
-        Self { began: now, now, handled: 0, messages, bytes: TURN_BYTES_MAX, is_late: false }
-    }
-
-    fn use_up(&mut self, messages: usize, bytes: usize) {
-        self.handled += u32::try_from(messages).unwrap_or(0);
-        self.messages = self.messages.saturating_sub(messages);
-        self.bytes = self.bytes.saturating_sub(bytes);
-        if self.messages.is_multiple_of(MESSAGES_PER_CLOCK) {
-            self.look_at_clock();
-        }
-    }
-
-    /// Whether it took longer than quick messages may, as many as were handled.
-    fn is_longer_than_quick(&self) -> bool {
-        let took = self.now.since(self.began);
-        took > QUICK_TIME_MAX
-            && took > (MESSAGE_TIME_MAX * self.handled).clamp(QUICK_TIME_MAX, 2 * TURN_TIME_MAX)
-    }
-
-    fn look_at_clock(&mut self) {
-        // A model has no time: each of its runs must be repeatable.
-        if !cfg!(loom) {
-            self.now = Moment::now();
-            self.is_late = self.now.since(self.began) >= TURN_TIME_MAX;
-        }
-    }
-
-    fn is_used(&self, reply_bytes: usize) -> bool {
-        self.messages == 0 || self.bytes == 0 || self.is_late || reply_bytes >= TURN_BYTES_MAX
     }
 }

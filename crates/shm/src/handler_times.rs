@@ -8,6 +8,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::buckets::bucket_of;
 use super::layout::HANDLER_BUCKETS;
 use super::slot::Slot;
 
@@ -18,16 +19,12 @@ pub const HANDLER_BOUNDS_US: [u64; HANDLER_BUCKETS - 1] =
 /// Turns in each bucket, of all handler threads of a worker together.
 pub type HandlerTimes = [u64; HANDLER_BUCKETS];
 
-fn bucket_of(took_us: u64) -> usize {
-    HANDLER_BOUNDS_US.iter().position(|&bound| took_us <= bound).unwrap_or(HANDLER_BUCKETS - 1)
-}
-
 impl Slot {
     /// A handler thread's turn is over; it took so long.
     pub fn handler_finished(&self, thread: u16, took_us: u64) {
         self.handler_idle(thread);
         let times = &self.layout().handler_times[usize::from(thread)];
-        let count = &times.counts[bucket_of(took_us)];
+        let count = &times.counts[bucket_of(&HANDLER_BOUNDS_US, took_us)];
         // Relaxed, and no addition: nobody else writes it.
         count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
@@ -47,14 +44,6 @@ impl Slot {
 mod tests {
     use super::*;
     use crate::{ThreadRole, Zone};
-
-    #[test]
-    fn a_turn_is_in_the_first_bucket_that_it_fits_in() {
-        for (nth, bound) in HANDLER_BOUNDS_US.into_iter().enumerate() {
-            assert_eq!((bucket_of(bound), bucket_of(bound + 1)), (nth, nth + 1), "{bound}");
-        }
-        assert_eq!((bucket_of(0), bucket_of(u64::MAX)), (0, HANDLER_BUCKETS - 1));
-    }
 
     #[test]
     fn turns_of_all_threads_are_added_up_and_the_next_worker_begins_with_none() {

@@ -7,12 +7,14 @@
 //! the tables of addresses.
 //!
 //! ```text
-//! 0 ─ Layout, 240 MiB: mapped by all │ PEERS_OFFSET ─ PeerTable × SLOTS, 4 GiB: see `peer_tables`
+//! 0 ─ Layout, 432 MiB: mapped by all │ PEERS_OFFSET ─ PeerTable × SLOTS, 4 GiB: see `peer_tables`
 //! ```
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 
 use chappe_sys::{LayoutDigest, SemaphorePlace, SharedLayout, shared_layout};
+
+use super::catalog::{APP_COUNTERS_MAX, CODE_ROWS};
 
 /// Worker slots in a zone.
 pub const SLOTS: usize = 4096;
@@ -42,13 +44,16 @@ pub(super) const PEER_PLACES: usize = 1 << 17;
 /// Buckets of the times that handlers take; a cache line.
 pub(super) const HANDLER_BUCKETS: usize = 8;
 
+/// Buckets of the times that the calls of a message code take.
+pub(super) const CODE_BUCKETS: usize = 22;
+
 /// "chappezn", read as a number.
 pub(super) const MAGIC: u64 = 0x6368_6170_7065_7A6E;
 
 /// Raised with every change of what is in the zone: of this file's types, of the order of
 /// [`Counter`](super::Counter), of the numbers that stand for states, of the hash of
 /// addresses. Two programs with the same number can have one zone.
-pub(super) const VERSION: u64 = 5;
+pub(super) const VERSION: u64 = 6;
 
 /// Where the tables of addresses begin: at a page, whatever the size of one is.
 const PEERS_AT: usize = size_of::<Layout>().next_multiple_of(size_of::<PeerTable>());
@@ -232,6 +237,40 @@ shared_layout! {
         pub(super) lines: [Line; LINES],
         /// One a handler thread, which alone writes it.
         pub(super) handler_times: [TurnTimes; HANDLER_THREADS_MAX],
+        pub(super) runs: RunsLine,
+        pub(super) figures: FiguresLayout,
+    }
+}
+
+shared_layout! {
+    /// Where the handler of each row's code runs, as a [`Runs`](super::Runs); 0: it is not
+    /// known yet. Written by whichever thread has changed it.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct RunsLine {
+        pub(super) runs: [AtomicU32; CODE_ROWS],
+    }
+}
+
+shared_layout! {
+    /// What an application counts, see `catalog`. All threads of a worker add to it.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct FiguresLayout {
+        pub(super) counters: [AtomicU64; APP_COUNTERS_MAX],
+        pub(super) codes: [CodeLine; CODE_ROWS],
+    }
+}
+
+shared_layout! {
+    /// Of one message code.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct CodeLine {
+        pub(super) calls: AtomicU64,
+        pub(super) errors: AtomicU64,
+        /// Of the calls that were timed.
+        pub(super) times: [AtomicU64; CODE_BUCKETS],
     }
 }
 
@@ -270,6 +309,8 @@ shared_layout! {
         pub(super) live: [AtomicU64; SLOTS / 64],
         /// One `SlotState` a slot, apart from the slots.
         pub(super) states: [AtomicU32; SLOTS],
+        /// Of workers that are gone; under the sequence of `totals`.
+        pub(super) figures: FiguresLayout,
         pub(super) slots: [SlotLayout; SLOTS],
     }
 }
@@ -307,6 +348,7 @@ mod tests {
             ("master", offset_of!(Layout, history), size_of::<HistoryLine>()),
             ("master", offset_of!(Layout, live), size_of::<[AtomicU64; SLOTS / 64]>()),
             ("states", offset_of!(Layout, states), size_of::<[AtomicU32; SLOTS]>()),
+            ("master", offset_of!(Layout, figures), size_of::<FiguresLayout>()),
         ] {
             add(who.to_owned(), at, bytes);
         }
@@ -326,6 +368,15 @@ mod tests {
                 let times =
                     at(offset_of!(SlotLayout, handler_times)) + nth * size_of::<TurnTimes>();
                 add(format!("times {nth} of {slot}"), times, size_of::<TurnTimes>());
+            }
+            let runs = at(offset_of!(SlotLayout, runs));
+            add(format!("who changes a pace in {slot}"), runs, size_of::<RunsLine>());
+            let counters = at(offset_of!(SlotLayout, figures));
+            let bytes = offset_of!(FiguresLayout, codes);
+            add(format!("counters of the application in {slot}"), counters, bytes);
+            for nth in 0..CODE_ROWS {
+                let code = counters + bytes + nth * size_of::<CodeLine>();
+                add(format!("calls of code {nth} in {slot}"), code, size_of::<CodeLine>());
             }
             let peers = PEERS_AT + slot * size_of::<PeerTable>();
             add(format!("addresses of {slot}"), peers, size_of::<PeerTable>());
@@ -357,7 +408,7 @@ mod tests {
             digest.field(counter.name(), counter.index(), 0)
         });
         let is = (VERSION, DIGEST, names.finish());
-        assert_eq!(is, (5, 0x3035_9F6A_E03A_36DF, 0x8F81_E623_09C2_FC6E), "{is:#X?}");
+        assert_eq!(is, (6, 0xCE0C_5628_3C43_3F07, 0x8F81_E623_09C2_FC6E), "{is:#X?}");
     }
 
     #[test]

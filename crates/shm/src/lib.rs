@@ -4,8 +4,10 @@
 //! ```text
 //! header │ tables of addresses: secret, which are used │ worker_ready
 //!        │ connection_permits, debt, limit │ ids │ totals │ history │ live, states
+//!        │ totals of the application's figures
 //!        │ slot 0 … slot 4095 ║ tables of addresses, mapped as far as they are needed
 //! slot = identity │ orders │ event loop's own line │ send semaphore │ one counter line a thread
+//!        │ where handlers run │ the application's figures
 //! ```
 //!
 //! A worker may be killed between any two instructions, so nothing here is a lock
@@ -16,7 +18,10 @@
 //! Every worker can write everything here. What the master has decided is therefore
 //! written out to the zone and never read back from it, see `own`.
 
+mod buckets;
+mod catalog;
 mod counter;
+mod figures;
 mod handler_times;
 mod header;
 mod history;
@@ -30,7 +35,9 @@ mod permits;
 mod slot;
 mod zone;
 
+pub use catalog::{APP_COUNTERS_MAX, CODES_MAX, Catalog, CodeRow};
 pub use counter::{Count, Counter, CounterValues, SharedCounters, ThreadCounters};
+pub use figures::{AppCounter, AppFigures, CODE_BOUNDS_US, CodeReport, CodeValues, Figures, Runs};
 pub use handler_times::{HANDLER_BOUNDS_US, HandlerTimes};
 pub use header::ZoneError;
 pub use history::History;

@@ -10,7 +10,9 @@ use std::sync::atomic::Ordering;
 
 use chappe_sys::Semaphore;
 
+use super::catalog::Catalog;
 use super::counter::CounterValues;
+use super::figures::Figures;
 use super::layout::{Layout, SLOTS};
 use super::slot::SlotState;
 use super::zone::bits;
@@ -38,6 +40,8 @@ pub(super) struct Own {
     pub(super) limit_max: u32,
     /// What workers that are gone have counted, and the master itself.
     pub(super) totals: CounterValues,
+    /// What applications in workers that are gone have counted.
+    pub(super) figures: Figures,
     /// As in `Totals`.
     pub(super) sequence: u64,
     /// A worker has written what no correct program writes, and whether `take_damage` has
@@ -49,9 +53,11 @@ pub(super) struct Own {
 impl Own {
     /// As it stands in the zone. Of a new zone, or of one that is taken over from another
     /// program.
-    pub(super) fn of_zone(layout: &Layout) -> Self {
+    pub(super) fn of_zone(layout: &Layout, catalog: &Catalog) -> Self {
         let mut totals = CounterValues::default();
         totals.add_line(&layout.totals.counters);
+        let mut figures = Figures::new(catalog);
+        figures.add_cells(&layout.figures);
         let limit = layout.permit_pool.limit.load(Ordering::Relaxed).min(Semaphore::VALUE_MAX);
         let claim = |index: usize| {
             let table = layout.slots[index].identity.peer_table.load(Ordering::Relaxed);
@@ -76,6 +82,7 @@ impl Own {
             limit,
             limit_max: limit,
             totals,
+            figures,
             sequence: layout.totals.sequence.load(Ordering::Relaxed) & !1,
             is_damaged: false,
             was_told: false,

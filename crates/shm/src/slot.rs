@@ -136,6 +136,8 @@ pub struct SlotReport {
     pub send_permits: Option<u32>,
     /// The sum over its threads.
     pub counters: CounterValues,
+    /// Those of its application, in the order of the catalog.
+    pub app_counters: Vec<u64>,
 }
 
 impl Slot {
@@ -385,6 +387,7 @@ impl Slot {
             handler_times: self.handler_times(),
             send_permits: self.send_permits(),
             counters: self.counter_values(),
+            app_counters: self.app_counters(),
         }
     }
 }

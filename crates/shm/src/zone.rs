@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use chappe_sys::crash::step;
 use chappe_sys::{Semaphore, SharedFile, SharedMapping, clock, random};
 
+use super::catalog::Catalog;
 use super::counter::{Counter, CounterValues};
+use super::figures;
 use super::header::{self, ZoneError};
 use super::layout::{LINES, Layout, SLOTS, SlotLayout, ZONE_BYTES};
 use super::own::{Claim, Own};
@@ -26,6 +28,8 @@ pub struct Zone {
     mapping: Arc<SharedMapping<Layout>>,
     worker_ready: Semaphore,
     connection_permits: Semaphore,
+    /// Not in the memory: every process has it from before its fork.
+    catalog: Arc<Catalog>,
     parts: Mutex<Parts>,
 }
 
@@ -40,28 +44,37 @@ pub(super) struct Parts {
 }
 
 impl Zone {
-    /// Makes a new zone with permits for `max_connections` connections.
+    /// Makes a new zone with permits for `max_connections` connections, for an application
+    /// that counts nothing.
     ///
     /// # Errors
     /// When there is no memory or descriptor left, or `max_connections` is beyond
     /// [`Semaphore::VALUE_MAX`].
     pub fn create(max_connections: u32) -> io::Result<Arc<Self>> {
+        Self::for_application(max_connections, Catalog::default())
+    }
+
+    /// As [`create`](Self::create), for an application that counts this.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn for_application(max_connections: u32, catalog: Catalog) -> io::Result<Arc<Self>> {
         let file = SharedFile::create("chappe-zone", ZONE_BYTES)?;
         fill(&file, max_connections)?;
-        Ok(Self::map(file)?)
+        Ok(Self::map(file, catalog)?)
     }
 
     /// Maps the zone of another program, by a descriptor that it had from
     /// [`descriptor`](Self::descriptor), and keeps the descriptor. With the tables of
-    /// addresses that the other one has mapped.
+    /// addresses that the other one has mapped, and without what its application has counted.
     ///
     /// # Errors
     /// When it is not a zone, or not one of this program's layout and version.
     pub fn from_descriptor(descriptor: OwnedFd) -> Result<Arc<Self>, ZoneError> {
-        Self::map(SharedFile::from_descriptor(descriptor)?)
+        Self::map(SharedFile::from_descriptor(descriptor)?, Catalog::default())
     }
 
-    fn map(file: SharedFile) -> Result<Arc<Self>, ZoneError> {
+    fn map(file: SharedFile, catalog: Catalog) -> Result<Arc<Self>, ZoneError> {
         header::check(&file)?;
         let mapping = file.map::<Layout>(0)?;
         let worker_ready = mapping.find_semaphore(|layout| &layout.worker_ready.semaphore);
@@ -71,7 +84,12 @@ impl Zone {
         Ok(Arc::new(Self {
             worker_ready: worker_ready.ok_or(damaged("worker_ready"))?,
             connection_permits: permits.ok_or(damaged("connection_permits"))?,
-            parts: Mutex::new(Parts { file: Some(file), peer_tables, own: Own::of_zone(&mapping) }),
+            parts: Mutex::new(Parts {
+                file: Some(file),
+                peer_tables,
+                own: Own::of_zone(&mapping, &catalog),
+            }),
+            catalog: Arc::new(catalog),
             mapping,
         }))
     }
@@ -101,6 +119,12 @@ impl Zone {
 
     pub(super) fn layout(&self) -> &Layout {
         &self.mapping
+    }
+
+    /// What the application counts.
+    #[must_use]
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
     }
 
     /// The bell that workers ring when they are ready, see `silence_ready`.
@@ -222,7 +246,7 @@ impl Zone {
             && self.mapping.clear(|layout| &layout.slots[slot.index()]).is_err()
         {
             // Pages of this machine are larger than a slot's alignment.
-            clear_lines(cells, LINES);
+            self.clear(cells, LINES);
         }
     }
 
@@ -232,17 +256,23 @@ impl Zone {
     pub fn free_at_stop(&self, slot: &Slot) {
         let used = slot.used_lines();
         if let Some(cells) = self.fold(slot) {
-            clear_lines(cells, used);
+            self.clear(cells, used);
         }
+    }
+
+    fn clear(&self, cells: &SlotLayout, lines: usize) {
+        clear_lines(cells, lines);
+        figures::clear(&cells.figures, &cells.runs, &self.catalog);
     }
 
     /// The memory that is to be cleared; `None` if the slot is not in use.
     fn fold(&self, slot: &Slot) -> Option<&SlotLayout> {
         let index = slot.index();
         let claim = self.parts().own.claims.remove(&index)?;
-        let values = slot.counter_values();
-        self.change_totals(|totals| {
-            totals.add(&values);
+        let (values, figures) = (slot.counter_values(), &self.layout().slots[index].figures);
+        self.change_totals(|own| {
+            own.totals.add(&values);
+            own.figures.add_cells(figures);
             step("fold: added");
             slot.set_state(SlotState::Free);
         });
@@ -271,15 +301,16 @@ impl Zone {
     }
 
     /// Odd before, even after: between the two the totals are not to be believed.
-    fn change_totals(&self, change: impl FnOnce(&mut CounterValues)) {
+    fn change_totals(&self, change: impl FnOnce(&mut Own)) {
         let cells = &self.layout().totals;
         let own = &mut self.parts().own;
         cells.sequence.store(own.sequence.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::Release);
-        change(&mut own.totals);
+        change(own);
         for (cell, total) in cells.counters.iter().zip(own.totals.as_array()) {
             cell.store(*total, Ordering::Relaxed);
         }
+        own.figures.write(&self.layout().figures);
         own.sequence = own.sequence.wrapping_add(2);
         cells.sequence.store(own.sequence, Ordering::Release);
     }
@@ -295,10 +326,15 @@ impl Zone {
     /// can meet that.
     #[must_use]
     pub fn totals(&self) -> Option<CounterValues> {
+        self.consistent(|| self.totals_now())
+    }
+
+    /// What is read while the master moves no counts.
+    pub(super) fn consistent<T>(&self, read: impl Fn() -> T) -> Option<T> {
         let totals = &self.layout().totals;
         for _ in 0..TOTALS_TRIES {
             let before = totals.sequence.load(Ordering::Acquire);
-            let values = self.totals_now();
+            let values = read();
             fence(Ordering::Acquire);
             if before.is_multiple_of(2) && totals.sequence.load(Ordering::Relaxed) == before {
                 return Some(values);

@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chappe_shm::{Admission, Counter, Peers, Permits, Slot, ThreadCounters, ThreadRole, Zone};
+use chappe_shm::{
+    Admission, AppFigures, Catalog, Counter, Peers, Permits, Slot, ThreadCounters, ThreadRole, Zone,
+};
 use chappe_sys::crash;
 use chappe_sys::process::{self, ExitReason};
 use libtest_mimic::{Arguments, Trial};
@@ -41,25 +43,33 @@ const LOWERED: u32 = 5;
 const IN_DEBT: u32 = 4;
 const PER_IP: u32 = 4;
 
+/// What the application counts of each connection: a counter, and calls of a code.
+const GUESTS: &str = "guests";
+const CODE: u16 = 16;
+
 /// A worker as far as it shares something.
 struct Sharer {
     slot: Slot,
     permits: Permits,
     peers: Peers,
     counters: ThreadCounters,
+    figures: AppFigures,
 }
 
 impl Sharer {
     fn new(slot: Slot) -> Self {
         let (permits, peers) = (slot.permits(), slot.peers());
         let counters = slot.counters(ThreadRole::EventLoop);
-        Self { slot, permits, peers, counters }
+        let figures = slot.app_figures();
+        Self { slot, permits, peers, counters, figures }
     }
 
     fn accept(&mut self, address: IpAddr) {
         assert_eq!(self.peers.admit(address, PER_IP), Admission::Counted);
         assert!(self.permits.try_take());
         self.counters.add(Counter::ConnectionsAccepted, 1);
+        self.figures.counter(GUESTS).expect("named").add(1);
+        self.figures.called(self.figures.catalog().row_of(CODE), 1);
     }
 }
 
@@ -94,7 +104,8 @@ fn each_step(name: &str, limit: u32, operate: fn(&mut Sharer)) {
 /// Has a worker die at its `nth` step, and looks at what is left. False if it has
 /// fewer steps.
 fn dies_at(nth: u64, name: &str, limit: u32, operate: fn(&mut Sharer)) -> bool {
-    let zone = Zone::create(LIMIT).expect("zone");
+    let catalog = Catalog::new(vec![GUESTS.to_owned()], vec![CODE]);
+    let zone = Zone::for_application(LIMIT, catalog).expect("zone");
     zone.provide_peer_tables(2).expect("tables of addresses");
     let slot = |number| zone.claim_slot(number, 1).expect("a slot");
     let mut living = Sharer::new(slot(0));
@@ -125,6 +136,9 @@ fn assert_all_returned(zone: &Arc<Zone>, dead: &Slot, living: &mut Sharer, limit
     let accepted = || zone.totals().expect("quiet").get(Counter::ConnectionsAccepted);
     for _ in 0..2 {
         assert_eq!(accepted(), 5, "{what}");
+        let figures = zone.figures().expect("quiet");
+        let calls = zone.code_reports(&figures)[0].values.calls;
+        assert_eq!((figures.counters(), calls), (&[5][..], 5), "{what}");
         zone.free(dead);
     }
     let lost = zone.settle().expect("nobody else is inside");

@@ -39,6 +39,12 @@ impl Moment {
         Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
     }
 
+    /// The part below a second.
+    #[must_use]
+    pub fn subsec_nanos(self) -> u32 {
+        u32::try_from(self.0.get() % 1_000_000_000).unwrap_or(0)
+    }
+
     /// Whole milliseconds since the clock began.
     #[must_use]
     pub fn millis(self) -> u64 {
@@ -99,6 +105,10 @@ mod tests {
             assert_eq!((now + time).since(now), time);
             assert_eq!(now.since(now + time), Duration::ZERO);
         }
+        let second = Duration::from_secs(1);
+        assert_eq!((now + second).subsec_nanos(), now.subsec_nanos());
+        let next = (now.subsec_nanos() + 1) % 1_000_000_000;
+        assert_eq!((now + Duration::from_nanos(1)).subsec_nanos(), next);
         assert_eq!(size_of::<Option<Moment>>(), 8);
         assert_eq!(now.checked_add(Duration::MAX), None);
         let shared = SharedMoment::default();

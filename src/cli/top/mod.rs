@@ -2,6 +2,7 @@
 //! and what the kernel says of the processes. Pure: `boot` asks the master and has the
 //! terminal.
 
+mod codes;
 mod keys;
 mod processes;
 mod table;
@@ -133,7 +134,7 @@ impl Top {
         let place = |name: &str| {
             let mut names = SECTIONS.iter().flat_map(|(_, names)| *names);
             let in_section = names.position(|known| *known == name);
-            (section_of(name) == OTHERS, in_section)
+            (section_of(name) == OTHERS, in_section.unwrap_or(usize::MAX))
         };
         let row = |(name, total): (&str, u64)| TotalRow {
             name: name.to_owned(),

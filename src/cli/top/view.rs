@@ -11,7 +11,7 @@ use ratatui::widgets::{Paragraph, Row, Table};
 use super::keys::SORTS;
 use super::units::{percent, rate, short};
 use super::{Top, TotalRow};
-use crate::cli::counters::SEND_POSTS;
+use crate::cli::counters::{SEND_POSTS, name_width};
 use crate::cli::status::{SemaphoreRow, duration, permit_books, semaphore_rows};
 use crate::control::{LastReload, MasterStatus, ReloadStatus, Status};
 use crate::program;
@@ -23,10 +23,8 @@ const TOTAL_ROWS_MIN: u16 = 5;
 /// Lines above the processes.
 const HEAD_ROWS: u16 = 6;
 
-/// A counter, by the longest name that one has, with its total and its rate.
-const TOTAL_COLUMNS: [Constraint; 3] =
-    [Constraint::Length(26), Constraint::Length(5), Constraint::Length(5)];
-const TOTAL_WIDTH: u16 = 40;
+/// What a counter has beside its name: its total, its rate, and the gaps.
+const BESIDE_NAME: u16 = 5 + 5 + 4;
 
 /// Blocks of a meter that is not full.
 const FILLED: &str = "|";
@@ -40,10 +38,15 @@ impl Top {
         let slow = rows(slow).min(SLOW_ROWS + 1);
         let beside = HEAD_ROWS + TOTAL_ROWS_MIN + slow + 3;
         let processes = rows(self.processes().len()).min(area.height.saturating_sub(beside).max(4));
-        let [head, middle, _, totals, bottom, keys] = Layout::vertical([
+        let totals = self.totals();
+        let (columns, total_width) = total_columns(&totals, area.width);
+        let needed = HEAD_ROWS + processes + 1 + rows(totals.len().div_ceil(columns)) + slow + 2;
+        let codes = self.code_lines(area.height.saturating_sub(needed.max(beside)));
+        let [head, middle, _, codes, counters, bottom, keys] = Layout::vertical([
             Constraint::Length(HEAD_ROWS),
             Constraint::Length(processes),
             Constraint::Length(1),
+            Constraint::Length(codes),
             Constraint::Fill(1),
             Constraint::Max(slow),
             Constraint::Length(1),
@@ -51,7 +54,8 @@ impl Top {
         .areas(area);
         frame.render_widget(Paragraph::new(self.head(head.width)), head);
         self.draw_processes(frame, middle);
-        self.draw_totals(frame, totals);
+        self.draw_codes(frame, codes);
+        draw_totals(frame, counters, &totals, columns, total_width);
         self.draw_slow(frame, bottom);
         frame.render_widget(Paragraph::new(self.keys(keys.width)), keys);
     }
@@ -114,24 +118,6 @@ impl Top {
         Line::from(spans)
     }
 
-    /// In as many columns as there is room for; what does not move is dim.
-    fn draw_totals(&self, frame: &mut Frame<'_>, area: Rect) {
-        let totals = self.totals();
-        let columns = usize::from((area.width / TOTAL_WIDTH).max(1));
-        let per_column = totals.len().div_ceil(columns).max(1);
-        let parts = Layout::horizontal(vec![Constraint::Length(TOTAL_WIDTH); columns]).split(area);
-        for (rows, part) in totals.chunks(per_column).zip(parts.iter()) {
-            let rows = rows.iter().map(|TotalRow { name, total, rate: per_second }| {
-                let (total, per_second_text) = (short(*total), rate(*per_second));
-                let row = Row::new([name.clone(), right(&total, 5), right(&per_second_text, 5)]);
-                let moves = per_second.is_some_and(|per_second| per_second > 0.0);
-                row.style(if moves { Style::new() } else { Style::new().fg(Color::DarkGray) })
-            });
-            let head = heading(["counter".to_owned(), right("total", 5), right("/s", 5)]);
-            frame.render_widget(Table::new(rows, TOTAL_COLUMNS).header(head), *part);
-        }
-    }
-
     fn draw_slow(&self, frame: &mut Frame<'_>, area: Rect) {
         let Some(sample) = &self.last else { return };
         let rows = match &sample.slow {
@@ -190,6 +176,30 @@ impl Top {
             spans.push(Span::styled(what, style));
         }
         Line::from(spans)
+    }
+}
+
+/// In how many columns there is room for the counters, and how wide each is.
+fn total_columns(totals: &[TotalRow], width: u16) -> (usize, u16) {
+    let names = name_width(totals.iter().map(|row| row.name.as_str()));
+    let column = u16::try_from(names).unwrap_or(u16::MAX).saturating_add(BESIDE_NAME);
+    (usize::from((width / column).max(1)), column)
+}
+
+/// In columns; what does not move is dim.
+fn draw_totals(frame: &mut Frame<'_>, area: Rect, totals: &[TotalRow], columns: usize, width: u16) {
+    let per_column = totals.len().div_ceil(columns).max(1);
+    let parts = Layout::horizontal(vec![Constraint::Length(width); columns]).split(area);
+    let cells = [width - BESIDE_NAME, 5, 5].map(Constraint::Length);
+    for (rows, part) in totals.chunks(per_column).zip(parts.iter()) {
+        let rows = rows.iter().map(|TotalRow { name, total, rate: per_second }| {
+            let (total, per_second_text) = (short(*total), rate(*per_second));
+            let row = Row::new([name.clone(), right(&total, 5), right(&per_second_text, 5)]);
+            let moves = per_second.is_some_and(|per_second| per_second > 0.0);
+            row.style(if moves { Style::new() } else { Style::new().fg(Color::DarkGray) })
+        });
+        let head = heading(["counter".to_owned(), right("total", 5), right("/s", 5)]);
+        frame.render_widget(Table::new(rows, cells).header(head), *part);
     }
 }
 
@@ -267,10 +277,10 @@ fn value(text: String) -> Span<'static> {
     Span::styled(text, Style::new().fg(Color::Cyan).add_modifier(Modifier::BOLD))
 }
 
-fn right(text: &str, width: usize) -> String {
+pub(super) fn right(text: &str, width: usize) -> String {
     format!("{text:>width$}")
 }
 
-fn heading<const COLUMNS: usize>(names: [String; COLUMNS]) -> Row<'static> {
+pub(super) fn heading<const COLUMNS: usize>(names: [String; COLUMNS]) -> Row<'static> {
     Row::new(names).style(Style::new().add_modifier(Modifier::BOLD | Modifier::UNDERLINED))
 }

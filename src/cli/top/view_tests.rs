@@ -92,6 +92,33 @@ q quit w worker c cpu m mem n conns i in o out r reverse z zeros jk scroll";
 }
 
 #[test]
+fn the_busiest_codes_are_shown_where_there_is_room() {
+    let first = std::cell::Cell::new(true);
+    let mut top = top_of(|status| {
+        // Code 16 is called a thousand times between the two looks.
+        status.codes[1].calls += if first.replace(false) { 0 } else { 1000 };
+    });
+    let text = |top: &Top, height| drawn(top, 80, height).join("\n");
+    assert!(!text(&top, 21).contains("calls/s"));
+    let one = text(&top, 22);
+    let rows = [
+        "  code calls/s  calls errors     p50     p99 runs",
+        "    16   1.00k  1.01k      1    ≤1us   ≤20ms threads",
+        "     0       0  1.99k      9    ≤1us   ≤20ms loop in 1 of 2 workers",
+    ];
+    let [head, busy, quiet] = rows.map(str::to_owned);
+    assert!(one.contains(&format!("\n\n{head}\n{busy}\n\ncounter")), "{one}");
+    let both = text(&top, 23);
+    assert!(both.contains(&format!("\n{head}\n{busy}\n{quiet}\n\ncounter")), "{both}");
+    top.press(Key::Letter(b'z'));
+    let all = text(&top, 30);
+    assert!(
+        all.contains(&format!("{quiet}\n    17       0      0      0       -       - blocking\n")),
+        "{all}"
+    );
+}
+
+#[test]
 fn a_narrow_screen_has_what_matters_and_a_wide_one_all() {
     let narrow = drawn(&top(), 60, 20).join("\n");
     for part in [
@@ -123,12 +150,14 @@ fn a_narrow_screen_has_what_matters_and_a_wide_one_all() {
 
 #[test]
 fn a_counter_is_shown_by_its_whole_name() {
-    const LONGEST: &str = "connections_refused_per_ip";
-    let totals = [(LONGEST, 12_345_678), ("workers_died", 1)];
-    let top = top_of(|status| status.totals = Some(totals.into_iter().collect()));
-    let lines = drawn(&top, 80, 24);
-    let line = format!("{LONGEST} 12.3M");
-    assert!(lines.iter().any(|shown| shown.starts_with(&line)), "{lines:#?}");
+    let longest = ["connections_refused_per_ip".to_owned(), format!("app_{}", "x".repeat(40))];
+    for name in longest {
+        let totals = [(&*name, 12_345_678), ("workers_died", 1)];
+        let top = top_of(|status| status.totals = Some(totals.into_iter().collect()));
+        let lines = drawn(&top, 80, 24);
+        let line = format!("{name} 12.3M");
+        assert!(lines.iter().any(|shown| shown.starts_with(&line)), "{lines:#?}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chappe::{Client, Deny, Outcome, Routes, Service, StartError, Worker};
+use chappe::{Client, Counter, Deny, Outcome, Routes, Service, StartError, Worker};
 use serde::Deserialize;
 
 use crate::gate;
@@ -33,6 +33,8 @@ pub struct Config {
     stop_gate: Option<PathBuf>,
     /// The worker that cannot start.
     unready: Option<u16>,
+    /// A counter that it asks for.
+    counter: Option<String>,
 }
 
 /// How a run of the timer ends.
@@ -50,6 +52,7 @@ enum Tick {
 pub struct Clock {
     /// Each line is one write.
     journal: File,
+    ticks: Counter,
 }
 
 impl Clock {
@@ -67,6 +70,7 @@ fn pass(gate: Option<&PathBuf>) {
 
 fn tick(clock: &Clock, worker: &Worker<Clock>) -> Outcome {
     clock.note(worker, "ticks");
+    clock.ticks.add(1);
     let config = worker.config();
     pass(config.tick_gate.as_ref());
     match config.tick {
@@ -83,7 +87,8 @@ impl Service for Clock {
     fn start(worker: &Worker<Self>) -> Result<Self, StartError> {
         let config = worker.config();
         let journal = OpenOptions::new().create(true).append(true).open(&config.journal)?;
-        let clock = Self { journal };
+        let counter = config.counter.as_deref().unwrap_or("ticks");
+        let clock = Self { journal, ticks: worker.counter(counter) };
         let period = Duration::from_millis(config.period_ms);
         worker.every(period, tick);
         worker.after(period, |clock, worker| {
@@ -98,7 +103,7 @@ impl Service for Clock {
     }
 
     fn routes(routes: &mut Routes<Self>) {
-        routes.on(ANSWER, |_, (), call| call.reply(ANSWER, b""));
+        routes.counter("ticks").on(ANSWER, |_, (), call| call.reply(ANSWER, b""));
         routes.blocking(HOLD, |_, (), call| {
             gate::wait(call.body());
             call.reply(HOLD, b"")

@@ -9,7 +9,7 @@ use chappe::{HandlerError, Server};
 
 use crate::{gate, pause};
 
-/// Answers twice, with the body.
+/// Answers twice, with the body, and counts both answers as `answers`.
 pub const TWICE: u16 = 16;
 /// Answers, and fails.
 pub const FAIL: u16 = 17;
@@ -21,11 +21,16 @@ pub const HOLD: u16 = 19;
 pub const QUIET: u16 = 20;
 /// Returns the worker's free memory to the kernel, then answers.
 pub const GIVE_BACK: u16 = 23;
+/// Does nothing.
+pub const NOTHING: u16 = 90;
 
 /// The server, with all of these.
 pub fn server() -> Server<()> {
     pushes::handlers(Server::new())
+        .counter("answers")
+        .counter("never")
         .on(TWICE, |call| {
+            call.worker().counter("answers").add(2);
             call.reply(TWICE, call.body())?;
             call.reply(TWICE, call.body())
         })
@@ -42,6 +47,7 @@ pub fn server() -> Server<()> {
             pause(Duration::from_millis(2), "a handler that takes its time");
             Ok(())
         })
+        .on(NOTHING, |_| Ok(()))
         .on(GIVE_BACK, |call| {
             chappe_sys::memory::give_back();
             call.reply(GIVE_BACK, b"")

@@ -18,9 +18,9 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 /// Words that the attack on everything writes.
-const RANDOM_WORDS: usize = 200_000;
+const RANDOM_WORDS: usize = 400_000;
 /// How far into the zone it writes: all but the last of the slots that are in use.
-const RANDOM_BYTES: u64 = 512 << 10;
+const RANDOM_BYTES: u64 = 1 << 20;
 
 fn main() -> ExitCode {
     prefork::run(std::env::args_os(), play)
