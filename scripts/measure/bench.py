@@ -2,12 +2,12 @@
 
 import argparse, sys, time
 
-import beside, control, documents, parts, tuning, where
+import beside, control, documents, parts, services, tuning, where
 
 # In this order; each is a function of a `Part` and the arguments.
 PARTS = {
     "compare": parts.compare, "calls": parts.calls, "peers": parts.peers, "memory": parts.memory,
-    "where": where.where, "flood": beside.flood, "generator": beside.generator, "control": control.control,
+    "where": where.where, "services": services.services, "flood": beside.flood, "generator": beside.generator, "control": control.control,
     "workers": tuning.workers, "accept": tuning.accept, "threads": tuning.threads,
     "bodies": tuning.bodies,
 }

@@ -135,6 +135,11 @@ def burn(name, *settings):
     return Server(name, BUILT / "examples/burn", settings=(ONE_WORKER, *settings))
 
 
+def service(name, *settings):
+    """A service with a state for each connection: benches/service.rs."""
+    return Server(name, BUILT / "examples/service", settings=(ONE_WORKER, *settings))
+
+
 def peers():
     """Those whose tools are here, and why the others are not."""
     there, left_out = [], []
