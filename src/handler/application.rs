@@ -7,6 +7,7 @@ use super::deferred::Continuation;
 use super::frames::{Way, trace};
 use super::outcome::Failure;
 use super::own_turn::OwnTurn;
+use super::pace::Tempo;
 use super::registered::Registered;
 use super::routes::{Route, RoutePace, Routes};
 use super::stock;
@@ -15,8 +16,8 @@ use super::{Code, HandlerError, Outcome, Service, watch};
 use crate::protocol::CODE_PING;
 use crate::throttle::Throttle;
 use chappe_engine::{
-    Batch, Cause, Found, Goodbye, Mailbox, Message, Notice, Pace, Problem, QUICK_TIME_MAX, Serve,
-    Served, Session,
+    Batch, Cause, Found, Goodbye, HookCall, Mailbox, Message, Notice, Pace, Problem,
+    QUICK_TIME_MAX, Serve, Served, Session,
 };
 use chappe_shm::{AppFigures, CodeRow, Count, Counter, SharedCounters};
 use chappe_sys::clock::Moment;
@@ -46,6 +47,9 @@ pub(crate) struct Application<S: Service> {
     pub(super) has_gate: bool,
     /// `connected` and `closed` are to be called.
     pub(super) has_hooks: bool,
+    /// Where these two run.
+    connected: Tempo,
+    closed: Tempo,
     /// Shared by all handler threads: a message that causes a panic may come again and
     /// again.
     panics: Mutex<Throttle>,
@@ -85,6 +89,8 @@ impl<S: Service> Application<S> {
             rows,
             has_gate,
             has_hooks,
+            connected: Tempo::proving(),
+            closed: Tempo::proving(),
             panics: throttle(),
             failures: throttle(),
             counters,
@@ -95,6 +101,13 @@ impl<S: Service> Application<S> {
 
     fn place_of(&self, code: Code) -> Option<usize> {
         self.handlers.binary_search_by_key(&code, |registered| registered.route.code).ok()
+    }
+
+    fn tempo_of(&self, hook: HookCall) -> &Tempo {
+        match hook {
+            HookCall::Connected => &self.connected,
+            HookCall::Closed(_) => &self.closed,
+        }
     }
 
     /// Whether a message has to wait for an admission that its connection does not have.
@@ -290,6 +303,15 @@ impl<S: Service> Serve for Application<S> {
         self.finish(outcome, message, session.as_deref_mut(), &mut call)
     }
 
+    fn hook_pace(&self, hook: HookCall) -> Pace {
+        self.tempo_of(hook).pace()
+    }
+
+    fn record_hook(&self, hook: HookCall, time: Duration) {
+        let tempo = self.tempo_of(hook);
+        self.note_change(hook_name(hook), tempo, tempo.record(time), time);
+    }
+
     fn connected(&self, mailbox: &Arc<Mailbox>, batch: &mut Batch) -> Result<Box<Session>, Cause> {
         let client = Client::new(mailbox, &self.listeners);
         let (problem, text, cause) =
@@ -321,6 +343,13 @@ impl<S: Service> Serve for Application<S> {
             self.report_panic("closed", mailbox.id(), &*panic);
             self.counters.add(Counter::HandlerPanics, 1);
         }
+    }
+}
+
+fn hook_name(hook: HookCall) -> &'static str {
+    match hook {
+        HookCall::Connected => "hook=connected",
+        HookCall::Closed(_) => "hook=closed",
     }
 }
 

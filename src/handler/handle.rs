@@ -214,7 +214,8 @@ mod tests {
         let handle = Handle::new(&ending.mailbox);
         let _ = ending.mailbox.end_input(Cause::PeerClosed, None, &ending.counters);
         assert_eq!(handle.send(16, &[]), Err(SendError::Closed));
-        assert!(ending.mailbox.abort(Cause::Kicked, &ending.counters), "no thread is writing");
+        let aborted = ending.mailbox.abort(Cause::Kicked, &ending.counters);
+        assert_eq!(aborted, chappe_engine::Aborted::Over, "no thread is writing");
         assert_eq!(handle.send(16, &[]), Err(SendError::Expired));
         drop(ending);
         assert_eq!(handle.send(16, &[]), Err(SendError::Expired));

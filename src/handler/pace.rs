@@ -14,6 +14,9 @@
 //! | suspect | on the loop, timed | enough calls that were not long: quick; a long one: as above |
 //! | slow | on a handler thread | never |
 //!
+//! The hooks `connected` and `closed` have a tempo each. There are fewer of their calls, so on
+//! the loop each is timed, as if it were suspect.
+//!
 //! *Short* and *long* are the thread's own time ([`chappe_sys::Stopwatch`]): what it has
 //! computed, or all the time if it has waited. To be displaced by another program is
 //! neither.

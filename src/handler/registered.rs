@@ -6,6 +6,7 @@ use super::pace::{Changed, Tempo};
 use super::routes::{Route, RoutePace};
 use chappe_engine::Pace;
 use chappe_shm::{AppFigures, Count as _, Counter, Runs};
+use std::fmt::Display;
 use std::time::Duration;
 
 pub(super) struct Registered<S: Service> {
@@ -44,21 +45,33 @@ impl<S: Service> Application<S> {
         }
         let registered = &self.handlers[place];
         registered.tell(&self.figures);
-        let (code, took_us) = (registered.route.code, time.as_micros());
-        match (changed, registered.tempo.pace()) {
+        let code = registered.route.code;
+        self.note_change(format_args!("code={code}"), &registered.tempo, changed, time);
+    }
+
+    /// As [`Application::note`]; `what` says which handler or hook.
+    pub(super) fn note_change(
+        &self,
+        what: impl Display,
+        tempo: &Tempo,
+        changed: Changed,
+        time: Duration,
+    ) {
+        let took_us = time.as_micros();
+        match (changed, tempo.pace()) {
             (Changed::Nothing, _) => {}
             (Changed::Promoted, _) => {
-                log::debug!(target: "handler.promoted", "a handler runs on the event loop code={code}")
+                log::debug!(target: "handler.promoted", "a handler runs on the event loop {what}")
             }
             (Changed::Demoted, Pace::Slow) => log::warn!(
                 target: "handler.demoted",
                 "a handler has taken long on the event loop too often, it stays on the handler \
-                 threads code={code} took_us={took_us}"
+                 threads {what} took_us={took_us}"
             ),
             (Changed::Demoted, _) => log::warn!(
                 target: "handler.demoted",
                 "a handler has taken long on the event loop, the handler threads run it again \
-                 code={code} took_us={took_us}"
+                 {what} took_us={took_us}"
             ),
         }
         if changed == Changed::Demoted {

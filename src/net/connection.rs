@@ -23,7 +23,7 @@ use super::reactor::{Fate, Key, Reactor};
 use super::settings::{DRAIN_READS_MAX, DRAIN_RETRY, LINGER_BYTES_MAX, NO_BUFFERS_PAUSE};
 use super::timers::Armed;
 use super::transport::Transport;
-use chappe_engine::{Cause, Hooks, Mailbox, Received, Source, Stage, View};
+use chappe_engine::{Aborted, Cause, HookCall, Hooks, Mailbox, Received, Source, Stage, View};
 use chappe_shm::Counter;
 use chappe_sys::clock::Moment;
 use nix::sys::epoll::EpollFlags;
@@ -102,9 +102,10 @@ impl Connection {
     }
 
     /// It can carry messages: the application is told first.
-    pub(super) fn connect(&self, has_gate: bool) {
+    pub(super) fn connect(&mut self, reactor: &mut Reactor) {
+        let has_gate = reactor.settings.hooks == Hooks::Gated;
         if self.mailbox.connect(has_gate) == Received::StartTurn {
-            self.mailbox.enqueue();
+            self.start_turn(reactor.leaves_to_threads(HookCall::Connected), reactor);
         }
     }
 
@@ -269,10 +270,17 @@ impl Connection {
         self.let_framer_go(reactor);
         self.stage = Stage::Aborted;
         self.clocks.ending = None;
-        match self.mailbox.abort(cause, &reactor.counters) {
-            true => Fate::Gone,
-            false => Fate::Stay,
-        }
+        let aborted = match self.mailbox.abort(cause, &reactor.counters) {
+            Aborted::StartTurn => {
+                // If all are closed at once, no hook is to run.
+                let is_slow =
+                    cause == Cause::Stopping || reactor.leaves_to_threads(HookCall::Closed(cause));
+                self.start_turn(is_slow, reactor);
+                self.mailbox.abort(cause, &reactor.counters)
+            }
+            other => other,
+        };
+        if aborted == Aborted::Over { Fate::Gone } else { Fate::Stay }
     }
 
     /// Gives up a connection whose peer does not read.

@@ -382,7 +382,7 @@ impl EventLoop {
             if !held.permit {
                 connection.see_off(reactor);
             } else if reactor.settings.hooks != Hooks::None {
-                connection.connect(reactor.settings.hooks == Hooks::Gated);
+                connection.connect(reactor);
             }
             connection.advance(key, reactor)
         });

@@ -8,7 +8,7 @@ use super::settings::{READ_BYTES_MAX, SCARCE_READ_BYTES, Settings};
 use super::timers::Timers;
 use super::transport::ListenSocket;
 use chappe_engine::{
-    Batch, Engine, Goodbye, Mailbox, Place, Resume, Room, Serve, Source, Turned, Turns,
+    Batch, Engine, Goodbye, HookCall, Mailbox, Place, Resume, Room, Serve, Source, Turned, Turns,
 };
 use chappe_shm::{Counter, ThreadCounters};
 use chappe_sys::clock::Moment;
@@ -101,6 +101,11 @@ impl Reactor {
         let turned = turns.run(mailbox, source, self.now);
         self.now = turned.ended;
         turned
+    }
+
+    /// Whether a hook is not for the loop.
+    pub(super) fn leaves_to_threads(&self, hook: HookCall) -> bool {
+        self.serve.hook_pace(hook).is_for_threads()
     }
 
     /// It has slept.

@@ -3,6 +3,7 @@
 
 mod deferred;
 mod figures;
+mod hooks;
 mod pushes;
 mod service;
 mod starting;

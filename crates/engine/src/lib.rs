@@ -52,7 +52,7 @@ pub use effects::{Received, Rejected};
 pub use engine::{Engine, Limits, SlowReader, Work};
 pub use flush::{FLUSH_BYTES_MAX, Flushed, IO_SLICES_MAX, Socket};
 pub use item::{Chunk, ITEM_COST, Item};
-pub use mailbox::{Mailbox, Names, Next, Place};
+pub use mailbox::{Aborted, Mailbox, Names, Next, Place};
 pub use notice::{Cause, Goodbye, Notice, Problem};
 pub use outbox::Blocked;
 pub use peer::Peer;

@@ -59,6 +59,19 @@ pub enum Next {
     Advance,
 }
 
+/// What is left to do of a connection that was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Aborted {
+    /// Nothing: the socket can be closed.
+    Over,
+    /// A thread writes, or a hook is running or is to run: the loop is called when that is
+    /// done.
+    CallFollows,
+    /// The hook `closed` is to run: the loop enqueues the connection, or runs the turn itself.
+    StartTurn,
+}
+
 impl Next {
     /// What two changes ask for together.
     pub fn and(self, other: Self) -> Self {
@@ -178,18 +191,21 @@ impl Mailbox {
         self.state.lock().linger();
     }
 
-    /// Gives the connection up. Returns whether the socket can be closed; if not, the
-    /// thread that writes calls the loop when it is done.
-    #[must_use]
-    pub fn abort(self: &Arc<Self>, cause: Cause, counters: &ThreadCounters) -> bool {
+    /// Gives the connection up.
+    pub fn abort(self: &Arc<Self>, cause: Cause, counters: &ThreadCounters) -> Aborted {
         let mut effects = Effects::default();
         let is_over = {
             let mut state = self.state.lock();
             state.abort(cause, &mut effects);
             state.is_over()
         };
+        let is_due = std::mem::take(&mut effects.enqueue);
         _ = self.carry_out(&effects, counters, Place::Loop);
-        is_over
+        match (is_over, is_due) {
+            (true, _) => Aborted::Over,
+            (false, true) => Aborted::StartTurn,
+            (false, false) => Aborted::CallFollows,
+        }
     }
 
     /// Writes the rest, at EPOLLOUT or after a pause.

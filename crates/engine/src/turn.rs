@@ -112,6 +112,14 @@ pub trait Serve: Send + Sync {
         replies: &mut Batch,
     ) -> Served;
 
+    /// Where a hook may run. Those that the loop runs are few, so each call is timed.
+    fn hook_pace(&self, _hook: HookCall) -> Pace {
+        Pace::Slow
+    }
+
+    /// A hook that is not slow took so long.
+    fn record_hook(&self, _hook: HookCall, _time: Duration) {}
+
     /// A connection can carry messages.
     ///
     /// # Errors
@@ -344,14 +352,16 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
                 self.share.use_up(notice.messages(), 0);
                 None
             }
-            // Until a hook is known to be quick it is for the handler threads, and so is what
-            // is continued.
-            later @ (Item::Hook(_) | Item::Deferred(_)) if self.place == Place::Loop => {
-                self.is_for_threads = true;
-                leaving.rest = Some(later);
-                Some(Stop::GoOn)
+            Item::Hook(hook) => {
+                let pace = self.serve.hook_pace(hook);
+                if self.place == Place::Loop && pace.is_for_threads() {
+                    return self.leave_to_threads(Item::Hook(hook), leaving);
+                }
+                self.call_hook(hook, pace, leaving)
             }
-            Item::Hook(hook) => self.call_hook(hook, leaving),
+            later @ Item::Deferred(_) if self.place == Place::Loop => {
+                self.leave_to_threads(later, leaving)
+            }
             Item::Deferred(mut deferred) => self.go_on_with(&mut deferred, leaving),
             Item::Chunk(mut chunk) => {
                 let (bytes, shared) = (chunk.bytes(), Some(&chunk));
@@ -371,8 +381,16 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
         }
     }
 
+    fn leave_to_threads(&mut self, item: Item, leaving: &mut Leaving) -> Option<Stop> {
+        self.is_for_threads = true;
+        leaving.rest = Some(item);
+        Some(Stop::GoOn)
+    }
+
     /// `Some` if the turn has to end.
-    fn call_hook(&mut self, hook: HookCall, leaving: &mut Leaving) -> Option<Stop> {
+    fn call_hook(&mut self, hook: HookCall, pace: Pace, leaving: &mut Leaving) -> Option<Stop> {
+        // A model has no time.
+        let watch = (!cfg!(loom) && pace != Pace::Slow).then(Stopwatch::start);
         let (came_to, stop) = match hook {
             HookCall::Connected => match self.serve.connected(self.mailbox, self.batch) {
                 Ok(session) => {
@@ -386,6 +404,9 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
                 (Hook::None, None)
             }
         };
+        if let Some(watch) = watch {
+            self.serve.record_hook(hook, watch.stop());
+        }
         leaving.done.hook = Some(came_to);
         self.share.look_at_clock();
         stop

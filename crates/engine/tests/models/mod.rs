@@ -13,9 +13,9 @@ mod stall;
 
 use chappe_engine::sync::{Mutex, Semaphore};
 use chappe_engine::{
-    Batch, BodyTooLong, Cause, Chunk, Engine, Entry, Found, Framed, Goodbye, Item, Limits, Mailbox,
-    Message, Names, Notice, Opened, Pace, Peer, Place, Protocol, Received, Rejected, Rest, Serve,
-    Served, Session, SlowReader, Socket, Source, Stage, Ticket, Turns, Work,
+    Aborted, Batch, BodyTooLong, Cause, Chunk, Engine, Entry, Found, Framed, Goodbye, Item, Limits,
+    Mailbox, Message, Names, Notice, Opened, Pace, Peer, Place, Protocol, Received, Rejected, Rest,
+    Serve, Served, Session, SlowReader, Socket, Source, Stage, Ticket, Turns, Work,
 };
 use chappe_shm::{SharedCounters, ThreadCounters};
 use chappe_sys::clock::Moment;
@@ -442,7 +442,12 @@ impl World {
     /// whether it had to wait for that.
     fn abort(&self) -> bool {
         let mut waited = false;
-        while !self.mailbox.abort(Cause::Kicked, &self.counters) {
+        loop {
+            match self.mailbox.abort(Cause::Kicked, &self.counters) {
+                Aborted::Over => break,
+                Aborted::StartTurn => self.mailbox.enqueue(),
+                Aborted::CallFollows => {}
+            }
             self.await_call();
             waited = true;
         }
