@@ -2,21 +2,26 @@
 //! handler at once, and how long some of them took.
 //!
 //! Where a handler is timed anyhow, or is on a handler thread because it may take long, each
-//! of its calls is measured. Of the quick ones that is the first of a turn, and of the others
-//! one in thirty-two, at random: messages that come in an order of their own are met all the
-//! same.
+//! of its calls is measured. Of the quick ones that is a thread's first, and then one in
+//! thirty-two, at random: messages that come in an order of their own are met all the same.
 //!
 //! A message costs two comparisons here; all else is for the end of a run, or for a call that
 //! is measured.
 
 use crate::turn::Serve;
 use chappe_sys::clock::Moment;
+use std::cell::Cell;
 
 /// The most calls of quick handlers between two that are measured, and twice the mean.
 const SAMPLE_EVERY_MAX: u32 = 64;
 
+thread_local! {
+    /// Quick calls of this thread's next turns before one is measured.
+    static UNMEASURED: Cell<u32> = const { Cell::new(0) };
+}
+
 /// Of one turn. Messages are numbered as the turn handles them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Calls {
     /// Whose run it is; `None`: of a code that nobody handles.
     place: Option<usize>,
@@ -29,6 +34,11 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
+    /// Of a turn that begins.
+    pub(crate) fn new() -> Self {
+        Self { place: None, first: 0, refused: 0, sample_at: UNMEASURED.get() }
+    }
+
     /// Before a quick call: whether it is measured.
     #[inline]
     pub(crate) fn is_sampled(&self, message: u32) -> bool {
@@ -69,6 +79,7 @@ impl Calls {
     pub(crate) fn end_run<S: Serve + ?Sized>(&mut self, message: u32, serve: &S) {
         let calls = message - self.first - std::mem::take(&mut self.refused);
         self.first = message;
+        UNMEASURED.set(self.sample_at.saturating_sub(message));
         if let Some(place) = self.place.filter(|_| calls > 0) {
             serve.called(place, calls);
         }

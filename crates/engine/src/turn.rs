@@ -236,7 +236,7 @@ impl<'a, S: Serve + ?Sized> Turns<'a, S> {
             place: self.place,
             batch: self.batch,
             share,
-            calls: Calls::default(),
+            calls: Calls::new(),
             session: None,
             next: Next::Rest,
             is_for_threads: false,
