@@ -27,7 +27,7 @@ pub const DROP: u16 = 18;
 pub const ODD: u16 = 19;
 /// Gives all tickets back. Answers how many there were, in four bytes.
 pub const GIVE_ALL: u16 = 20;
-/// Is answered by a thread that does so at once.
+/// Is answered by a thread that does so at once, or, without a body, by the handler itself.
 pub const SOON: u16 = 21;
 /// Is answered once the gate is open that the body names.
 pub const GATED: u16 = 22;
@@ -165,7 +165,14 @@ impl Service for Desk {
             kept.into_values().for_each(|ticket| ticket.resume(answer));
             call.reply(GIVE_ALL, &count.to_be_bytes())
         });
-        routes.on(SOON, |desk, _, call| Ok(desk.soon.lock().send(call.defer())?));
+        routes.on(SOON, |desk, _, call| {
+            let (is_now, ticket) = (call.body().is_empty(), call.defer());
+            if is_now {
+                ticket.resume(answer);
+                return Ok(());
+            }
+            Ok(desk.soon.lock().send(ticket)?)
+        });
         routes.on(GATED, |_, _, call| {
             let (ticket, name) = (call.defer(), call.body_to_keep());
             thread::spawn(move || {
