@@ -78,7 +78,7 @@ impl Server<()> {
     /// ```
     ///
     /// # Panics
-    /// On a name that is none, or is there already, and on the 65th.
+    /// On an invalid name, on a name that is taken, and on the 65th.
     #[must_use]
     #[track_caller]
     pub fn counter(mut self, name: &str) -> Self {

@@ -34,8 +34,8 @@ pub(super) type Handler<S> =
 ///
 /// # Panics
 /// Each method panics on a code outside of 16..=65279, on a code that has a handler
-/// already, and on a name that is none or is there already. All of them are mistakes in the
-/// program, and found when it starts.
+/// already, on an invalid name of a counter and on one that is taken. All of them are mistakes in
+/// the program, and found when it starts.
 pub struct Routes<S: Service> {
     pub(super) routes: Vec<Route<S>>,
     counters: Vec<String>,

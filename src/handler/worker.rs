@@ -71,7 +71,7 @@ impl<S: Service> Worker<S> {
     /// counts often has it once and keeps it.
     ///
     /// # Panics
-    /// If there is none of this name: a mistake in the program.
+    /// If no counter has this name: a mistake in the program.
     #[must_use]
     #[track_caller]
     pub fn counter(&self, name: &str) -> Counter {

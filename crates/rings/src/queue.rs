@@ -146,13 +146,13 @@ impl Producer {
 pub struct Consumer {
     queue: Queue,
     head: u64,
-    /// Where the record ends that was read last and is not taken; the head, if there is none.
+    /// Where the record ends that was read last and not taken yet; the head, if all were taken.
     end: u64,
 }
 
 impl Consumer {
-    /// The oldest record that is not taken, in the place of what was in `into`. False if there
-    /// is none. It stays until [`advance`](Self::advance).
+    /// Reads the oldest record that is not taken, in the place of what was in `into`. False if
+    /// all are taken. The record stays until [`advance`](Self::advance).
     ///
     /// # Errors
     /// [`Corrupt`]: the producer has written what no correct one writes.
