@@ -3,13 +3,14 @@
 //! The event loop serves no other connection while a handler runs on it, and a handler
 //! thread costs two wake-ups. So a handler begins on the handler threads, where its calls
 //! are timed, and moves to the loop once enough of them were short. A call that takes long
-//! there, or waits, sends it back, and it has to prove more the next time. At the third
-//! relapse it stays, until the next reload: no client can train a handler and then stop the
-//! loop again and again.
+//! there, or waits, sends it back, and it has to prove more the next time. A long call while it
+//! does so is a relapse as well. At the third one it stays, until the next reload: no client
+//! can train a handler and then stop the loop again and again, and a handler that waits now
+//! and then is not timed for ever.
 //!
 //! | tempo | runs | leaves when |
 //! |---|---|---|
-//! | proving | on a handler thread, timed | enough short calls in a row: quick |
+//! | proving | on a handler thread, timed | enough short calls in a row: quick; a long one at the third relapse: slow |
 //! | quick | on the loop | a long call is seen: proving, or slow at the third; a turn took long: suspect |
 //! | suspect | on the loop, timed | enough calls that were not long: quick; a long one: as above |
 //! | slow | on a handler thread | never |
@@ -108,6 +109,11 @@ impl Tempo {
                 Changed::Nothing
             }
             Self::NEVER => Changed::Nothing,
+            // Its first long calls may be what it does once: those it proves itself after.
+            _ if time > QUICK_TIME_MAX && self.relapses.load(Ordering::Relaxed) > 0 => {
+                self.relapse_once_more();
+                Changed::Nothing
+            }
             _ if time > SHORT => {
                 self.to_prove.store(self.proof(), Ordering::Relaxed);
                 Changed::Nothing
@@ -130,10 +136,14 @@ impl Tempo {
         if self.to_prove.load(Ordering::Relaxed) != 0 {
             return Changed::Nothing;
         }
-        self.relapses.fetch_add(1, Ordering::Relaxed);
         self.to_time.store(0, Ordering::Relaxed);
-        self.to_prove.store(self.proof(), Ordering::Relaxed);
+        self.relapse_once_more();
         Changed::Demoted
+    }
+
+    fn relapse_once_more(&self) {
+        self.relapses.fetch_add(1, Ordering::Relaxed);
+        self.to_prove.store(self.proof(), Ordering::Relaxed);
     }
 
     /// What it has to prove, after its relapses.
@@ -183,6 +193,21 @@ mod tests {
         assert_eq!(tempo.pace(), Pace::Slow);
         assert_eq!((tempo.record(SHORT), tempo.relapse()), (Changed::Nothing, Changed::Nothing));
         assert_eq!(tempo.pace(), Pace::Slow);
+    }
+
+    #[test]
+    fn a_long_call_is_a_relapse_also_while_it_proves_itself_again() {
+        let tempo = Tempo::proving();
+        for _ in 0..5 {
+            tempo.record(LONG);
+        }
+        assert_eq!(proof_of(&tempo), PROOF_CALLS, "before it was quick it has none");
+        assert_eq!(tempo.record(LONG), Changed::Demoted);
+        tempo.record(SHORT + Duration::from_nanos(1));
+        assert_eq!(tempo.record(LONG), Changed::Nothing);
+        assert_eq!(tempo.pace(), Pace::Proving, "the second");
+        assert_eq!(tempo.record(LONG), Changed::Nothing);
+        assert_eq!(tempo.pace(), Pace::Slow, "the third");
     }
 
     #[test]
