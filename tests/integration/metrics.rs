@@ -13,7 +13,6 @@ use chappe_shm::Counter;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
-use chappe_testkit::proc::LISTEN;
 use chappe_testkit::site::{command, configuration, finish};
 use chappe_testkit::{DEADLINE, TestServer, fresh_dir, proc, wait_for, wait_until};
 
@@ -186,6 +185,14 @@ fn bad_requests_are_told_so() {
     assert_eq!(metrics(&server).1, pid, "the same process all along");
 }
 
+/// The channel, the socket that listens, and the pair behind the signals.
+const OWN_SOCKETS: usize = 4;
+
+fn sockets(pid: i32) -> usize {
+    let open = proc::open_descriptors(pid);
+    open.iter().filter(|(number, target)| **number > 2 && target.starts_with("socket:")).count()
+}
+
 /// What a connection may take for its request.
 const REQUEST_TIME: Duration = Duration::from_secs(5);
 
@@ -193,14 +200,8 @@ const REQUEST_TIME: Duration = Duration::from_secs(5);
 fn silent_connections_keep_nobody_out_and_are_ended() {
     let server = TestServer::start("metrics_connections", ON);
     let (address, pid) = metrics(&server);
-    let port = format!(":{:04X}", address.port());
-    // Not descriptors in all: a process that has just begun has some that it is to close.
-    let open = || {
-        let accepted = proc::tcp_inodes(|local, state| local.ends_with(&port) && state != LISTEN);
-        let held = proc::open_descriptors(pid);
-        let held = |inode: &&String| held.values().any(|what| *what == format!("socket:[{inode}]"));
-        accepted.iter().filter(held).count()
-    };
+    wait_until("it has its descriptors", || sockets(pid) == OWN_SOCKETS);
+    let open = || sockets(pid) - OWN_SOCKETS;
     let began = Instant::now();
     let mut silent: Vec<_> = (0..CONNECTIONS_MAX).map(|_| connect(address)).collect();
     wait_until("all are taken", || open() == CONNECTIONS_MAX);
@@ -276,12 +277,11 @@ fn the_metrics_process_has_nothing_but_its_own() {
         let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         title.starts_with("chappe: metrics process")
     });
-    // Standard streams, the channel, the socket, and the pair behind the signals.
     wait_until("it has its descriptors", || {
         let open = proc::open_descriptors(pid);
         let sockets = open.iter().filter(|(number, _)| **number > 2);
         let kinds: Vec<_> = sockets.map(|(_, target)| target.split(':').next()).collect();
-        kinds == [Some("socket"); 4]
+        kinds == [Some("socket"); OWN_SOCKETS]
     });
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");

@@ -113,23 +113,15 @@ fn memory_bytes(pid: i32, field: &str) -> u64 {
 
 /// The inodes of listening TCP sockets, as they stand in `socket:[…]`.
 pub fn listening_inodes() -> Vec<String> {
-    tcp_inodes(|_, state| state == LISTEN)
-}
-
-/// A TCP socket's state in `/proc/net/tcp`.
-pub const LISTEN: &str = "0A";
-
-/// The inodes of TCP sockets of a local address and a state, both as they stand in
-/// `/proc/net/tcp`.
-pub fn tcp_inodes(is_wanted: impl Fn(&str, &str) -> bool) -> Vec<String> {
+    /// A TCP socket's state in `/proc/net/tcp`.
+    const LISTEN: &str = "0A";
     ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|path| fs::read_to_string(path).ok())
         .flat_map(|table| {
             let inode = |line: &str| {
                 let fields: Vec<&str> = line.split_whitespace().collect();
-                let (local, state) = (fields.get(1)?, fields.get(3)?);
-                is_wanted(local, state).then(|| fields[9].to_owned())
+                (*fields.get(3)? == LISTEN).then(|| fields[9].to_owned())
             };
             table.lines().skip(1).filter_map(inode).collect::<Vec<_>>()
         })
