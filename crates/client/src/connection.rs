@@ -1,58 +1,26 @@
 //! The connection of a client: one socket, a half to write and a half to read.
 //! Each half blocks the thread that calls it, up to its time-out.
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use chappe_sys::unix_socket;
-use chappe_wire::{Code, FRAME_BYTES_MAX, HEADER_BYTES, Header, append_frame, checksum};
+use chappe_wire::Code;
 
 use super::error::ClientError;
 use super::received::Frame;
-
-/// What one read(2) asks for: room for the largest frame, or for many small ones.
-const READ_BYTES: usize = 64 * 1024;
-const _: () = assert!(READ_BYTES >= FRAME_BYTES_MAX);
-
-/// [`Sender::queue`] writes by itself when this much waits.
-const QUEUED_BYTES_MAX: usize = 64 * 1024;
+use super::receiver::Receiver;
+use super::sender::Sender;
 
 /// A connection to a server: both halves, for one thread.
 #[derive(Debug)]
 pub struct Connection {
     sender: Sender,
     receiver: Receiver,
-}
-
-/// The half that writes.
-#[derive(Debug)]
-pub struct Sender {
-    socket: Arc<TcpStream>,
-    queued: BytesMut,
-    timeout: Option<Duration>,
-}
-
-/// The half that reads. One read(2) may bring many frames; they are then handed
-/// out without a system call.
-///
-/// ```text
-/// buffer: | handed out | received, not handed out | free |
-///         0          start                       end   READ_BYTES
-/// ```
-#[derive(Debug)]
-pub struct Receiver {
-    socket: Arc<TcpStream>,
-    buffer: Box<[u8]>,
-    start: usize,
-    end: usize,
-    timeout: Option<Duration>,
-    /// What SO_RCVTIMEO is set to: it is only touched when it must change.
-    armed: Option<Duration>,
 }
 
 impl Connection {
@@ -115,17 +83,8 @@ impl Connection {
 
     fn over(stream: TcpStream, timeout: Option<Duration>) -> Result<Self, ClientError> {
         let socket = Arc::new(stream);
-        let mut client = Self {
-            sender: Sender { socket: Arc::clone(&socket), queued: BytesMut::new(), timeout: None },
-            receiver: Receiver {
-                socket,
-                buffer: vec![0; READ_BYTES].into_boxed_slice(),
-                start: 0,
-                end: 0,
-                timeout: None,
-                armed: None,
-            },
-        };
+        let sender = Sender::over(Arc::clone(&socket));
+        let mut client = Self { sender, receiver: Receiver::over(socket) };
         client.set_timeout(timeout)?;
         Ok(client)
     }
@@ -145,7 +104,7 @@ impl Connection {
     /// # Errors
     /// [`ClientError::Io`]; a Unix socket has no such address.
     pub fn local_addr(&self) -> Result<SocketAddr, ClientError> {
-        self.sender.socket.local_addr().map_err(ClientError::Io)
+        self.sender.socket().local_addr().map_err(ClientError::Io)
     }
 
     /// Sends one frame, see [`Sender::send`].
@@ -199,197 +158,15 @@ impl Connection {
 
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.sender.socket.as_fd()
+        self.sender.socket().as_fd()
     }
-}
-
-impl Sender {
-    /// Bounds each write to `timeout`; `None` waits for ever.
-    ///
-    /// # Errors
-    /// [`ClientError::Io`], for a time-out of zero above all.
-    pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
-        self.socket.set_write_timeout(timeout).map_err(ClientError::Io)?;
-        self.timeout = timeout;
-        Ok(())
-    }
-
-    /// Sends one frame, and what was queued before it.
-    ///
-    /// # Errors
-    /// [`ClientError::BodyTooLong`] (nothing was sent), [`ClientError::TimedOut`],
-    /// [`ClientError::Io`].
-    pub fn send(&mut self, code: Code, body: &[u8]) -> Result<(), ClientError> {
-        append_frame(&mut self.queued, code, body)?;
-        self.flush()
-    }
-
-    /// Adds one frame to what the next [`flush`](Self::flush) writes, so that
-    /// many small frames go in one write(2). Writes by itself at 64 KiB.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send).
-    pub fn queue(&mut self, code: Code, body: &[u8]) -> Result<(), ClientError> {
-        append_frame(&mut self.queued, code, body)?;
-        if self.queued.len() >= QUEUED_BYTES_MAX { self.flush() } else { Ok(()) }
-    }
-
-    /// Writes what was queued.
-    ///
-    /// # Errors
-    /// [`ClientError::TimedOut`], [`ClientError::Io`]. What was queued is then
-    /// dropped: a part of it may have been sent.
-    pub fn flush(&mut self) -> Result<(), ClientError> {
-        let queued = self.queued.split();
-        self.write(&queued)
-    }
-
-    /// Sends bytes as they are, after what was queued: for tests of a server.
-    ///
-    /// # Errors
-    /// As [`flush`](Self::flush).
-    pub fn send_bytes(&mut self, raw: &[u8]) -> Result<(), ClientError> {
-        self.flush()?;
-        self.write(raw)
-    }
-
-    /// Flushes, then says that nothing more will be sent (FIN).
-    ///
-    /// # Errors
-    /// As [`flush`](Self::flush).
-    pub fn shutdown_write(&mut self) -> Result<(), ClientError> {
-        self.flush()?;
-        self.socket.shutdown(Shutdown::Write).map_err(ClientError::Io)
-    }
-
-    // The standard library sends with MSG_NOSIGNAL, so a peer that is gone is an
-    // error here and never SIGPIPE.
-    fn write(&self, bytes: &[u8]) -> Result<(), ClientError> {
-        match (&*self.socket).write_all(bytes) {
-            Ok(()) => Ok(()),
-            Err(e) if is_timeout(&e) => {
-                Err(ClientError::TimedOut(self.timeout.unwrap_or_default()))
-            }
-            Err(e) => Err(ClientError::Io(e)),
-        }
-    }
-}
-
-impl Receiver {
-    /// Bounds each [`receive`](Self::receive) to `timeout`; `None` waits for ever.
-    ///
-    /// # Errors
-    /// [`ClientError::Io`], for a time-out of zero above all.
-    pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
-        self.socket.set_read_timeout(timeout).map_err(ClientError::Io)?;
-        self.timeout = timeout;
-        self.armed = timeout;
-        Ok(())
-    }
-
-    /// The next frame, whatever its code is. It is due as a whole within the
-    /// time-out: a server that trickles bytes can't stretch it.
-    ///
-    /// # Errors
-    /// [`ClientError::TimedOut`], [`ClientError::Closed`],
-    /// [`ClientError::Truncated`], [`ClientError::BadLength`],
-    /// [`ClientError::Checksum`], [`ClientError::Io`].
-    pub fn receive(&mut self) -> Result<Frame, ClientError> {
-        let mut deadline = None;
-        loop {
-            if let Some(frame) = self.next_received()? {
-                return Ok(frame);
-            }
-            // The clock is only read when the socket must be, too.
-            let now = Instant::now();
-            let due = *deadline.get_or_insert_with(|| self.timeout.map(|limit| now + limit));
-            self.fill(due.map(|due| due.saturating_duration_since(now)))?;
-        }
-    }
-
-    /// Whether a whole frame is here already, so that the next
-    /// [`receive`](Self::receive) makes no system call.
-    #[must_use]
-    pub fn has_frame(&self) -> bool {
-        let received = &self.buffer[self.start..self.end];
-        Header::read(received).is_some_and(|header| received.len() >= usize::from(header.length))
-    }
-
-    /// Ends the connection in both directions, so that the thread that holds
-    /// the other half does not wait any longer.
-    pub fn shutdown(&self) {
-        // It may have ended already, and then there is nothing to do.
-        let _ = self.socket.shutdown(Shutdown::Both);
-    }
-
-    /// A frame out of the buffer, `None` while there is no whole one.
-    fn next_received(&mut self) -> Result<Option<Frame>, ClientError> {
-        let received = &self.buffer[self.start..self.end];
-        let Some(header) = Header::read(received) else { return Ok(None) };
-        let length = usize::from(header.length);
-        if length < HEADER_BYTES {
-            return Err(ClientError::BadLength(header.length));
-        }
-        let Some(body) = received.get(HEADER_BYTES..length) else { return Ok(None) };
-        let computed = checksum(body);
-        let body = Bytes::copy_from_slice(body);
-        self.start += length;
-        let Header { code, crc32: claimed, .. } = header;
-        if claimed == computed {
-            Ok(Some(Frame { code, body }))
-        } else {
-            Err(ClientError::Checksum { code, claimed, computed })
-        }
-    }
-
-    /// Reads once, for at most `left`.
-    fn fill(&mut self, left: Option<Duration>) -> Result<(), ClientError> {
-        // The incomplete frame moves to the front, so a whole one always fits.
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
-        loop {
-            if left == Some(Duration::ZERO) {
-                return Err(self.timed_out());
-            }
-            if self.armed != left {
-                self.socket.set_read_timeout(left).map_err(ClientError::Io)?;
-                self.armed = left;
-            }
-            match (&*self.socket).read(&mut self.buffer[self.end..]) {
-                Ok(0) => return Err(self.end_of_stream()),
-                Ok(received) => {
-                    self.end += received;
-                    return Ok(());
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if is_timeout(&e) => return Err(self.timed_out()),
-                Err(e) => return Err(ClientError::Io(e)),
-            }
-        }
-    }
-
-    fn timed_out(&self) -> ClientError {
-        ClientError::TimedOut(self.timeout.unwrap_or_default())
-    }
-
-    fn end_of_stream(&self) -> ClientError {
-        let received = &self.buffer[self.start..self.end];
-        if received.is_empty() {
-            return ClientError::Closed;
-        }
-        let whole = Header::read(received).map_or(HEADER_BYTES, |header| header.length.into());
-        ClientError::Truncated { missing_bytes: whole - received.len() }
-    }
-}
-
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+    use std::time::Instant;
 
     use super::*;
     use chappe_wire::{BODY_BYTES_MAX, BodyTooLong, encode};

@@ -77,3 +77,8 @@ impl From<BodyTooLong> for ClientError {
         Self::BodyTooLong(too_long)
     }
 }
+
+/// A socket whose time-out is over.
+pub(super) fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}

@@ -12,10 +12,14 @@
 mod connection;
 mod error;
 mod received;
+mod receiver;
+mod sender;
 
-pub use connection::{Connection, Receiver, Sender};
+pub use connection::Connection;
 pub use error::ClientError;
 pub use received::{Frame, ServerError, ServerGoodbye};
+pub use receiver::Receiver;
+pub use sender::Sender;
 
 // So that a program that only has this crate can name codes and bounds.
 pub use chappe_wire::{
