@@ -35,6 +35,12 @@ impl Default for Server<()> {
 
 impl Server<()> {
     /// A server with the stock handlers: ping, echo, time, who.
+    ///
+    /// ```
+    /// # use chappe::Server;
+    /// let stock = Server::new(); // as the program `chappe`
+    /// let own = Server::new().on(16, |call| call.reply(16, b"hello")); // and code 16
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         let defined = Defined { routes: Routes::new(), has_hooks: false };
@@ -42,6 +48,20 @@ impl Server<()> {
     }
 
     /// A server with a service, whose routes are read now.
+    ///
+    /// ```should_panic
+    /// # use chappe::*;
+    /// # struct Chat;
+    /// # impl Service for Chat {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(routes: &mut Routes<Self>) { routes.on(15, |_, _, _| Ok(())); }
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// # }
+    /// // Its `routes` names code 15, which belongs to the server: it panics.
+    /// let _ = Server::of::<Chat>();
+    /// ```
     ///
     /// # Panics
     /// Where its routes are wrong, see [`Routes`].
@@ -51,9 +71,20 @@ impl Server<()> {
         Server { defined, program: Program::default() }
     }
 
-    /// Handles the messages of a code. The handler is copied into each worker by
+    /// Handles the messages of a code, as [`Routes::on`] does. The handler is copied into each worker by
     /// the fork, so it must not hold threads, locks that are held, or open
     /// connections of its own.
+    ///
+    /// ```
+    /// # use chappe::{HandlerError, Server};
+    /// let server = Server::new().on(16, |call| {
+    ///     let text = std::str::from_utf8(call.body())?; // not UTF-8: error 4
+    ///     match text {
+    ///         "" => Err(HandlerError::new("a name, please")), // error 4 too
+    ///         name => call.reply(16, format!("hello {name}").as_bytes()),
+    ///     }
+    /// });
+    /// ```
     ///
     /// # Panics
     /// On a code outside of 16..=65279 and on a second handler for a code.
@@ -88,6 +119,14 @@ impl Server<()> {
 
     /// As [`Server::on`], with a handler that may wait: it never runs on the event loop.
     ///
+    /// ```
+    /// # use chappe::Server;
+    /// let server = Server::new().blocking(16, |call| {
+    ///     let text = std::fs::read_to_string("motd.txt")?; // may wait for a disk
+    ///     call.reply(16, text.as_bytes())
+    /// });
+    /// ```
+    ///
     /// # Panics
     /// As there.
     #[must_use]
@@ -104,6 +143,15 @@ impl Server<()> {
 impl<S: Service> Server<S> {
     /// What the program is called: in its help, its messages, and the titles of its
     /// processes. `chappe` otherwise.
+    ///
+    /// ```no_run
+    /// # use chappe::Server;
+    /// # use std::process::ExitCode;
+    /// fn main() -> ExitCode {
+    ///     // `ps` shows "chatd: master process", "chatd: worker process 0", …
+    ///     Server::new().name("chatd").main()
+    /// }
+    /// ```
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.program.name = name.into();
@@ -111,6 +159,15 @@ impl<S: Service> Server<S> {
     }
 
     /// Its version, for `-v` and `--version`: `env!("CARGO_PKG_VERSION")`.
+    ///
+    /// ```no_run
+    /// # use chappe::Server;
+    /// # use std::process::ExitCode;
+    /// fn main() -> ExitCode {
+    ///     // `chatd -v` prints "chatd 1.4.0": the version of the package, not of Chappe.
+    ///     Server::new().name("chatd").version(env!("CARGO_PKG_VERSION")).main()
+    /// }
+    /// ```
     #[must_use]
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.program.version = version.into();
@@ -118,6 +175,14 @@ impl<S: Service> Server<S> {
     }
 
     /// What it is, in a sentence: the first line of its help.
+    ///
+    /// ```no_run
+    /// # use chappe::Server;
+    /// # use std::process::ExitCode;
+    /// fn main() -> ExitCode {
+    ///     Server::new().name("chatd").about("Rooms to talk in.").main()
+    /// }
+    /// ```
     #[must_use]
     pub fn about(mut self, about: impl Into<String>) -> Self {
         self.program.about = about.into();
@@ -125,6 +190,19 @@ impl<S: Service> Server<S> {
     }
 
     /// Does what the command line asks for.
+    ///
+    /// Returns when the command is done, or the server has ended; the code is 0 for success. A
+    /// start is refused in a program that has a second thread by then.
+    ///
+    /// ```no_run
+    /// # use chappe::Server;
+    /// # use std::process::ExitCode;
+    /// fn main() -> ExitCode {
+    ///     // `chatd --foreground` serves; `chatd reload`, `chatd status`, `chatd quit` ask the
+    ///     // server that runs.
+    ///     Server::new().name("chatd").on(16, |call| call.reply(16, call.body())).main()
+    /// }
+    /// ```
     #[must_use]
     pub fn main(self) -> ExitCode {
         let Self { mut program, defined } = self;

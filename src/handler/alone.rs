@@ -27,6 +27,24 @@ const BYTES_MAX: usize = 64 * 1024 * 1024;
 const FRAME_BYTES_MAX: usize = 65_535;
 
 /// What a handler has made of one message. Made by [`crate::testing::call`].
+///
+/// ```
+/// # use chappe::*;
+/// # struct App;
+/// # impl Service for App {
+/// #     type Config = NoConfig;
+/// #     type State = ();
+/// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+/// #     fn routes(routes: &mut Routes<Self>) {
+/// #         routes.on(16, |_, _, call| call.reply(16, call.body()));
+/// #     }
+/// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+/// # }
+/// let answer = testing::call(&App, &mut (), 16, b"hello"); // code 16 echoes
+/// assert_eq!(answer.replies, [(16, b"hello".to_vec())]);
+/// assert_eq!((answer.error, answer.closes), (None, None));
+/// assert!(!answer.admits && !answer.defers);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Answer {
@@ -46,6 +64,30 @@ pub struct Answer {
 }
 
 /// How a handler has failed, with the text that its peer gets.
+///
+/// ```
+/// # use chappe::*;
+/// # struct App;
+/// # impl Service for App {
+/// #     type Config = NoConfig;
+/// #     type State = ();
+/// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+/// #     fn routes(routes: &mut Routes<Self>) { routes.on(16, parse); }
+/// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+/// # }
+/// use chappe::testing::Refusal;
+///
+/// fn parse(_: &App, _: &mut (), call: &mut Call<'_, App>) -> Outcome {
+///     let number: u32 = std::str::from_utf8(call.body())?.parse()?;
+///     if number > 9 { Err(Deny::close("too much"))? }
+///     Ok(())
+/// }
+///
+/// let error = |body: &[u8]| testing::call(&App, &mut (), 16, body).error;
+/// assert_eq!(error(b"7"), None);
+/// assert_eq!(error(b"x"), Some(Refusal::Failed("invalid digit found in string".to_owned())));
+/// assert_eq!(error(b"10"), Some(Refusal::Denied("too much".to_owned())));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Error 4: the connection stays open.

@@ -14,6 +14,28 @@ use std::sync::Arc;
 ///
 /// Nothing is sent before the handler returns; the replies to neighbouring messages leave
 /// together.
+///
+/// ```
+/// # use chappe::*;
+/// # struct App;
+/// # impl Service for App {
+/// #     type Config = NoConfig;
+/// #     type State = u32;
+/// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+/// #     fn routes(routes: &mut Routes<Self>) { routes.on(16, greet); }
+/// #     fn connected(&self, _: &Client) -> Result<u32, Deny> { Ok(0) }
+/// # }
+/// fn greet(_: &App, greeted: &mut u32, call: &mut Call<'_, App>) -> Outcome {
+///     *greeted += 1;
+///     let name = std::str::from_utf8(call.body())?; // not UTF-8: error 4
+///     call.reply(16, format!("hello {name}").as_bytes())
+/// }
+///
+/// let answer = testing::call(&App, &mut 0, 16, b"Ada");
+/// assert_eq!(answer.replies, [(16, b"hello Ada".to_vec())]);
+/// let answer = testing::call(&App, &mut 0, 16, b"\xff");
+/// assert!(answer.replies.is_empty() && answer.error.is_some());
+/// ```
 #[derive(Debug)]
 pub struct Call<'a, S: Service> {
     worker: &'a Worker<S>,
@@ -92,6 +114,22 @@ impl<'a, S: Service> Call<'a, S> {
     }
 
     /// The message code.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct App;
+    /// # impl Service for App {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(routes: &mut Routes<Self>) { routes.on(16, echo).on(17, echo); }
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// # }
+    /// fn echo(_: &App, _: &mut (), call: &mut Call<'_, App>) -> Outcome {
+    ///     call.reply(call.code(), call.body()) // registered for 16 and for 17
+    /// }
+    /// # assert_eq!(testing::call(&App, &mut (), 17, b"x").replies, [(17, b"x".to_vec())]);
+    /// ```
     #[must_use]
     pub fn code(&self) -> Code {
         self.replies.message.opened.code
@@ -99,6 +137,26 @@ impl<'a, S: Service> Call<'a, S> {
 
     /// The body, 0 to 65527 bytes. It may be used while replies are given. A message that was
     /// deferred has it still, in a copy.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct App;
+    /// # impl Service for App {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(routes: &mut Routes<Self>) { routes.on(16, square); }
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// # }
+    /// fn square(_: &App, _: &mut (), call: &mut Call<'_, App>) -> Outcome {
+    ///     // Not four bytes: error 4.
+    ///     let number = u32::from_be_bytes(call.body().try_into()?);
+    ///     call.reply(16, &u64::from(number).pow(2).to_be_bytes())
+    /// }
+    /// # let answer = testing::call(&App, &mut (), 16, &[0, 0, 0, 3]);
+    /// # assert_eq!(answer.replies, [(16, 9_u64.to_be_bytes().to_vec())]);
+    /// # assert!(testing::call(&App, &mut (), 16, &[0, 3]).error.is_some());
+    /// ```
     #[must_use]
     pub fn body(&self) -> &'a [u8] {
         self.replies.message.opened.body
@@ -107,6 +165,26 @@ impl<'a, S: Service> Call<'a, S> {
     /// The body, to keep beyond the handler's return. Shares the memory it was
     /// received in, unless that is more than four times as large: then it is
     /// copied, so that a few bytes that are kept do not keep many allocated.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct App;
+    /// # impl Service for App {
+    /// #     type Config = NoConfig;
+    /// #     type State = Vec<bytes::Bytes>;
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(routes: &mut Routes<Self>) { routes.on(16, note); }
+    /// #     fn connected(&self, _: &Client) -> Result<Vec<bytes::Bytes>, Deny> { Ok(Vec::new()) }
+    /// # }
+    /// fn note(_: &App, notes: &mut Vec<bytes::Bytes>, call: &mut Call<'_, App>) -> Outcome {
+    ///     notes.push(call.body_to_keep()); // what `body` returns ends with the call
+    ///     call.reply(16, b"")
+    /// }
+    ///
+    /// let mut notes = Vec::new();
+    /// testing::call(&App, &mut notes, 16, b"milk");
+    /// assert_eq!(notes, ["milk"]);
+    /// ```
     #[must_use]
     pub fn body_to_keep(&self) -> Bytes {
         match self.replies.message.chunk {
@@ -118,6 +196,24 @@ impl<'a, S: Service> Call<'a, S> {
     }
 
     /// The peer that the message came from.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct App;
+    /// # impl Service for App {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(routes: &mut Routes<Self>) { routes.on(16, whoami); }
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// # }
+    /// fn whoami(_: &App, _: &mut (), call: &mut Call<'_, App>) -> Outcome {
+    ///     let text = format!("{} from {}", call.client().id(), call.client().peer());
+    ///     call.reply(16, text.as_bytes()) // "17 from 127.0.0.1:40000"
+    /// }
+    /// # let answer = testing::call(&App, &mut (), 16, b"");
+    /// # assert!(answer.replies[0].1.ends_with(b" from 127.0.0.1:40000"));
+    /// ```
     #[must_use]
     pub fn client(&self) -> &Client {
         let client = &self.aside.get_or_init(Box::default).client;
@@ -125,18 +221,79 @@ impl<'a, S: Service> Call<'a, S> {
     }
 
     /// The worker that this runs in.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct App;
+    /// # impl Service for App {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(routes: &mut Routes<Self>) { routes.on(16, which).counter("asked"); }
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// # }
+    /// fn which(_: &App, _: &mut (), call: &mut Call<'_, App>) -> Outcome {
+    ///     call.worker().counter("asked").add(1);
+    ///     call.reply(16, &call.worker().generation().to_be_bytes())
+    /// }
+    /// # let answer = testing::call(&App, &mut (), 16, b"");
+    /// # assert_eq!(answer.replies, [(16, 1_u64.to_be_bytes().to_vec())]);
+    /// ```
     #[must_use]
     pub fn worker(&self) -> &'a Worker<S> {
         self.worker
     }
 
     /// A way to send to this connection later, from any thread of this worker.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # use std::sync::Mutex;
+    /// # #[derive(Default)]
+    /// # struct Room { members: Mutex<Vec<Handle>> }
+    /// # impl Service for Room {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self::default()) }
+    /// #     fn routes(routes: &mut Routes<Self>) { routes.on(16, join); }
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// # }
+    /// fn join(room: &Room, _: &mut (), call: &mut Call<'_, Room>) -> Outcome {
+    ///     // For other handlers to send to.
+    ///     room.members.lock().unwrap().push(call.handle());
+    ///     call.reply(16, b"joined")
+    /// }
+    /// # let room = Room::default();
+    /// # testing::call(&room, &mut (), 16, b"");
+    /// # assert_eq!(room.members.lock().unwrap()[0].send(17, b"news"), Err(SendError::Expired));
+    /// ```
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle::new(self.replies.message.mailbox)
     }
 
     /// Appends a message for the peer. May be called any number of times.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct App;
+    /// # impl Service for App {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(routes: &mut Routes<Self>) { routes.on(16, greet); }
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// # }
+    /// fn greet(_: &App, _: &mut (), call: &mut Call<'_, App>) -> Outcome {
+    ///     call.reply(16, b"hello")?;
+    ///     call.reply(17, call.body())?;
+    ///     assert!(call.reply(17, &[0; 65_528]).is_err()); // one byte too many
+    ///     Ok(())
+    /// }
+    ///
+    /// let answer = testing::call(&App, &mut (), 16, b"Ada");
+    /// assert_eq!(answer.replies, [(16, b"hello".to_vec()), (17, b"Ada".to_vec())]);
+    /// ```
     ///
     /// # Errors
     /// A body beyond 65527 bytes, or more than 64 MiB of replies that wait for their handler
@@ -153,15 +310,37 @@ impl<'a, S: Service> Call<'a, S> {
     }
 
     /// Leaves the reply to the ticket that it returns: [`Deferred::resume`] goes on with the
-    /// message, from any thread and at any time within `timeouts.deferred`. Until then the
-    /// connection's next messages wait, and no thread does. It is the last that a handler does;
+    /// message, from any thread and at any time within `timeouts.deferred` (20 seconds). Until then
+    /// the connection's next messages wait, and no thread does. It is the last that a handler does;
     /// what it has replied before is sent.
     ///
-    /// At most `worker.deferred_max` messages of a worker wait. Beyond that the peer gets error 9
-    /// in place of all replies, and the ticket is void. Also void are that of a handler which
-    /// then fails, panics or closes the connection, and a second one for the same call.
+    /// At most `worker.deferred_max` (65536) messages of a worker wait. Beyond that the peer gets
+    /// error 9 in place of all replies, and the ticket is void. Also void are that of a handler
+    /// which then fails, panics or closes the connection, and a second one for the same call.
     ///
     /// The body is copied, and counts against the limits of the inbox for as long as it waits.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # use std::sync::Mutex;
+    /// # #[derive(Default)]
+    /// # struct News { waiting: Mutex<Vec<Deferred<News>>> }
+    /// # impl Service for News {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self::default()) }
+    /// #     fn routes(routes: &mut Routes<Self>) { routes.on(16, next); }
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// # }
+    /// fn next(news: &News, _: &mut (), call: &mut Call<'_, News>) -> Outcome {
+    ///     news.waiting.lock().unwrap().push(call.defer());
+    ///     assert!(call.defer().is_void()); // there is one ticket for a call
+    ///     Ok(())
+    /// }
+    /// # let news = News::default();
+    /// let answer = testing::call(&news, &mut (), 16, b"");
+    /// assert!(answer.defers && answer.replies.is_empty());
+    /// ```
     pub fn defer(&mut self) -> Deferred<S> {
         let message = self.replies.message;
         let aside = self.aside_mut();
@@ -175,6 +354,29 @@ impl<'a, S: Service> Call<'a, S> {
 
     /// Opens the gate of [`super::Routes::before_admit`] for this connection, from the next
     /// message on; not if the handler fails. `timeouts.handshake` ends with it.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct App;
+    /// # impl Service for App {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(routes: &mut Routes<Self>) { routes.before_admit(16, login); }
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// # }
+    /// fn login(_: &App, _: &mut (), call: &mut Call<'_, App>) -> Outcome {
+    ///     if call.body() != b"sesame" {
+    ///         // Error 8, and the end.
+    ///         return Err(Deny::close("wrong password").into());
+    ///     }
+    ///     call.admit();
+    ///     call.reply(16, b"welcome")
+    /// }
+    ///
+    /// assert!(testing::call(&App, &mut (), 16, b"sesame").admits);
+    /// assert!(!testing::call(&App, &mut (), 16, b"barley").admits);
+    /// ```
     pub fn admit(&mut self) {
         self.admits = true;
     }
@@ -182,6 +384,28 @@ impl<'a, S: Service> Call<'a, S> {
     /// Ends the connection behind the replies: its peer gets the text in a goodbye
     /// (reason 7), of which 512 bytes are sent at most, and what it sends afterwards is not
     /// handled. A reply behind it is an error. Only the first text counts.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct App;
+    /// # impl Service for App {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(routes: &mut Routes<Self>) { routes.on(16, bye); }
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// # }
+    /// fn bye(_: &App, _: &mut (), call: &mut Call<'_, App>) -> Outcome {
+    ///     call.reply(16, b"good night")?;
+    ///     call.close("it is late");
+    ///     assert!(call.reply(16, b"one more").is_err());
+    ///     Ok(())
+    /// }
+    ///
+    /// let answer = testing::call(&App, &mut (), 16, b"");
+    /// assert_eq!(answer.replies, [(16, b"good night".to_vec())]);
+    /// assert_eq!(answer.closes.as_deref(), Some("it is late"));
+    /// ```
     pub fn close(&mut self, text: impl Into<String>) {
         self.aside_mut().closes.get_or_insert_with(|| text.into());
     }

@@ -48,6 +48,28 @@ pub struct Counter {
 impl Counter {
     /// Adds `n`; wraps around after 2^64. An atomic addition in memory that all threads of the
     /// worker share, and no system call.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct App;
+    /// # impl Service for App {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(routes: &mut Routes<Self>) {
+    /// #         routes.on(16, store).counter("bytes_stored");
+    /// #     }
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// # }
+    /// fn store(_: &App, _: &mut (), call: &mut Call<'_, App>) -> Outcome {
+    ///     // Or kept, by the service.
+    ///     let bytes = call.worker().counter("bytes_stored");
+    ///     // `app_bytes_stored` of `chappe status`
+    ///     bytes.add(call.body().len() as u64);
+    ///     call.reply(16, b"")
+    /// }
+    /// # assert!(testing::call(&App, &mut (), 16, b"body").error.is_none());
+    /// ```
     pub fn add(&self, n: u64) {
         self.inner.add(n);
     }

@@ -18,6 +18,36 @@ pub(super) type Continuation<S> =
 /// is gone or ends at once, the ticket is *void*: to resume or to drop it does nothing. It
 /// keeps no connection, and `closed` does not wait for it. A void ticket that is kept holds
 /// some hundred bytes.
+///
+/// ```
+/// # use chappe::*;
+/// # use std::sync::Mutex;
+/// # #[derive(Default)]
+/// # struct News { waiting: Mutex<Vec<Deferred<News>>> }
+/// # impl Service for News {
+/// #     type Config = NoConfig;
+/// #     type State = ();
+/// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self::default()) }
+/// #     fn routes(routes: &mut Routes<Self>) { routes.on(16, next).on(17, publish); }
+/// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+/// # }
+/// fn next(news: &News, _: &mut (), call: &mut Call<'_, News>) -> Outcome {
+///     news.waiting.lock().unwrap().push(call.defer()); // no thread waits
+///     Ok(())
+/// }
+///
+/// fn publish(news: &News, _: &mut (), call: &mut Call<'_, News>) -> Outcome {
+///     for ticket in news.waiting.lock().unwrap().drain(..) {
+///         let text = call.body_to_keep();
+///         ticket.resume(move |_news, _state, call| call.reply(16, &text));
+///     }
+///     call.reply(17, b"")
+/// }
+/// # let news = News::default();
+/// # assert!(testing::call(&news, &mut (), 16, b"").defers);
+/// # assert_eq!(testing::call(&news, &mut (), 17, b"rain").replies, [(17, Vec::new())]);
+/// # assert!(news.waiting.lock().unwrap().is_empty());
+/// ```
 #[must_use = "a dropped ticket answers the message with an error"]
 pub struct Deferred<S: Service> {
     ticket: Ticket,
@@ -74,6 +104,20 @@ impl<S: Service> Deferred<S> {
 
     /// Whether nobody waits for the reply any more: what is not begun yet can be left. A ticket
     /// can become void at any time.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// fn answer_all<S: Service>(questions: Vec<(String, Deferred<S>)>) {
+    ///     for (question, ticket) in questions {
+    ///         if ticket.is_void() {
+    ///             // Its peer is gone, or has had error 4: not worth the work.
+    ///             continue;
+    ///         }
+    ///         let answer = question.to_uppercase();
+    ///         ticket.resume(move |_service, _state, call| call.reply(16, answer.as_bytes()));
+    ///     }
+    /// }
+    /// ```
     #[must_use]
     pub fn is_void(&self) -> bool {
         self.ticket.is_void()

@@ -17,6 +17,17 @@ use std::sync::{Arc, Weak};
 /// What one thread sends through handles of a connection arrives in that order; what
 /// a handler sends to the connection whose message it handles stands between its
 /// replies, at its place. Between different threads there is no order.
+///
+/// ```
+/// # use chappe::*;
+/// # use std::thread;
+/// fn count_down(peer: Handle) -> thread::JoinHandle<Result<(), SendError>> {
+///     thread::spawn(move || (1..=3_u8).rev().try_for_each(|left| peer.send(18, &[left])))
+/// }
+///
+/// let client = testing::client();
+/// assert_eq!(count_down(client.handle()).join().unwrap(), Ok(()));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Handle {
     id: u64,
@@ -38,6 +49,25 @@ pub struct Handle {
 pub struct Message(Arc<[u8]>);
 
 /// Why a message was not queued. It was not sent, not even in part.
+///
+/// ```
+/// # use chappe::*;
+/// /// Whether to keep the handle.
+/// fn tell(peer: &Handle, news: &[u8]) -> Result<bool, SendError> {
+///     match peer.send(18, news) {
+///         Ok(()) => Ok(true),
+///         // This one is lost, the next may have room.
+///         Err(SendError::Full) => Ok(true),
+///         // Ours: no peer could have it.
+///         Err(SendError::TooLong(error)) => Err(error.into()),
+///         Err(_) => Ok(false), // closed or gone
+///     }
+/// }
+///
+/// let client = testing::client();
+/// assert_eq!(tell(&client.handle(), b"rain"), Ok(true));
+/// assert!(matches!(tell(&client.handle(), &[0; 65_528]), Err(SendError::TooLong(_))));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
@@ -62,6 +92,13 @@ pub enum SendError {
 impl Message {
     /// Encodes a message. The code is not checked: a peer takes what it knows.
     ///
+    /// ```
+    /// # use chappe::*;
+    /// assert!(Message::new(18, &[0; 65_527]).is_ok());
+    /// let error = Message::new(18, &[0; 65_528]).unwrap_err();
+    /// assert_eq!((error.bytes, error.max), (65_528, 65_527));
+    /// ```
+    ///
     /// # Errors
     /// A body beyond 65527 bytes ([`crate::wire::BODY_BYTES_MAX`]).
     pub fn new(code: Code, body: &[u8]) -> Result<Self, BodyTooLong> {
@@ -76,6 +113,16 @@ impl Handle {
 
     /// The connection's id, as in logs and `chappe connections`: unique over workers
     /// and reloads.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # use std::collections::BTreeMap;
+    /// # let client = testing::client();
+    /// let mut room = BTreeMap::from([(client.id(), client.handle())]);
+    /// // In `closed`, which has the client:
+    /// let left = room.remove(&client.id());
+    /// assert_eq!(left.map(|handle| handle.id()), Some(client.id()));
+    /// ```
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
@@ -102,10 +149,22 @@ impl Handle {
         self.send_message(&Message::new(code, body)?)
     }
 
-    /// Queues an encoded frame for the peer. Never blocks.
+    /// Queues an encoded message for the peer. Never blocks.
     ///
     /// Queued is not delivered: if the connection breaks, what was queued is lost and
     /// counted as `messages_expired`.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # fn test() -> Result<(), HandlerError> {
+    /// let (one, other) = (testing::client(), testing::client());
+    /// let message = Message::new(18, b"news")?; // encoded once, for both
+    /// one.handle().send_message(&message)?;
+    /// other.handle().send_message(&message)?;
+    /// # Ok(())
+    /// # }
+    /// # test().unwrap();
+    /// ```
     ///
     /// # Errors
     /// See [`SendError`].
@@ -129,8 +188,23 @@ impl Handle {
     }
 
     /// Ends the connection: what it has sent so far is answered, then its peer gets the text in
-    /// a goodbye (reason 7), and nothing that it sends from now on is handled. Does nothing to
-    /// a connection that ends already. Never blocks.
+    /// a goodbye (reason 7), of which 512 bytes are sent at most, and nothing that it sends from
+    /// now on is handled. Does nothing to a connection that ends already. Never blocks.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # use std::collections::BTreeMap;
+    /// /// Each user has one connection: the new one takes the place of the old one.
+    /// fn seat(seats: &mut BTreeMap<String, Handle>, user: &str, peer: Handle) {
+    ///     if let Some(old) = seats.insert(user.to_owned(), peer) {
+    ///         old.close("you have logged in elsewhere");
+    ///     }
+    /// }
+    /// # let mut seats = BTreeMap::new();
+    /// # let clients = [testing::client(), testing::client()];
+    /// # clients.iter().for_each(|client| seat(&mut seats, "ada", client.handle()));
+    /// # assert_eq!(seats["ada"].id(), clients[1].id());
+    /// ```
     pub fn close(&self, text: impl Into<String>) {
         if let Some(mailbox) = self.mailbox.upgrade() {
             let (reason, text) = (Goodbye::ByApplication, text.into().into());
@@ -140,6 +214,15 @@ impl Handle {
 
     /// Whether the connection takes messages, as long as there is room. It can close at any
     /// time, so this only serves to drop the handles of closed connections.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # let client = testing::client();
+    /// let mut room = vec![client.handle()];
+    /// drop(client); // in a test this ends the connection
+    /// room.retain(Handle::is_open);
+    /// assert!(room.is_empty());
+    /// ```
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.mailbox.upgrade().is_some_and(|mailbox| mailbox.takes_messages().is_ok())

@@ -25,8 +25,21 @@ pub type Outcome = Result<(), HandlerError>;
 
 type AnyError = Box<dyn Error + Send + Sync>;
 
-/// Why a handler failed. Its text, up to 512 bytes, is sent and logged. Any error becomes one by `?`, and so do a [`Deny`], a `&str` and a
-/// `String`; it is no [`Error`] itself, or these could not be told apart.
+/// Why a handler failed. Its text is sent, up to 512 bytes of it, and logged (level debug). Any
+/// error becomes one by `?`, and so do a [`Deny`], a `&str` and a `String`; it is no [`Error`]
+/// itself, or these could not be told apart.
+///
+/// ```
+/// # use chappe::*;
+/// fn percent(text: &str) -> Result<u32, HandlerError> {
+///     let number: u32 = text.parse()?; // any error
+///     if number > 100 { Err("100 at most")? } // a text
+///     Ok(number)
+/// }
+///
+/// assert_eq!(percent("x").unwrap_err().to_string(), "invalid digit found in string");
+/// assert_eq!(percent("101").unwrap_err().to_string(), "100 at most");
+/// ```
 #[derive(Debug)]
 pub struct HandlerError(pub(super) Failure);
 
@@ -42,11 +55,27 @@ pub(super) enum Failure {
 
 impl HandlerError {
     /// An error with a text for people: the peer and the log get it.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # let (wanted, left) = (3, 1);
+    /// let error = HandlerError::new(format!("{wanted} seats are wanted, {left} is left"));
+    /// assert_eq!(error.to_string(), "3 seats are wanted, 1 is left");
+    /// ```
     pub fn new(text: impl Into<String>) -> Self {
         Self(Failure::Failed(text.into()))
     }
 
     /// Whether a limit had no room: there may be some later.
+    ///
+    /// True only for what [`SendError::Full`] has become.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// assert!(HandlerError::from(SendError::Full).is_full()); // `handle.send(…)?`
+    /// assert!(!HandlerError::from(SendError::Closed).is_full());
+    /// assert!(!HandlerError::new("no").is_full());
+    /// ```
     #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(self.0, Failure::Full(_))
@@ -77,6 +106,17 @@ impl From<Deny> for HandlerError {
 
 /// The application does not want this peer, or what it asks for: the peer gets the text
 /// (error 8), and its connection ends.
+///
+/// ```
+/// # use chappe::*;
+/// /// For `connected`, or by `?` in a handler.
+/// fn let_in(guests: usize) -> Result<(), Deny> {
+///     if guests < 100 { Ok(()) } else { Err(Deny::close("the room is full")) }
+/// }
+///
+/// assert!(let_in(99).is_ok());
+/// assert_eq!(let_in(100).unwrap_err().to_string(), "the room is full");
+/// ```
 #[derive(Debug)]
 pub struct Deny {
     pub(super) text: String,
@@ -84,6 +124,24 @@ pub struct Deny {
 
 impl Deny {
     /// With a text for the peer, of which 512 bytes are sent at most.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct App;
+    /// # impl Service for App {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(routes: &mut Routes<Self>) { routes.on(16, enter); }
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// # }
+    /// fn enter(_: &App, _: &mut (), _call: &mut Call<'_, App>) -> Outcome {
+    ///     Err(Deny::close("not you").into())
+    /// }
+    ///
+    /// let answer = testing::call(&App, &mut (), 16, b"");
+    /// assert_eq!(answer.error, Some(testing::Refusal::Denied("not you".to_owned())));
+    /// ```
     pub fn close(text: impl Into<String>) -> Self {
         Self { text: text.into() }
     }
@@ -124,6 +182,19 @@ pub struct StartError {
 
 impl StartError {
     /// With a text for people.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// /// For `check`.
+    /// fn check(threads: usize) -> Result<(), StartError> {
+    ///     match threads {
+    ///         1..=64 => Ok(()),
+    ///         _ => Err(StartError::new(format!("`threads` is {threads}, it must be 1 to 64"))),
+    ///     }
+    /// }
+    ///
+    /// assert_eq!(check(0).unwrap_err().to_string(), "`threads` is 0, it must be 1 to 64");
+    /// ```
     pub fn new(text: impl Into<String>) -> Self {
         Self { text: text.into() }
     }

@@ -92,6 +92,20 @@ impl<S: Service> Routes<S> {
     /// Handles the messages of a code. The handler begins on the handler threads and moves to
     /// the event loop once its calls have proven short: 64 in a row of 20 microseconds at
     /// most. One that takes more than 200 there, or waits, sends it back.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// fn routes<S: Service>(routes: &mut Routes<S>) {
+    ///     routes
+    ///         // The lowest code.
+    ///         .on(16, |_service, _state, call| call.reply(16, call.body()))
+    ///         // The highest; its answer is error 4.
+    ///         .on(65_279, |_service, _state, _call| Err("not yet")?);
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    /// On a code outside of 16..=65279, and on one that has a handler already.
     #[track_caller]
     pub fn on<F>(&mut self, code: Code, handler: F) -> &mut Self
     where
@@ -102,6 +116,19 @@ impl<S: Service> Routes<S> {
 
     /// Handles the messages of a code with a handler that may wait, for a disk, a lock or
     /// another server: it never runs on the event loop.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// fn routes<S: Service>(routes: &mut Routes<S>) {
+    ///     routes.blocking(16, |_service, _state, call| {
+    ///         let text = std::fs::read("motd.txt")?; // may wait for a disk
+    ///         call.reply(16, &text)
+    ///     });
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    /// On a code outside of 16..=65279, and on one that has a handler already.
     #[track_caller]
     pub fn blocking<F>(&mut self, code: Code, handler: F) -> &mut Self
     where
@@ -113,6 +140,23 @@ impl<S: Service> Routes<S> {
     /// Handles the messages of a code also before the connection is admitted. As soon as
     /// there is one such code, everything else but a ping is refused (error 8) until
     /// [`Call::admit`].
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// fn routes<S: Service>(routes: &mut Routes<S>) {
+    ///     routes
+    ///         .before_admit(16, |_service, _state, call| {
+    ///             if call.body() != b"sesame" { Err(Deny::close("wrong password"))? }
+    ///             call.admit();
+    ///             call.reply(16, b"welcome")
+    ///         })
+    ///         // Refused before that, as are the stock codes echo, time and who.
+    ///         .on(17, |_service, _state, call| call.reply(17, call.body()));
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    /// On a code outside of 16..=65279, and on one that has a handler already.
     #[track_caller]
     pub fn before_admit<F>(&mut self, code: Code, handler: F) -> &mut Self
     where
@@ -132,6 +176,9 @@ impl<S: Service> Routes<S> {
     ///     routes.counter("logins").counter("bytes_stored");
     /// }
     /// ```
+    ///
+    /// # Panics
+    /// On an invalid name, on a name that is taken, and on the 65th.
     #[track_caller]
     pub fn counter(&mut self, name: &str) -> &mut Self {
         let is_fit = |c: u8| c.is_ascii_alphanumeric() || c == b'_';

@@ -16,7 +16,40 @@ use serde::de::DeserializeOwned;
 /// panics ends its connection and is counted (`handler_panics`); a panic of `check` is a wrong
 /// configuration, one of `start` a failed start, each with its text.
 ///
-/// The front page of the crate has an example, and says what may exist before the fork.
+/// The front page of the crate has a larger example, and says what may exist before the fork.
+///
+/// ```
+/// # use chappe::*;
+/// struct Votes {
+///     question: String, // one value in each worker
+/// }
+///
+/// impl Service for Votes {
+///     type Config = NoConfig;
+///     type State = Option<bool>; // one value for each connection
+///
+///     fn start(_worker: &Worker<Self>) -> Result<Self, StartError> {
+///         Ok(Self { question: std::fs::read_to_string("question.txt")? })
+///     }
+///
+///     fn routes(routes: &mut Routes<Self>) {
+///         routes.on(16, |votes, _vote, call| call.reply(16, votes.question.as_bytes()));
+///         routes.on(17, |_votes, vote, call| {
+///             *vote = Some(call.body() == b"yes");
+///             call.reply(17, b"")
+///         });
+///     }
+///
+///     fn connected(&self, _client: &Client) -> Result<Option<bool>, Deny> {
+///         Ok(None)
+///     }
+/// }
+///
+/// let (votes, mut vote) = (Votes { question: "Tea?".to_owned() }, None);
+/// assert_eq!(testing::call(&votes, &mut vote, 16, b"").replies, [(16, b"Tea?".to_vec())]);
+/// testing::call(&votes, &mut vote, 17, b"yes");
+/// assert_eq!(vote, Some(true));
+/// ```
 pub trait Service: Sized + Send + Sync + 'static {
     /// The `[application]` table of the configuration; [`NoConfig`] for none.
     type Config: DeserializeOwned + Send + Sync + 'static;
@@ -27,14 +60,70 @@ pub trait Service: Sized + Send + Sync + 'static {
     /// before any connection: this is the place for databases and threads. It has
     /// `worker_ready_timeout` (10 seconds) to return.
     ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct Words(Vec<String>);
+    /// # impl Service for Words {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn routes(_: &mut Routes<Self>) {}
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// fn start(_worker: &Worker<Self>) -> Result<Self, StartError> {
+    ///     // The log and the terminal have why.
+    ///     let text = std::fs::read_to_string("words.txt")?;
+    ///     Ok(Self(text.lines().map(str::to_owned).collect()))
+    /// }
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// The worker cannot boot: the start fails, or the reload is rolled back.
     fn start(worker: &Worker<Self>) -> Result<Self, StartError>;
 
     /// Says which handler has which message code. Called once, before the fork, also by `-t`.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct Words(Vec<String>);
+    /// # impl Service for Words {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self(Vec::new())) }
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// fn routes(routes: &mut Routes<Self>) {
+    ///     routes.counter("looked_up").on(16, |words, _state, call| {
+    ///         call.worker().counter("looked_up").add(1);
+    ///         let is_known = words.0.iter().any(|word| word.as_bytes() == call.body());
+    ///         call.reply(16, &[u8::from(is_known)])
+    ///     });
+    /// }
+    /// # }
+    /// # let words = Words(vec!["tea".to_owned()]);
+    /// # assert_eq!(testing::call(&words, &mut (), 16, b"tea").replies, [(16, vec![1])]);
+    /// ```
     fn routes(routes: &mut Routes<Self>);
 
     /// A connection can carry messages: makes its state.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # #[derive(Default)]
+    /// # struct Mail { is_private: bool }
+    /// # impl Service for Mail {
+    /// #     type Config = NoConfig;
+    /// #     type State = Vec<String>;
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self::default()) }
+    /// #     fn routes(_: &mut Routes<Self>) {}
+    /// fn connected(&self, client: &Client) -> Result<Self::State, Deny> {
+    ///     if *client.peer() != Peer::Unix && self.is_private {
+    ///         return Err(Deny::close("from this machine only")); // error 8
+    ///     }
+    ///     Ok(Vec::new())
+    /// }
+    /// # }
+    /// # assert!(Mail { is_private: true }.connected(&testing::client()).is_err());
+    /// # assert!(Mail { is_private: false }.connected(&testing::client()).is_ok());
+    /// ```
     ///
     /// # Errors
     /// The peer gets the text as error 8, and the connection ends; `closed` is not called.
@@ -42,6 +131,28 @@ pub trait Service: Sized + Send + Sync + 'static {
 
     /// Checks what the types of the configuration cannot say. Called before the fork, and by
     /// the master at a reload: it should be short, and touch nothing.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # #[derive(serde::Deserialize)]
+    /// # struct Config { fewest: u32, most: u32 }
+    /// # struct Game;
+    /// # impl Service for Game {
+    /// #     type Config = Config;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(_: &mut Routes<Self>) {}
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// fn check(config: &Config) -> Result<(), StartError> {
+    ///     if config.fewest > config.most {
+    ///         return Err(StartError::new("`fewest` is more than `most`"));
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # }
+    /// let wrong = Config { fewest: 3, most: 2 };
+    /// assert!(Game::check(&wrong).is_err()); // `-t`, the start or the reload says so
+    /// ```
     ///
     /// # Errors
     /// The configuration is wrong: refused by `-t`, start and reload.
@@ -53,6 +164,22 @@ pub trait Service: Sized + Send + Sync + 'static {
     /// A connection is over, however it ended: the last call for it, once for each that
     /// `connected` has let in. Not called at a fast stop, at the end of
     /// `worker_shutdown_timeout`, or when the worker is killed.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct Chat;
+    /// # impl Service for Chat {
+    /// #     type Config = NoConfig;
+    /// #     type State = u32;
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(_: &mut Routes<Self>) {}
+    /// #     fn connected(&self, _: &Client) -> Result<u32, Deny> { Ok(0) }
+    /// fn closed(&self, client: &Client, said: u32, why: CloseReason) {
+    ///     println!("{} has said {said} things: {why:?}", client.peer());
+    /// }
+    /// # }
+    /// # Chat.closed(&testing::client(), 7, CloseReason::PeerClosed);
+    /// ```
     fn closed(&self, client: &Client, state: Self::State, why: CloseReason) {
         let _ = (client, state, why);
     }
@@ -61,12 +188,38 @@ pub trait Service: Sized + Send + Sync + 'static {
     /// handler thread; connections are still served, and `closed` is still to be called for
     /// each of them. The worker does not end before this has returned, but
     /// `worker_shutdown_timeout` bounds it. Not called at a fast stop.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # use std::sync::Mutex;
+    /// # #[derive(Default)]
+    /// # struct News { waiting: Mutex<Vec<Deferred<News>>> }
+    /// # impl Service for News {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self::default()) }
+    /// #     fn routes(_: &mut Routes<Self>) {}
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// fn stopping(&self, worker: &Worker<Self>) {
+    ///     assert!(worker.is_stopping());
+    ///     // Dropped tickets: error 4 for their peers.
+    ///     self.waiting.lock().unwrap().clear();
+    /// }
+    /// # }
+    /// ```
     fn stopping(&self, worker: &Worker<Self>) {
         let _ = worker;
     }
 }
 
 /// The configuration of a service without one: `[application]` has to be empty.
+///
+/// ```
+/// # use chappe::NoConfig;
+/// assert!(toml::from_str::<NoConfig>("").is_ok());
+/// let error = toml::from_str::<NoConfig>("port = 7").unwrap_err();
+/// assert!(error.message().starts_with("unknown field `port`"));
+/// ```
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NoConfig {}
@@ -88,6 +241,17 @@ impl Service for () {
 }
 
 /// Why a connection ended.
+///
+/// ```
+/// # use chappe::CloseReason;
+/// /// For `closed`: whether to tell the others that the peer has left. After a reload it is
+/// /// back in a moment.
+/// fn has_left(why: CloseReason) -> bool {
+///     !matches!(why, CloseReason::Reloading | CloseReason::Stopping)
+/// }
+///
+/// assert!(has_left(CloseReason::PeerClosed) && !has_left(CloseReason::Reloading));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {

@@ -9,6 +9,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The worker that a service runs in. Cheap to clone, and for any thread.
+///
+/// ```
+/// # use chappe::*;
+/// /// For `start`: a thread of the service's own, beside those of the server.
+/// fn watch<S: Service>(worker: &Worker<S>) {
+///     let worker = worker.clone();
+///     std::thread::spawn(move || {
+///         while !worker.is_stopping() {
+///             // … waits for something, for a second at most
+/// #           break;
+///         }
+///     });
+/// }
+/// # watch(&testing::worker::<()>(NoConfig {}));
+/// ```
 pub struct Worker<S: Service> {
     inner: Arc<Inner<S>>,
 }
@@ -50,18 +65,55 @@ impl<S: Service> Worker<S> {
     }
 
     /// Its number, from 0. A worker that replaces another one has its number.
+    ///
+    /// While a reload goes on two workers have it: the new one, and the one that drains.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # let worker = testing::worker::<()>(NoConfig {});
+    /// // A file of its own for each worker, in a reload too.
+    /// let path = format!("journal-{}-{}.log", worker.generation(), worker.number());
+    /// assert_eq!(path, "journal-1-0.log");
+    /// ```
     #[must_use]
     pub fn number(&self) -> u16 {
         self.inner.number
     }
 
     /// Which generation of workers it belongs to, from 1: each reload makes one.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # let worker = testing::worker::<()>(NoConfig {});
+    /// eprintln!("worker {} of generation {} starts", worker.number(), worker.generation());
+    /// assert_eq!(worker.generation(), 1);
+    /// ```
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.inner.generation
     }
 
     /// The `[application]` table of its generation.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # #[derive(serde::Deserialize)]
+    /// # struct Config { greeting: String }
+    /// # struct App;
+    /// # impl Service for App {
+    /// #     type Config = Config;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(routes: &mut Routes<Self>) { routes.on(16, greet); }
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// # }
+    /// fn greet(_: &App, _: &mut (), call: &mut Call<'_, App>) -> Outcome {
+    ///     call.reply(16, call.worker().config().greeting.as_bytes())
+    /// }
+    ///
+    /// testing::worker::<App>(Config { greeting: "hello".to_owned() });
+    /// assert_eq!(testing::call(&App, &mut (), 16, b"").replies, [(16, b"hello".to_vec())]);
+    /// ```
     #[must_use]
     pub fn config(&self) -> &S::Config {
         &self.inner.config
@@ -69,6 +121,22 @@ impl<S: Service> Worker<S> {
 
     /// The counter that [`Service::routes`] has named so. Looks the name up, so that what
     /// counts often has it once and keeps it.
+    ///
+    /// ```should_panic
+    /// # use chappe::*;
+    /// # struct App;
+    /// # impl Service for App {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(routes: &mut Routes<Self>) { routes.counter("logins"); }
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    /// # }
+    /// let worker = testing::worker::<App>(NoConfig {});
+    /// // Named in `routes`, by `routes.counter("logins")`.
+    /// worker.counter("logins").add(1);
+    /// let _ = worker.counter("login"); // misspelt: panics
+    /// ```
     ///
     /// # Panics
     /// If no counter has this name: a mistake in the program.
@@ -84,6 +152,19 @@ impl<S: Service> Worker<S> {
     }
 
     /// Whether it has begun to drain.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// fn compact<S: Service>(worker: &Worker<S>, files: &[&str]) {
+    ///     for file in files {
+    ///         if worker.is_stopping() {
+    ///             return; // the rest is for the worker that comes next
+    ///         }
+    ///         // … takes some seconds for each
+    ///     }
+    /// }
+    /// # compact(&testing::worker::<()>(NoConfig {}), &["a"]);
+    /// ```
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.inner.is_stopping.load(Ordering::Relaxed)
@@ -120,7 +201,22 @@ impl<S: Service> Worker<S> {
     }
 
     /// Runs `action` once, after `delay`; else as [`Worker::every`]. What is still to come
-    /// when the worker begins to drain does not run.
+    /// when the worker begins to drain does not run. A delay of zero runs it as soon as a handler
+    /// thread is free.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # use std::time::Duration;
+    /// /// Tries again later, twice as late each time.
+    /// fn ask<S: Service>(worker: &Worker<S>, pause: Duration) {
+    ///     worker.after(pause, move |_service, worker| {
+    ///         println!("asks the other server");
+    ///         ask(worker, pause * 2);
+    ///         Ok(())
+    ///     });
+    /// }
+    /// # ask(&testing::worker::<()>(NoConfig {}), Duration::from_millis(100));
+    /// ```
     pub fn after<F>(&self, delay: Duration, action: F)
     where
         F: Fn(&S, &Self) -> Outcome + Send + Sync + 'static,

@@ -4,6 +4,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// Where a connection comes from.
+///
+/// ```
+/// # use chappe_engine::Peer;
+/// let peer = Peer::Tcp("[::1]:40000".parse()?);
+/// assert_eq!((peer.to_string(), Peer::Unix.to_string()), ("[::1]:40000".into(), "unix:".into()));
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Peer {
@@ -15,6 +22,15 @@ pub enum Peer {
 
 impl Peer {
     /// The address without the port; `None` through a Unix socket.
+    ///
+    /// ```
+    /// # use chappe_engine::Peer;
+    /// # use std::net::Ipv4Addr;
+    /// let peer = Peer::Tcp(([192, 0, 2, 1], 40000).into());
+    /// // The port changes.
+    /// assert_eq!(peer.address(), Some(Ipv4Addr::new(192, 0, 2, 1).into()));
+    /// assert_eq!(Peer::Unix.address(), None);
+    /// ```
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         match self {
