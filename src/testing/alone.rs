@@ -17,6 +17,13 @@ thread_local! {
 
 /// Makes worker 0 of generation 1 with this configuration: for [`Service::start`], and for
 /// each [`call`] of the service on this thread from now on. Its timers never run.
+///
+/// ```
+/// # use chappe::*;
+/// let worker = testing::worker::<()>(NoConfig {});
+/// assert_eq!((worker.number(), worker.generation()), (0, 1));
+/// assert!(!worker.is_stopping());
+/// ```
 #[must_use]
 pub fn worker<S: Service>(config: S::Config) -> Worker<S> {
     let worker = alone::worker(config);
@@ -27,6 +34,13 @@ pub fn worker<S: Service>(config: S::Config) -> Worker<S> {
 
 /// Makes a peer, for [`Service::connected`] and [`Service::closed`]: from 127.0.0.1, with an id
 /// of its own.
+///
+/// ```
+/// # use chappe::*;
+/// let client = testing::client();
+/// assert_eq!(client.peer().to_string(), "127.0.0.1:40000");
+/// assert_ne!(client.id(), testing::client().id());
+/// ```
 #[must_use]
 pub fn client() -> Client {
     alone::client()

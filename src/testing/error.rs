@@ -7,6 +7,17 @@ use std::process::ExitStatus;
 use crate::client::ClientError;
 
 /// Why a server did not do what a test wanted from it.
+///
+/// ```no_run
+/// # use chappe::testing::{TestError, TestServer};
+/// # fn test() {
+/// let refused = TestServer::of("target/debug/chatd").config("no_such_key = 1\n").start();
+/// match refused {
+///     Err(TestError::Start { output, .. }) => assert!(output.contains("no_such_key")),
+///     other => panic!("{other:?}"),
+/// }
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TestError {

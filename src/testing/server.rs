@@ -29,6 +29,17 @@ const STDOUT: &str = "stdout.txt";
 const STDERR: &str = "stderr.txt";
 
 /// A server that is not started yet. Made by [`TestServer::of`].
+///
+/// ```no_run
+/// # use chappe::testing::{TestError, TestServer};
+/// # fn test() -> Result<(), TestError> {
+/// let setup = TestServer::of("target/debug/chatd").config("[application]\ngreeting = \"hi\"\n");
+/// // Each with a port of its own.
+/// let (one, other) = (setup.clone().start()?, setup.start()?);
+/// assert_ne!(one.address(), other.address());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Setup {
     program: PathBuf,
@@ -39,6 +50,18 @@ impl Setup {
     /// The configuration, as TOML; none means all defaults. If it has no `[[listen]]` the
     /// server listens at a port of 127.0.0.1 that the kernel picks, which is what a test
     /// wants: tests run side by side.
+    ///
+    /// ```no_run
+    /// # use chappe::testing::{TestError, TestServer};
+    /// # fn test() -> Result<(), TestError> {
+    /// let config = "worker_processes = 1\n[timeouts]\nidle = \"200ms\"\n";
+    /// let server = TestServer::of("target/debug/chatd").config(config).start()?;
+    /// // After 200 ms of silence.
+    /// let goodbye = server.client()?.receive()?.as_goodbye();
+    /// assert_eq!(goodbye.map(|goodbye| goodbye.name()), Some("idle"));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn config(mut self, toml: &str) -> Self {
         toml.clone_into(&mut self.config);
@@ -46,6 +69,17 @@ impl Setup {
     }
 
     /// Starts the server, and returns once its workers serve.
+    ///
+    /// ```no_run
+    /// # use chappe::testing::{TestError, TestServer};
+    /// # fn test() -> Result<(), TestError> {
+    /// let no_server = TestServer::of("true").start(); // this program ends at once
+    /// assert!(matches!(no_server, Err(TestError::Start { .. })));
+    /// let server = TestServer::of("target/debug/chatd").start()?;
+    /// assert!(server.status()?.serving().count() > 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`TestError::Config`] for what is no TOML, [`TestError::Start`] with the reason if the
@@ -87,6 +121,20 @@ fn command(program: &Path, folder: &Path) -> Command {
 
 /// A server of one test: the program in the foreground, in a folder and a process group of
 /// its own. Dropping it kills all of its processes and removes the folder.
+///
+/// Its methods return once what they ask for has happened, and give up after [`DEADLINE`].
+///
+/// ```no_run
+/// # use chappe::testing::{TestError, TestServer};
+/// # fn test() -> Result<(), TestError> {
+/// let server = TestServer::of("target/debug/chatd").config("worker_processes = 1\n").start()?;
+/// let mut client = server.client()?;
+/// server.kill_worker(0)?; // and another one serves
+/// assert!(client.receive().is_err_and(|error| error.is_disconnect()));
+/// assert_eq!(server.client()?.call(16, b"hello")?.body, "hello");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct TestServer {
     program: PathBuf,
@@ -98,23 +146,64 @@ pub struct TestServer {
 impl TestServer {
     /// A server of this program: `env!("CARGO_BIN_EXE_name")` in a test of the package that
     /// has the binary `name`.
+    ///
+    /// ```no_run
+    /// # use chappe::testing::{TestError, TestServer};
+    /// # fn test() -> Result<(), TestError> {
+    /// // In a test of the package: env!("CARGO_BIN_EXE_chatd").
+    /// let server = TestServer::of("target/debug/chatd").start()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn of(program: impl Into<PathBuf>) -> Setup {
         Setup { program: program.into(), config: String::new() }
     }
 
     /// Where it listens: the first of its TCP addresses.
+    ///
+    /// ```no_run
+    /// # use chappe::testing::{TestError, TestServer};
+    /// # fn test() -> Result<(), TestError> {
+    /// # let server = TestServer::of("target/debug/chatd").start()?;
+    /// // For bytes that are no frames.
+    /// let socket = std::net::TcpStream::connect(server.address());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// The folder of all of its files. Relative paths of the configuration begin here.
+    ///
+    /// ```no_run
+    /// # use chappe::testing::{TestError, TestServer};
+    /// # fn test() -> Result<(), TestError> {
+    /// let server = TestServer::of("target/debug/chatd").start()?;
+    /// assert!(server.folder().join("run/chappe.sock").exists()); // the control socket
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// A new connection to it, on which a call waits for [`DEADLINE`] at the most.
+    ///
+    /// ```no_run
+    /// # use chappe::testing::{TestError, TestServer};
+    /// # fn test() -> Result<(), TestError> {
+    /// # let config = "worker_processes = 1\n";
+    /// # let server = TestServer::of("target/debug/chatd").config(config).start()?;
+    /// let (mut one, mut other) = (server.client()?, server.client()?);
+    /// other.call(16, b"Ada")?; // answered: it is in the room by now
+    /// one.send(17, b"hello")?;
+    /// assert_eq!(other.receive()?.body, "hello");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Those of [`Connection::connect`].
@@ -126,6 +215,18 @@ impl TestServer {
     ///
     /// The listener of a configuration without one is another port than before.
     ///
+    /// ```no_run
+    /// # use chappe::testing::{TestError, TestServer};
+    /// # fn test() -> Result<(), TestError> {
+    /// # let server = TestServer::of("target/debug/chatd").start()?;
+    /// // Takes no effect yet.
+    /// server.configure("[application]\ngreeting = \"good evening\"\n")?;
+    /// server.reload()?;
+    /// assert_eq!(server.client()?.call(16, b"")?.body, "good evening");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Setup::start`] for the configuration.
     pub fn configure(&self, toml: &str) -> Result<(), TestError> {
@@ -135,6 +236,20 @@ impl TestServer {
 
     /// Reloads it, and returns once the new workers serve.
     ///
+    /// ```no_run
+    /// # use chappe::testing::{TestError, TestServer};
+    /// # fn test() -> Result<(), TestError> {
+    /// # let server = TestServer::of("target/debug/chatd").start()?;
+    /// let generation = server.status()?.master.generation;
+    /// server.reload()?;
+    /// assert_eq!(server.status()?.master.generation, generation + 1);
+    /// server.configure("no_such_key = 1\n")?;
+    /// // The old workers go on.
+    /// assert!(matches!(server.reload(), Err(TestError::Command { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`TestError::Command`] with the reason if the reload was refused or undone.
     pub fn reload(&self) -> Result<(), TestError> {
@@ -142,6 +257,19 @@ impl TestServer {
     }
 
     /// What `status` of the program says.
+    ///
+    /// ```no_run
+    /// # use chappe::testing::{TestError, TestServer};
+    /// # fn test() -> Result<(), TestError> {
+    /// # let server = TestServer::of("target/debug/chatd").start()?;
+    /// server.client()?.call(16, b"hello")?;
+    /// let status = server.status()?;
+    /// assert_eq!(status.total("connections_accepted"), 1);
+    /// // A counter of the application's own.
+    /// assert_eq!(status.total("app_greetings"), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`TestError::Command`] if the server cannot be asked.
@@ -152,6 +280,17 @@ impl TestServer {
     }
 
     /// Kills a worker with SIGKILL, and returns once another one serves in its place.
+    ///
+    /// ```no_run
+    /// # use chappe::testing::{TestError, TestServer};
+    /// # fn test() -> Result<(), TestError> {
+    /// # let server = TestServer::of("target/debug/chatd").start()?;
+    /// server.kill_worker(0)?;
+    /// assert_eq!(server.status()?.total("workers_died"), 1);
+    /// assert!(matches!(server.kill_worker(99), Err(TestError::NoWorker(99))));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`TestError::NoWorker`] if none with this number serves, [`TestError::Late`] if it is
@@ -172,12 +311,34 @@ impl TestServer {
 
     /// All that its processes have logged, and written to standard error: in the foreground
     /// both come there, in the order of time.
+    ///
+    /// ```no_run
+    /// # use chappe::testing::{TestError, TestServer};
+    /// # fn test() -> Result<(), TestError> {
+    /// # let server = TestServer::of("target/debug/chatd").start()?;
+    /// server.reload()?;
+    /// assert!(server.logs().contains("reload.done"), "{}", server.logs());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn logs(&self) -> String {
         String::from_utf8_lossy(&read(&self.folder.path().join(STDERR))).into_owned()
     }
 
     /// Stops it: connections are told and drained, hooks have run when this returns.
+    ///
+    /// ```no_run
+    /// # use chappe::testing::{TestError, TestServer};
+    /// # fn test() -> Result<(), TestError> {
+    /// # let server = TestServer::of("target/debug/chatd").start()?;
+    /// let mut client = server.client()?;
+    /// client.call(16, b"hello")?;
+    /// server.stop()?; // `stopping` and `closed` have run
+    /// assert_eq!(client.receive()?.as_goodbye().map(|goodbye| goodbye.reason), Some(1));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`TestError::Late`] if it does not end in time, [`TestError::Command`] if it ends badly.
@@ -192,6 +353,18 @@ impl TestServer {
     }
 
     /// Runs a command of the program against this server; returns what it printed.
+    ///
+    /// ```no_run
+    /// # use chappe::testing::{TestError, TestServer};
+    /// # fn test() -> Result<(), TestError> {
+    /// # let server = TestServer::of("target/debug/chatd").start()?;
+    /// assert_eq!(server.run(&["log-level", "debug"])?, "");
+    /// // Nobody has this id: exit code 1.
+    /// let error = server.run(&["kick", "123"]).unwrap_err();
+    /// assert!(error.to_string().contains("there is no connection 123"));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`TestError::Command`] if its exit code is not 0.
