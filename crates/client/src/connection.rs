@@ -17,6 +17,26 @@ use super::receiver::Receiver;
 use super::sender::Sender;
 
 /// A connection to a server: both halves, for one thread.
+///
+/// ```
+/// # use chappe_client::*;
+/// # use std::time::Duration;
+/// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// # let address = listener.local_addr()?;
+/// # std::thread::spawn(move || {
+/// #     let (socket, _) = listener.accept()?;
+/// #     std::io::copy(&mut &socket, &mut &socket)
+/// # });
+/// // "127.0.0.1:7600"
+/// let mut connection = Connection::connect(address, Duration::from_secs(5))?;
+/// let reply = connection.call(CODE_ECHO, b"hello")?;
+/// match reply.as_error() {
+///     None => assert_eq!(reply.body, "hello"),
+///     // "error 3 (unknown code) for code 1: …"
+///     Some(error) => eprintln!("{error}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Connection {
     sender: Sender,
@@ -25,7 +45,19 @@ pub struct Connection {
 
 impl Connection {
     /// Connects, trying each address that `address` stands for in turn, and
-    /// takes `timeout` for each attempt and for each later call.
+    /// takes `timeout` for each attempt and for each later call. A time-out of zero is an error.
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// // "0" in the place of a port: nobody listens there.
+    /// match Connection::connect("127.0.0.1:0", Duration::from_secs(5)) {
+    ///     Err(error @ ClientError::Connect { .. }) => {
+    ///         assert_eq!(error.to_string(), "cannot connect to 127.0.0.1:0");
+    ///     }
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// ```
     ///
     /// # Errors
     /// [`ClientError::Connect`] with the last failure.
@@ -50,6 +82,14 @@ impl Connection {
     /// Connects to the Unix socket at a path of any length, and takes `timeout` for
     /// this and for each later call.
     ///
+    /// ```no_run
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// let mut connection = Connection::connect_unix("/run/chappe.sock", Duration::from_secs(5))?;
+    /// connection.call(CODE_PING, b"")?;
+    /// # Ok::<(), ClientError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ClientError::Connect`].
     pub fn connect_unix(path: impl AsRef<Path>, timeout: Duration) -> Result<Self, ClientError> {
@@ -64,6 +104,24 @@ impl Connection {
 
     /// A connection over a connected stream; `None` waits for ever.
     ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     let (socket, _) = listener.accept()?;
+    /// #     std::io::copy(&mut &socket, &mut &socket)
+    /// # });
+    /// # use std::net::TcpStream;
+    /// // With options of its own, or through a tunnel.
+    /// let stream = TcpStream::connect(address)?;
+    /// // Without a time-out.
+    /// let mut connection = Connection::from_stream(stream, None)?;
+    /// connection.call(CODE_PING, b"")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ClientError::Io`] if the socket refuses its options.
     pub fn from_stream(stream: TcpStream, timeout: Option<Duration>) -> Result<Self, ClientError> {
@@ -73,6 +131,16 @@ impl Connection {
     }
 
     /// A connection over any connected stream socket, a Unix one for example.
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # use std::os::unix::net::UnixStream;
+    /// let (ours, _theirs) = UnixStream::pair()?;
+    /// let mut connection = Connection::from_socket(ours.into(), Some(Duration::from_millis(10)))?;
+    /// assert!(matches!(connection.receive(), Err(ClientError::TimedOut(_))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`ClientError::Io`] if the socket refuses its options.
@@ -92,6 +160,19 @@ impl Connection {
     /// Bounds each later call to `timeout`, in both directions; `None` waits for
     /// ever.
     ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # use std::io::Write;
+    /// # let (ours, mut theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// # let mut connection = Connection::from_socket(ours.into(), Some(Duration::from_secs(5)))?;
+    /// // A push within 10 ms, or none.
+    /// connection.set_timeout(Some(Duration::from_millis(10)))?;
+    /// assert!(matches!(connection.receive(), Err(ClientError::TimedOut(_))));
+    /// assert!(connection.set_timeout(Some(Duration::ZERO)).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ClientError::Io`], for a time-out of zero above all.
     pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
@@ -101,6 +182,21 @@ impl Connection {
 
     /// The address of this end.
     ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     let (socket, _) = listener.accept()?;
+    /// #     std::io::copy(&mut &socket, &mut &socket)
+    /// # });
+    /// # let mut connection = Connection::connect(address, Duration::from_secs(5))?;
+    /// // As `chappe connections` has it.
+    /// println!("connected from {}", connection.local_addr()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ClientError::Io`]; a Unix socket has no such address.
     pub fn local_addr(&self) -> Result<SocketAddr, ClientError> {
@@ -108,6 +204,24 @@ impl Connection {
     }
 
     /// Sends one frame, see [`Sender::send`].
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     let (socket, _) = listener.accept()?;
+    /// #     std::io::copy(&mut &socket, &mut &socket)
+    /// # });
+    /// # let mut connection = Connection::connect(address, Duration::from_secs(5))?;
+    /// connection.send(CODE_ECHO, b"one")?;
+    /// // The replies come in the order of the requests.
+    /// connection.send(CODE_ECHO, b"two")?;
+    /// assert_eq!(connection.receive()?.body, "one");
+    /// assert_eq!(connection.receive()?.body, "two");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Sender::send`].
@@ -117,6 +231,22 @@ impl Connection {
 
     /// Sends bytes as they are, see [`Sender::send_bytes`].
     ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     let (socket, _) = listener.accept()?;
+    /// #     std::io::copy(&mut &socket, &mut &socket)
+    /// # });
+    /// # let mut connection = Connection::connect(address, Duration::from_secs(5))?;
+    /// // Claims 7 bytes: less than a header has.
+    /// connection.send_bytes(&[0, 7, 0, 1, 0, 0, 0, 0])?;
+    /// # assert!(matches!(connection.receive(), Err(ClientError::BadLength(7))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Sender::send_bytes`].
     pub fn send_bytes(&mut self, raw: &[u8]) -> Result<(), ClientError> {
@@ -124,6 +254,21 @@ impl Connection {
     }
 
     /// Receives the next frame, see [`Receiver::receive`].
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # use std::io::Write;
+    /// # let (ours, mut theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// # let mut connection = Connection::from_socket(ours.into(), Some(Duration::from_secs(5)))?;
+    /// # theirs.write_all(&chappe_wire::encode(18, b"news")?)?;
+    /// # drop(theirs);
+    /// // The server has pushed a message, and then closed the connection.
+    /// let pushed = connection.receive()?;
+    /// assert_eq!((pushed.code, &pushed.body[..]), (18, &b"news"[..]));
+    /// assert!(matches!(connection.receive(), Err(ClientError::Closed)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Receiver::receive`].
@@ -134,6 +279,23 @@ impl Connection {
     /// Sends one frame and receives the next one, whatever that is: with
     /// nothing else under way, the reply, an error frame or a goodbye.
     ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     let (socket, _) = listener.accept()?;
+    /// #     std::io::copy(&mut &socket, &mut &socket)
+    /// # });
+    /// # let mut connection = Connection::connect(address, Duration::from_secs(5))?;
+    /// assert_eq!(connection.call(CODE_ECHO, b"hello")?.body, "hello");
+    /// // Nothing was sent.
+    /// let too_long = connection.call(CODE_ECHO, &[0; BODY_BYTES_MAX + 1]);
+    /// assert!(matches!(too_long, Err(ClientError::BodyTooLong(BodyTooLong(65_528)))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Sender::send`] and [`Receiver::receive`].
     pub fn call(&mut self, code: Code, body: &[u8]) -> Result<Frame, ClientError> {
@@ -143,6 +305,23 @@ impl Connection {
 
     /// Says that nothing more will be sent; replies can still be received.
     ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     let (socket, _) = listener.accept()?;
+    /// #     std::io::copy(&mut &socket, &mut &socket)
+    /// # });
+    /// # let mut connection = Connection::connect(address, Duration::from_secs(5))?;
+    /// connection.send(CODE_ECHO, b"the last one")?;
+    /// connection.shutdown_write()?;
+    /// assert_eq!(connection.receive()?.body, "the last one");
+    /// assert!(matches!(connection.receive(), Err(ClientError::Closed)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Sender::shutdown_write`].
     pub fn shutdown_write(&mut self) -> Result<(), ClientError> {
@@ -150,6 +329,23 @@ impl Connection {
     }
 
     /// The two halves, for two threads. The connection ends with the last of them.
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     let (socket, _) = listener.accept()?;
+    /// #     std::io::copy(&mut &socket, &mut &socket)
+    /// # });
+    /// # let mut connection = Connection::connect(address, Duration::from_secs(5))?;
+    /// let (mut sender, mut receiver) = connection.split();
+    /// let reads = std::thread::spawn(move || receiver.receive());
+    /// sender.send(CODE_ECHO, b"hello")?;
+    /// assert_eq!(reads.join().unwrap()?.body, "hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn split(self) -> (Sender, Receiver) {
         (self.sender, self.receiver)

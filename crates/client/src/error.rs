@@ -10,6 +10,19 @@ use chappe_wire::{BODY_BYTES_MAX, BodyTooLong, Code};
 ///
 /// An error *frame* of the server is no such error: it is received like any
 /// other frame, see [`Frame::as_error`](super::Frame::as_error).
+///
+/// ```
+/// # use chappe_client::{ClientError, Connection, Frame};
+/// /// The next push; `None` if there is none for now.
+/// fn poll(connection: &mut Connection) -> Result<Option<Frame>, ClientError> {
+///     match connection.receive() {
+///         Ok(frame) => Ok(Some(frame)),
+///         Err(ClientError::TimedOut(_)) => Ok(None), // a receive can be repeated
+///         // By `is_disconnect`: connect again, or give up.
+///         Err(error) => Err(error),
+///     }
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
@@ -61,6 +74,13 @@ pub enum ClientError {
 
 impl ClientError {
     /// Whether the server has left: by a clean end, within a frame, or by a reset.
+    ///
+    /// ```
+    /// # use chappe_client::ClientError;
+    /// assert!(ClientError::Closed.is_disconnect());
+    /// assert!(ClientError::Truncated { missing_bytes: 5 }.is_disconnect());
+    /// assert!(!ClientError::BadLength(7).is_disconnect()); // it is still there
+    /// ```
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};

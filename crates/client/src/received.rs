@@ -7,6 +7,24 @@ use bytes::Bytes;
 use chappe_wire::{CODE_ERROR, CODE_GOODBYE, Code, ErrorNumber, Goodbye, NO_CODE, parse_notice};
 
 /// One received frame whose checksum was right.
+///
+/// ```
+/// # use chappe_client::*;
+/// # use bytes::Bytes;
+/// # let body = Bytes::from_static(b"\0\x03\0\x63no handler");
+/// # let error = Frame { code: CODE_ERROR, body };
+/// # let goodbye = Frame { code: CODE_GOODBYE, body: Bytes::from_static(b"\0\x02") };
+/// fn show(frame: &Frame) -> String {
+///     match (frame.as_error(), frame.as_goodbye()) {
+///         (Some(error), _) => error.to_string(),
+///         (_, Some(goodbye)) => goodbye.to_string(),
+///         _ => format!("{} bytes of code {}", frame.body.len(), frame.code),
+///     }
+/// }
+///
+/// assert_eq!(show(&error), "error 3 (unknown code) for code 99: no handler");
+/// assert_eq!(show(&goodbye), "goodbye 2 (reloading, connect again)");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// The message code.
@@ -16,6 +34,20 @@ pub struct Frame {
 }
 
 /// An error frame of the server: it stands where the reply would have been.
+///
+/// Its display is for a terminal: control characters of the text are escaped there.
+///
+/// ```
+/// # use chappe_client::*;
+/// # use bytes::Bytes;
+/// # let body = Bytes::from_static(b"\0\x03\0\x63no handler");
+/// # let error = Frame { code: CODE_ERROR, body };
+/// # let goodbye = Frame { code: CODE_GOODBYE, body: Bytes::from_static(b"\0\x02") };
+/// // To a frame of code 99, which has no handler:
+/// let error = error.as_error().expect("an error");
+/// assert_eq!((error.number, error.caused_by, &*error.text), (3, Some(99), "no handler"));
+/// assert_eq!(error.to_string(), "error 3 (unknown code) for code 99: no handler");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerError {
     /// The error number, see [`ErrorNumber`]. Newer servers may know more.
@@ -27,6 +59,20 @@ pub struct ServerError {
 }
 
 /// A goodbye frame of the server: after it comes the end of the stream.
+///
+/// Its display is for a terminal: control characters of the text are escaped there.
+///
+/// ```
+/// # use chappe_client::*;
+/// # use bytes::Bytes;
+/// # let body = Bytes::from_static(b"\0\x03\0\x63no handler");
+/// # let error = Frame { code: CODE_ERROR, body };
+/// # let goodbye = Frame { code: CODE_GOODBYE, body: Bytes::from_static(b"\0\x02") };
+/// // From a server that reloads:
+/// let goodbye = goodbye.as_goodbye().expect("a goodbye");
+/// assert_eq!((goodbye.reason, &*goodbye.text), (2, ""));
+/// assert_eq!(goodbye.to_string(), "goodbye 2 (reloading, connect again)");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerGoodbye {
     /// The reason, see [`Goodbye`]. Newer servers may know more.
@@ -37,6 +83,16 @@ pub struct ServerGoodbye {
 
 impl Frame {
     /// The error that this frame reports; `None` if it is another frame, or malformed.
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use bytes::Bytes;
+    /// # let body = Bytes::from_static(b"\0\x03\0\x63no handler");
+    /// # let error = Frame { code: CODE_ERROR, body };
+    /// # let goodbye = Frame { code: CODE_GOODBYE, body: Bytes::from_static(b"\0\x02") };
+    /// assert_eq!(error.as_error().map(|error| error.number), Some(3));
+    /// assert_eq!(goodbye.as_error(), None);
+    /// ```
     #[must_use]
     pub fn as_error(&self) -> Option<ServerError> {
         if self.code != CODE_ERROR {
@@ -47,6 +103,16 @@ impl Frame {
     }
 
     /// The goodbye in this frame; `None` if it is another frame, or malformed.
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use bytes::Bytes;
+    /// # let body = Bytes::from_static(b"\0\x03\0\x63no handler");
+    /// # let error = Frame { code: CODE_ERROR, body };
+    /// # let goodbye = Frame { code: CODE_GOODBYE, body: Bytes::from_static(b"\0\x02") };
+    /// assert_eq!(goodbye.as_goodbye().map(|goodbye| goodbye.reason), Some(2));
+    /// assert_eq!(error.as_goodbye(), None);
+    /// ```
     #[must_use]
     pub fn as_goodbye(&self) -> Option<ServerGoodbye> {
         if self.code != CODE_GOODBYE {
@@ -59,12 +125,34 @@ impl Frame {
 
 impl ServerError {
     /// Whether it is this error.
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use bytes::Bytes;
+    /// # let body = Bytes::from_static(b"\0\x03\0\x63no handler");
+    /// # let error = Frame { code: CODE_ERROR, body };
+    /// # let goodbye = Frame { code: CODE_GOODBYE, body: Bytes::from_static(b"\0\x02") };
+    /// let error = error.as_error().expect("an error");
+    /// assert!(error.is(ErrorNumber::UnknownCode) && !error.is(ErrorNumber::Denied));
+    /// ```
     #[must_use]
     pub fn is(&self, number: ErrorNumber) -> bool {
         self.number == number as u16
     }
 
     /// The number in words.
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use bytes::Bytes;
+    /// # let body = Bytes::from_static(b"\0\x03\0\x63no handler");
+    /// # let error = Frame { code: CODE_ERROR, body };
+    /// # let goodbye = Frame { code: CODE_GOODBYE, body: Bytes::from_static(b"\0\x02") };
+    /// let mut error = error.as_error().expect("an error");
+    /// assert_eq!(error.name(), "unknown code");
+    /// error.number = 99; // of a newer server
+    /// assert_eq!(error.name(), "unknown error");
+    /// ```
     #[must_use]
     pub fn name(&self) -> &'static str {
         const NAMES: [(ErrorNumber, &str); 9] = [
@@ -84,12 +172,35 @@ impl ServerError {
 
 impl ServerGoodbye {
     /// Whether it is for this reason.
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use bytes::Bytes;
+    /// # let body = Bytes::from_static(b"\0\x03\0\x63no handler");
+    /// # let error = Frame { code: CODE_ERROR, body };
+    /// # let goodbye = Frame { code: CODE_GOODBYE, body: Bytes::from_static(b"\0\x02") };
+    /// let goodbye = goodbye.as_goodbye().expect("a goodbye");
+    /// let connects_again = goodbye.is(Goodbye::Reloading);
+    /// assert!(connects_again);
+    /// ```
     #[must_use]
     pub fn is(&self, reason: Goodbye) -> bool {
         self.reason == reason as u16
     }
 
     /// The reason in words.
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use bytes::Bytes;
+    /// # let body = Bytes::from_static(b"\0\x03\0\x63no handler");
+    /// # let error = Frame { code: CODE_ERROR, body };
+    /// # let goodbye = Frame { code: CODE_GOODBYE, body: Bytes::from_static(b"\0\x02") };
+    /// let mut goodbye = goodbye.as_goodbye().expect("a goodbye");
+    /// assert_eq!(goodbye.name(), "reloading, connect again");
+    /// goodbye.reason = 99; // of a newer server
+    /// assert_eq!(goodbye.name(), "unknown reason");
+    /// ```
     #[must_use]
     pub fn name(&self) -> &'static str {
         const NAMES: [(Goodbye, &str); 7] = [

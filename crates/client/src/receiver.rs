@@ -22,6 +22,25 @@ const _: () = assert!(READ_BYTES >= FRAME_BYTES_MAX);
 /// buffer: | handed out | received, not handed out | free |
 ///         0          start                       end   READ_BYTES
 /// ```
+///
+/// ```
+/// # use chappe_client::*;
+/// # use std::time::Duration;
+/// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// # let address = listener.local_addr()?;
+/// # std::thread::spawn(move || {
+/// #     let (socket, _) = listener.accept()?;
+/// #     std::io::copy(&mut &socket, &mut &socket)
+/// # });
+/// # let mut connection = Connection::connect(address, Duration::from_secs(5))?;
+/// let (mut sender, mut receiver) = connection.split();
+/// sender.queue(CODE_ECHO, b"one")?;
+/// sender.queue(CODE_ECHO, b"two")?;
+/// sender.flush()?;
+/// assert_eq!(receiver.receive()?.body, "one");
+/// assert_eq!(receiver.receive()?.body, "two");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Receiver {
     socket: Arc<TcpStream>,
@@ -42,6 +61,19 @@ impl Receiver {
 
     /// Bounds each [`receive`](Self::receive) to `timeout`; `None` waits for ever.
     ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # use std::io::Write;
+    /// # let (ours, mut theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// # let mut connection = Connection::from_socket(ours.into(), Some(Duration::from_secs(5)))?;
+    /// # let (_sender, mut receiver) = connection.split();
+    /// receiver.set_timeout(Some(Duration::from_millis(10)))?;
+    /// let error = receiver.receive().unwrap_err();
+    /// assert_eq!(error.to_string(), "nothing within 10ms");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ClientError::Io`], for a time-out of zero above all.
     pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
@@ -53,6 +85,23 @@ impl Receiver {
 
     /// The next frame, whatever its code is. It is due as a whole within the
     /// time-out: a server that trickles bytes can't stretch it.
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # use std::io::Write;
+    /// # let (ours, mut theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// # let mut connection = Connection::from_socket(ours.into(), Some(Duration::from_secs(5)))?;
+    /// # let (_sender, mut receiver) = connection.split();
+    /// # let mut frame = chappe_wire::encode(18, b"news")?.to_vec();
+    /// # frame[4] ^= 1;
+    /// # frame.extend(chappe_wire::encode(18, b"more news")?);
+    /// # theirs.write_all(&frame)?;
+    /// // A frame has arrived damaged, and a whole one behind it.
+    /// assert!(matches!(receiver.receive(), Err(ClientError::Checksum { code: 18, .. })));
+    /// assert_eq!(receiver.receive()?.body, "more news");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`ClientError::TimedOut`], [`ClientError::Closed`],
@@ -73,6 +122,23 @@ impl Receiver {
 
     /// Whether a whole frame is here already, so that the next
     /// [`receive`](Self::receive) makes no system call.
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # use std::io::Write;
+    /// # let (ours, mut theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// # let mut connection = Connection::from_socket(ours.into(), Some(Duration::from_secs(5)))?;
+    /// # let (_sender, mut receiver) = connection.split();
+    /// # let frame = chappe_wire::encode(18, b"news")?;
+    /// # theirs.write_all(&[&frame[..], &frame].concat())?;
+    /// let mut frames = vec![receiver.receive()?]; // waits for one
+    /// while receiver.has_frame() {
+    ///     frames.push(receiver.receive()?); // and takes what has come with it
+    /// }
+    /// assert_eq!(frames.len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn has_frame(&self) -> bool {
         let received = &self.buffer[self.start..self.end];
@@ -80,7 +146,24 @@ impl Receiver {
     }
 
     /// Ends the connection in both directions, so that the thread that holds
-    /// the other half does not wait any longer.
+    /// the other half does not wait any longer. What is queued there is lost.
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     let (socket, _) = listener.accept()?;
+    /// #     std::io::copy(&mut &socket, &mut &socket)
+    /// # });
+    /// # let mut connection = Connection::connect(address, Duration::from_secs(5))?;
+    /// # let (mut sender, mut receiver) = connection.split();
+    /// receiver.shutdown();
+    /// assert!(matches!(receiver.receive(), Err(ClientError::Closed)));
+    /// assert!(sender.send(CODE_PING, b"").is_err_and(|error| error.is_disconnect()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn shutdown(&self) {
         // It may have ended already, and then there is nothing to do.
         let _ = self.socket.shutdown(Shutdown::Both);

@@ -14,6 +14,26 @@ use super::error::{ClientError, is_timeout};
 const QUEUED_BYTES_MAX: usize = 64 * 1024;
 
 /// The half that writes.
+///
+/// ```
+/// # use chappe_client::*;
+/// # use std::time::Duration;
+/// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// # let address = listener.local_addr()?;
+/// # std::thread::spawn(move || {
+/// #     let (socket, _) = listener.accept()?;
+/// #     std::io::copy(&mut &socket, &mut &socket)
+/// # });
+/// # let mut connection = Connection::connect(address, Duration::from_secs(5))?;
+/// let (mut sender, mut receiver) = connection.split();
+/// let write = move || (0..3_u8).try_for_each(|n| sender.send(CODE_ECHO, &[n]));
+/// let writes = std::thread::spawn(write);
+/// for n in 0..3 {
+///     assert_eq!(&receiver.receive()?.body[..], [n]);
+/// }
+/// writes.join().unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Sender {
     socket: Arc<TcpStream>,
@@ -33,6 +53,22 @@ impl Sender {
 
     /// Bounds each write to `timeout`; `None` waits for ever.
     ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # use std::io::Write;
+    /// # let (ours, mut theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// # let mut connection = Connection::from_socket(ours.into(), Some(Duration::from_secs(5)))?;
+    /// # let (mut sender, _receiver) = connection.split();
+    /// sender.set_timeout(Some(Duration::from_millis(10)))?;
+    /// let error = loop {
+    ///     // Nobody reads: the socket becomes full.
+    ///     if let Err(error) = sender.send(CODE_ECHO, &[0; 60_000]) { break error }
+    /// };
+    /// assert!(matches!(error, ClientError::TimedOut(_)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ClientError::Io`], for a time-out of zero above all.
     pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
@@ -42,6 +78,23 @@ impl Sender {
     }
 
     /// Sends one frame, and what was queued before it.
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     let (socket, _) = listener.accept()?;
+    /// #     std::io::copy(&mut &socket, &mut &socket)
+    /// # });
+    /// # let mut connection = Connection::connect(address, Duration::from_secs(5))?;
+    /// # let (mut sender, mut receiver) = connection.split();
+    /// sender.queue(CODE_PING, b"")?;
+    /// sender.send(CODE_ECHO, b"hello")?; // both, in one write(2)
+    /// assert_eq!((receiver.receive()?.code, receiver.receive()?.code), (CODE_PING, CODE_ECHO));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`ClientError::BodyTooLong`] (nothing was sent), [`ClientError::TimedOut`],
@@ -54,6 +107,25 @@ impl Sender {
     /// Adds one frame to what the next [`flush`](Self::flush) writes, so that
     /// many small frames go in one write(2). Writes by itself at 64 KiB.
     ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     let (socket, _) = listener.accept()?;
+    /// #     std::io::copy(&mut &socket, &mut &socket)
+    /// # });
+    /// # let mut connection = Connection::connect(address, Duration::from_secs(5))?;
+    /// # let (mut sender, mut receiver) = connection.split();
+    /// for n in 0..100_u8 {
+    ///     sender.queue(CODE_ECHO, &[n])?;
+    /// }
+    /// sender.flush()?; // 900 bytes, in one write(2)
+    /// assert_eq!(&receiver.receive()?.body[..], [0]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`send`](Self::send).
     pub fn queue(&mut self, code: Code, body: &[u8]) -> Result<(), ClientError> {
@@ -62,6 +134,23 @@ impl Sender {
     }
 
     /// Writes what was queued.
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     let (socket, _) = listener.accept()?;
+    /// #     std::io::copy(&mut &socket, &mut &socket)
+    /// # });
+    /// # let mut connection = Connection::connect(address, Duration::from_secs(5))?;
+    /// # let (mut sender, mut receiver) = connection.split();
+    /// sender.queue(CODE_ECHO, b"hello")?; // nothing is sent yet
+    /// sender.flush()?;
+    /// assert_eq!(receiver.receive()?.body, "hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`ClientError::TimedOut`], [`ClientError::Io`]. What was queued is then
@@ -73,6 +162,24 @@ impl Sender {
 
     /// Sends bytes as they are, after what was queued: for tests of a server.
     ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     let (socket, _) = listener.accept()?;
+    /// #     std::io::copy(&mut &socket, &mut &socket)
+    /// # });
+    /// # let mut connection = Connection::connect(address, Duration::from_secs(5))?;
+    /// # let (mut sender, mut receiver) = connection.split();
+    /// let frame = chappe_wire::encode(CODE_ECHO, b"hello")?;
+    /// sender.send_bytes(&frame[..5])?; // a frame in two pieces
+    /// sender.send_bytes(&frame[5..])?;
+    /// assert_eq!(receiver.receive()?.body, "hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`flush`](Self::flush).
     pub fn send_bytes(&mut self, raw: &[u8]) -> Result<(), ClientError> {
@@ -81,6 +188,24 @@ impl Sender {
     }
 
     /// Flushes, then says that nothing more will be sent (FIN).
+    ///
+    /// ```
+    /// # use chappe_client::*;
+    /// # use std::time::Duration;
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     let (socket, _) = listener.accept()?;
+    /// #     std::io::copy(&mut &socket, &mut &socket)
+    /// # });
+    /// # let mut connection = Connection::connect(address, Duration::from_secs(5))?;
+    /// # let (mut sender, mut receiver) = connection.split();
+    /// sender.queue(CODE_ECHO, b"the last one")?;
+    /// sender.shutdown_write()?; // with what was queued
+    /// assert!(sender.send(CODE_PING, b"").is_err());
+    /// assert_eq!(receiver.receive()?.body, "the last one");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`flush`](Self::flush).

@@ -48,6 +48,14 @@ pub const CODE_GOODBYE: Code = 65534;
 pub const CODE_ERROR: Code = 65535;
 
 /// The first eight bytes of a frame, as they were sent.
+///
+/// ```
+/// # use chappe_wire::{Header, encode};
+/// let frame = encode(1, b"hello")?;
+/// let header = Header::read(&frame).expect("eight bytes and more");
+/// assert_eq!((header.length, header.code, header.crc32), (8 + 5, 1, 0x3610_a686));
+/// # Ok::<(), chappe_wire::BodyTooLong>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Header and body, in bytes. A sender may claim less than 8.
@@ -60,6 +68,14 @@ pub struct Header {
 
 impl Header {
     /// Reads a header; `None` while fewer than eight bytes are there.
+    ///
+    /// ```
+    /// # use chappe_wire::Header;
+    /// assert_eq!(Header::read(&[0, 8, 0, 0, 0, 0, 0]), None); // a byte is missing
+    /// let header = Header::read(&[0, 7, 0, 0, 0, 0, 0, 0]).expect("eight bytes");
+    /// // Less than the header: to refuse it is the caller's part.
+    /// assert_eq!(header.length, 7);
+    /// ```
     #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let [l0, l1, c0, c1, s0, s1, s2, s3] = *bytes.first_chunk::<HEADER_BYTES>()?;
@@ -71,6 +87,13 @@ impl Header {
     }
 
     /// The eight bytes of the wire.
+    ///
+    /// ```
+    /// # use chappe_wire::{Header, checksum};
+    /// // For a frame whose body, of five bytes, goes in another write.
+    /// let header = Header { length: 8 + 5, code: 1, crc32: checksum(b"hello") };
+    /// assert_eq!(header.to_bytes(), [0, 13, 0, 1, 0x36, 0x10, 0xa6, 0x86]);
+    /// ```
     #[must_use]
     pub fn to_bytes(self) -> [u8; HEADER_BYTES] {
         let [l0, l1] = self.length.to_be_bytes();
@@ -80,6 +103,12 @@ impl Header {
     }
 
     /// Whether `body` is what the sender computed the checksum of.
+    ///
+    /// ```
+    /// # use chappe_wire::{Header, checksum};
+    /// let header = Header { length: 13, code: 1, crc32: checksum(b"hello") };
+    /// assert!(header.verify(b"hello") && !header.verify(b"hallo"));
+    /// ```
     #[must_use]
     pub fn verify(&self, body: &[u8]) -> bool {
         checksum(body) == self.crc32
@@ -87,6 +116,13 @@ impl Header {
 }
 
 /// A body that does not fit a 16-bit length.
+///
+/// ```
+/// # use chappe_wire::{BodyTooLong, encode};
+/// let error = encode(1, &[0; 65_528]).unwrap_err();
+/// assert_eq!(error, BodyTooLong(65_528)); // the length of the body, in bytes
+/// assert_eq!(error.to_string(), "a body of 65528 bytes does not fit a frame, the most is 65527");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a body of {0} bytes does not fit a frame, the most is {BODY_BYTES_MAX}")]
 pub struct BodyTooLong(pub usize);
@@ -96,12 +132,28 @@ fn frame_length(body: &[u8]) -> Result<u16, BodyTooLong> {
 }
 
 /// CRC-32 of a body; 0 for an empty one, which is also what the polynomial gives.
+///
+/// ```
+/// # use chappe_wire::checksum;
+/// assert_eq!(checksum(b"123456789"), 0xcbf4_3926); // as zlib's crc32
+/// assert_eq!(checksum(b""), 0);
+/// ```
 #[must_use]
 pub fn checksum(body: &[u8]) -> u32 {
     crc32fast::hash(body)
 }
 
 /// Appends a whole frame to `out`.
+///
+/// ```
+/// # use chappe_wire::append_frame;
+/// let mut out = Vec::new();
+/// append_frame(&mut out, 16, b"one")?;
+/// append_frame(&mut out, 16, b"two")?; // both go in one write
+/// assert!(append_frame(&mut out, 16, &[0; 65_528]).is_err());
+/// assert_eq!(out.len(), 2 * (8 + 3));
+/// # Ok::<(), chappe_wire::BodyTooLong>(())
+/// ```
 ///
 /// # Errors
 /// [`BodyTooLong`]; `out` is then as it was.
@@ -110,7 +162,18 @@ pub fn append_frame(out: &mut impl BufMut, code: Code, body: &[u8]) -> Result<()
 }
 
 /// Appends a whole frame to `out`. The checksum of the body is computed unless it is known
-/// already.
+/// already; a wrong one is sent as it is.
+///
+/// ```
+/// # use chappe_wire::{append_checked, append_frame, split_first};
+/// // An echo has the body that was received, and so its checksum.
+/// let mut received = chappe_wire::encode(1, b"hello")?;
+/// let (header, body) = split_first(&mut received).expect("a whole frame");
+/// let mut out = Vec::new();
+/// append_checked(&mut out, header.code, &body, Some(header.crc32))?;
+/// # assert_eq!(out, chappe_wire::encode(1, b"hello")?);
+/// # Ok::<(), chappe_wire::BodyTooLong>(())
+/// ```
 ///
 /// # Errors
 /// [`BodyTooLong`]; `out` is then as it was.
@@ -130,6 +193,13 @@ pub fn append_checked(
 
 /// A whole frame in a buffer of its own.
 ///
+/// ```
+/// # use chappe_wire::encode;
+/// assert_eq!(&encode(0, b"")?[..], [0, 8, 0, 0, 0, 0, 0, 0]); // a ping
+/// assert_eq!(encode(16, &[0; 65_527])?.len(), 65_535); // the largest frame
+/// # Ok::<(), chappe_wire::BodyTooLong>(())
+/// ```
+///
 /// # Errors
 /// [`BodyTooLong`].
 pub fn encode(code: Code, body: &[u8]) -> Result<Bytes, BodyTooLong> {
@@ -139,7 +209,20 @@ pub fn encode(code: Code, body: &[u8]) -> Result<Bytes, BodyTooLong> {
 }
 
 /// Takes the first frame off a chunk, and returns its header and its body, which shares the
-/// chunk's allocation. `None` if the chunk does not begin with a whole frame.
+/// chunk's allocation. `None` if the chunk does not begin with a whole frame. The body is not
+/// compared with its checksum: [`Header::verify`].
+///
+/// ```
+/// # use chappe_wire::{encode, split_first};
+/// let received = [&encode(16, b"one")?[..], &encode(17, b"two")?[..10]].concat();
+/// let mut chunk = received.into(); // a frame, and a part of the next one
+/// let (header, body) = split_first(&mut chunk).expect("a whole frame");
+/// assert!(header.verify(&body));
+/// assert_eq!((header.code, &body[..]), (16, &b"one"[..]));
+/// assert_eq!(split_first(&mut chunk), None);
+/// assert_eq!(chunk.len(), 10); // what waits for the rest
+/// # Ok::<(), chappe_wire::BodyTooLong>(())
+/// ```
 pub fn split_first(chunk: &mut Bytes) -> Option<(Header, Bytes)> {
     let header = Header::read(chunk)?;
     let body = chunk.get(HEADER_BYTES..usize::from(header.length))?;

@@ -11,6 +11,18 @@ pub const NO_CODE: Code = 65535;
 const TEXT_BYTES_MAX: usize = 512;
 
 /// Why a frame or a connection was refused: the first field of an error frame.
+///
+/// ```
+/// # use chappe_wire::ErrorNumber;
+/// /// Whether the connection always ends with this error.
+/// fn ends(number: ErrorNumber) -> bool {
+///     use ErrorNumber::{BadChecksum, BadLength, Busy, Denied, FrameTimeout};
+///     matches!(number, BadLength | BadChecksum | Busy | FrameTimeout | Denied)
+/// }
+///
+/// assert!(ends(ErrorNumber::Denied) && !ends(ErrorNumber::UnknownCode));
+/// assert_eq!(ErrorNumber::Denied as u16, 8); // on the wire
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum ErrorNumber {
@@ -38,6 +50,17 @@ pub enum ErrorNumber {
 }
 
 /// Why the server leaves: the first field of a goodbye frame.
+///
+/// ```
+/// # use chappe_wire::Goodbye;
+/// /// Whether a client should connect again at once.
+/// fn is_moved(reason: u16) -> bool {
+///     // A number of a newer server is no reason to fail.
+///     reason == Goodbye::Reloading as u16
+/// }
+///
+/// assert!(is_moved(2) && !is_moved(1) && !is_moved(99));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Goodbye {
@@ -58,6 +81,16 @@ pub enum Goodbye {
 }
 
 /// An error frame: number, the code of the frame that caused it, text.
+///
+/// Of the text 512 bytes are sent at most; a longer one is cut at a character.
+///
+/// ```
+/// # use chappe_wire::{CODE_ERROR, ErrorNumber, error_frame, split_first};
+/// let mut frame = error_frame(ErrorNumber::UnknownCode, Some(77), "no handler");
+/// let (header, body) = split_first(&mut frame).expect("a whole frame");
+/// assert_eq!(header.code, CODE_ERROR);
+/// assert_eq!(&body[..], b"\x00\x03\x00\x4dno handler");
+/// ```
 #[must_use]
 pub fn error_frame(number: ErrorNumber, caused_by: Option<Code>, text: &str) -> Bytes {
     let [n0, n1] = (number as u16).to_be_bytes();
@@ -66,6 +99,16 @@ pub fn error_frame(number: ErrorNumber, caused_by: Option<Code>, text: &str) -> 
 }
 
 /// A goodbye frame: reason, text.
+///
+/// Of the text 512 bytes are sent at most; a longer one is cut at a character.
+///
+/// ```
+/// # use chappe_wire::{Goodbye, goodbye_frame, split_first};
+/// let mut frame = goodbye_frame(Goodbye::Idle, &"é".repeat(300));
+/// let (_, body) = split_first(&mut frame).expect("a whole frame");
+/// assert_eq!(&body[..4], b"\x00\x03\xc3\xa9");
+/// assert_eq!(body.len(), 2 + 512); // the number, and 256 of the letters
+/// ```
 #[must_use]
 pub fn goodbye_frame(reason: Goodbye, text: &str) -> Bytes {
     notice(CODE_GOODBYE, &(reason as u16).to_be_bytes(), text)
@@ -81,6 +124,16 @@ fn notice(code: Code, numbers: &[u8], text: &str) -> Bytes {
 
 /// The numbers and the text of a notice's body; `None` if it is too short.
 /// Bytes of the text that are not UTF-8 are replaced.
+///
+/// ```
+/// # use chappe_wire::parse_notice;
+/// // The body of an error: two numbers.
+/// let error = parse_notice(b"\x00\x03\x00\x4dno handler");
+/// assert_eq!(error, Some(([3, 77], "no handler".to_owned())));
+/// let goodbye = parse_notice(b"\x00\x01stop"); // of a goodbye: one
+/// assert_eq!(goodbye, Some(([1], "stop".to_owned())));
+/// assert_eq!(parse_notice::<2>(b"\x00\x03\x00"), None);
+/// ```
 #[must_use]
 pub fn parse_notice<const NUMBERS: usize>(body: &[u8]) -> Option<([u16; NUMBERS], String)> {
     let (numbers, text) = body.split_at_checked(NUMBERS * 2)?;
