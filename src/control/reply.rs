@@ -9,6 +9,12 @@ use super::Status;
 
 /// Any answer, as the master sends it. A client knows which one it has asked for, and
 /// reads that by [`read`].
+///
+/// ```
+/// # use chappe::control::*;
+/// let reply = Reply::Refused(Refused::because("there is no connection 7"));
+/// assert_eq!(reply.to_line(), "{\"error\":\"there is no connection 7\"}\n");
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Reply {
@@ -36,6 +42,13 @@ impl Reply {
     }
 
     /// As a line for the socket.
+    ///
+    /// ```
+    /// # use chappe::control::*;
+    /// let reply = Reply::Accepted(Accepted { ok: true, pid: 70 });
+    /// // With the end of the line.
+    /// assert_eq!(reply.to_line(), "{\"ok\":true,\"pid\":70}\n");
+    /// ```
     #[must_use]
     pub fn to_line(&self) -> String {
         let text = serde_json::to_string(self);
@@ -44,6 +57,13 @@ impl Reply {
 }
 
 /// The command was carried out, or has begun to be.
+///
+/// ```
+/// # use chappe::control::*;
+/// let accepted: Accepted = read(r#"{"ok":true,"pid":70}"#)?; // to `quit`, for one
+/// assert_eq!(accepted.pid, 70);
+/// # Ok::<(), ReplyError>(())
+/// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Accepted {
     /// Always true.
@@ -53,6 +73,15 @@ pub struct Accepted {
 }
 
 /// A list follows: a line for each connection, until the end.
+///
+/// ```
+/// # use chappe::control::*;
+/// let listed: Listed = read(r#"{"ok":true,"missing_workers":1,"missing":"worker 0"}"#)?;
+/// if let Some(missing) = listed.missing {
+///     eprintln!("{missing} has not answered: its connections are not in the list");
+/// }
+/// # Ok::<(), ReplyError>(())
+/// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Listed {
     /// Always true.
@@ -65,6 +94,16 @@ pub struct Listed {
 }
 
 /// A reload that went well.
+///
+/// ```
+/// # use chappe::control::*;
+/// # let line = r#"{"ok":true,"generation":2,"workers":4,"ready_ms":12,
+/// #     "changed":["timeouts.idle"],"restart":[],"warnings":[]}"#;
+/// let Reloaded { generation, ready_ms, changed, restart, .. } = read(line)?;
+/// println!("generation {generation} was ready after {ready_ms} ms, with new {changed:?}");
+/// assert!(restart.is_empty(), "these take effect at the next start: {restart:?}");
+/// # Ok::<(), ReplyError>(())
+/// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Reloaded {
     /// Always true.
@@ -84,6 +123,13 @@ pub struct Reloaded {
 }
 
 /// Nothing was done, or not all of it.
+///
+/// ```
+/// # use chappe::control::*;
+/// let answer = read::<Reloaded>(r#"{"error":"unknown key","wrong_configuration":true}"#);
+/// let Err(ReplyError::Refused(refused)) = answer else { panic!("{answer:?}") };
+/// assert_eq!((&*refused.error, refused.wrong_configuration), ("unknown key", Some(true)));
+/// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Refused {
     /// Why.
@@ -95,6 +141,12 @@ pub struct Refused {
 
 impl Refused {
     /// For this reason.
+    ///
+    /// ```
+    /// # use chappe::control::*;
+    /// let refused = Refused::because("a reload is under way");
+    /// assert_eq!(refused.wrong_configuration, None);
+    /// ```
     #[must_use]
     pub fn because(reason: impl ToString) -> Self {
         Self { error: reason.to_string(), wrong_configuration: None }
@@ -102,6 +154,14 @@ impl Refused {
 }
 
 /// Why a line is not the answer that was asked for.
+///
+/// ```
+/// # use chappe::control::*;
+/// let text = |line| read::<Accepted>(line).unwrap_err().to_string();
+/// assert_eq!(text(r#"{"error":"there is no connection 7"}"#), "there is no connection 7");
+/// assert_eq!(text(""), "the master ended, or hung up, without an answer");
+/// assert!(text(r#"{"done":true}"#).contains("use the program of the server's version"));
+/// ```
 #[derive(Debug, Error)]
 pub enum ReplyError {
     /// There is none.
@@ -136,6 +196,18 @@ fn server_name(version: Option<&str>) -> String {
 }
 
 /// Reads the first line of an answer.
+///
+/// ```no_run
+/// # use chappe::control::*;
+/// # use std::io::{BufRead, BufReader, Write};
+/// # use std::os::unix::net::UnixStream;
+/// let mut socket = UnixStream::connect("run/chappe.sock")?;
+/// socket.write_all(Request::Status {}.to_line().as_bytes())?;
+/// let mut line = String::new();
+/// BufReader::new(socket).read_line(&mut line)?;
+/// println!("{} workers serve", read::<Status>(&line)?.serving().count());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// The master's refusal, or that the line can't be read.

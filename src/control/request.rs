@@ -6,6 +6,11 @@ use thiserror::Error;
 use crate::config::LogLevel;
 
 /// What a client asks for.
+///
+/// ```
+/// # use chappe::control::*;
+/// assert_eq!(Request::Kick { id: 7 }.to_line(), "{\"command\":\"kick\",\"id\":7}\n");
+/// ```
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "command", deny_unknown_fields)]
 pub enum Request {
@@ -48,6 +53,14 @@ const COMMANDS: [&str; 8] =
     ["status", "stop", "quit", "reopen", "log-level", "connections", "kick", "reload"];
 
 /// Why a request can't be carried out. The text is for the client.
+///
+/// ```
+/// # use chappe::control::*;
+/// let text = |line: &[u8]| Request::read(line).unwrap_err().to_string();
+/// assert!(text(b"status").starts_with("bad request: it must be one JSON object in one line"));
+/// assert!(text(br#"{"command":"go"}"#).contains("has no command `go`, only status, stop"));
+/// assert!(text(br#"{"command":"kick"}"#).contains("missing field `id`"));
+/// ```
 #[derive(Debug, Error)]
 pub enum RequestError {
     /// It is no JSON object.
@@ -81,6 +94,15 @@ pub enum RequestError {
 impl Request {
     /// Reads a line.
     ///
+    /// ```
+    /// # use chappe::control::*;
+    /// assert_eq!(Request::read(br#"{"command":"kick","id":7}"#)?, Request::Kick { id: 7 });
+    /// let unknown = Request::read(br#"{"command":"stop","soon":true}"#);
+    /// // Not carried out in part.
+    /// assert!(matches!(unknown, Err(RequestError::Unreadable { .. })));
+    /// # Ok::<(), RequestError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`RequestError`], for the client.
     pub fn read(line: &[u8]) -> Result<Self, RequestError> {
@@ -105,6 +127,12 @@ impl Request {
     }
 
     /// The name of its command.
+    ///
+    /// ```
+    /// # use chappe::control::*;
+    /// // For a log, without its arguments.
+    /// assert_eq!(Request::Kick { id: 7 }.command(), "kick");
+    /// ```
     #[must_use]
     pub fn command(&self) -> &'static str {
         match self {
@@ -120,6 +148,11 @@ impl Request {
     }
 
     /// As a line for the socket.
+    ///
+    /// ```
+    /// # use chappe::control::*;
+    /// assert_eq!(Request::Status {}.to_line(), "{\"command\":\"status\"}\n");
+    /// ```
     #[must_use]
     pub fn to_line(&self) -> String {
         let text = serde_json::to_string(self).expect("an object of plain values");
@@ -128,12 +161,26 @@ impl Request {
 }
 
 /// A log level as in the configuration.
+///
+/// ```
+/// # use chappe::control::*;
+/// let level = LevelName::try_from("debug".to_owned())?;
+/// let line = Request::LogLevel { level }.to_line();
+/// assert_eq!(line, "{\"command\":\"log-level\",\"level\":\"debug\"}\n");
+/// assert!(LevelName::try_from("loud".to_owned()).is_err());
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct LevelName(pub(crate) LogLevel);
 
 impl LevelName {
     /// All names.
+    ///
+    /// ```
+    /// # use chappe::control::*;
+    /// assert_eq!(LevelName::names(), ["off", "error", "warn", "info", "debug", "trace"]);
+    /// ```
     #[must_use]
     pub fn names() -> [&'static str; LogLevel::ALL.len()] {
         LogLevel::ALL.map(LogLevel::name)

@@ -5,6 +5,17 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Who runs, and what was counted.
+///
+/// ```
+/// # use chappe::control::*;
+/// # use std::error::Error;
+/// # fn show(status: &Status) {
+/// for worker in &status.workers {
+///     println!("worker {} of generation {}: {}", worker.worker, worker.generation, worker.state);
+/// }
+/// println!("{} connections so far", status.total("connections_accepted"));
+/// # }
+/// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Status {
     /// The master.
@@ -32,11 +43,28 @@ pub struct Status {
 
 impl Status {
     /// Workers that serve.
+    ///
+    /// ```
+    /// # use chappe::control::*;
+    /// # use std::error::Error;
+    /// # fn show(status: &Status) {
+    /// let connections: u32 = status.serving().map(|worker| worker.connections).sum();
+    /// # }
+    /// ```
     pub fn serving(&self) -> impl Iterator<Item = &WorkerStatus> {
         self.workers.iter().filter(|worker| worker.state == "serving")
     }
 
     /// A counter of the whole server; 0 if it is not known.
+    ///
+    /// ```
+    /// # use chappe::control::*;
+    /// # use std::error::Error;
+    /// # fn show(status: &Status) {
+    /// let logins = status.total("app_logins"); // a counter of the application's own
+    /// assert_eq!(status.total("no_such_counter"), 0);
+    /// # }
+    /// ```
     #[must_use]
     pub fn total(&self, name: &str) -> u64 {
         self.totals.as_ref().map_or(0, |totals| totals.get(name))
@@ -44,6 +72,18 @@ impl Status {
 }
 
 /// The master.
+///
+/// ```
+/// # use chappe::control::*;
+/// # use std::error::Error;
+/// # fn show(status: &Status) {
+/// let MasterStatus { pid, uptime_ms, unreachable, .. } = &status.master;
+/// println!("process {pid}, up for {} s", uptime_ms / 1000);
+/// if !unreachable.is_empty() {
+///     eprintln!("nobody can connect to {unreachable:?}: `chappe reload` makes them again");
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct MasterStatus {
     /// Its process.
@@ -69,6 +109,13 @@ pub struct MasterStatus {
 }
 
 /// Reloads since the start.
+///
+/// ```
+/// # use chappe::control::*;
+/// let reloads: ReloadStatus = serde_json::from_str(r#"{"count":0,"last":null}"#)?;
+/// assert!(reloads.last.is_none()); // there was none yet
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct ReloadStatus {
     /// How many.
@@ -78,6 +125,18 @@ pub struct ReloadStatus {
 }
 
 /// The last reload.
+///
+/// ```
+/// # use chappe::control::*;
+/// # use std::error::Error;
+/// # fn show(status: &Status) {
+/// if let Some(LastReload { outcome: ReloadOutcome::Failed, reason: Some(reason), .. }) =
+///     &status.reload.last
+/// {
+///     eprintln!("the old generation goes on: {reason}");
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct LastReload {
     /// How it ended.
@@ -89,6 +148,13 @@ pub struct LastReload {
 }
 
 /// How a reload ended.
+///
+/// ```
+/// # use chappe::control::*;
+/// assert_eq!(serde_json::from_str::<ReloadOutcome>(r#""failed""#)?, ReloadOutcome::Failed);
+/// assert_eq!(ReloadOutcome::Ok.to_string(), "ok"); // its name in JSON
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReloadOutcome {
@@ -108,6 +174,14 @@ impl std::fmt::Display for ReloadOutcome {
 }
 
 /// The metrics page.
+///
+/// ```
+/// # use chappe::control::*;
+/// let json = r#"{"address":"127.0.0.1:9600","pid":72}"#;
+/// let MetricsStatus { address, pid } = serde_json::from_str(json)?;
+/// assert_eq!((&*address, pid), ("127.0.0.1:9600", Some(72)));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct MetricsStatus {
     /// Where.
@@ -117,6 +191,18 @@ pub struct MetricsStatus {
 }
 
 /// A worker.
+///
+/// ```
+/// # use chappe::control::*;
+/// # use std::error::Error;
+/// # fn show(status: &Status) {
+/// for worker in &status.workers {
+///     let is_stuck = worker.heartbeat_age_ms.is_some_and(|age_ms| age_ms > 10_000);
+///     let is_behind = worker.oldest_handler_ms > 1000 || worker.messages_waiting > 1000;
+///     println!("worker {}: {is_stuck} {is_behind}", worker.worker);
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct WorkerStatus {
     /// Its number, from 0.
@@ -158,6 +244,19 @@ pub struct WorkerStatus {
 }
 
 /// Turns of handler threads that took so long at the most, and longer than the row before.
+///
+/// ```
+/// # use chappe::control::*;
+/// # use std::error::Error;
+/// # fn show(status: &Status) {
+/// for HandlerTime { up_to_us, turns } in &status.workers[0].handler_times {
+///     match up_to_us {
+///         Some(bound_us) => println!("{turns} took {bound_us} us at most"),
+///         None => println!("{turns} took longer"),
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct HandlerTime {
     /// Microseconds; the last row has no bound.
@@ -167,6 +266,16 @@ pub struct HandlerTime {
 }
 
 /// What was counted of a message code since the start of the server.
+///
+/// ```
+/// # use chappe::control::*;
+/// # use std::error::Error;
+/// # fn show(status: &Status) {
+/// for CodeStatus { code, calls, errors, p99_us, .. } in &status.codes {
+///     println!("{code:?}: {calls} calls, {errors} errors, 99 of 100 took {p99_us:?} us at most");
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct CodeStatus {
     /// `None`: all codes beyond the first 255, together.
@@ -193,6 +302,13 @@ pub struct CodeStatus {
 }
 
 /// A worker that died young, or could not be forked, and is replaced after a pause.
+///
+/// ```
+/// # use chappe::control::*;
+/// let vacancy: Vacancy = serde_json::from_str(r#"{"worker":2,"due_in_ms":100}"#)?;
+/// assert_eq!((vacancy.worker, vacancy.due_in_ms), (2, 100));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Vacancy {
     /// Its number.
@@ -202,6 +318,15 @@ pub struct Vacancy {
 }
 
 /// What a worker may have, after all.
+///
+/// ```
+/// # use chappe::control::*;
+/// # use std::error::Error;
+/// # fn show(status: &Status) {
+/// // Fewer than `worker_connections` of the configuration if descriptors are short.
+/// println!("{} connections for a worker", status.limits.worker_connections);
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Limits {
     /// Open descriptors.
@@ -211,6 +336,16 @@ pub struct Limits {
 }
 
 /// Values of the shared semaphores; `None` if one can't be read.
+///
+/// ```
+/// # use chappe::control::*;
+/// # use std::error::Error;
+/// # fn show(status: &Status) {
+/// if status.semaphores.connection_permits == Some(0) {
+///     eprintln!("the server is full: one more connection is refused (error 6)");
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Semaphores {
     /// Workers that have become ready and that the master has not seen yet.
@@ -220,6 +355,16 @@ pub struct Semaphores {
 }
 
 /// Where the connection permits are at one moment.
+///
+/// ```
+/// # use chappe::control::*;
+/// # use std::error::Error;
+/// # fn show(status: &Status) {
+/// if let Some(permits) = &status.permits {
+///     println!("{} of {} connections", permits.held, permits.limit);
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Permits {
     /// `max_connections`.
@@ -239,6 +384,16 @@ pub struct Permits {
 }
 
 /// The connection permits of a worker.
+///
+/// ```
+/// # use chappe::control::*;
+/// # use std::error::Error;
+/// # fn show(status: &Status) {
+/// for share in status.permits.iter().flat_map(|permits| &permits.workers) {
+///     println!("worker {} (process {}): {}", share.worker, share.pid, share.held);
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct PermitShare {
     /// Its number.
@@ -250,18 +405,43 @@ pub struct PermitShare {
 }
 
 /// Counters by name.
+///
+/// ```
+/// # use chappe::control::*;
+/// let counters: Counters = [("frames_sent", 7), ("frames_received", 8)].into_iter().collect();
+/// assert_eq!(counters.get("frames_sent"), 7);
+/// assert_eq!(serde_json::to_string(&counters)?, r#"{"frames_received":8,"frames_sent":7}"#);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Counters(BTreeMap<String, u64>);
 
 impl Counters {
     /// A counter; 0 if it is not known.
+    ///
+    /// ```
+    /// # use chappe::control::*;
+    /// let counters: Counters = serde_json::from_str(r#"{"frames_sent":7}"#)?;
+    /// assert_eq!((counters.get("frames_sent"), counters.get("no_such_counter")), (7, 0));
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     #[must_use]
     pub fn get(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)
     }
 
     /// All of them, in the order of their names.
+    ///
+    /// ```
+    /// # use chappe::control::*;
+    /// # use std::error::Error;
+    /// # fn show(status: &Status) {
+    /// for (name, value) in status.totals.iter().flat_map(Counters::iter) {
+    ///     println!("{name} {value}");
+    /// }
+    /// # }
+    /// ```
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
         self.0.iter().map(|(name, value)| (name.as_str(), *value))
     }
@@ -274,6 +454,18 @@ impl<S: Into<String>> FromIterator<(S, u64)> for Counters {
 }
 
 /// A line of a list of connections.
+///
+/// ```
+/// # use chappe::control::*;
+/// # let line = r#"{"id":7,"worker":0,"peer":"127.0.0.1:40000","state":"open","connected_ms":5000,
+/// #     "received_bytes":80,"sent_bytes":80,"queued_bytes":65536,"blocked_ms":1500}"#;
+/// // Each line behind a `Listed`.
+/// let row: ConnectionRow = serde_json::from_str(line)?;
+/// if row.blocked_ms.is_some_and(|blocked_ms| blocked_ms > 1000) {
+///     println!("{} reads slowly: {} bytes wait for it", row.peer, row.queued_bytes);
+/// }
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct ConnectionRow {
     /// By which it is named in logs and to `kick`.
