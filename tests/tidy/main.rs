@@ -3,6 +3,7 @@
 //! Each rule is a function of text, so that a test can show that it bites.
 
 mod documents;
+mod examples;
 mod rust_text;
 mod vocabulary;
 
