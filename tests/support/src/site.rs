@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use chappe::control::Status;
 use nix::unistd::Pid;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::wait::{DEADLINE, wait_for, wait_until};
+use super::wait::{DEADLINE, wait_for, wait_for_within, wait_until};
 
 /// A program that Cargo has built for the tests that run: it is above the folder of theirs.
 pub fn program(name: &str) -> String {
@@ -145,6 +146,12 @@ impl From<Output> for Finished {
 /// holds it is gone, and a command may leave a daemon behind.
 #[track_caller]
 pub fn finish(command: &mut Command) -> Finished {
+    finish_within(DEADLINE, command)
+}
+
+/// As [`finish`], for a command that has more to do.
+#[track_caller]
+pub fn finish_within(time: Duration, command: &mut Command) -> Finished {
     let file = || tempfile::tempfile().expect("a file for the output");
     let handle = |file: &File| file.try_clone().expect("a second handle");
     let (mut stdout, mut stderr) = (file(), file());
@@ -153,7 +160,7 @@ pub fn finish(command: &mut Command) -> Finished {
         .stderr(handle(&stderr))
         .spawn()
         .expect("the command starts");
-    let status = wait_for(|| child.try_wait().expect("our own child"));
+    let status = wait_for_within(time, || child.try_wait().expect("our own child"));
     if status.is_none() {
         child.kill().expect("our own child");
         child.wait().expect("our own child");
@@ -166,7 +173,7 @@ pub fn finish(command: &mut Command) -> Finished {
     };
     let (stdout, stderr) = (text(&mut stdout), text(&mut stderr));
     let Some(status) = status else {
-        panic!("not within {DEADLINE:?}: {command:?}, stdout {stdout:?}, stderr {stderr:?}");
+        panic!("not within {time:?}: {command:?}, stdout {stdout:?}, stderr {stderr:?}");
     };
     Finished { code: status.code(), stdout, stderr }
 }

@@ -24,14 +24,19 @@ pub fn pause(time: Duration, why: &str) {
 }
 
 /// Polls until there is a value; `None` when the deadline passes without one.
-pub fn wait_for<T>(mut value: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn wait_for<T>(value: impl FnMut() -> Option<T>) -> Option<T> {
+    wait_for_within(DEADLINE, value)
+}
+
+/// As [`wait_for`], for what takes longer.
+pub fn wait_for_within<T>(time: Duration, mut value: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(value) = value() {
             return Some(value);
         }
-        if start.elapsed() > DEADLINE {
+        if start.elapsed() > time {
             return None;
         }
         // Decides how soon a change is seen, and never whether it is.
