@@ -147,7 +147,9 @@ pub mod testing;
 mod throttle;
 mod worker;
 
+pub use bytes;
 pub use chappe_client as client;
+pub use chappe_engine::BodyTooLong;
 pub use chappe_wire as wire;
 pub use handler::{
     Call, Client, CloseReason, Code, Counter, Deferred, Deny, Handle, HandlerError, Message,

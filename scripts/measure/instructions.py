@@ -6,7 +6,8 @@ import pathlib, re, socket, struct, tempfile, time, zlib
 import servers
 
 BODY = bytes(range(64))
-ECHO = struct.pack(">HHI", 8 + len(BODY), 1, zlib.crc32(BODY)) + BODY
+echo = lambda code: struct.pack(">HHI", 8 + len(BODY), code, zlib.crc32(BODY)) + BODY
+ECHO = echo(1)
 # A process that has to wait for its CPU takes detours, since its turns are bounded in time and its
 # clocks tick: that only ever adds, so the least of some runs is taken, until the two least agree.
 RUNS_MAX = 8
@@ -30,6 +31,18 @@ def exchange(address, messages, together):
                 raise servers.Failed("a reply is not what was sent")
 
 
+def connect_each(code):
+    """Opens a connection for each message, which this code echoes, and closes it."""
+    def talk(address, messages, _together):
+        host, port = address.rsplit(":", 1)
+        for _ in range(messages):
+            with socket.create_connection((host, int(port)), timeout=60) as connection:
+                connection.sendall(echo(code))
+                if connection.recv(len(ECHO)) != echo(code):
+                    raise servers.Failed("a reply is not what was sent")
+    return talk
+
+
 def wait_counted(server, messages):
     """The last are counted when they are answered, which a client may see before."""
     deadline = time.monotonic() + 20
@@ -39,14 +52,14 @@ def wait_counted(server, messages):
         time.sleep(0.02)
 
 
-def of_a_life(program, settings, messages, together, counts):
+def of_a_life(program, settings, messages, together, counts, talk):
     """Of a whole life of a worker that answers `messages` messages."""
     with tempfile.TemporaryDirectory() as folder:
         # The worker may be another user.
         pathlib.Path(folder).chmod(0o777)
         valgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={folder}/%p"]
         server = servers.Server("under valgrind", program, settings=(servers.ONE_WORKER, *settings), prefix=valgrind)
-        exchange(server.address, messages, together)
+        talk(server.address, messages, together)
         wait_counted(server, messages if counts else 0)
         [worker] = server.pids
         server.stop()
@@ -54,13 +67,13 @@ def of_a_life(program, settings, messages, together, counts):
         return int(re.search(r"^(?:summary|totals): (\d+)", text, re.M)[1])
 
 
-def of_a_message(program, settings, messages, together, agree, counts=True):
+def of_a_message(program, settings, messages, together, agree, counts=True, talk=exchange):
     """What twice as many messages cost more, so start and end do not count."""
     least = []
     for times in (1, 2):
         totals = []
         while len(totals) < RUNS_MAX:
-            total = of_a_life(program, settings, times * messages, together, counts)
+            total = of_a_life(program, settings, times * messages, together, counts, talk)
             totals = sorted([*totals, total])
             if len(totals) > 1 and totals[1] - totals[0] <= agree * totals[0]:
                 break

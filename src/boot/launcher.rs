@@ -58,7 +58,8 @@ impl Report {
     }
 }
 
-/// Forks away from the terminal. The working directory becomes `/`; stderr stays
+/// Forks away from the terminal. The working directory becomes `/`, until the master has
+/// another one; stderr stays
 /// until the server is up, for whatever still goes wrong.
 pub(super) fn daemonize() -> Result<Side, Failure> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)

@@ -153,7 +153,7 @@ fn prepare(arguments: &Arguments, hosted: Hosted<'_>) -> Result<Prepared, Failur
     Ok(Prepared { common, setup, master_log, workers_are })
 }
 
-/// Where the configuration is, for a reload: a daemon's working directory is another
+/// Where the configuration is, for a reload: the working directory may become another
 /// than that of the shell that started it.
 struct AtStart {
     prefix: PathBuf,
@@ -251,6 +251,9 @@ fn become_master(
             log::warn!("process titles are not available: {error}");
         }
         program::set_title("master process");
+        // Relative paths of the application mean what all others in the configuration mean.
+        std::env::set_current_dir(&common.prefix)
+            .map_err(Failure::system(format!("prefix {}", common.prefix.display())))?;
         let path = &config.control_socket;
         let control = ControlSocket::bind(path)
             .map_err(Failure::system(format!("control socket {}", path.display())))?;

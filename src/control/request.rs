@@ -13,6 +13,7 @@ use crate::config::LogLevel;
 /// ```
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "command", deny_unknown_fields)]
+#[non_exhaustive]
 pub enum Request {
     /// Who runs, and what was counted. The answer is a [`Status`](super::Status).
     Status {},

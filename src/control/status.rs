@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 /// # }
 /// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Status {
     /// The master.
     pub master: MasterStatus,
@@ -85,6 +86,7 @@ impl Status {
 /// # }
 /// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct MasterStatus {
     /// Its process.
     pub pid: u32,
@@ -117,6 +119,7 @@ pub struct MasterStatus {
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ReloadStatus {
     /// How many.
     pub count: u64,
@@ -138,6 +141,7 @@ pub struct ReloadStatus {
 /// # }
 /// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct LastReload {
     /// How it ended.
     pub outcome: ReloadOutcome,
@@ -178,11 +182,12 @@ impl std::fmt::Display for ReloadOutcome {
 /// ```
 /// # use chappe::control::*;
 /// let json = r#"{"address":"127.0.0.1:9600","pid":72}"#;
-/// let MetricsStatus { address, pid } = serde_json::from_str(json)?;
+/// let MetricsStatus { address, pid, .. } = serde_json::from_str(json)?;
 /// assert_eq!((&*address, pid), ("127.0.0.1:9600", Some(72)));
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct MetricsStatus {
     /// Where.
     pub address: String,
@@ -204,6 +209,7 @@ pub struct MetricsStatus {
 /// # }
 /// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct WorkerStatus {
     /// Its number, from 0.
     pub worker: u16,
@@ -249,7 +255,7 @@ pub struct WorkerStatus {
 /// # use chappe::control::*;
 /// # use std::error::Error;
 /// # fn show(status: &Status) {
-/// for HandlerTime { up_to_us, turns } in &status.workers[0].handler_times {
+/// for HandlerTime { up_to_us, turns, .. } in &status.workers[0].handler_times {
 ///     match up_to_us {
 ///         Some(bound_us) => println!("{turns} took {bound_us} us at most"),
 ///         None => println!("{turns} took longer"),
@@ -258,6 +264,7 @@ pub struct WorkerStatus {
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct HandlerTime {
     /// Microseconds; the last row has no bound.
     pub up_to_us: Option<u64>,
@@ -277,6 +284,7 @@ pub struct HandlerTime {
 /// # }
 /// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct CodeStatus {
     /// `None`: all codes beyond the first 255, together.
     pub code: Option<u16>,
@@ -310,6 +318,7 @@ pub struct CodeStatus {
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Vacancy {
     /// Its number.
     pub worker: u16,
@@ -328,6 +337,7 @@ pub struct Vacancy {
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Limits {
     /// Open descriptors.
     pub worker_descriptors: u64,
@@ -347,6 +357,7 @@ pub struct Limits {
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Semaphores {
     /// Workers that have become ready and that the master has not seen yet.
     pub worker_ready: Option<u32>,
@@ -366,6 +377,7 @@ pub struct Semaphores {
 /// # }
 /// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Permits {
     /// `max_connections`.
     pub limit: u64,
@@ -395,6 +407,7 @@ pub struct Permits {
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct PermitShare {
     /// Its number.
     pub worker: u16,
@@ -467,6 +480,7 @@ impl<S: Into<String>> FromIterator<(S, u64)> for Counters {
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ConnectionRow {
     /// By which it is named in logs and to `kick`.
     pub id: u64,

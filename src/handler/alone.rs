@@ -89,6 +89,7 @@ pub struct Answer {
 /// assert_eq!(error(b"10"), Some(Refusal::Denied("too much".to_owned())));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Refusal {
     /// Error 4: the connection stays open.
     Failed(String),

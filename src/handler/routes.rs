@@ -165,6 +165,31 @@ impl<S: Service> Routes<S> {
         self.add(code, Arc::new(handler), RoutePace::Measured, true)
     }
 
+    /// As [`before_admit`](Self::before_admit), for a handler that may wait, such as a login that
+    /// asks a database: it never runs on the event loop.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # fn is_right(_: &[u8]) -> std::io::Result<bool> { Ok(true) }
+    /// fn routes<S: Service>(routes: &mut Routes<S>) {
+    ///     routes.blocking_before_admit(16, |_service, _state, call| {
+    ///         if !is_right(call.body())? { Err(Deny::close("wrong password"))? }
+    ///         call.admit();
+    ///         call.reply(16, b"welcome")
+    ///     });
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    /// On a code outside of 16..=65279, and on one that has a handler already.
+    #[track_caller]
+    pub fn blocking_before_admit<F>(&mut self, code: Code, handler: F) -> &mut Self
+    where
+        F: Fn(&S, &mut S::State, &mut Call<'_, S>) -> Outcome + Send + Sync + 'static,
+    {
+        self.add(code, Arc::new(handler), RoutePace::Blocking, true)
+    }
+
     /// Names a counter of the application, 64 at most; [`super::Worker::counter`] has it.
     /// A name has letters of ASCII, digits and `_`, and 40 characters at most: it becomes part
     /// of the name of a Prometheus metric, `chappe_app_NAME_total`. What a counter was called
@@ -258,6 +283,16 @@ mod tests {
     #[should_panic(expected = "has a handler already")]
     fn a_code_has_one_handler() {
         routes().on(16, |(), (), _| Ok(())).blocking(16, |(), (), _| Ok(()));
+    }
+
+    #[test]
+    fn a_handler_before_the_gate_may_be_blocking() {
+        let mut routes = routes();
+        routes.blocking_before_admit(16, |(), (), _| Ok(())).before_admit(17, |(), (), _| Ok(()));
+        let of = |route: &Route<()>| (route.code, route.pace, route.is_before_admit);
+        let found: Vec<_> = routes.routes.iter().map(of).collect();
+        assert_eq!(found, [(16, RoutePace::Blocking, true), (17, RoutePace::Measured, true)]);
+        assert!(routes.have_gate());
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn start_two(test: &str) -> TestServer {
 }
 
 /// As few as that are all accepted before the workers have seen each other accept, and one of
-/// them may have no CPU meanwhile: what most rounds come to is checked, and that none leaves a
+/// them may have no CPU at that time: what most rounds come to is checked, and that none leaves a
 /// worker without.
 #[test]
 fn fifty_connections_opened_at_once_are_for_both_workers() {

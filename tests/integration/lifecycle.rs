@@ -221,6 +221,17 @@ fn start_daemon(test: &str) -> Daemon {
 }
 
 #[test]
+fn the_working_directory_is_the_prefix() {
+    let daemon = start_daemon("daemon_directory");
+    let workers = proc::children(daemon.master);
+    assert_eq!(workers.len(), 2);
+    for pid in [&[daemon.master], &workers[..]].concat() {
+        let directory = fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
+        assert_eq!(directory, daemon.dir.canonicalize().unwrap(), "process {pid}");
+    }
+}
+
+#[test]
 fn a_daemon_is_ready_when_the_launcher_returns() {
     let daemon = start_daemon("daemon");
     assert_eq!(daemon.start.code, Some(0), "{:?}", daemon.start);

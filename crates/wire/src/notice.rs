@@ -25,6 +25,7 @@ const TEXT_BYTES_MAX: usize = 512;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
+#[non_exhaustive]
 pub enum ErrorNumber {
     /// Below 8 or above the configured maximum. The connection is closed.
     BadLength = 1,
@@ -63,6 +64,7 @@ pub enum ErrorNumber {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
+#[non_exhaustive]
 pub enum Goodbye {
     /// The server stops.
     Stopping = 1,
