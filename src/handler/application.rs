@@ -317,8 +317,8 @@ impl<S: Service> Serve for Application<S> {
         let (problem, text, cause) =
             match catch_unwind(AssertUnwindSafe(|| self.service.connected(&client))) {
                 Ok(Ok(state)) => {
-                    let session = Session { value: Box::new(state), is_admitted: !self.has_gate };
-                    return Ok(Box::new(session));
+                    let (value, is_admitted) = (Box::new(state), !self.has_gate);
+                    return Ok(Box::new(Session { value, is_admitted, dialect: 0 }));
                 }
                 Ok(Err(deny)) => (Problem::Denied, deny.text, Cause::Denied),
                 Err(panic) => {

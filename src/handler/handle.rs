@@ -84,6 +84,9 @@ pub enum SendError {
     /// The connection is closed.
     #[error("the connection is gone")]
     Expired,
+    /// The connection's protocol has no messages that answer nothing.
+    #[error("the connection's protocol has no such messages")]
+    Unsupported,
     /// The body does not fit into a frame.
     #[error(transparent)]
     TooLong(#[from] BodyTooLong),
@@ -235,6 +238,9 @@ impl From<Rejected> for SendError {
             Rejected::Full => Self::Full,
             Rejected::Ending => Self::Closed,
             Rejected::Gone => Self::Expired,
+            // It has changed since it was looked at: by a peer that does not want messages of
+            // the old one any more, or did not of the new one.
+            Rejected::Dialect => Self::Unsupported,
         }
     }
 }

@@ -78,7 +78,7 @@ mod tests {
         let (peer, mut batch) = (TestPeer::new(1), Batch::default());
         let body = *b"body";
         // A wrong one shows where it is used.
-        let answered = Opened { code: 16, body: &body, checksum: 7, length: 12 };
+        let answered = Opened { code: 16, body: &body, checksum: 7, length: 12, joins: false };
         let message = peer.message(answered, None);
         let mut replies = Replies::new(&mut batch, &message);
         for answer in [&body[..], &body[..3], &body.clone()] {

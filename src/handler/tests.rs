@@ -67,7 +67,7 @@ impl TestPeer {
 
     /// A message without a body.
     pub(super) fn empty_message(&self) -> engine::Message<'_> {
-        self.message(Opened { code: 16, body: &[], checksum: 0, length: 8 }, None)
+        self.message(Opened { code: 16, body: &[], checksum: 0, length: 8, joins: false }, None)
     }
 
     /// What was answered: code and body of each message.
@@ -95,7 +95,7 @@ fn a_kept_body_shares_its_chunk_unless_it_is_a_small_part_of_it() {
     let figures = AppFigures::detached(Catalog::default());
     let worker = Worker::<()>::new(0, 1, NoConfig {}, engine(), figures);
     let kept = |body| {
-        let opened = Opened { code: 16, body, checksum: 0, length: 0 };
+        let opened = Opened { code: 16, body, checksum: 0, length: 0, joins: false };
         let (message, mut batch) = (peer.message(opened, Some(&chunk)), Batch::default());
         Call::new(&message, &worker, &Arc::default(), &mut batch).body_to_keep()
     };

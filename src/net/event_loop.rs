@@ -233,6 +233,9 @@ impl EventLoop {
         let Some(connection) = self.table.remove(key) else { return };
         self.reactor.forget(key, &connection);
         let (held, peer) = (connection.held, connection.mailbox.peer());
+        if held.permit {
+            connection.mailbox.protocol().gone(connection.id());
+        }
         self.admission.give_back(held, peer, &self.reactor);
         if log::log_enabled!(log::Level::Debug) {
             let cause = connection.mailbox.view().cause.map_or("none", Cause::name);
@@ -381,7 +384,10 @@ impl EventLoop {
         self.with(key, |connection, reactor| {
             if !held.permit {
                 connection.see_off(reactor);
-            } else if reactor.settings.hooks != Hooks::None {
+                return connection.advance(key, reactor);
+            }
+            connection.mailbox.protocol().accepted(&connection.mailbox);
+            if reactor.settings.hooks != Hooks::None {
                 connection.connect(reactor);
             }
             connection.advance(key, reactor)
@@ -391,11 +397,11 @@ impl EventLoop {
     /// Tells a peer why it cannot stay. Whether it is to be seen off.
     fn refuse(&mut self, transport: &KernelSocket, listener: u8, why: &'static str) -> bool {
         let notice = Notice::Error { problem: Problem::Busy, code: None, text: why.into() };
-        let (encoded, _) = self.reactor.engine.protocol(listener).notice_alone(&notice);
+        let encoded = self.reactor.engine.protocol(listener).notice_alone(&notice);
         // A fresh socket has room for so little; if not, the close must do.
-        let sent = transport.send(&[IoSlice::new(&encoded)]);
-        let lingers =
-            sent.is_ok() && transport.finish().is_ok() && self.refused < REFUSED_LINGERING_MAX;
+        let is_told =
+            encoded.is_none_or(|(bytes, _)| transport.send(&[IoSlice::new(&bytes)]).is_ok());
+        let lingers = is_told && transport.finish().is_ok() && self.refused < REFUSED_LINGERING_MAX;
         self.refused += usize::from(lingers);
         lingers
     }

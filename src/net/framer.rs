@@ -4,10 +4,10 @@
 //! A byte is copied at most once on its way: out of the shared read buffer, into the chunk
 //! that goes to the inbox.
 
-use chappe_engine::{Chunk, Protocol, Rest};
+use chappe_engine::{Chunk, Progress, Protocol, Rest};
 use chappe_sys::clock::Moment;
 
-/// The least that a begun message's buffer grows by, if the message is that long.
+/// The least that a begun message's buffer grows to, if the message is that long.
 const GROWTH_BYTES_MIN: usize = 512;
 
 /// The begun message of one connection.
@@ -24,6 +24,8 @@ struct Part {
     bytes: Vec<u8>,
     /// When it began; the clock stands still while reading is paused.
     began: Option<Moment>,
+    /// How far it has been looked at.
+    progress: Progress,
 }
 
 /// Bytes that no message begins with, and why.
@@ -81,9 +83,9 @@ impl Framer {
         protocol: &dyn Protocol,
         mut pass_on: impl FnMut(Chunk),
     ) -> Result<(), Malformed> {
-        while let Some(Part { bytes: part, .. }) = self.part.as_deref_mut() {
+        while let Some(Part { bytes: part, progress, .. }) = self.part.as_deref_mut() {
             // Complete the begun message: its header first, then its body.
-            match protocol.frame(part).rest {
+            match protocol.frame_on(part, input, progress) {
                 Rest::Malformed(text) => {
                     self.clear();
                     return Err(Malformed(text));
@@ -91,7 +93,8 @@ impl Framer {
                 Rest::Part { wanted } => {
                     let missing = wanted - part.len();
                     let (now, later) = input.split_at(missing.min(input.len()));
-                    grow(part, now.len(), missing);
+                    let is_all = *progress == Progress::default();
+                    grow(part, now.len(), if is_all { missing } else { usize::MAX });
                     part.extend_from_slice(now);
                     input = later;
                     if now.len() < missing {
@@ -124,11 +127,13 @@ impl Framer {
     }
 }
 
-/// Makes room for `arrived` bytes of the `missing` ones. By doubling, and never beyond the
-/// message: eight bytes that claim a large message must not cost a large buffer.
+/// Makes room for `arrived` bytes of the `missing` ones, if it is known how many these are. By
+/// doubling, and never beyond the message: eight bytes that claim a large message must not cost
+/// a large buffer.
 fn grow(part: &mut Vec<u8>, arrived: usize, missing: usize) {
     if part.capacity() - part.len() < arrived {
-        let wanted = arrived.max(part.len()).max(GROWTH_BYTES_MIN);
+        let least = GROWTH_BYTES_MIN.saturating_sub(part.len());
+        let wanted = arrived.max(part.len()).max(least);
         part.reserve_exact(wanted.min(missing));
     }
 }

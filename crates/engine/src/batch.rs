@@ -59,6 +59,33 @@ impl Batch {
         Mark { bytes: self.bytes.len(), messages: self.messages }
     }
 
+    /// How many messages were appended since the mark.
+    #[must_use]
+    pub fn messages_since(&self, mark: Mark) -> u32 {
+        self.messages - mark.messages
+    }
+
+    /// Makes one message of all that were appended since the mark, with `head` in front.
+    pub fn join_since(&mut self, mark: Mark, head: &[u8]) {
+        self.bytes.splice(mark.bytes..mark.bytes, head.iter().copied());
+        self.messages = mark.messages + 1;
+    }
+
+    /// Copies out what was appended since the mark, and forgets it: bytes and number of
+    /// messages.
+    #[must_use]
+    pub fn take_since(&mut self, mark: Mark) -> (Box<[u8]>, u32) {
+        let taken = (self.bytes[mark.bytes..].into(), self.messages_since(mark));
+        self.rewind(mark);
+        taken
+    }
+
+    /// Appends what [`Batch::take_since`] has given.
+    pub fn put_back(&mut self, (bytes, messages): &(Box<[u8]>, u32)) {
+        self.bytes.extend_from_slice(bytes);
+        self.messages += messages;
+    }
+
     /// Forgets what was appended since the mark.
     pub fn rewind(&mut self, mark: Mark) {
         self.bytes.truncate(mark.bytes);

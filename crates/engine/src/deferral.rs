@@ -67,6 +67,7 @@ pub struct Deferred {
     code: u16,
     checksum: u32,
     length: usize,
+    joins: bool,
     body: Box<[u8]>,
     held: Option<Held>,
 }
@@ -90,9 +91,9 @@ impl Drop for Held {
 
 impl Deferred {
     pub(crate) fn new(number: Number, opened: &Opened<'_>, held: Option<Held>) -> Self {
-        let Opened { code, body, checksum, length } = *opened;
+        let Opened { code, body, checksum, length, joins } = *opened;
         let (since, body) = (Moment::now(), body.into());
-        Self { number, since, ending: None, code, checksum, length, body, held }
+        Self { number, since, ending: None, code, checksum, length, joins, body, held }
     }
 
     /// How its wait has ended. It gives its place back: what continues it may let it wait once
@@ -104,8 +105,8 @@ impl Deferred {
 
     /// The message, as its handler has had it.
     pub(crate) fn opened(&self) -> Opened<'_> {
-        let Self { code, checksum, length, .. } = *self;
-        Opened { code, body: &self.body, checksum, length }
+        let Self { code, checksum, length, joins, .. } = *self;
+        Opened { code, body: &self.body, checksum, length, joins }
     }
 
     /// Bytes charged against the limits of the inbox.

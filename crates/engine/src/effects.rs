@@ -15,6 +15,8 @@ pub enum Rejected {
     Ending,
     /// It is gone.
     Gone,
+    /// The connection has another dialect than the message.
+    Dialect,
 }
 
 /// What became of something that the loop has received.

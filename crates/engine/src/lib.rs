@@ -56,7 +56,10 @@ pub use mailbox::{Aborted, Mailbox, Names, Next, Place};
 pub use notice::{Cause, Goodbye, Notice, Problem};
 pub use outbox::Blocked;
 pub use peer::Peer;
-pub use protocol::{BodyTooLong, Framed, Opened, Protocol, Rest};
+pub use protocol::{
+    BodyTooLong, CODE_COMMAND, CODE_SLOW_COMMAND, Framed, Host, Login, Opened, Progress, Protocol,
+    PushForm, Rest,
+};
 pub use run_list::RunList;
 pub use send_list::{CONNECTIONS_PER_LOOK, SendList, Wakeup};
 pub use session::{HookCall, Hooks, Session};

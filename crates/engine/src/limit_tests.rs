@@ -20,6 +20,25 @@ fn a_push_is_full_at_one_byte_beyond_the_high_mark_and_one_always_fits() {
 }
 
 #[test]
+fn a_push_of_another_dialect_is_not_queued_and_a_turn_changes_it() {
+    let entry = || Entry::new((vec![0].into(), 1));
+    let mut state = State::new(Arc::new(NoSocket));
+    assert_eq!(state.push_as(1, entry(), &BOUNDS).err(), Some(Rejected::Dialect));
+    for dialect in [1, 0] {
+        let mut leaving = Leaving { replies: Some(entry()), ..Leaving::default() };
+        let session = Session { value: Box::new(()), is_admitted: true, dialect };
+        leaving.session = Some(Box::new(session));
+        state.begin_unqueued().expect("nothing is in front");
+        state.leave(leaving, Room::Free, &BOUNDS, &mut Effects::default());
+        let (other, room) = (1 - dialect, Bounds { outbox_high: 10_000, ..BOUNDS });
+        assert_eq!(state.push_as(other, entry(), &room).err(), Some(Rejected::Dialect));
+        assert!(state.push_as(dialect, entry(), &room).is_ok());
+        state = State { session: state.session.take(), ..State::new(Arc::new(NoSocket)) };
+        state.dialect = dialect;
+    }
+}
+
+#[test]
 fn reading_pauses_at_either_limit_of_the_inbox_and_goes_on_at_half() {
     let bounds = Bounds { inbox_messages_max: 4, inbox_bytes_max: 2000, ..BOUNDS };
     let chunk = |messages: usize, bytes: usize| Item::from(Chunk::new(&vec![0; bytes], messages));

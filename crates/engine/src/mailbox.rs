@@ -132,6 +132,12 @@ impl Mailbox {
         self.connected_at
     }
 
+    /// What the protocol has noted of the connection.
+    #[must_use]
+    pub fn dialect(&self) -> u8 {
+        if self.protocol().has_dialects() { self.state.lock().dialect } else { 0 }
+    }
+
     /// What the event loop decides by.
     #[must_use]
     pub fn view(&self) -> View {
@@ -359,6 +365,14 @@ impl Mailbox {
     /// # Errors
     /// Why it was not queued.
     pub fn push(self: &Arc<Self>, entry: Entry) -> Result<(), Rejected> {
+        self.push_as(0, entry)
+    }
+
+    /// As [`Mailbox::push`], of a message that was encoded for this dialect.
+    ///
+    /// # Errors
+    /// Why it was not queued.
+    pub fn push_as(self: &Arc<Self>, dialect: u8, entry: Entry) -> Result<(), Rejected> {
         // A closed connection is reported as such even when the total is full.
         self.takes_messages()?;
         let (engine, cost) = (&*self.engine, entry.cost());
@@ -367,7 +381,7 @@ impl Mailbox {
             engine.pushers.add(Counter::MessagesDropped, 1);
             return Err(Rejected::Full);
         }
-        let pushed = self.state.lock().push(entry, &engine.bounds);
+        let pushed = self.state.lock().push_as(dialect, entry, &engine.bounds);
         match pushed {
             Ok(effects) => {
                 engine.pushers.add(Counter::MessagesPushed, 1);
@@ -426,8 +440,8 @@ impl Mailbox {
     /// sent, and ends the connection. Returns how many bytes that has freed; `None` if
     /// the connection ends already.
     pub fn drop_backlog(self: &Arc<Self>, cause: Cause, counters: &impl Count) -> Option<usize> {
-        let last = Entry::new(self.protocol().notice_alone(&Engine::too_slow()));
-        let cost = last.cost();
+        let last = self.protocol().notice_alone(&Engine::too_slow()).map(Entry::new);
+        let cost = last.as_ref().map_or(0, Entry::cost);
         // Beyond the bound if it must be: it makes room for more than it takes.
         _ = self.engine.outbox_total.charge(cost);
         let dropped = self.state.lock().drop_backlog(last, cause);

@@ -21,6 +21,9 @@ pub enum Problem {
     Busy,
     /// A begun message did not complete. The connection is closed.
     Incomplete,
+    /// The peer has to be admitted first. What follows is the protocol's
+    /// ([`crate::Protocol::ends_unadmitted`]).
+    NotAdmitted,
     /// The application has denied the peer something. The connection is closed.
     Denied,
     /// Too much is under way inside the server. The connection stays open.

@@ -11,6 +11,8 @@ pub struct Session {
     /// The peer has been admitted: all messages are for it, and not only those that come
     /// before the gate.
     pub is_admitted: bool,
+    /// What the protocol has noted of the connection ([`crate::Protocol::command`]).
+    pub dialect: u8,
 }
 
 impl std::fmt::Debug for Session {

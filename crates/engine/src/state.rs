@@ -117,8 +117,10 @@ pub(crate) struct State {
     /// The backlog was dropped while a thread had the writer, which still has its part.
     drops_at_return: bool,
     hook: Hook,
-    /// As in the session, which a turn may have.
+    /// As in the session, which a turn may have. Once it was admitted this stays.
     is_admitted: bool,
+    /// As in the session.
+    pub(crate) dialect: u8,
     /// The application's part, unless a turn has it.
     session: Option<Box<Session>>,
     inbox: Inbox,
@@ -136,6 +138,7 @@ impl State {
             drops_at_return: false,
             hook: Hook::None,
             is_admitted: true,
+            dialect: 0,
             session: None,
             inbox: Inbox {
                 phase: Phase::Empty,
@@ -306,12 +309,7 @@ impl State {
         effects: &mut Effects,
     ) {
         debug_assert_eq!(self.inbox.phase, Phase::Running);
-        if !self.is_admitted && leaving.session.as_ref().is_some_and(|it| it.is_admitted) {
-            self.is_admitted = true;
-            // A clock of the loop's stops.
-            effects.call = true;
-        }
-        self.session = leaving.session;
+        self.take_session(leaving.session, effects);
         self.take_off(leaving.done, bounds, effects);
         if let Some(rest) = leaving.rest {
             self.put_back(rest);
@@ -399,7 +397,7 @@ impl State {
     /// Drops the backlog of a peer that is too slow: what is not begun is dropped, `last`
     /// tells the peer so behind the message that is half sent, and the connection is
     /// flushing. `None`: it ends already, and `last` is not queued.
-    pub(crate) fn drop_backlog(&mut self, last: Entry, cause: Cause) -> Option<Effects> {
+    pub(crate) fn drop_backlog(&mut self, last: Option<Entry>, cause: Cause) -> Option<Effects> {
         if !self.is_open() {
             return None;
         }
@@ -408,7 +406,7 @@ impl State {
         self.drops_at_return = matches!(self.outbox.seat, Seat::Sending);
         let unbegun = self.outbox.entries.take_unbegun();
         self.outbox.drop_entries(unbegun, &mut effects);
-        self.outbox.append(last, &mut effects);
+        last.into_iter().for_each(|last| self.outbox.append(last, &mut effects));
         self.outbox_pauses = false;
         self.finish(cause, &mut effects);
         Some(effects)

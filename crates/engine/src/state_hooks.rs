@@ -2,12 +2,14 @@
 //! them.
 
 use super::State;
-use crate::effects::{Effects, Received};
+use crate::effects::{Effects, Received, Rejected};
+use crate::engine::Bounds;
 use crate::inbox::Phase;
 use crate::item::Item;
 use crate::notice::Cause;
-use crate::session::{Hook, HookCall};
+use crate::session::{Hook, HookCall, Session};
 use crate::state::Stage;
+use crate::writer::Entry;
 
 impl State {
     /// The connection can carry messages: the application's hook is called for it. With a
@@ -18,6 +20,30 @@ impl State {
         self.is_admitted = !has_gate;
         self.inbox.add(Item::Hook(HookCall::Connected));
         self.inbox.leave_empty()
+    }
+
+    /// What a turn had of the application comes back, with what the turn has changed.
+    #[inline]
+    pub(super) fn take_session(&mut self, session: Option<Box<Session>>, effects: &mut Effects) {
+        if let Some(session) = &session {
+            self.dialect = session.dialect;
+            if session.is_admitted && !self.is_admitted {
+                self.is_admitted = true;
+                // A clock of the loop's stops.
+                effects.call = true;
+            }
+        }
+        self.session = session;
+    }
+
+    /// As [`State::push`], of a message that was encoded for this dialect.
+    pub(crate) fn push_as(
+        &mut self,
+        dialect: u8,
+        entry: Entry,
+        bounds: &Bounds,
+    ) -> Result<Effects, Rejected> {
+        if self.dialect == dialect { self.push(entry, bounds) } else { Err(Rejected::Dialect) }
     }
 
     /// A hook was called, and has come to this.

@@ -376,7 +376,8 @@ impl World {
                 Err(_) => return false,
             },
             Event::DropBacklog => {
-                let Some(effects) = self.state.drop_backlog(one_byte(), Cause::TooSlow) else {
+                let Some(effects) = self.state.drop_backlog(Some(one_byte()), Cause::TooSlow)
+                else {
                     return false;
                 };
                 _ = self.reply();

@@ -16,7 +16,7 @@ pub(super) enum Waits {
 }
 
 fn deferred(number: Number) -> Box<Deferred> {
-    let opened = Opened { code: 1, body: b"m", checksum: 0, length: 9 };
+    let opened = Opened { code: 1, body: b"m", checksum: 0, length: 9, joins: false };
     Box::new(Deferred::new(number, &opened, None))
 }
 

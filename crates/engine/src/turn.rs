@@ -182,7 +182,7 @@ pub enum Served {
     Answered,
     /// The connection stays open: no handler has this code.
     UnknownCode,
-    /// To be closed after the replies: the connection is not admitted.
+    /// The connection is not admitted: to be closed after the replies, if its protocol says so.
     NotAdmitted,
     /// The connection stays open: the handler returned an error.
     Failed,
@@ -194,6 +194,9 @@ pub enum Served {
     End(Cause),
     /// It waits for its ticket ([`Mailbox::defer`]): the turn ends.
     Deferred,
+    /// It was answered, and the dialect of the connection is another one: the turn ends, so
+    /// that it is known to all before the next message.
+    Switched,
 }
 
 impl Served {
@@ -542,10 +545,11 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
             Served::Answered => return None,
             Served::UnknownCode => (Counter::ProtocolErrors, None),
             Served::BadChecksum => (Counter::ProtocolErrors, Some(Cause::ProtocolError)),
+            Served::NotAdmitted if !self.protocol.ends_unadmitted() => return None,
             Served::NotAdmitted => return Some(Stop::End(Cause::Denied)),
             Served::Failed => (Counter::HandlerErrors, None),
             Served::End(cause) => return Some(Stop::End(cause)),
-            Served::Deferred => return Some(Stop::GoOn),
+            Served::Deferred | Served::Switched => return Some(Stop::GoOn),
             Served::Panicked => (Counter::HandlerPanics, Some(Cause::HandlerPanicked)),
         };
         self.counters.add(counter, 1);

@@ -60,7 +60,7 @@ impl Protocol for Chappe {
             return None;
         }
         let body = messages.get(HEADER_BYTES..length)?;
-        Some(Opened { code, body, checksum: crc32, length })
+        Some(Opened { code, body, checksum: crc32, length, joins: false })
     }
 
     fn is_intact(&self, opened: &Opened<'_>) -> bool {
@@ -106,7 +106,7 @@ fn number_of(problem: Problem) -> ErrorNumber {
         Problem::TooFast => ErrorNumber::TooFast,
         Problem::Busy => ErrorNumber::Busy,
         Problem::Incomplete => ErrorNumber::FrameTimeout,
-        Problem::Denied => ErrorNumber::Denied,
+        Problem::NotAdmitted | Problem::Denied => ErrorNumber::Denied,
         Problem::BusyInside => ErrorNumber::BusyInside,
     }
 }
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn notices_have_their_numbers() {
         let numbers = |notice: Notice| {
-            let (bytes, messages) = Chappe::new(FRAME_BYTES_MAX).notice_alone(&notice);
+            let (bytes, messages) = Chappe::new(FRAME_BYTES_MAX).notice_alone(&notice).unwrap();
             let mut bytes = Bytes::from_owner(bytes);
             let frames: Vec<_> = std::iter::from_fn(|| split_first(&mut bytes))
                 .map(|(_, body)| parse_notice::<2>(&body).unwrap().0)
@@ -178,7 +178,8 @@ mod tests {
         assert_eq!(numbers(error), [[7, 77]]);
         assert_eq!(numbers(Notice::TooFast { codes: vec![16, 17] }), [[5, 16], [5, 17]]);
         let (bytes, _) = Chappe::new(FRAME_BYTES_MAX)
-            .notice_alone(&Notice::Goodbye { reason: Goodbye::Kicked, text: "by hand".into() });
+            .notice_alone(&Notice::Goodbye { reason: Goodbye::Kicked, text: "by hand".into() })
+            .unwrap();
         let (_, body) = split_first(&mut Bytes::from_owner(bytes)).unwrap();
         assert_eq!(parse_notice(&body), Some(([5], "by hand".to_owned())));
     }

@@ -141,7 +141,7 @@ impl Protocol for OneByte {
 
     fn open<'a>(&self, messages: &'a [u8]) -> Option<Opened<'a>> {
         let byte = messages.first()?;
-        Some(Opened { code: u16::from(*byte), body: &[], checksum: 0, length: 1 })
+        Some(Opened { code: u16::from(*byte), body: &[], checksum: 0, length: 1, joins: false })
     }
 
     fn is_intact(&self, _: &Opened<'_>) -> bool {
@@ -289,7 +289,7 @@ impl Serve for Answer {
     fn connected(&self, _: &Arc<Mailbox>, _: &mut Batch) -> Result<Box<Session>, Cause> {
         self.handled.lock().push(CONNECTED);
         let value = Box::new(Arc::clone(&self.handled));
-        Ok(Box::new(Session { value, is_admitted: true }))
+        Ok(Box::new(Session { value, is_admitted: true, dialect: 0 }))
     }
 
     fn closed(&self, _: &Arc<Mailbox>, session: Option<Box<Session>>, _: Cause) {
