@@ -3,7 +3,7 @@
 
 use super::call::{Call, Deferral};
 use super::client::Client;
-use super::deferred::Continuation;
+use super::deferred::Resumed;
 use super::frames::{Way, trace};
 use super::outcome::Failure;
 use super::own_turn::OwnTurn;
@@ -12,7 +12,7 @@ use super::registered::Registered;
 use super::routes::{Route, RoutePace, Routes};
 use super::stock;
 use super::worker::Worker;
-use super::{Code, HandlerError, Outcome, Service, watch};
+use super::{Code, HandlerError, Outcome, Service, other, watch};
 use crate::protocol::CODE_PING;
 use crate::throttle::Throttle;
 use chappe_engine::{
@@ -37,7 +37,7 @@ pub(crate) struct Application<S: Service> {
     pub(super) service: S,
     pub(super) worker: Worker<S>,
     /// The addresses of the listeners, for [`Client::listener`].
-    listeners: Arc<[String]>,
+    pub(super) listeners: Arc<[String]>,
     /// By code.
     pub(super) handlers: Vec<Registered<S>>,
     /// Where the calls of each of them are counted. Not beside them: the search for a code
@@ -111,7 +111,12 @@ impl<S: Service> Application<S> {
     }
 
     /// Whether a message has to wait for an admission that its connection does not have.
-    fn is_gated(&self, code: Code, place: Option<usize>, session: Option<&Session>) -> bool {
+    pub(super) fn is_gated(
+        &self,
+        code: Code,
+        place: Option<usize>,
+        session: Option<&Session>,
+    ) -> bool {
         let is_before = || {
             let route = place.map(|place| &self.handlers[place].route);
             code == CODE_PING || route.is_some_and(|route| route.is_before_admit)
@@ -160,6 +165,9 @@ impl<S: Service> Application<S> {
                 (Problem::BusyInside, text, Served::Answered)
             }
             Ok(Ok(())) => {
+                if message.opened.joins && deferral == Deferral::None {
+                    call.replies.join(session.as_deref());
+                }
                 call.replies.take_pushes();
                 if let Some(session) = session {
                     session.is_admitted |= call.admits;
@@ -212,8 +220,8 @@ impl<S: Service> Application<S> {
 impl<S: Service> Serve for Application<S> {
     fn find(&self, code: Code) -> Found {
         let place = self.place_of(code);
-        // An error reply, for a code without a handler, is quick.
-        let pace = place.map_or(Pace::Quick, |place| self.handlers[place].tempo.pace());
+        let pace =
+            place.map_or_else(|| other::pace_of(code), |place| self.handlers[place].tempo.pace());
         Found { pace, place }
     }
 
@@ -264,15 +272,10 @@ impl<S: Service> Serve for Application<S> {
             refuse(message, Problem::BadChecksum, text, batch);
             return Served::BadChecksum;
         }
+        let Some(place) = found.place else { return self.serve_other(message, session, batch) };
         if self.is_gated(opened.code, found.place, session.as_deref()) {
-            refuse(message, Problem::Denied, "not admitted yet".to_owned(), batch);
-            return Served::NotAdmitted;
+            return refuse_unadmitted(message, batch);
         }
-        let Some(place) = found.place else {
-            let text = format!("no handler for code {}", opened.code);
-            refuse(message, Problem::UnknownCode, text, batch);
-            return Served::UnknownCode;
-        };
         let Route { handler, pace, .. } = &self.handlers[place].route;
         if found.pace == Pace::Quick && *pace == RoutePace::Measured {
             watch::start();
@@ -281,6 +284,9 @@ impl<S: Service> Serve for Application<S> {
         let _turn = OwnTurn::begin(message.mailbox.id());
         let outcome = self.call(&**handler, session.as_deref_mut(), &mut call);
         if matches!(outcome, Ok(Ok(()))) && call.is_plain() {
+            if opened.joins {
+                call.replies.join(session.as_deref());
+            }
             call.replies.take_pushes();
             return Served::Answered;
         }
@@ -294,10 +300,11 @@ impl<S: Service> Serve for Application<S> {
         session: &mut Option<Box<Session>>,
         batch: &mut Batch,
     ) -> Served {
-        let then = value.downcast::<Box<Continuation<S>>>();
-        let then = *then.expect("tickets of a worker are for its one service");
+        let resumed = value.downcast::<Resumed<S>>();
+        let Resumed { then, kept } = *resumed.expect("tickets of a worker are for its one service");
         trace(Way::Resumed, message.mailbox.id(), message.opened.code, message.opened.body);
         let mut call = Call::new(message, &self.worker, &self.listeners, batch);
+        call.replies.put_back(&kept);
         let _turn = OwnTurn::begin(message.mailbox.id());
         let outcome = self.call(then, session.as_deref_mut(), &mut call);
         self.finish(outcome, message, session.as_deref_mut(), &mut call)
@@ -353,8 +360,14 @@ fn hook_name(hook: HookCall) -> &'static str {
     }
 }
 
+/// Tells a peer that it has to be admitted first.
+pub(super) fn refuse_unadmitted(message: &Message<'_>, batch: &mut Batch) -> Served {
+    refuse(message, Problem::NotAdmitted, "not admitted yet".to_owned(), batch);
+    Served::NotAdmitted
+}
+
 /// Appends an error for the peer, in the place of the replies to a message.
-fn refuse(message: &Message<'_>, problem: Problem, text: String, batch: &mut Batch) {
+pub(super) fn refuse(message: &Message<'_>, problem: Problem, text: String, batch: &mut Batch) {
     let (id, code) = (message.mailbox.id(), message.opened.code);
     log::trace!(target: "conn.error", "conn={id} error answered problem={problem:?} code={code}: {text}");
     let notice = Notice::Error { problem, code: Some(code), text: text.into() };

@@ -345,11 +345,12 @@ impl<'a, S: Service> Call<'a, S> {
         let message = self.replies.message;
         let aside = self.aside_mut();
         if aside.deferral != Deferral::None {
-            return Deferred::new(Ticket::void());
+            return Deferred::new(Ticket::void(), None);
         }
         let ticket = message.mailbox.defer(&message.opened);
         aside.deferral = if ticket.is_some() { Deferral::Deferred } else { Deferral::Refused };
-        Deferred::new(ticket.unwrap_or_else(Ticket::void))
+        let kept = message.opened.joins.then(|| self.replies.keep());
+        Deferred::new(ticket.unwrap_or_else(Ticket::void), kept)
     }
 
     /// Opens the gate of [`super::Routes::before_admit`] for this connection, from the next

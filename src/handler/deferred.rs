@@ -6,9 +6,18 @@ use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// What a ticket is resumed with.
+/// What goes on with a message.
 pub(super) type Continuation<S> =
     dyn FnOnce(&S, &mut <S as Service>::State, &mut Call<'_, S>) -> Outcome + Send;
+
+/// What a ticket is resumed with.
+pub(super) struct Resumed<S: Service> {
+    pub(super) then: Box<Continuation<S>>,
+    pub(super) kept: Kept,
+}
+
+/// The replies that were given before: those of a protocol that has them leave with the rest.
+pub(super) type Kept = Option<(Box<[u8]>, u32)>;
 
 /// The ticket of a message whose reply is deferred ([`Call::defer`]): the thread that has
 /// it goes on with the message, once; any thread of the worker may.
@@ -51,12 +60,13 @@ pub(super) type Continuation<S> =
 #[must_use = "a dropped ticket answers the message with an error"]
 pub struct Deferred<S: Service> {
     ticket: Ticket,
+    kept: Kept,
     service: PhantomData<fn(&S)>,
 }
 
 impl<S: Service> Deferred<S> {
-    pub(super) fn new(ticket: Ticket) -> Self {
-        Self { ticket, service: PhantomData }
+    pub(super) fn new(ticket: Ticket, kept: Kept) -> Self {
+        Self { ticket, kept, service: PhantomData }
     }
 
     /// Goes on with the message: `then` runs on a handler thread, at the message's place in the
@@ -97,9 +107,9 @@ impl<S: Service> Deferred<S> {
     where
         F: FnOnce(&S, &mut S::State, &mut Call<'_, S>) -> Outcome + Send + 'static,
     {
-        let then: Box<Continuation<S>> = Box::new(then);
-        let value: Box<dyn Any + Send> = Box::new(then);
-        self.ticket.resume(value);
+        let Self { ticket, kept, .. } = self;
+        let value: Box<dyn Any + Send> = Box::new(Resumed::<S> { then: Box::new(then), kept });
+        ticket.resume(value);
     }
 
     /// Whether nobody waits for the reply any more: what is not begun yet can be left. A ticket

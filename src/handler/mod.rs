@@ -17,6 +17,7 @@ mod definition;
 mod frames;
 mod handle;
 mod jobs;
+mod other;
 mod outcome;
 mod own_turn;
 mod pace;

@@ -120,6 +120,8 @@ impl From<Deny> for HandlerError {
 #[derive(Debug)]
 pub struct Deny {
     pub(super) text: String,
+    /// The service knows no passwords at all.
+    pub(super) is_for_all: bool,
 }
 
 impl Deny {
@@ -143,7 +145,12 @@ impl Deny {
     /// assert_eq!(answer.error, Some(testing::Refusal::Denied("not you".to_owned())));
     /// ```
     pub fn close(text: impl Into<String>) -> Self {
-        Self { text: text.into() }
+        Self { text: text.into(), is_for_all: false }
+    }
+
+    /// What a service answers that has no [`super::Service::authenticate`].
+    pub(super) fn without_passwords() -> Self {
+        Self { text: "this service knows no passwords".to_owned(), is_for_all: true }
     }
 }
 

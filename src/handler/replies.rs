@@ -1,9 +1,10 @@
 //! The replies to one message. They share a buffer with the others of the same turn, so that
 //! all of them leave in one piece.
 
+use super::deferred::Kept;
 use super::frames::{Way, trace};
 use super::{Code, HandlerError, Outcome, own_turn};
-use chappe_engine::{BATCH_BYTES_MAX, Batch, Mark, Message};
+use chappe_engine::{BATCH_BYTES_MAX, Batch, Mark, Message, Session};
 
 /// Collects the replies of a handler. Nothing is sent before the handler returns.
 #[derive(Debug)]
@@ -29,7 +30,9 @@ impl<'a> Replies<'a> {
     /// A body beyond 65527 bytes, or more than 64 MiB of replies that wait for their handler to
     /// return; nothing was appended.
     pub(super) fn send(&mut self, code: Code, body: &[u8]) -> Outcome {
-        self.take_pushes();
+        if own_turn::has_new() && !self.message.opened.joins {
+            own_turn::take_new(|bytes| self.batch.append(bytes));
+        }
         if self.batch.len() + body.len() > BATCH_BYTES_MAX {
             let text = format!("the replies to one message exceed {BATCH_BYTES_MAX} bytes");
             return Err(HandlerError::new(text));
@@ -46,6 +49,23 @@ impl<'a> Replies<'a> {
         if own_turn::has_new() {
             own_turn::take_new(|bytes| self.batch.append(bytes));
         }
+    }
+
+    /// Takes the replies out that were given so far, for a message that goes on later.
+    pub(super) fn keep(&mut self) -> (Box<[u8]>, u32) {
+        self.batch.take_since(self.begin)
+    }
+
+    /// Puts them back: the message goes on.
+    pub(super) fn put_back(&mut self, kept: &Kept) {
+        kept.iter().for_each(|kept| self.batch.put_back(kept));
+    }
+
+    /// Makes the replies to a message one, which was answered to its end and wants that.
+    #[inline(never)]
+    pub(super) fn join(&mut self, session: Option<&Session>) {
+        let dialect = session.map_or(0, |session| session.dialect);
+        self.message.protocol.join(dialect, self.begin, self.batch);
     }
 
     /// The batch, with all replies in it.

@@ -184,6 +184,57 @@ pub trait Service: Sized + Send + Sync + 'static {
         let _ = (client, state, why);
     }
 
+    /// A RESP client logs in (`AUTH`, `HELLO … AUTH`): may this user in, with this password?
+    /// The user is `default` if the client names none. Ok admits the peer, as
+    /// [`super::Call::admit`] does. Runs on a handler thread, in the order of the connection's
+    /// messages; a client may log in again, as somebody else.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct Chat { password: &'static str }
+    /// # impl Service for Chat {
+    /// #     type Config = NoConfig;
+    /// #     type State = String;
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self { password: "" }) }
+    /// #     fn routes(_: &mut Routes<Self>) {}
+    /// #     fn connected(&self, _: &Client) -> Result<String, Deny> { Ok(String::new()) }
+    /// fn authenticate(
+    ///     &self,
+    ///     _client: &Client,
+    ///     name: &mut String,
+    ///     user: &[u8],
+    ///     password: &[u8],
+    /// ) -> Result<(), Deny> {
+    ///     if password != self.password.as_bytes() {
+    ///         return Err(Deny::close("who are you?")); // -WRONGPASS who are you?
+    ///     }
+    ///     *name = String::from_utf8(user.to_vec())?;
+    ///     Ok(())
+    /// }
+    /// # }
+    /// # let (chat, mut name) = (Chat { password: "sesame" }, String::new());
+    /// # let mut log_in = |password: &[u8]| {
+    /// #     chat.authenticate(&testing::client(), &mut name, b"ann", password)
+    /// # };
+    /// # assert!(log_in(b"open").is_err());
+    /// # assert!(log_in(b"sesame").is_ok());
+    /// # assert_eq!(name, "ann");
+    /// ```
+    ///
+    /// # Errors
+    /// The peer gets the text (`-WRONGPASS`), and the connection stays open. Without this method
+    /// it gets what Redis says that has no password.
+    fn authenticate(
+        &self,
+        client: &Client,
+        state: &mut Self::State,
+        user: &[u8],
+        password: &[u8],
+    ) -> Result<(), Deny> {
+        let _ = (client, state, user, password);
+        Err(Deny::without_passwords())
+    }
+
     /// The worker begins to drain: it stops, or a reload has replaced it. Runs once, on a
     /// handler thread; connections are still served, and `closed` is still to be called for
     /// each of them. The worker does not end before this has returned, but
