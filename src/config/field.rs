@@ -119,7 +119,8 @@ impl Words for LogLevel {
 }
 
 impl Words for Protocol {
-    const WORDS: &'static [(&'static str, Self)] = &[("chappe", Self::Chappe)];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("chappe", Self::Chappe), ("resp", Self::Resp)];
 }
 
 impl Words for Accept {

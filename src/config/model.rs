@@ -238,6 +238,8 @@ pub(crate) struct Listen {
     pub(crate) address: Address,
     /// What they speak.
     pub(crate) protocol: Protocol,
+    /// Whether clients that speak RESP see and end others, and see the configuration.
+    pub(crate) resp_admin: bool,
     /// How many connections may wait to be accepted.
     pub(crate) backlog: u32,
     /// How the workers share the address.
@@ -257,6 +259,7 @@ impl Default for Listen {
         Self {
             address: Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7600))),
             protocol: Protocol::Chappe,
+            resp_admin: false,
             backlog: 511,
             accept: Accept::Shared,
             ipv6only: true,
@@ -292,6 +295,8 @@ impl fmt::Display for Address {
 pub(crate) enum Protocol {
     /// Length-prefixed frames, as docs/PROTOCOL.md describes them.
     Chappe,
+    /// The protocol of Redis, as docs/RESP.md describes it.
+    Resp,
 }
 
 /// How the workers share a listening address.

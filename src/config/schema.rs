@@ -382,7 +382,13 @@ pub(super) static LISTEN_KEYS: &[Key<Listen>] = &[
         "protocol",
         Field::Choice(|l: &mut Listen| &mut l.protocol),
         "\"chappe\"",
-        "what the clients speak",
+        "what the clients speak: frames (PROTOCOL.md) or the protocol of Redis (RESP.md)",
+    ),
+    Key::new(
+        "resp_admin",
+        Field::Flag(|l: &mut Listen| &mut l.resp_admin),
+        "false",
+        "RESP clients may list and kill others, and read the configuration",
     ),
     Key::new(
         "backlog",

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use super::model::Config;
-use super::schema::{self, APPLICATION, Change, Key, LISTEN_KEYS, SECTIONS};
+use super::schema::{self, APPLICATION, Change, INCLUDE, KEYS, Key, LISTEN_KEYS, SECTIONS};
 
 /// Where the comments begin, in characters.
 const COMMENT_COLUMN: usize = 38;
@@ -40,6 +40,25 @@ impl Config {
         text.push('\n');
         text.push_str(&application(&config.application));
         text
+    }
+
+    /// Each key outside of `[application]` by its dotted name, with its value, in the order of
+    /// the names. A listener's have its number in the name.
+    pub(crate) fn flat(&self) -> Vec<(String, String)> {
+        let mut config = self.clone();
+        let plain = |written: String| match written.parse() {
+            Ok(toml::Value::String(text)) => text,
+            _ => written,
+        };
+        let mut keys: Vec<_> = (KEYS.iter().filter(|key| key.name != INCLUDE))
+            .map(|key| (key.name.to_owned(), plain(key.field.write(&mut config))))
+            .collect();
+        for (nth, listen) in config.listen.iter_mut().enumerate() {
+            let name = |key: &Key<_>| format!("listen.{nth}.{}", key.name);
+            keys.extend(LISTEN_KEYS.iter().map(|key| (name(key), plain(key.field.write(listen)))));
+        }
+        keys.sort();
+        keys
     }
 }
 

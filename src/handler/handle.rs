@@ -7,7 +7,7 @@
 
 use super::frames::{Way, trace};
 use super::{Code, own_turn};
-use crate::protocol;
+use crate::protocol::Encoded;
 use chappe_engine::{BodyTooLong, Cause, Entry, Goodbye, Mailbox, Notice, Rejected};
 use std::sync::{Arc, Weak};
 
@@ -34,8 +34,8 @@ pub struct Handle {
     mailbox: Weak<Mailbox>,
 }
 
-/// A message, encoded once, that can go to any number of connections: they share its
-/// memory. Encoded for the native protocol, which is the only one that listeners have.
+/// A message that can go to any number of connections: encoded once for each protocol that they
+/// speak, and they share its memory.
 ///
 /// ```
 /// # use chappe::{Handle, HandlerError, Message};
@@ -46,7 +46,7 @@ pub struct Handle {
 /// }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Message(Arc<[u8]>);
+pub struct Message(Arc<Encoded>);
 
 /// Why a message was not queued. It was not sent, not even in part.
 ///
@@ -84,7 +84,8 @@ pub enum SendError {
     /// The connection is closed.
     #[error("the connection is gone")]
     Expired,
-    /// The connection's protocol has no messages that answer nothing.
+    /// The connection's protocol has no messages that answer nothing: RESP 2. RESP 3 has them
+    /// (`HELLO 3`).
     #[error("the connection's protocol has no such messages")]
     Unsupported,
     /// The body does not fit into a frame.
@@ -105,7 +106,7 @@ impl Message {
     /// # Errors
     /// A body beyond 65527 bytes ([`crate::wire::BODY_BYTES_MAX`]).
     pub fn new(code: Code, body: &[u8]) -> Result<Self, BodyTooLong> {
-        protocol::encode(code, body).map(Self)
+        Encoded::new(code, body).map(Arc::new).map(Self)
     }
 }
 
@@ -149,10 +150,10 @@ impl Handle {
     /// # Errors
     /// See [`SendError`].
     pub fn send(&self, code: Code, body: &[u8]) -> Result<(), SendError> {
-        self.send_message(&Message::new(code, body)?)
+        self.send_encoded(&Encoded::new(code, body)?)
     }
 
-    /// Queues an encoded message for the peer. Never blocks.
+    /// Queues a message for the peer that others may get too. Never blocks.
     ///
     /// Queued is not delivered: if the connection breaks, what was queued is lost and
     /// counted as `messages_expired`.
@@ -172,21 +173,23 @@ impl Handle {
     /// # Errors
     /// See [`SendError`].
     pub fn send_message(&self, message: &Message) -> Result<(), SendError> {
+        self.send_encoded(&message.0)
+    }
+
+    fn send_encoded(&self, message: &Encoded) -> Result<(), SendError> {
         let mailbox = self.mailbox.upgrade().ok_or(SendError::Expired)?;
-        let bytes = message.0.clone();
-        let entry = Entry::new((bytes.clone(), 1));
+        let dialect = mailbox.dialect();
+        let form = mailbox.protocol().push_form(dialect).ok_or(SendError::Unsupported)?;
+        let bytes = Arc::clone(message.form(form));
+        let entry = Entry::new((Arc::clone(&bytes), 1));
         if own_turn::is_of(self.id) {
             let cost = entry.cost();
             mailbox.join_replies(own_turn::cost(), cost)?;
             own_turn::push(bytes, cost);
         } else {
-            mailbox.push(entry)?;
+            mailbox.push_as(dialect, entry)?;
         }
-        if log::log_enabled!(log::Level::Trace)
-            && let Some(opened) = mailbox.protocol().open(&message.0)
-        {
-            trace(Way::Pushed, self.id, opened.code, opened.body);
-        }
+        trace(Way::Pushed, self.id, message.code(), message.body());
         Ok(())
     }
 
@@ -251,7 +254,7 @@ mod tests {
     use super::super::tests::{OUTBOX_BYTES_MAX, TestPeer};
     use super::super::{Outcome, replies::Replies};
     use super::*;
-    use chappe_engine::{Batch, Cause, ENTRY_COST};
+    use chappe_engine::{Batch, Cause, ENTRY_COST, PushForm};
 
     /// Two messages of this body fill the outbox to the byte.
     const HALF: [u8; OUTBOX_BYTES_MAX / 2 - 8 - ENTRY_COST] =
@@ -277,7 +280,7 @@ mod tests {
             assert_eq!(Handle::new(&peer.mailbox).send_message(&message), Ok(()));
         }
         // What is queued for each of them is the memory of the message.
-        assert_eq!(Arc::strong_count(&message.0), 1 + peers.len());
+        assert_eq!(Arc::strong_count(message.0.form(PushForm::Message)), 1 + peers.len());
     }
 
     #[test]

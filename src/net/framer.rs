@@ -142,6 +142,7 @@ fn grow(part: &mut Vec<u8>, arrived: usize, missing: usize) {
 mod tests {
     use super::*;
     use crate::protocol::{self, encode};
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     fn protocol(max: usize) -> Arc<dyn Protocol> {
@@ -189,6 +190,27 @@ mod tests {
         for at in 0..=bad.len() {
             let (bytes, messages, is_well) = feed(&[&bad[..at], &bad[at..]]);
             assert_eq!((&bytes[..], messages, is_well), (&bad[..whole], 2, false), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_command_whose_length_is_not_known_is_copied_a_few_times() {
+        let protocol = protocol::resp();
+        let command = [
+            &b"*2048\r\n"[..],
+            &b"$50\r\n01234567890123456789012345678901234567890123456789\r\n".repeat(2048),
+        ]
+        .concat();
+        for stream in [&command[..], &[&vec![b'x'; 60_000][..], b"\n"].concat()] {
+            let (mut framer, mut whole, mut sizes) = (Framer::default(), 0, BTreeSet::new());
+            for (nth, piece) in stream.chunks(100).enumerate() {
+                framer.take_in(piece, &*protocol, |chunk| whole += chunk.bytes().len()).unwrap();
+                let arrived = stream.len().min((nth + 1) * 100);
+                assert!(framer.held_bytes() <= (2 * arrived).max(512), "{arrived}");
+                sizes.insert(framer.held_bytes());
+            }
+            assert_eq!(whole, stream.len());
+            assert!(sizes.len() < 16, "{sizes:?}");
         }
     }
 

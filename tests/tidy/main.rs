@@ -34,7 +34,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("channel", &["sys"]),
     // With the load generator of `bench`, which speaks the wire format itself.
     ("cli", &["client", "config", "control", "program", "sys", "wire"]),
-    ("protocol", &["config", "engine", "wire"]),
+    ("protocol", &["config", "engine", "shm", "sys", "wire"]),
     // The application's configuration comes from `config`.
     ("handler", &["config", "engine", "protocol", "shm", "sys", "throttle"]),
     ("net", &["engine", "protocol", "shm", "sys", "throttle"]),

@@ -188,7 +188,8 @@ const LISTEN_CASES: &[Case] = &[
         ],
         &["'127.0.0.1:65536'", "'localhost:1'", "'::1:7600'", "':7600'", "'unix:'", "7600", "''"],
     ),
-    Case("protocol", &[("'chappe'", "\"chappe\"")], &["'resp'", "1"]),
+    Case("protocol", &[("'chappe'", "\"chappe\""), ("'resp'", "\"resp\"")], &["'redis'", "1"]),
+    Case("resp_admin", FLAGS, NOT_FLAGS),
     Case("backlog", &[("1", "1"), ("65535", "65535")], &["0", "65536", "'511'"]),
     Case(
         "accept",
