@@ -5,6 +5,7 @@ mod deferred;
 mod figures;
 mod hooks;
 mod pushes;
+mod resp;
 mod service;
 mod starting;
 mod timers;

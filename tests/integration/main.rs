@@ -26,6 +26,7 @@ mod privileges;
 mod regressions;
 mod reload;
 mod reload_storm;
+mod resp;
 mod service;
 mod status;
 mod stopped;

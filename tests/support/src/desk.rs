@@ -86,6 +86,15 @@ impl Desk {
     }
 
     fn odd(&self, _: &mut u32, call: &mut Call<'_, Self>) -> Outcome {
+        if call.body() == b"in parts" {
+            call.reply(ODD, b"one")?;
+            call.defer().resume(|_, _, call| {
+                call.reply(ODD, b"two")?;
+                call.defer().resume(|_, _, call| call.reply(ODD, b"three"));
+                Ok(())
+            });
+            return Ok(());
+        }
         let ticket = call.defer();
         match call.body() {
             b"reply" => {

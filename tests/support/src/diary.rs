@@ -160,6 +160,23 @@ impl<const HAS_GATE: bool> Service for Diary<HAS_GATE> {
         assert!(!matches!(self.closed, Manner::Panics), "planned for closed");
     }
 
+    fn authenticate(
+        &self,
+        client: &Peer,
+        count: &mut u32,
+        user: &[u8],
+        password: &[u8],
+    ) -> Result<(), Deny> {
+        *count += 1;
+        let user = String::from_utf8_lossy(user);
+        self.note(&format!("{} login {user}", client.id()));
+        match password {
+            b"sesame" => Ok(()),
+            b"panic" => panic!("planned for authenticate"),
+            _ => Err(Deny::close(format!("{user} is not known\r\nhere"))),
+        }
+    }
+
     fn stopping(&self, worker: &Worker<Self>) {
         assert!(worker.is_stopping());
         self.note(&format!("worker {} of {} stops", worker.number(), worker.generation()));

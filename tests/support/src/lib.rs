@@ -17,6 +17,7 @@ pub mod diary;
 pub mod gate;
 pub mod players;
 pub mod proc;
+pub mod resp;
 pub mod server;
 pub mod site;
 pub mod wait;
