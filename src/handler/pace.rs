@@ -3,14 +3,13 @@
 //! The event loop serves no other connection while a handler runs on it, and a handler
 //! thread costs two wake-ups. So a handler begins on the handler threads, where its calls
 //! are timed, and moves to the loop once enough of them were short. A call that takes long
-//! there, or waits, sends it back, and it has to prove more the next time. A long call while it
-//! does so is a relapse as well. At the third one it stays, until the next reload: no client
-//! can train a handler and then stop the loop again and again, and a handler that waits now
-//! and then is not timed for ever.
+//! there, or waits, sends it back, and it has to prove more the next time: of more calls, as many
+//! of which are timed as the first time. At the third relapse it stays, until the next reload: no
+//! client can train a handler and then stop the loop again and again.
 //!
 //! | tempo | runs | leaves when |
 //! |---|---|---|
-//! | proving | on a handler thread, timed | enough short calls in a row: quick; a long one at the third relapse: slow |
+//! | proving | on a handler thread, timed | enough short calls in a row: quick |
 //! | quick | on the loop | a long call is seen: proving, or slow at the third; a turn took long: suspect |
 //! | suspect | on the loop, timed | enough calls that were not long: quick; a long one: as above |
 //! | slow | on a handler thread | never |
@@ -28,9 +27,10 @@ use std::time::Duration;
 
 /// A call that takes no longer is proof that the handler is quick.
 const SHORT: Duration = Duration::from_micros(20);
-/// Short calls in a row that make a handler quick, at first. [`PROOF_GROWTH`] times as many
-/// after each relapse.
+/// Short calls in a row that make a handler quick.
 const PROOF_CALLS: u32 = 64;
+/// After each relapse they are spread over this many times as many calls. To time all of them
+/// would cost more than the calls, of a handler that waits now and then and is never quick.
 const PROOF_GROWTH: u32 = 8;
 /// The relapse at which a handler stays on the handler threads.
 const RELAPSES_MAX: u32 = 3;
@@ -49,6 +49,8 @@ pub(super) struct Tempo {
     /// Calls on the loop that are still to be timed.
     to_time: AtomicU32,
     relapses: AtomicU32,
+    /// Calls that it was looked for since a relapse: which of them are timed.
+    calls: AtomicU32,
 }
 
 /// What a timed call has changed.
@@ -80,8 +82,8 @@ impl Tempo {
     }
 
     fn with(to_prove: u32) -> Self {
-        let (to_time, relapses) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { to_prove: AtomicU32::new(to_prove), to_time, relapses }
+        let [to_prove, to_time, relapses, calls] = [to_prove, 0, 0, 0].map(AtomicU32::new);
+        Self { to_prove, to_time, relapses, calls }
     }
 
     /// Where the handler runs now, and whether its call is timed.
@@ -90,8 +92,16 @@ impl Tempo {
             0 if self.to_time.load(Ordering::Relaxed) == 0 => Pace::Quick,
             0 => Pace::Suspect,
             Self::NEVER => Pace::Slow,
+            _ if self.is_spared() => Pace::Slow,
             _ => Pace::Proving,
         }
+    }
+
+    /// Whether the next call proves nothing.
+    fn is_spared(&self) -> bool {
+        let relapses = self.relapses.load(Ordering::Relaxed);
+        // Before the first one every call is timed, and nothing is to be counted.
+        relapses > 0 && !self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(spread(relapses))
     }
 
     /// A turn of the loop with calls of this handler took long: the next ones are timed.
@@ -109,13 +119,8 @@ impl Tempo {
                 Changed::Nothing
             }
             Self::NEVER => Changed::Nothing,
-            // Its first long calls may be what it does once: those it proves itself after.
-            _ if time > QUICK_TIME_MAX && self.relapses.load(Ordering::Relaxed) > 0 => {
-                self.relapse_once_more();
-                Changed::Nothing
-            }
             _ if time > SHORT => {
-                self.to_prove.store(self.proof(), Ordering::Relaxed);
+                self.to_prove.store(PROOF_CALLS, Ordering::Relaxed);
                 Changed::Nothing
             }
             left => {
@@ -137,22 +142,15 @@ impl Tempo {
             return Changed::Nothing;
         }
         self.to_time.store(0, Ordering::Relaxed);
-        self.relapse_once_more();
+        let is_last = self.relapses.fetch_add(1, Ordering::Relaxed) + 1 >= RELAPSES_MAX;
+        self.to_prove.store(if is_last { Self::NEVER } else { PROOF_CALLS }, Ordering::Relaxed);
         Changed::Demoted
     }
+}
 
-    fn relapse_once_more(&self) {
-        self.relapses.fetch_add(1, Ordering::Relaxed);
-        self.to_prove.store(self.proof(), Ordering::Relaxed);
-    }
-
-    /// What it has to prove, after its relapses.
-    fn proof(&self) -> u32 {
-        match self.relapses.load(Ordering::Relaxed) {
-            relapses @ 0..RELAPSES_MAX => PROOF_CALLS * PROOF_GROWTH.pow(relapses),
-            _ => Self::NEVER,
-        }
-    }
+/// Of how many calls one is timed, after so many relapses.
+fn spread(relapses: u32) -> u32 {
+    PROOF_GROWTH.pow(relapses.min(RELAPSES_MAX))
 }
 
 #[cfg(test)]
@@ -161,15 +159,22 @@ mod tests {
 
     const LONG: Duration = QUICK_TIME_MAX.saturating_add(Duration::from_nanos(1));
 
-    /// How many short calls make it quick.
-    fn proof_of(tempo: &Tempo) -> u32 {
-        let mut calls = 0;
-        while tempo.pace() == Pace::Proving {
+    /// How many short calls make it quick, and how many of them are timed.
+    fn proof_of(tempo: &Tempo) -> (u32, u32) {
+        let (mut calls, mut timed) = (0, 0);
+        loop {
+            match tempo.pace() {
+                Pace::Quick => return (calls, timed),
+                Pace::Proving => {
+                    timed += 1;
+                    let is_last = tempo.record(SHORT) == Changed::Promoted;
+                    assert_eq!(is_last, timed == PROOF_CALLS);
+                }
+                Pace::Slow => {}
+                Pace::Suspect => panic!("it is on no loop"),
+            }
             calls += 1;
-            let is_last = tempo.record(SHORT) == Changed::Promoted;
-            assert_eq!(is_last, tempo.pace() == Pace::Quick);
         }
-        calls
     }
 
     #[test]
@@ -179,16 +184,18 @@ mod tests {
             assert_eq!(tempo.record(SHORT), Changed::Nothing);
         }
         assert_eq!(tempo.record(SHORT + Duration::from_nanos(1)), Changed::Nothing);
-        assert_eq!(proof_of(&tempo), PROOF_CALLS);
+        assert_eq!(proof_of(&tempo), (PROOF_CALLS, PROOF_CALLS));
     }
 
     #[test]
-    fn each_relapse_needs_more_proof_and_the_third_is_the_last() {
+    fn each_relapse_needs_the_proof_of_more_calls_and_the_third_is_the_last() {
         let tempo = Tempo::proving();
-        for needed in [PROOF_CALLS, PROOF_CALLS * 8, PROOF_CALLS * 64] {
-            assert_eq!(proof_of(&tempo), needed);
+        for spread in [1, 8, 64] {
+            let (calls, timed) = proof_of(&tempo);
+            assert_eq!((calls, timed), ((PROOF_CALLS - 1) * spread + 1, PROOF_CALLS));
             assert_eq!(tempo.record(QUICK_TIME_MAX), Changed::Nothing, "long is longer");
             assert_eq!(tempo.record(LONG), Changed::Demoted);
+            tempo.calls.store(0, Ordering::Relaxed);
         }
         assert_eq!(tempo.pace(), Pace::Slow);
         assert_eq!((tempo.record(SHORT), tempo.relapse()), (Changed::Nothing, Changed::Nothing));
@@ -196,18 +203,23 @@ mod tests {
     }
 
     #[test]
-    fn a_long_call_is_a_relapse_also_while_it_proves_itself_again() {
+    fn a_handler_that_waits_now_and_then_comes_to_its_end() {
         let tempo = Tempo::proving();
-        for _ in 0..5 {
-            tempo.record(LONG);
+        let mut timed = 0;
+        for call in 1..100_000_u32 {
+            let time = if call.is_multiple_of(1000) { LONG } else { SHORT };
+            match tempo.pace() {
+                // On the loop it is noticed by the time of its turn.
+                Pace::Quick if time == LONG => _ = tempo.relapse(),
+                Pace::Quick | Pace::Slow => {}
+                Pace::Proving | Pace::Suspect => {
+                    timed += 1;
+                    tempo.record(time);
+                }
+            }
         }
-        assert_eq!(proof_of(&tempo), PROOF_CALLS, "before it was quick it has none");
-        assert_eq!(tempo.record(LONG), Changed::Demoted);
-        tempo.record(SHORT + Duration::from_nanos(1));
-        assert_eq!(tempo.record(LONG), Changed::Nothing);
-        assert_eq!(tempo.pace(), Pace::Proving, "the second");
-        assert_eq!(tempo.record(LONG), Changed::Nothing);
-        assert_eq!(tempo.pace(), Pace::Slow, "the third");
+        assert_eq!(tempo.to_prove.load(Ordering::Relaxed), Tempo::NEVER);
+        assert!(timed < 1000, "{timed}");
     }
 
     #[test]
