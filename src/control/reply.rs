@@ -100,7 +100,7 @@ pub struct Listed {
 /// # use chappe::control::*;
 /// # let line = r#"{"ok":true,"generation":2,"workers":4,"ready_ms":12,
 /// #     "changed":["timeouts.idle"],"restart":[],"warnings":[]}"#;
-/// let Reloaded { generation, ready_ms, changed, restart } = read(line)?;
+/// let Reloaded { generation, ready_ms, changed, restart, .. } = read(line)?;
 /// println!("generation {generation} was ready after {ready_ms} ms, with new {changed:?}");
 /// assert!(restart.is_empty(), "these take effect at the next start: {restart:?}");
 /// # Ok::<(), ReplyError>(())

@@ -89,8 +89,8 @@ impl<S: Service> Application<S> {
             rows,
             has_gate,
             has_hooks,
-            connected: Tempo::proving(),
-            closed: Tempo::proving(),
+            connected: Tempo::of_hook(),
+            closed: Tempo::of_hook(),
             panics: throttle(),
             failures: throttle(),
             counters,
@@ -232,15 +232,18 @@ impl<S: Service> Serve for Application<S> {
     fn suspect(&self, codes: &mut dyn Iterator<Item = Code>, took: Duration) {
         let places: BTreeSet<usize> = codes.filter_map(|code| self.place_of(code)).collect();
         let own = watch::own_time(took);
-        match places.first() {
-            Some(&place) if places.len() == 1 && own > QUICK_TIME_MAX => {
-                let changed = self.handlers[place].tempo.relapse();
-                self.note(place, changed, own);
+        let is_alone = places.len() == 1 && own > QUICK_TIME_MAX;
+        for place in places {
+            let Registered { route, tempo } = &self.handlers[place];
+            match route.pace {
+                // They are known to be short, whatever a turn has taken.
+                RoutePace::Stock => {}
+                _ if is_alone => {
+                    let changed = tempo.record_turn(own, self.figures.calls(self.rows[place]));
+                    self.note(place, changed, own);
+                }
+                _ => tempo.suspect(),
             }
-            // The stock handlers are known to be short, whatever a turn has taken.
-            _ => (places.iter().map(|&place| &self.handlers[place]))
-                .filter(|registered| registered.route.pace != RoutePace::Stock)
-                .for_each(|registered| registered.tempo.suspect()),
         }
     }
 

@@ -10,7 +10,7 @@
 //! | tempo | runs | leaves when |
 //! |---|---|---|
 //! | proving | on a handler thread, timed | enough short calls in a row: quick |
-//! | quick | on the loop | a long call is seen: proving, or slow at the third; a turn took long: suspect |
+//! | quick | on the loop | a turn took long: suspect; very long, or the second within some thousand calls: proving, or slow at the third |
 //! | suspect | on the loop, timed | enough calls that were not long: quick; a long one: as above |
 //! | slow | on a handler thread | never |
 //!
@@ -19,10 +19,12 @@
 //!
 //! *Short* and *long* are the thread's own time ([`chappe_sys::Stopwatch`]): what it has
 //! computed, or all the time if it has waited. To be displaced by another program is
-//! neither.
+//! neither. A hypervisor may take time in a way that looks as if it was computed, and does so
+//! to the shortest handler, sooner or later three times. So one long turn that could be that is a
+//! reason to look closer, and no relapse.
 
 use chappe_engine::{Pace, QUICK_TIME_MAX};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A call that takes no longer is proof that the handler is quick.
@@ -34,6 +36,12 @@ const PROOF_CALLS: u32 = 64;
 const PROOF_GROWTH: u32 = 8;
 /// The relapse at which a handler stays on the handler threads.
 const RELAPSES_MAX: u32 = 3;
+/// What takes longer on the loop is a relapse at once.
+const VERY_LONG: Duration = Duration::from_millis(20);
+/// Two long turns within so many calls are a relapse.
+const TURNS_WITHIN: u64 = 8192;
+/// Calls of a hook, each of which is timed, that may follow a long one without another.
+const SUSPECT_HOOKS: u32 = 8192;
 /// Calls that are timed after a turn that took long. Displaced turns look the same, so this
 /// is also what a machine that is short of CPUs pays.
 const SUSPECT_CALLS: u32 = 64;
@@ -51,6 +59,10 @@ pub(super) struct Tempo {
     relapses: AtomicU32,
     /// Calls that it was looked for since a relapse: which of them are timed.
     calls: AtomicU32,
+    /// How many calls there had been at the last long turn, plus one; 0: there was none.
+    long_turn_at: AtomicU64,
+    /// How many calls are looked at after one that was long.
+    suspect_calls: u32,
 }
 
 /// What a timed call has changed.
@@ -81,9 +93,15 @@ impl Tempo {
         Self::with(Self::NEVER)
     }
 
+    /// To be measured, at each call.
+    pub(super) fn of_hook() -> Self {
+        Self { suspect_calls: SUSPECT_HOOKS, ..Self::proving() }
+    }
+
     fn with(to_prove: u32) -> Self {
         let [to_prove, to_time, relapses, calls] = [to_prove, 0, 0, 0].map(AtomicU32::new);
-        Self { to_prove, to_time, relapses, calls }
+        let (long_turn_at, suspect_calls) = (AtomicU64::new(0), SUSPECT_CALLS);
+        Self { to_prove, to_time, relapses, calls, long_turn_at, suspect_calls }
     }
 
     /// Where the handler runs now, and whether its call is timed.
@@ -106,13 +124,20 @@ impl Tempo {
 
     /// A turn of the loop with calls of this handler took long: the next ones are timed.
     pub(super) fn suspect(&self) {
-        self.to_time.fetch_max(SUSPECT_CALLS, Ordering::Relaxed);
+        self.to_time.fetch_max(self.suspect_calls, Ordering::Relaxed);
     }
 
     /// A timed call took this long.
     pub(super) fn record(&self, time: Duration) -> Changed {
         match self.to_prove.load(Ordering::Relaxed) {
-            0 if time > QUICK_TIME_MAX => self.relapse(),
+            0 if time > VERY_LONG => self.relapse(),
+            0 if time > QUICK_TIME_MAX => {
+                if self.to_time.load(Ordering::Relaxed) > 0 {
+                    return self.relapse();
+                }
+                self.suspect();
+                Changed::Nothing
+            }
             0 => {
                 let left = self.to_time.load(Ordering::Relaxed).saturating_sub(1);
                 self.to_time.store(left, Ordering::Relaxed);
@@ -136,12 +161,24 @@ impl Tempo {
         }
     }
 
-    /// A call took long on the loop.
-    pub(super) fn relapse(&self) -> Changed {
+    /// A turn of the loop with nothing but calls of this handler, of which there were so many in
+    /// all, was long.
+    pub(super) fn record_turn(&self, time: Duration, calls: u64) -> Changed {
+        let last = self.long_turn_at.swap(calls + 1, Ordering::Relaxed);
+        let is_again = last > 0 && (calls + 1).saturating_sub(last) <= TURNS_WITHIN;
+        if time > VERY_LONG || is_again {
+            return self.relapse();
+        }
+        self.suspect();
+        Changed::Nothing
+    }
+
+    fn relapse(&self) -> Changed {
         if self.to_prove.load(Ordering::Relaxed) != 0 {
             return Changed::Nothing;
         }
         self.to_time.store(0, Ordering::Relaxed);
+        self.long_turn_at.store(0, Ordering::Relaxed);
         let is_last = self.relapses.fetch_add(1, Ordering::Relaxed) + 1 >= RELAPSES_MAX;
         self.to_prove.store(if is_last { Self::NEVER } else { PROOF_CALLS }, Ordering::Relaxed);
         Changed::Demoted
@@ -194,11 +231,13 @@ mod tests {
             let (calls, timed) = proof_of(&tempo);
             assert_eq!((calls, timed), ((PROOF_CALLS - 1) * spread + 1, PROOF_CALLS));
             assert_eq!(tempo.record(QUICK_TIME_MAX), Changed::Nothing, "long is longer");
+            assert_eq!(tempo.record(LONG), Changed::Nothing, "it is looked at");
             assert_eq!(tempo.record(LONG), Changed::Demoted);
             tempo.calls.store(0, Ordering::Relaxed);
         }
         assert_eq!(tempo.pace(), Pace::Slow);
-        assert_eq!((tempo.record(SHORT), tempo.relapse()), (Changed::Nothing, Changed::Nothing));
+        let later = (tempo.record(SHORT), tempo.record_turn(VERY_LONG * 2, 9));
+        assert_eq!(later, (Changed::Nothing, Changed::Nothing));
         assert_eq!(tempo.pace(), Pace::Slow);
     }
 
@@ -210,7 +249,7 @@ mod tests {
             let time = if call.is_multiple_of(1000) { LONG } else { SHORT };
             match tempo.pace() {
                 // On the loop it is noticed by the time of its turn.
-                Pace::Quick if time == LONG => _ = tempo.relapse(),
+                Pace::Quick if time == LONG => _ = tempo.record_turn(time, call.into()),
                 Pace::Quick | Pace::Slow => {}
                 Pace::Proving | Pace::Suspect => {
                     timed += 1;
@@ -220,6 +259,39 @@ mod tests {
         }
         assert_eq!(tempo.to_prove.load(Ordering::Relaxed), Tempo::NEVER);
         assert!(timed < 1000, "{timed}");
+    }
+
+    #[test]
+    fn a_turn_that_was_long_once_is_forgiven_and_a_very_long_one_is_not() {
+        let tempo = Tempo::quick();
+        let mut calls = 1000;
+        for _ in 0..100 {
+            assert_eq!(tempo.record_turn(LONG, calls), Changed::Nothing);
+            for _ in 0..SUSPECT_CALLS {
+                assert_eq!(tempo.record(SHORT), Changed::Nothing);
+            }
+            assert_eq!(tempo.pace(), Pace::Quick);
+            calls += TURNS_WITHIN + 1;
+        }
+        assert_eq!(tempo.record_turn(LONG, calls), Changed::Nothing);
+        assert_eq!(tempo.record_turn(LONG, calls + TURNS_WITHIN), Changed::Demoted);
+        let tempo = Tempo::quick();
+        let very_long = VERY_LONG + Duration::from_nanos(1);
+        assert_eq!(tempo.record_turn(very_long, 0), Changed::Demoted);
+        assert_eq!(Tempo::quick().record(very_long), Changed::Demoted);
+    }
+
+    #[test]
+    fn of_a_hook_two_long_calls_within_thousands_are_a_relapse() {
+        for (between, expected) in
+            [(SUSPECT_HOOKS - 1, Changed::Demoted), (SUSPECT_HOOKS, Changed::Nothing)]
+        {
+            let tempo = Tempo::of_hook();
+            (0..PROOF_CALLS).for_each(|_| _ = tempo.record(SHORT));
+            assert_eq!(tempo.record(LONG), Changed::Nothing);
+            (0..between).for_each(|_| assert_eq!(tempo.record(SHORT), Changed::Nothing));
+            assert_eq!(tempo.record(LONG), expected);
+        }
     }
 
     #[test]

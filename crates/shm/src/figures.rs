@@ -113,6 +113,12 @@ impl AppFigures {
         add(&self.figures.codes[row.index()].calls, calls);
     }
 
+    /// How often handlers of this code were called, in this worker.
+    #[must_use]
+    pub fn calls(&self, row: CodeRow) -> u64 {
+        self.figures.codes[row.index()].calls.load(Ordering::Relaxed)
+    }
+
     /// A call came to an error.
     pub fn failed(&self, row: CodeRow) {
         add(&self.figures.codes[row.index()].errors, 1);
