@@ -7,6 +7,9 @@ use std::fmt;
 
 /// What a handler returns. An error is sent to the peer in place of the replies to the
 /// message (error 4, the connection stays open), a [`Deny`] ends the connection (error 8).
+/// A panic is error 4 too, and ends the connection ([`crate::CloseReason::HandlerPanicked`]).
+/// What was pushed through a [`crate::Handle`] stays in all three cases. A program built with
+/// `panic = "abort"` loses the whole worker instead.
 ///
 /// ```
 /// # use chappe::{Call, Deny, HandlerError, Outcome, Service};
@@ -28,6 +31,9 @@ type AnyError = Box<dyn Error + Send + Sync>;
 /// Why a handler failed. Its text is sent, up to 512 bytes of it, and logged (level debug). Any
 /// error becomes one by `?`, and so do a [`Deny`], a `&str` and a `String`; it is no [`Error`]
 /// itself, or these could not be told apart.
+///
+/// The text of *any* error that `?` meets is sent to the peer, and not its cause: map what a
+/// stranger must not read.
 ///
 /// ```
 /// # use chappe::*;
@@ -181,7 +187,8 @@ impl<E: Into<AnyError>> From<E> for Deny {
 /// ```
 ///
 /// Its text is in the worker's log and, unless that is off, on
-/// the terminal of the start or the reload.
+/// the terminal of the start or the reload. That of an error which became one has its causes too:
+/// "cannot read the words: no disk".
 #[derive(Debug)]
 pub struct StartError {
     text: String,
@@ -215,7 +222,18 @@ impl fmt::Display for StartError {
 
 impl<E: Into<AnyError>> From<E> for StartError {
     fn from(error: E) -> Self {
-        Self::new(error.into().to_string())
+        let error: AnyError = error.into();
+        let mut text = error.to_string();
+        let mut next = error.source();
+        while let Some(cause) = next {
+            let told = cause.to_string();
+            // Many errors have the text of their cause at the end of their own.
+            if !text.ends_with(&told) {
+                text = format!("{text}: {told}");
+            }
+            next = cause.source();
+        }
+        Self::new(text)
     }
 }
 
@@ -239,5 +257,20 @@ mod tests {
         assert!(full().unwrap_err().is_full());
         let denied = || -> Result<(), Deny> { Err("no")? };
         assert_eq!(denied().unwrap_err().to_string(), "no");
+    }
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot read the words")]
+    struct NoWords(#[source] NoFile);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct NoFile(#[source] std::io::Error);
+
+    #[test]
+    fn an_operator_is_told_the_causes_and_a_peer_is_not() {
+        let error = || NoWords(NoFile(std::io::Error::other("no disk")));
+        // That of the file says what its cause says: once is enough.
+        assert_eq!(StartError::from(error()).to_string(), "cannot read the words: no disk");
+        assert_eq!(HandlerError::from(error()).to_string(), "cannot read the words");
     }
 }

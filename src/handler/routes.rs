@@ -34,8 +34,8 @@ pub(super) type Handler<S> =
 ///
 /// # Panics
 /// Each method panics on a code outside of 16..=65279, on a code that has a handler
-/// already, on an invalid name of a counter and on one that is taken. All of them are mistakes in
-/// the program, and found when it starts.
+/// already, on an invalid name of a counter, on one that is taken and on the 65th counter. All of
+/// them are mistakes in the program, and found when it starts.
 pub struct Routes<S: Service> {
     pub(super) routes: Vec<Route<S>>,
     counters: Vec<String>,
@@ -91,7 +91,8 @@ impl<S: Service> Routes<S> {
 
     /// Handles the messages of a code. The handler begins on the handler threads and moves to
     /// the event loop once its calls have proven short: 64 in a row of 20 microseconds at
-    /// most. One that takes more than 200 there, or waits, sends it back.
+    /// most. One that takes more than 200 µs there, computing or waiting, sends it back; at the
+    /// third time it stays on the handler threads until the next reload.
     ///
     /// ```
     /// # use chappe::*;
@@ -138,8 +139,9 @@ impl<S: Service> Routes<S> {
     }
 
     /// Handles the messages of a code also before the connection is admitted. As soon as
-    /// there is one such code, everything else but a ping is refused (error 8) until
-    /// [`Call::admit`].
+    /// there is one such code, everything else but a ping is refused (error 8) **and ends the
+    /// connection**, until [`Call::admit`]; `timeouts.handshake` (60 s) bounds how long that may
+    /// take.
     ///
     /// ```
     /// # use chappe::*;
@@ -190,10 +192,10 @@ impl<S: Service> Routes<S> {
         self.add(code, Arc::new(handler), RoutePace::Blocking, true)
     }
 
-    /// Names a counter of the application, 64 at most; [`super::Worker::counter`] has it.
+    /// Names a counter of the application, 64 at most; [`super::Worker::counter`] returns it.
     /// A name has letters of ASCII, digits and `_`, and 40 characters at most: it becomes part
-    /// of the name of a Prometheus metric, `chappe_app_NAME_total`. What a counter was called
-    /// at the start holds until the server ends, whatever reloads there are.
+    /// of the name of a Prometheus metric, `chappe_app_NAME_total`. The names are fixed at
+    /// the start; a reload cannot change them.
     ///
     /// ```
     /// # use chappe::{Routes, Service};
@@ -226,8 +228,10 @@ impl<S: Service> Routes<S> {
 
     /// What is counted of it, the stock handlers included.
     pub(super) fn catalog(&self) -> Catalog {
-        let codes = self.routes.iter().map(|route| route.code).chain(stock::CODES);
-        Catalog::new(self.counters.clone(), codes.collect())
+        let mut all = self.clone();
+        stock::add(&mut all);
+        let codes = all.routes.iter().map(|route| route.code);
+        Catalog::new(all.counters, codes.collect())
     }
 
     #[track_caller]

@@ -6,18 +6,15 @@ use crate::protocol::{CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Their codes.
-pub(super) const CODES: [Code; 4] = [CODE_PING, CODE_ECHO, CODE_TIME, CODE_WHO];
-
 /// Adds them to those of a service.
 pub(super) fn add<S: Service>(routes: &mut Routes<S>) {
-    let stock: [Arc<Handler<S>>; CODES.len()] = [
-        Arc::new(|_, _, call| call.reply(CODE_PING, b"")),
-        Arc::new(|_, _, call| call.reply(CODE_ECHO, call.body())),
-        Arc::new(|_, _, call| time(call)),
-        Arc::new(|_, _, call| who(call)),
+    let stock: Vec<(Code, Arc<Handler<S>>)> = vec![
+        (CODE_PING, Arc::new(|_, _, call| call.reply(CODE_PING, b""))),
+        (CODE_ECHO, Arc::new(|_, _, call| call.reply(CODE_ECHO, call.body()))),
+        (CODE_TIME, Arc::new(|_, _, call| time(call))),
+        (CODE_WHO, Arc::new(|_, _, call| who(call))),
     ];
-    for (code, handler) in CODES.into_iter().zip(stock) {
+    for (code, handler) in stock {
         routes.insert(Route { code, handler, pace: RoutePace::Stock, is_before_admit: false });
     }
 }
