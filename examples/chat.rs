@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run -p chappe-examples --bin chat -- --foreground -c examples/chat.toml
-//! chappe send --code 16 --body 'anna secret' --listen 1h   # comes, and listens
+//! chappe send --code 16 --body 'anna secret' --listen 1h   # logs in, and prints what is said for an hour
 //! chappe bench --first '16:user{n} pass' --code 17 --body hello --expect any
 //! ```
 //!
@@ -18,6 +18,7 @@ use rusqlite::{Connection, OptionalExtension};
 use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duration};
 
 #[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Config {
     database: PathBuf,
     tick_ms: u64,
@@ -66,7 +67,7 @@ impl Service for Chat {
         self.room.lock().remove(&client.id());
         let sql = "UPDATE account SET said = said + ?2 WHERE user = ?1";
         if let Err(error) = self.database.lock().execute(sql, (&seat.user, seat.said)) {
-            eprintln!("{} things that {} has said are lost: {error}", seat.said, seat.user);
+            log::error!("{} things that {} has said are lost: {error}", seat.said, seat.user);
         }
     }
 }

@@ -58,7 +58,7 @@
 //!     }
 //!
 //!     fn closed(&self, client: &Client, seat: Seat, why: CloseReason) {
-//!         println!("{} from {} said {} things: {why:?}", seat.user, client.peer(), seat.said);
+//!         log::info!("{} from {} said {} things: {why:?}", seat.user, client.peer(), seat.said);
 //!     }
 //! }
 //!
@@ -93,39 +93,46 @@
 //! before, in `main` and in [`Service::routes`], is copied into each worker, also into those
 //! of a reload years later:
 //!
-//! | may be there before | belongs into [`Service::start`] |
+//! | may be there before | belongs in [`Service::start`] |
 //! |---|---|
 //! | constants, tables, what was read from files and does not change | threads, runtimes (tokio), thread pools: a fork copies none of them, and the locks that they hold stay locked. A program with threads is refused at the start |
 //! | values that handlers capture, if they are plain memory | connections of databases and to other servers: two processes would talk on one socket |
 //! | atomics and locks that nobody holds, for one worker each: a copy is not shared | files that are written, and their positions |
 //! | environment variables, command-line arguments | random generators: copies would give the same numbers |
 //!
-//! Descriptors that `main` opens are closed in workers. What workers share is in the database,
-//! or in files; what they know of each other is their [`Worker::number`].
+//! **Descriptors that `main` opens are closed in workers.** A `File` or a socket that a handler
+//! has captured then names another descriptor, perhaps a client's connection: open them in
+//! [`Service::start`]. `main` must install no logger (a second one is refused at the start) and
+//! leave signals and `SIGCHLD` alone. What workers share is in the database, or in files; what
+//! they know of each other is their [`Worker::number`].
 //!
-//! # How it works
+//! # Logging
 //!
-//! The data path, in one worker:
+//! The macros of the crate `log` write to the worker's log, at the level of `log.level`; a target
+//! with a dot is the name of the event: `log::info!(target: "login.failed", "user={user}")`.
+//! Standard output of a worker is closed to it, and standard error too in a daemon.
 //!
-//! ```text
-//! socket -> net (event loop) -> engine (inbox, turns on handler threads) -> handler
-//!                                                                            |
-//! socket <--- engine (outbox, send thread asleep on the semaphore) <---------+
-//!    ^-- net: EPOLLOUT, for a socket that was full
-//! ```
+//! # Features
 //!
-//! What the bytes at both ends mean is defined by `protocol`.
+//! | feature | adds | by default |
+//! |---|---|---|
+//! | `bench` | the command `bench` | yes |
+//! | `top` | the command `top` | yes |
+//! | `pages` | the page with charts at `metrics.address` | yes |
+//! | `testing` | the module `testing` | no |
 //!
-//! The control path: `cli` -> `boot` -> `master` (fork, watch, replace) -> `worker`
-//! (wires the data path); `chappe-shm` is the memory that both sides share. Imports
-//! point down these paths only; `tests/tidy` holds the table.
+//! `crash-steps` and `uncounted` are for Chappe's own tests.
 //!
-//! The client and the wire format are crates of their own, `chappe-client` and
-//! `chappe-wire`, for programs that want nothing else.
+//! # What else is here
 //!
 //! [`handler`] is what handlers use. [`control`] is what the master and a program that
 //! operates it say to each other. [`prefork`] has the command line and the master alone, for
 //! workers that are something else.
+//!
+//! The client and the wire format are crates of their own, `chappe-client` and
+//! `chappe-wire`, for programs that want nothing else.
+//!
+//! How a server works inside is in `docs/ARCHITECTURE.md` of the repository.
 
 mod boot;
 mod channel;

@@ -39,7 +39,7 @@ impl Client {
     /// # use chappe::*;
     /// # let client = testing::client();
     /// // As the server's own log and `chappe kick` name it.
-    /// eprintln!("conn={} has logged in", client.id());
+    /// log::info!("conn={} has logged in", client.id());
     /// assert_ne!(client.id(), testing::client().id());
     /// ```
     #[must_use]

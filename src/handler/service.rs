@@ -12,9 +12,11 @@ use serde::de::DeserializeOwned;
 /// An application behind the server: made once in each worker, after the fork.
 ///
 /// `connected`, each message, and `closed` of one connection run one after the other;
-/// those of different connections run in parallel, so a service is `Sync`. A hook that
-/// panics ends its connection and is counted (`handler_panics`); a panic of `check` is a wrong
-/// configuration, one of `start` a failed start, each with its text.
+/// those of different connections run in parallel, so a service is `Sync`. A handler or
+/// a hook that panics ends its connection and is counted (`handler_panics`); a panic of `check`
+/// is a wrong configuration, one of `start` a failed start, each with its text.
+///
+/// Do not rely on `Drop`: save in `closed`, or in a timer.
 ///
 /// The front page of the crate has a larger example, and says what may exist before the fork.
 ///
@@ -51,7 +53,9 @@ use serde::de::DeserializeOwned;
 /// assert_eq!(vote, Some(true));
 /// ```
 pub trait Service: Sized + Send + Sync + 'static {
-    /// The `[application]` table of the configuration; [`NoConfig`] for none.
+    /// The `[application]` table of the configuration; [`NoConfig`] for none. Give
+    /// it `#[serde(deny_unknown_fields)]`, or a misspelt key is ignored. Durations and sizes are
+    /// numbers with the unit in the name: `tick_seconds`, `cache_bytes`.
     type Config: DeserializeOwned + Send + Sync + 'static;
     /// What the service keeps for one connection.
     type State: Send + 'static;
@@ -77,7 +81,8 @@ pub trait Service: Sized + Send + Sync + 'static {
     /// ```
     ///
     /// # Errors
-    /// The worker cannot boot: the start fails, or the reload is rolled back.
+    /// The worker cannot boot: the start fails, or the reload is rolled back; a worker that
+    /// replaces a dead one is tried again after a growing pause.
     fn start(worker: &Worker<Self>) -> Result<Self, StartError>;
 
     /// Says which handler has which message code. Called once, before the fork, also by `-t`.
@@ -104,6 +109,9 @@ pub trait Service: Sized + Send + Sync + 'static {
     fn routes(routes: &mut Routes<Self>);
 
     /// A connection can carry messages: makes its state.
+    ///
+    /// Where it runs is measured, as with [`Routes::on`]: it may run on the event loop. What may
+    /// wait belongs in a thread of the service's own.
     ///
     /// ```
     /// # use chappe::*;
@@ -165,6 +173,9 @@ pub trait Service: Sized + Send + Sync + 'static {
     /// `connected` has let in. Not called at a fast stop, at the end of
     /// `worker_shutdown_timeout`, or when the worker is killed.
     ///
+    /// Where it runs is measured, as with [`Routes::on`]: it may run on the event loop. What may
+    /// wait belongs in a thread of the service's own.
+    ///
     /// ```
     /// # use chappe::*;
     /// # struct Chat;
@@ -175,7 +186,7 @@ pub trait Service: Sized + Send + Sync + 'static {
     /// #     fn routes(_: &mut Routes<Self>) {}
     /// #     fn connected(&self, _: &Client) -> Result<u32, Deny> { Ok(0) }
     /// fn closed(&self, client: &Client, said: u32, why: CloseReason) {
-    ///     println!("{} has said {said} things: {why:?}", client.peer());
+    ///     log::info!("{} has said {said} things: {why:?}", client.peer());
     /// }
     /// # }
     /// # Chat.closed(&testing::client(), 7, CloseReason::PeerClosed);
@@ -332,7 +343,8 @@ pub enum CloseReason {
     Kicked,
     /// It held too much of what all connections of the worker may hold together.
     Overloaded,
-    /// What became of a message that was moved to another worker is not known.
+    /// Does not occur in this version: what became of a request to another process is not
+    /// known.
     OutcomeUnknown,
     /// The server stops.
     Stopping,

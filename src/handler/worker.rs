@@ -85,7 +85,7 @@ impl<S: Service> Worker<S> {
     /// ```
     /// # use chappe::*;
     /// # let worker = testing::worker::<()>(NoConfig {});
-    /// eprintln!("worker {} of generation {} starts", worker.number(), worker.generation());
+    /// log::info!("worker {} of generation {} starts", worker.number(), worker.generation());
     /// assert_eq!(worker.generation(), 1);
     /// ```
     #[must_use]
@@ -179,13 +179,16 @@ impl<S: Service> Worker<S> {
     /// for. An error or a panic is logged and counted (`handler_errors`, `handler_panics`), and
     /// the next tick comes as usual. The shortest period is a millisecond.
     ///
+    /// A timer cannot be taken back, and there is no limit to their number: make them in `start`;
+    /// one that may end is an [`after`](Worker::after) that makes the next.
+    ///
     /// ```
     /// # use chappe::{Service, StartError, Worker};
     /// # use std::time::Duration;
     /// fn start<S: Service>(worker: &Worker<S>) {
     ///     if worker.number() == 0 {
     ///         worker.every(Duration::from_secs(60), |_service, worker| {
-    ///             println!("a minute more of generation {}", worker.generation());
+    ///             log::info!("a minute more of generation {}", worker.generation());
     ///             Ok(())
     ///         });
     ///     }
@@ -210,7 +213,7 @@ impl<S: Service> Worker<S> {
     /// /// Tries again later, twice as late each time.
     /// fn ask<S: Service>(worker: &Worker<S>, pause: Duration) {
     ///     worker.after(pause, move |_service, worker| {
-    ///         println!("asks the other server");
+    ///         log::info!("asks the other server");
     ///         ask(worker, pause * 2);
     ///         Ok(())
     ///     });

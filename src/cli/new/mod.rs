@@ -28,7 +28,7 @@ pub(crate) struct NewArgs {
 pub(crate) enum NewError {
     #[error(
         "{0:?} is no name for a project: 1 to {NAME_BYTES_MAX} of a-z, 0-9, - and _, of which \
-         the first is a letter, and no name of a crate that it needs"
+         the first is a letter, and no name of a crate that it needs or of a folder of cargo's"
     )]
     Name(String),
     #[error("{} exists", .0.display())]
@@ -83,7 +83,8 @@ fn check_name(name: &str) -> Result<(), NewError> {
     let is_right = name.len() <= NAME_BYTES_MAX
         && name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_'))
-        && !["chappe", "serde", "test"].contains(&name);
+        && !["chappe", "log", "serde", "test"].contains(&name)
+        && !["build", "deps", "examples", "incremental"].contains(&name);
     if is_right { Ok(()) } else { Err(NewError::Name(name.to_owned())) }
 }
 
@@ -128,7 +129,12 @@ mod tests {
             assert!(check_name(right).is_ok(), "{right}");
         }
         let long = "x".repeat(NAME_BYTES_MAX + 1);
-        for wrong in ["", "..", "2x", "Chat", "chät", "a b", "-x", "chappe", "serde", &long] {
+        for wrong in ["", "..", "2x", "Chat", "chät", "a b", "-x", "chappe", "log", "serde", &long]
+        {
+            assert!(matches!(check_name(wrong), Err(NewError::Name(_))), "{wrong}");
+        }
+        // Cargo has folders of these names, and builds no program that is called as one of them.
+        for wrong in ["build", "deps", "examples", "incremental"] {
             assert!(matches!(check_name(wrong), Err(NewError::Name(_))), "{wrong}");
         }
     }
