@@ -128,7 +128,7 @@ impl Server<()> {
     /// ```
     ///
     /// # Panics
-    /// As there.
+    /// As [`Server::on`].
     #[must_use]
     #[track_caller]
     pub fn blocking<F>(mut self, code: Code, handler: F) -> Self
@@ -142,7 +142,8 @@ impl Server<()> {
 
 impl<S: Service> Server<S> {
     /// What the program is called: in its help, its messages, and the titles of its
-    /// processes. `chappe` otherwise.
+    /// processes. `chappe` otherwise. The files keep their names: `conf/chappe.toml`,
+    /// `run/chappe.sock`, `run/chappe.pid`.
     ///
     /// ```no_run
     /// # use chappe::Server;
@@ -191,8 +192,13 @@ impl<S: Service> Server<S> {
 
     /// Does what the command line asks for.
     ///
-    /// Returns when the command is done, or the server has ended; the code is 0 for success. A
-    /// start is refused in a program that has a second thread by then.
+    /// Returns in the process that was started: after `--foreground` when the server has ended,
+    /// after the start of a daemon **as soon as it serves**, else when the command is done; never
+    /// in the master of a daemon or in a worker. 0: done, 2: wrong command line or configuration,
+    /// 1: anything else. A start is refused in a program that has a second thread by then.
+    ///
+    /// It takes the whole command line: own arguments are refused; what a service wants to know is
+    /// in `[application]`, or in the environment.
     ///
     /// ```no_run
     /// # use chappe::Server;

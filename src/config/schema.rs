@@ -311,7 +311,8 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::zero_or(TIME_MIN, DAY),
         ),
         "\"60s\"",
-        "the first frame must be complete this long after accept",
+        "the first frame must be complete this long after accept; where the application has a \
+         gate, it must have admitted the peer by then",
     ),
     Key::new(
         "timeouts.deferred",

@@ -94,7 +94,8 @@ pub struct MasterStatus {
     pub version: String,
     /// Since the start.
     pub uptime_ms: u64,
-    /// How many times the workers were replaced by a reload, counted from 1.
+    /// The generation that serves: 1 after the start. Each reload takes the next number, also
+    /// one that fails.
     pub generation: u64,
     /// Addresses, `unix:PATH` included.
     pub listen: Vec<String>,

@@ -311,8 +311,8 @@ impl<'a, S: Service> Call<'a, S> {
 
     /// Leaves the reply to the ticket that it returns: [`Deferred::resume`] goes on with the
     /// message, from any thread and at any time within `timeouts.deferred` (20 seconds). Until then
-    /// the connection's next messages wait, and no thread does. It is the last that a handler does;
-    /// what it has replied before is sent.
+    /// the connection's next messages wait, and no thread does. It must be the last thing a handler
+    /// does; what it has replied before is sent.
     ///
     /// At most `worker.deferred_max` (65536) messages of a worker wait. Beyond that the peer gets
     /// error 9 in place of all replies, and the ticket is void. Also void are that of a handler
@@ -354,7 +354,7 @@ impl<'a, S: Service> Call<'a, S> {
     }
 
     /// Opens the gate of [`super::Routes::before_admit`] for this connection, from the next
-    /// message on; not if the handler fails. `timeouts.handshake` ends with it.
+    /// message on; not if the handler fails. `timeouts.handshake` runs until then.
     ///
     /// ```
     /// # use chappe::*;

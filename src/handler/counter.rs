@@ -3,7 +3,7 @@
 use chappe_shm::AppCounter;
 
 /// A counter of the application's own, named in [`super::Service::routes`] by
-/// [`super::Routes::counter`] and had from [`super::Worker::counter`]. Cheap to clone, and for
+/// [`super::Routes::counter`] and obtained from [`super::Worker::counter`]. Cheap to clone, and for
 /// any thread of its worker.
 ///
 /// It is shown with the others, as `app_NAME`: by `chappe status` and `chappe top`, as

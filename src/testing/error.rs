@@ -21,7 +21,7 @@ use crate::client::ClientError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TestError {
-    /// The configuration of the test is no TOML.
+    /// The configuration of the test is not TOML.
     #[error("the configuration of the test")]
     Config(#[source] Box<toml::de::Error>),
     /// Its folder or one of its files could not be made.

@@ -51,6 +51,9 @@ impl Setup {
     /// server listens at a port of 127.0.0.1 that the kernel picks, which is what a test
     /// wants: tests run side by side.
     ///
+    /// Started by root, workers are `nobody`, who cannot enter the folder of a test (mode 0700): if
+    /// they have to open files there, `user = ""` leaves them root.
+    ///
     /// ```no_run
     /// # use chappe::testing::{TestError, TestServer};
     /// # fn test() -> Result<(), TestError> {
@@ -82,8 +85,10 @@ impl Setup {
     /// ```
     ///
     /// # Errors
-    /// [`TestError::Config`] for what is no TOML, [`TestError::Start`] with the reason if the
-    /// server ends instead, [`TestError::Late`] if it is not ready in time.
+    /// [`TestError::Config`] for what is not TOML, [`TestError::Folder`] if the files of the test
+    /// cannot be made, [`TestError::Run`] if the program cannot be run, [`TestError::Start`] with the
+    /// reason if the server ends instead, [`TestError::Late`] if it is not ready in time, and
+    /// [`TestError::Answer`] if it listens at no TCP address.
     pub fn start(self) -> Result<TestServer, TestError> {
         let folder = TempDir::with_prefix("chappe-test-").map_err(TestError::Folder)?;
         let config = with_listener(&self.config)?;
@@ -213,7 +218,8 @@ impl TestServer {
 
     /// Writes a new configuration, for [`TestServer::reload`].
     ///
-    /// The listener of a configuration without one is another port than before.
+    /// A configuration without a listener keeps the port, if the one before had none either;
+    /// [`TestServer::address`] and `client` always mean the first one.
     ///
     /// ```no_run
     /// # use chappe::testing::{TestError, TestServer};

@@ -174,7 +174,7 @@ impl Connection {
     /// ```
     ///
     /// # Errors
-    /// [`ClientError::Io`], for a time-out of zero above all.
+    /// [`ClientError::Io`], for example for a time-out of zero.
     pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
         self.sender.set_timeout(timeout)?;
         self.receiver.set_timeout(timeout)

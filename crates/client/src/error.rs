@@ -67,7 +67,7 @@ pub enum ClientError {
     /// The body does not fit a frame; nothing was sent.
     #[error("a body of {} bytes is too long for a frame, {BODY_BYTES_MAX} is the most", .0.0)]
     BodyTooLong(BodyTooLong),
-    /// Anything else that the system says, a reset by the server above all.
+    /// Any other error of the system, usually a reset by the server.
     #[error("the connection failed")]
     Io(#[source] io::Error),
 }

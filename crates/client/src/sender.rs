@@ -70,7 +70,7 @@ impl Sender {
     /// ```
     ///
     /// # Errors
-    /// [`ClientError::Io`], for a time-out of zero above all.
+    /// [`ClientError::Io`], for example for a time-out of zero.
     pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
         self.socket.set_write_timeout(timeout).map_err(ClientError::Io)?;
         self.timeout = timeout;

@@ -76,7 +76,8 @@ pub enum Goodbye {
     TooSlow = 4,
     /// An operator closed the connection.
     Kicked = 5,
-    /// No complete frame within `timeouts.handshake`.
+    /// No complete frame within `timeouts.handshake`, or no admission where the application
+    /// asks for one.
     HandshakeTimeout = 6,
     /// The application closes the connection.
     ByApplication = 7,
