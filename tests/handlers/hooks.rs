@@ -36,8 +36,11 @@ fn short_hooks_move_to_the_event_loop_and_a_long_one_moves_back() {
     // On the loop they are called once each, as before.
     (0..50).for_each(|_| visit(&mut came));
     wait_until("all guests have left", || counted(&mut counter) == format!("{came} {}", came - 1));
-    counter.call(TAKE_LONG, b"").expect("a reply");
-    visit(&mut came);
+    // One could be the machine's doing.
+    for _ in 0..2 {
+        counter.call(TAKE_LONG, b"").expect("a reply");
+        visit(&mut came);
+    }
     wait_until("it was noticed", || has(&server, "handler.demoted", "hook=connected"));
     assert!(!has(&server, "handler.demoted", "hook=closed"));
     (0..10).for_each(|_| visit(&mut came));
