@@ -55,7 +55,7 @@ impl Service for Chat {
     }
 
     fn routes(routes: &mut Routes<Self>) {
-        routes.before_admit(16, login).on(17, say);
+        routes.blocking_before_admit(16, login).on(17, say);
     }
 
     fn connected(&self, _client: &Client) -> Result<Seat, Deny> {
@@ -94,6 +94,7 @@ fn login(chat: &Chat, seat: &mut Seat, call: &mut Call<'_, Chat>) -> Outcome {
     let said = said.ok_or_else(|| Deny::close("wrong password"))?;
     user.clone_into(&mut seat.user);
     call.admit();
+    drop(database);
     chat.room.lock().insert(call.client().id(), (seat.user.clone(), call.handle()));
     call.reply(16, said.to_string().as_bytes())
 }
