@@ -1,11 +1,24 @@
 //! `chappe new`: the project that it writes builds, and its own test passes. docs/TUTORIAL.md
 //! begins with one, and all that stands there is done here.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use nix::fcntl::{Flock, FlockArg};
+
 const CHAPPE: &str = env!("CARGO_BIN_EXE_chappe");
+
+fn target() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target")
+}
+
+/// Keeps other runs of these tests waiting: what they build has the same name and place as what
+/// is built here.
+fn alone() -> Flock<File> {
+    let file = File::create(target().join("tests-new.lock")).expect("a file");
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).expect("a lock")
+}
 
 /// Only crates that this workspace has downloaded: the project comes with its versions.
 /// What this workspace has built for its tests is used, and so is what the last run has built.
@@ -14,11 +27,12 @@ fn prepared(command: &mut Command) -> &mut Command {
         .env("CARGO_NET_OFFLINE", "true")
         // As here, or nothing of it fits.
         .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
-        .env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target"))
+        .env("CARGO_TARGET_DIR", target())
 }
 
 #[test]
 fn a_new_project_builds_and_passes_its_test() {
+    let _alone = alone();
     let folder = tempfile::tempdir().expect("a folder");
     let new = || {
         let mut command = Command::new(CHAPPE);
@@ -112,6 +126,7 @@ impl Drop for Reader {
 
 #[test]
 fn the_tutorial_does_what_it_says() {
+    let _alone = alone();
     let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/TUTORIAL.md");
     let document = fs::read_to_string(document).expect("a document");
     let root = tempfile::tempdir().expect("a folder");
