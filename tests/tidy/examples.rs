@@ -19,7 +19,7 @@ const REACHED_OF_ENGINE: &str = "crates/engine/src/peer.rs";
 const PREFORK: &str = "src/prefork.rs";
 const BEHIND_PREFORK: &[&str] = &["src/boot/mod.rs", "src/channel.rs", "src/master/mod.rs"];
 
-/// What is compiled. `text`, `toml` and others are no examples, and `ignore` is none either.
+/// What is compiled. Blocks marked `text`, `toml` or `ignore` do not count.
 const COMPILED: &[&str] = &["", "rust", "no_run", "should_panic", "compile_fail"];
 
 struct Item {

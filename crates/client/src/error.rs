@@ -13,7 +13,7 @@ use chappe_wire::{BODY_BYTES_MAX, BodyTooLong, Code};
 ///
 /// ```
 /// # use chappe_client::{ClientError, Connection, Frame};
-/// /// The next push; `None` if there is none for now.
+/// /// The next push; `None` if nothing has come yet.
 /// fn poll(connection: &mut Connection) -> Result<Option<Frame>, ClientError> {
 ///     match connection.receive() {
 ///         Ok(frame) => Ok(Some(frame)),

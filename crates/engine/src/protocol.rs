@@ -177,13 +177,14 @@ pub trait Protocol: Send + Sync + std::fmt::Debug {
     }
 
     /// Which of its forms a message has that answers nothing: those of one form are the same
-    /// bytes. `None`: there is none in this dialect.
+    /// bytes. `None`: this dialect has no such form.
     fn push_form(&self, dialect: u8) -> Option<PushForm> {
         _ = dialect;
         Some(PushForm::Message)
     }
 
-    /// Does what a command asks for, and appends what answers it. `None`: it is none.
+    /// Does what a command asks for, and appends the answer. `None`: the message
+    /// is no command.
     fn command(&self, opened: &Opened<'_>, host: &mut dyn Host, out: &mut Batch) -> Option<Served> {
         _ = (opened, host, out);
         None

@@ -191,7 +191,7 @@ fn scan_line(stream: &[u8], seen: usize) -> Scan<'_> {
 pub(super) enum Header {
     /// Its end is not there.
     Part,
-    /// What it is, `None` for what is none, and how many bytes it has with its end.
+    /// The number, `None` if the bytes are no number, and how many bytes there are with the end.
     Number(Option<i64>, usize),
 }
 

@@ -120,8 +120,8 @@ fn split_first(line: &[u8]) -> Split<'_> {
     Split::Word(Cow::Owned(word), &[])
 }
 
-/// Appends what stands in front of the closing quote; `None` if there is none, or something but
-/// a space stands behind it.
+/// Appends what stands in front of the closing quote; `None` without such a quote, or if something
+/// but a space stands behind it.
 fn double_quoted(bytes: &[u8], word: &mut Vec<u8>) -> Option<usize> {
     let mut at = 0;
     loop {
