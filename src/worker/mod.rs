@@ -130,7 +130,10 @@ impl Worker {
             generation,
             config: &config,
             counters: slot.shared_counters(),
-            figures: slot.app_figures(),
+            figures: match config.worker.fuse {
+                true => slot.app_figures(),
+                false => slot.app_figures().without_loop(),
+            },
             engine: &engine,
         };
         let application = definition.start(born).map_err(io::Error::other)?;

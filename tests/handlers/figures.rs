@@ -73,8 +73,21 @@ fn calls_and_counters_are_kept_over_a_reload_and_a_crash() {
 }
 
 #[test]
+fn nothing_runs_on_an_event_loop_that_runs_no_handlers() {
+    let server = start("unfused", "worker_processes = 1\n[worker]\nfuse = false\n");
+    let mut client = server.connect();
+    for _ in 0..2 * PROOF_CALLS {
+        client.send(NOTHING, b"").expect("sent");
+    }
+    client.call(CODE_PING, b"").expect("a reply");
+    let runs = [CODE_PING, NOTHING, HOLD].map(|of| code(&server, of).runs.expect("it has said"));
+    assert_eq!(runs, ["threads", "threads", "blocking"]);
+    assert_eq!(code(&server, CODE_PING).on_loop, 0);
+}
+
+#[test]
 fn status_says_where_a_handler_runs() {
-    let server = start("runs", "worker_processes = 2\n");
+    let server = start("runs", "worker_processes = 2\n[worker]\nfuse = true\n");
     let runs = |of: u16| code(&server, of).runs.expect("the workers have said");
     let begun = (runs(CODE_PING), runs(NOTHING), runs(HOLD));
     assert_eq!((&*begun.0, &*begun.1, &*begun.2), ("loop", "threads", "blocking"));

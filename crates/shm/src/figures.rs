@@ -75,9 +75,17 @@ pub struct AppFigures {
     catalog: Arc<Catalog>,
     figures: Shared<FiguresLayout>,
     runs: Shared<RunsLine>,
+    /// The event loop runs handlers.
+    on_loop: bool,
 }
 
 impl AppFigures {
+    /// Of a worker whose event loop runs no handler (`worker.fuse = false`), however quick.
+    #[must_use]
+    pub fn without_loop(self) -> Self {
+        Self { on_loop: false, ..self }
+    }
+
     /// Figures that no status shows, for tests.
     #[must_use]
     pub fn detached(catalog: Catalog) -> Self {
@@ -92,7 +100,7 @@ impl AppFigures {
         };
         let runs = RunsLine { runs: [const { AtomicU32::new(0) }; CODE_ROWS] };
         let (figures, runs) = (Shared::private(figures), Shared::private(runs));
-        Self { catalog: Arc::new(catalog), figures, runs }
+        Self { catalog: Arc::new(catalog), figures, runs, on_loop: true }
     }
 
     /// What is counted here.
@@ -133,6 +141,7 @@ impl AppFigures {
 
     /// Where the handler of a code runs from now on.
     pub fn set_runs(&self, row: CodeRow, runs: Runs) {
+        let runs = if runs == Runs::Loop && !self.on_loop { Runs::Threads } else { runs };
         self.runs.runs[row.index()].store(runs as u32, Ordering::Relaxed);
     }
 }
@@ -313,6 +322,7 @@ impl Slot {
             catalog: Arc::clone(zone.catalog()),
             figures: zone.mapping().part(|layout| &layout.slots[index].figures),
             runs: zone.mapping().part(|layout| &layout.slots[index].runs),
+            on_loop: true,
         }
     }
 
