@@ -187,7 +187,8 @@ fn get(server: &TestServer, path: &str) -> String {
 #[test]
 fn metrics_and_the_page_have_the_same_figures() {
     let metrics = "[metrics]\naddress = \"127.0.0.1:0\"\n";
-    let server = start("metrics", &format!("worker_processes = 1\n{metrics}"));
+    let fused = "[worker]\nfuse = true\n";
+    let server = start("metrics", &format!("worker_processes = 1\n{metrics}{fused}"));
     let mut client = server.connect();
     (0..3).for_each(|_| twice(&mut client));
     client.call(FAIL, b"").expect("an error");
