@@ -136,19 +136,31 @@ fn a_new_unix_socket_is_closed_at_once_when_the_reload_fails() {
 
 #[test]
 fn a_stop_abandons_a_reload() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
-        let site = site("");
-        let mut server = site.start();
-        play(&site, NEVER_READY);
-        let waiting = waiting_reload(&site, 2);
-        server.signal(signal);
-        let output = ended(waiting);
-        assert_eq!(output.code, Some(1), "{output:?}");
-        assert!(output.stderr.contains("stopping"), "{output:?}");
-        assert_eq!(server.wait_exit().code(), Some(0));
-        assert_eq!(site.events("master", "reload.abandoned").len(), 1, "{signal}");
-        site.assert_nothing_left();
-    }
+    assert_abandoned_by(Signal::SIGTERM);
+}
+
+#[test]
+fn an_interrupt_abandons_a_reload() {
+    assert_abandoned_by(Signal::SIGINT);
+}
+
+#[test]
+fn a_quit_abandons_a_reload() {
+    assert_abandoned_by(Signal::SIGQUIT);
+}
+
+fn assert_abandoned_by(signal: Signal) {
+    let site = site("");
+    let mut server = site.start();
+    play(&site, NEVER_READY);
+    let waiting = waiting_reload(&site, 2);
+    server.signal(signal);
+    let output = ended(waiting);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("stopping"), "{output:?}");
+    assert_eq!(server.wait_exit().code(), Some(0));
+    assert_eq!(site.events("master", "reload.abandoned").len(), 1);
+    site.assert_nothing_left();
 }
 
 #[test]

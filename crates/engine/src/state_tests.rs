@@ -2,6 +2,8 @@
 //! illegal is reached, that each account is right, and that nobody waits for a call that
 //! does not come.
 
+#[path = "state_tests_explore.rs"]
+mod explore;
 #[path = "state_tests_threads.rs"]
 mod threads;
 #[path = "state_tests_waits.rs"]
@@ -11,7 +13,6 @@ use super::*;
 use crate::deferral::Number;
 use crate::item::Chunk;
 use crate::session::HookCall;
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use waits::Waits;
 
@@ -478,81 +479,6 @@ impl World {
         let now = Self::see(&self.state);
         assert!(self.is_called || now == self.seen, "not called after {path:?}");
         self.check_waits(path);
-    }
-}
-
-/// Every combination that any sequence of events leads to, with the shortest one.
-fn explore() -> BTreeMap<Key, Vec<Event>> {
-    let mut found = BTreeMap::from([(World::new().key(), Vec::new())]);
-    let mut open = vec![Vec::new()];
-    while let Some(path) = open.pop() {
-        for event in events() {
-            let mut world = World::new();
-            for step in &path {
-                assert!(world.apply(*step));
-            }
-            if !world.apply(event) {
-                continue;
-            }
-            let mut longer = path.clone();
-            longer.push(event);
-            world.check(&longer);
-            let is_new = !found.contains_key(&world.key());
-            if is_new {
-                found.insert(world.key(), longer.clone());
-                open.push(longer);
-            }
-        }
-    }
-    found
-}
-
-#[test]
-fn every_event_in_every_state_leads_to_a_legal_one_and_all_legal_ones_are_reached() {
-    let found = explore();
-    let reached: BTreeSet<_> = found.keys().map(|key| (key.stage, key.phase, key.seat)).collect();
-    let mut legal = BTreeSet::new();
-    for stage in [Stage::Open, Stage::Answering, Stage::Flushing, Stage::Lingering, Stage::Aborted]
-    {
-        for phase in ["empty", "queued", "running", "stalled", "waiting"] {
-            for seat in ["idle", "ready", "sending", "blocked", "closed"] {
-                if is_legal(stage, phase, seat) {
-                    legal.insert((stage, phase, seat));
-                }
-            }
-        }
-    }
-    let never: Vec<_> = legal.difference(&reached).collect();
-    assert_eq!(never, [] as [&(Stage, &str, &str); 0], "the table is wider than the code");
-    println!("{} combinations, {} states", reached.len(), found.len());
-    from_each_the_end_is_reached(found.values());
-}
-
-fn from_each_the_end_is_reached<'a>(paths: impl Iterator<Item = &'a Vec<Event>>) {
-    for path in paths {
-        let mut world = World::new();
-        for step in path {
-            assert!(world.apply(*step));
-        }
-        // The peer goes away: whatever other threads still do, the socket can be closed.
-        world.apply(Event::Abort);
-        if !world.apply(Event::Settle(Came::NotSent)) {
-            world.apply(Event::Settle(Came::AllSent));
-        }
-        for handled in [false, true] {
-            world.apply(Event::Leave { replies: false, handled, end: false, exhausted: false });
-        }
-        let closed = [
-            Event::Begin { exhausted: true },
-            Event::Leave { replies: false, handled: true, end: false, exhausted: false },
-        ];
-        for event in closed.repeat(2) {
-            world.apply(event);
-        }
-        assert!(world.state.is_over(), "{path:?}");
-        assert_eq!((phase_name(&world.state), world.outbox_charged), ("empty", 0), "{path:?}");
-        world.apply(Event::Wait(Waits::UseTicket));
-        assert_eq!((phase_name(&world.state), world.on_run_list), ("empty", 0), "{path:?}");
     }
 }
 
