@@ -99,7 +99,7 @@ fn five_operations() -> Result<()> {
 
     let last = semaphore.clone();
     drop(semaphore);
-    show(last.try_wait(), "one handle of two is dropped: the other works on");
+    show(last.try_wait(), "one handle of two is dropped: the other still works");
     // Destroy: with the last handle, so that nobody can be waiting.
     drop(last);
     Ok(())
@@ -184,7 +184,7 @@ fn order() -> Result<()> {
         }
         doors[3].wait();
     });
-    show(*went.lock() == [1, 2, 3], "started as 3, 2, 1; went as 1, 2, 3");
+    show(*went.lock() == [1, 2, 3], "started in the order 3, 2, 1; ran in the order 1, 2, 3");
     Ok(())
 }
 
@@ -308,7 +308,7 @@ fn what_can_fail() -> Result<()> {
     let empty = Semaphore::new(0)?;
     show(!empty.try_wait(), "try-wait without a permit: EAGAIN, here `false`");
     let now = Instant::now();
-    show(!empty.wait_until(now), "wait until a moment that is past: ETIMEDOUT, here `false`");
+    show(!empty.wait_until(now), "wait until a moment in the past: ETIMEDOUT, here `false`");
     empty.post();
     show(empty.wait_until(now), "the same with a permit there: it is taken, whatever the time");
     Ok(())
@@ -339,8 +339,11 @@ fn between_processes() -> Result<()> {
         ping.post();
         show(pong.wait_until(Instant::now() + PATIENCE), "pshared = 1: ping, and the child's pong");
     }
-    show(ended_well(child)?, "the child has ended; the semaphores are in the mapping, not in it");
-    show(ping.value() + pong.value() == 0, "posts and waits were even: 0 permits");
+    show(
+        ended_well(child)?,
+        "the child has ended; the semaphores are in the mapping, not in the child",
+    );
+    show(ping.value() + pong.value() == 0, "as many posts as waits: 0 permits");
     Ok(())
 }
 
@@ -353,12 +356,12 @@ fn a_signal_is_not_a_permit() -> Result<()> {
         let taken = permit.wait_until(Instant::now() + PATIENCE);
         Ok(taken && was_signalled.load(Ordering::Relaxed))
     })?;
-    show(about_to_wait.wait_until(Instant::now() + PATIENCE), "the child goes to wait");
+    show(about_to_wait.wait_until(Instant::now() + PATIENCE), "the child starts to wait");
     until("the child sleeps", || is_asleep(child.as_raw()));
     kill(child, Signal::SIGUSR1)?;
     until("the signal is delivered", || !is_signal_pending(child) && is_asleep(child.as_raw()));
     let still_there = waitpid(child, Some(WaitPidFlag::WNOHANG))? == WaitStatus::StillAlive;
-    show(still_there, "a signal came, its handler ran: the child sleeps on");
+    show(still_there, "a signal came, its handler ran: the child keeps sleeping");
     permit.post();
     show(ended_well(child)?, "the permit came: the child has it, and has seen the signal");
     Ok(())
@@ -374,7 +377,7 @@ fn a_killed_process_gives_nothing_back() -> Result<()> {
     show(has_taken.wait_until(Instant::now() + PATIENCE), "3 permits; the child took 2");
     until("the child sleeps", || is_asleep(child.as_raw()));
     killed(child)?;
-    show(permits.value() == 1, "SIGKILL: 1 permit, and it stays so; a semaphore has no owner");
+    show(permits.value() == 1, "SIGKILL: still 1 permit; a semaphore has no owner");
 
     never.post();
     show(never.value() == 1, "it was killed in a wait: it took no permit, the next post is kept");
@@ -396,7 +399,7 @@ fn how_this_server_gives_permits_back() -> Result<()> {
     show(zone.free_permits() == 98, "SIGKILL: 98 permits");
     zone.free(&slot);
     show(zone.settle() == Some(2), "the master asks what is missing: 2");
-    show(zone.free_permits() == LIMIT, "and lends that many again: 100 permits");
+    show(zone.free_permits() == LIMIT, "and gives that many back: 100 permits");
 
     for _ in 0..25 {
         let workers = [worker(&zone, churn)?, worker(&zone, churn)?];

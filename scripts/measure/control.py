@@ -3,30 +3,23 @@
     python3 scripts/measure/control.py PROGRAM …     several programs, each in turn
 """
 
-import json, os, pathlib, signal, socket, subprocess, sys, tempfile, time
+import json, os, pathlib, socket, sys, time
 
 from documents import median, table
-from servers import BUILT, Failed
+from servers import BUILT, Failed, Server
 
 # Workers, and how often.
 CASES = ((2, 15), (1000, 8))
 PHASES = ("start", "reload", "stop")
 
 
-class Site:
-    """A server in a directory of its own."""
+class Site(Server):
+    """A server that answers on its control socket."""
 
     def __init__(self, program, workers):
-        self.dir = tempfile.TemporaryDirectory()
-        path = pathlib.Path(self.dir.name)
-        (path / "chappe.toml").write_text(
-            f'worker_processes = {workers}\nworker_ready_timeout = "120s"\nworker_drain_spread = "0"\n'
-            '[log]\nlevel = "warn"\n[[listen]]\naddress = "127.0.0.1:0"\n')
-        self.control = str(path / "run/chappe.sock")
-        command = [program, "--foreground", "-p", self.dir.name, "-c", path / "chappe.toml"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        if not self.process.stdout.readline().startswith("ready "):
-            raise Failed(f"{program} does not start with {workers} workers")
+        head = f'worker_processes = {workers}\nworker_ready_timeout = "120s"\nworker_drain_spread = "0"\n'
+        super().__init__(f"{program} with {workers} workers", program, settings=[], head=head)
+        self.control = f"{self.dir.name}/run/chappe.sock"
 
     def ask(self, command):
         with socket.socket(socket.AF_UNIX) as client:
@@ -41,11 +34,6 @@ class Site:
         """Until nobody of the old generation is left."""
         while any(worker["state"] != "serving" for worker in self.ask("status")["workers"]):
             time.sleep(0.02)
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait()
-        self.dir.cleanup()
 
 
 def milliseconds(act):

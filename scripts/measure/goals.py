@@ -12,7 +12,7 @@ GOALS = [
     ("switches", "c50", .30, .05), ("switches", "c50p16", .03, .005), ("switches", "c1", 3.1, 2),
     ("system calls", "c50", 2.5, 2.2), ("system calls", "c50p16", .17, .13),
     ("memory", "never used", 512, 256), ("memory", "after use", 512, 256),
-    # Of one core; every core, less one twentieth for who asks.
+    # Of one core; every core, less one twentieth for the client.
     ("computing", "two threads", 1.6, .95 * os.cpu_count()),
     ("flood", "memory", 1.0, 1.0), ("flood", "p99", 3, 1.2),
 ]

@@ -570,7 +570,7 @@ fn a_peer_that_does_not_read_cannot_send_without_end() {
 /// A wrong checksum, an unknown code, a bad length: the classic design said nothing, and
 /// its client waited for a reply that never came.
 #[test]
-fn whoever_breaks_the_protocol_is_told() {
+fn a_peer_that_breaks_the_protocol_gets_an_error() {
     let server = TestServer::start("regression_silence", "worker_processes = 1\n");
     let mut damaged = encode(CODE_ECHO, b"damaged").unwrap().to_vec();
     damaged[9] ^= 1;

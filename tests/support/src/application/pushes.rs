@@ -12,7 +12,7 @@ use crate::pause;
 
 /// Keeps the connection's handle under the name that is the body's one byte.
 pub const KEEP: u16 = 30;
-/// Pushes to a kept handle from threads of its own, and answers what came of it.
+/// Pushes to a kept handle from threads of its own, and answers the outcome.
 pub const PUSH: u16 = 31;
 /// One message to all kept handles.
 pub const ALL: u16 = 32;
@@ -27,7 +27,7 @@ pub const PUSHED: u16 = 40;
 
 static KEPT: Mutex<BTreeMap<u8, Handle>> = Mutex::new(BTreeMap::new());
 
-/// What came of some pushes.
+/// The outcome of some pushes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Accepted.
