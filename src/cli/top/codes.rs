@@ -43,8 +43,8 @@ impl Top {
         rows
     }
 
-    /// Lines of the table, the one below it included, where so many are left: none if there
-    /// is no room for a code.
+    /// Lines of the table, the one below it included, if `left` lines are left: 0 if there is no
+    /// room for a code.
     pub(super) fn code_lines(&self, left: u16) -> u16 {
         let codes = u16::try_from(self.codes().len().min(CODES_MAX)).unwrap_or(0);
         let wanted = if codes == 0 { 0 } else { codes + 2 };

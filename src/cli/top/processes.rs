@@ -34,8 +34,10 @@ pub(super) struct WorkerRow {
     pub(super) sent: Option<f64>,
     pub(super) bytes_received: Option<f64>,
     pub(super) bytes_sent: Option<f64>,
-    /// Posts to its send semaphore.
-    pub(super) posts: Option<f64>,
+    /// Of its send semaphore: the value, the posts since its fork, and per second.
+    pub(super) semaphore: Option<u64>,
+    pub(super) posts: u64,
+    pub(super) posts_rate: Option<f64>,
     /// Of the turns of handler threads since the last look.
     pub(super) p50: String,
     pub(super) p99: String,
@@ -96,7 +98,9 @@ impl Top {
                 sent: rate_of("frames_sent"),
                 bytes_received: rate_of("bytes_received"),
                 bytes_sent: rate_of("bytes_sent"),
-                posts: rate_of(SEND_POSTS),
+                semaphore: worker.send_semaphore.map(u64::from),
+                posts: worker.counters.get(SEND_POSTS),
+                posts_rate: rate_of(SEND_POSTS),
                 p50: percentile(&times, 50),
                 p99: percentile(&times, 99),
                 inbox_bytes: worker.inbox_bytes,

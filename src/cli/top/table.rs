@@ -9,7 +9,7 @@ use ratatui::widgets::{Cell, Row, Table};
 use super::Top;
 use super::keys::Sort;
 use super::processes::{ProcessRow, WorkerRow};
-use super::units::{percent, rate, short};
+use super::units::{dash, percent, rate, short};
 use crate::cli::status::duration;
 
 /// A column: its head, its width, the order in which columns get their room, what it sorts
@@ -53,17 +53,15 @@ const COLUMNS: &[Column] = &[
     column("out/s", 5, 0, Some(Sort::Sent), |row| of_worker(row, |it| rate(it.sent))),
     column("B in/s", 6, 7, None, |row| of_worker(row, |it| rate(it.bytes_received))),
     column("B out/s", 7, 8, None, |row| of_worker(row, |it| rate(it.bytes_sent))),
-    column("posts/s", 7, 12, None, |row| of_worker(row, |it| rate(it.posts))),
+    column("sem", 3, 12, None, |row| of_worker(row, |it| it.semaphore.map_or_else(dash, short))),
+    column("posts", 5, 12, None, |row| of_worker(row, |it| short(it.posts))),
+    column("posts/s", 7, 12, None, |row| of_worker(row, |it| rate(it.posts_rate))),
     column("busy", 4, 9, None, |row| of_worker(row, |it| it.handlers_busy.to_string())),
     column("p50", 6, 5, None, |row| of_worker(row, |it| it.p50.clone())),
     column("p99", 6, 2, None, |row| of_worker(row, |it| it.p99.clone())),
     column("inbox", 5, 10, None, |row| of_worker(row, |it| short(it.inbox_bytes))),
     column("outbox", 6, 4, None, |row| of_worker(row, |it| short(it.outbox_bytes))),
 ];
-
-fn dash() -> String {
-    "-".to_owned()
-}
 
 /// The columns that a screen of this width has room for, in their order.
 fn columns(width: u16) -> Vec<&'static Column> {

@@ -19,6 +19,11 @@ pub(super) fn short(number: u64) -> String {
     }
 }
 
+/// What stands for a number that is not known.
+pub(super) fn dash() -> String {
+    "-".to_owned()
+}
+
 /// A count per second, in three digits and a unit; `-` if it is not known.
 pub(super) fn rate(rate: Option<f64>) -> String {
     match rate {

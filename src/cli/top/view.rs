@@ -9,7 +9,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Row, Table};
 
 use super::keys::SORTS;
-use super::units::{percent, rate, short};
+use super::units::{dash, percent, rate, short};
 use super::{Top, TotalRow};
 use crate::cli::counters::{SEND_POSTS, name_width};
 use crate::cli::status::{SemaphoreRow, duration, permit_books, semaphore_rows};
@@ -22,6 +22,9 @@ const SLOW_ROWS: u16 = 8;
 const TOTAL_ROWS_MIN: u16 = 5;
 /// Lines above the processes.
 const HEAD_ROWS: u16 = 6;
+
+/// Up to this many workers, the head shows the send semaphore of each.
+const SEND_VALUES_MAX: usize = 8;
 
 /// What a counter has beside its name: its total, its rate, and the gaps.
 const BESIDE_NAME: u16 = 5 + 5 + 4;
@@ -230,24 +233,35 @@ fn permits(status: &Status, width: u16) -> String {
     }
 }
 
-/// Value and posts of each semaphore, those of the workers together.
+/// Value and posts of each semaphore. The workers' posts are added up; their values are not,
+/// since each is a semaphore of its own.
 fn semaphores(status: &Status, posts_per_second: Option<f64>, width: u16) -> Line<'static> {
     let rows = semaphore_rows(status);
     let (shared, send) = rows.split_at(2);
-    let sum = |sum: u64, (_, value, _): &SemaphoreRow| sum + value.unwrap_or(0);
-    let send = ("send".to_owned(), Some(send.iter().fold(0, sum)), status.total(SEND_POSTS));
+    let number = |value: &Option<u64>| value.map_or_else(dash, short);
+    let shared = shared.iter().map(|(name, value, posts)| (&**name, number(value), *posts));
+    let send = ("send", send_values(send), status.total(SEND_POSTS));
     let mut spans = Vec::new();
-    for (name, number, posts) in shared.iter().chain([&send]) {
-        let number = number.map_or_else(|| "-".to_owned(), short);
-        // On a narrow screen the first letters have to do.
+    for (name, values, posts) in shared.chain([send]) {
+        // On a narrow screen the last word has to do.
         let name = if width < 80 { name.rsplit('_').next().unwrap_or(name) } else { name };
         spans.push(Span::from(format!("{name} ")));
-        spans.push(value(number));
-        let word = if width < 80 { "" } else { " posts" };
-        spans.push(Span::from(format!(" ({}{word})  ", short(*posts))));
+        spans.push(value(values));
+        let word = if width < 90 { "" } else { " posts" };
+        spans.push(Span::from(format!(" ({}{word})  ", short(posts))));
     }
     spans.push(Span::from(format!("{} posts/s", rate(posts_per_second))));
     Line::from(spans)
+}
+
+/// The value of each worker's send semaphore; the highest if they are many.
+fn send_values(rows: &[SemaphoreRow]) -> String {
+    let values = rows.iter().map(|(_, value, _)| *value);
+    if rows.len() > SEND_VALUES_MAX {
+        return values.max().flatten().map_or_else(dash, |value| format!("up to {}", short(value)));
+    }
+    let shown = values.map(|value| value.map_or_else(dash, short));
+    shown.collect::<Vec<_>>().join(" ")
 }
 
 /// `[|||||     ]`, red when it is nearly full.

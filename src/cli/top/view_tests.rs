@@ -70,7 +70,7 @@ chappe 9.9, master pid 1, up 5s, generation 2; reloads 1, the last ok
 messages 25.0k/s in 0/s out  bytes 0/s in 0/s out
 cpu [||||||||      ] 214/400%  permits [|||           ] 24/123  mem 20.0M
 permits 123 = 99 free + 24 held (worker 0: 12, worker 1: 12)
-worker_ready 0 (0 posts)  connection_permits 99 (0 posts)  send 2 (13.5k posts)
+worker_ready 0 (0)  connection_permits 99 (0)  send 1 1 (13.5k)  12.5k posts/s
 
 process        pid state     cpu%   mem conns  full  in/s out/s    p99 outbox
 master           1            1.0 5.00M
@@ -129,7 +129,7 @@ fn a_narrow_screen_has_what_matters_and_a_wide_one_all() {
     ] {
         assert!(narrow.contains(part), "{part}: {narrow}");
     }
-    assert!(narrow.contains("ready 0 (0)  permits 99 (0)  send 2 (13.5k)"), "{narrow}");
+    assert!(narrow.contains("ready 0 (0)  permits 99 (0)  send 1 1 (13.5k)"), "{narrow}");
     assert!(!narrow.contains("outbox"), "{narrow}");
     let wide = drawn(&top(), 160, 50).join("\n");
     for part in [
@@ -137,7 +137,7 @@ fn a_narrow_screen_has_what_matters_and_a_wide_one_all() {
         "up",
         "B in/s",
         "B out/s",
-        "posts/s",
+        "sem posts posts/s",
         "busy",
         "p50",
         "inbox",
@@ -176,6 +176,7 @@ fn many_workers_leave_room_for_the_counters_and_are_scrolled() {
     assert!(text.contains("worker 3 ") && !text.contains("worker 40"), "{text}");
     assert!(text.contains("frames_received") && text.contains("[::1]:9"), "{text}");
     assert!(lines[3].starts_with("permits 123 = 99 free + 24 held"), "{text}");
+    assert!(lines[4].contains("  send up to 1 ("), "{text}");
     for _ in 0..1000 {
         top.press(Key::Down);
     }
