@@ -71,7 +71,7 @@ impl Message {
 pub enum Received {
     /// The other end said this.
     Message(Message),
-    /// The other end said what is no message.
+    /// The other end has sent an invalid message.
     Nonsense,
     /// The other end is gone, and nothing will come any more.
     Closed,
@@ -94,7 +94,7 @@ pub struct Parcel {
 pub enum ReceivedParcel {
     /// The other end said this.
     Parcel(Parcel),
-    /// The other end said what is no message. Descriptors that came with it are closed.
+    /// The other end has sent an invalid message. Descriptors that came with it are closed.
     Nonsense,
     /// The other end is gone, and nothing will come any more.
     Closed,
@@ -147,7 +147,7 @@ impl ChannelEnd {
     /// Says something with a number, and hands over an open file. Never sleeps.
     ///
     /// # Errors
-    /// As [`ChannelEnd::send`].
+    /// Those of [`ChannelEnd::send`].
     pub fn send_parcel(
         &self,
         message: Message,
@@ -190,10 +190,11 @@ impl ChannelEnd {
         }))
     }
 
-    /// As [`ChannelEnd::try_receive_parcel`], for who cares only for what is said.
+    /// Receives a message if there is one, and closes a descriptor that comes with it; otherwise
+    /// like [`ChannelEnd::try_receive_parcel`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`ChannelEnd::try_receive_parcel`].
     pub fn try_receive(&self) -> io::Result<Option<Received>> {
         Ok(self.try_receive_parcel()?.map(|received| match received {
             ReceivedParcel::Parcel(parcel) => Received::Message(parcel.message),

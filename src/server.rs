@@ -117,7 +117,8 @@ impl Server<()> {
         self
     }
 
-    /// As [`Server::on`], with a handler that may wait: it never runs on the event loop.
+    /// Registers a handler that may wait: it never runs on the event loop. Otherwise like
+    /// [`Server::on`].
     ///
     /// ```
     /// # use chappe::Server;
@@ -128,7 +129,7 @@ impl Server<()> {
     /// ```
     ///
     /// # Panics
-    /// As [`Server::on`].
+    /// Like [`Server::on`].
     #[must_use]
     #[track_caller]
     pub fn blocking<F>(mut self, code: Code, handler: F) -> Self

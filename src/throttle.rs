@@ -53,9 +53,9 @@ impl Throttle {
     }
 
     /// Logs how many warnings were held back, once their time is over.
-    pub(crate) fn tell_held(&mut self, what: &str, now: Moment) {
+    pub(crate) fn tell_held(&mut self, event: &str, what: &str, now: Moment) {
         if let Some(held) = self.settle(now) {
-            log::warn!("{what}{held}");
+            log::warn!(target: event, "{what}{held}");
         }
     }
 

@@ -61,7 +61,7 @@ fn toml(max_connections: u32) -> String {
     )
 }
 
-/// A client that has asked for something, whatever came of it.
+/// A client that has asked for something, whatever the outcome was.
 fn visit(server: &TestServer, last: u8) -> Connection {
     let mut client = connect_from(loopback(last), server.address);
     // Its worker may die under it.

@@ -10,9 +10,9 @@ use chappe_testkit::site::program;
 /// What an example prints. It ends itself when it takes too long.
 fn printed_by(example: &str) -> String {
     let output = Command::new(program(example)).output().expect("it starts");
-    let (printed, complaint) =
+    let (printed, errors) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && complaint.is_empty(), "{complaint}\n{printed}");
+    assert!(output.status.success() && errors.is_empty(), "{errors}\n{printed}");
     printed.into_owned()
 }
 

@@ -115,7 +115,7 @@ fn descriptors_that_nobody_asked_for_are_closed() {
 
 #[test]
 fn a_list_that_would_block_is_refused() {
-    assert_list_refused("pipe", "it is no file in memory");
+    assert_list_refused("pipe", "it is not a memfd");
 }
 
 #[test]

@@ -26,8 +26,8 @@ pub(super) fn bench(common: &Common, arguments: &BenchArgs) -> Result<u8, Failur
 /// The server of the configuration, if it is the one that is measured; otherwise why its
 /// figures are left out.
 ///
-/// The kernel is no help: what it says of the other end of a Unix socket is who called
-/// listen(2), and of a daemon that was a process that is gone.
+/// The kernel is no help: for the other end of a Unix socket it names the process that called
+/// listen(2), and of a daemon that process is gone.
 fn known(common: &Common, address: Option<&str>) -> Result<(Located, Status), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string().replace('\n', "; ");
     let (prefix, file) = paths(common).map_err(|error| text(&error))?;

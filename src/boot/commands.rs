@@ -68,9 +68,9 @@ pub(super) fn test(arguments: &Arguments, check: super::Check<'_>) -> Result<(),
     let limits = descriptors::warnings(&loaded.config);
     if !arguments.quiet {
         for warning in loaded.warnings.iter().chain(&ignored).chain(&limits) {
-            super::complain(&format!("warning: {warning}"));
+            super::print_error(&format!("warning: {warning}"));
         }
-        super::complain(&format!("configuration {} is valid", file.display()));
+        super::print_error(&format!("configuration {} is valid", file.display()));
     }
     if arguments.dump {
         let text = loaded.config.to_toml();
@@ -167,7 +167,7 @@ pub(super) fn connections(common: &Common, arguments: ConnectionsArgs) -> Result
     let located = locate(common, Need::ControlSocket)?;
     let (listed, lines) = MasterClient::connect(&located)?.list(arguments.slow)?;
     if let Some(missing) = listed.missing {
-        super::complain(&format!("warning: no list from {missing}"));
+        super::print_error(&format!("warning: no list from {missing}"));
     }
     let text = if arguments.json {
         lines
@@ -176,7 +176,7 @@ pub(super) fn connections(common: &Common, arguments: ConnectionsArgs) -> Result
         if let Some(unread) = unread {
             let name = &program::get().name;
             let text = format!("warning: {unread}; `{name} connections --json` shows all of them");
-            super::complain(&text);
+            super::print_error(&text);
         }
         cli::connections_table(&rows)
     };
@@ -186,7 +186,7 @@ pub(super) fn connections(common: &Common, arguments: ConnectionsArgs) -> Result
 pub(super) fn stop(common: &Common, request: Request, arguments: StopArgs) -> Result<(), Failure> {
     let located = locate(common, Need::ControlSocket)?;
     let client = MasterClient::connect(&located)?;
-    // Taken hold of before it is told to go: afterwards its number could already be
+    // Taken hold of before it is ordered to stop: afterwards its number could already be
     // another process's.
     let master = if arguments.wait { Some(watch(client.stream(), &located)?) } else { None };
     client.ask::<Accepted>(request)?;

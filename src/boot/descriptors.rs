@@ -21,15 +21,14 @@ pub(super) fn raise_limit() -> Option<String> {
 /// configured. `-t` can tell it as well as the master.
 ///
 /// The default of `worker.max_connections` is as many as a worker can serve and not
-/// a wish: that there is less room is told only for another value, or if there is
+/// a wish: a warning that there is less room comes only for another value, or if there is
 /// little room for any server.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
     let wanted = config.worker_rlimit_nofile;
     let Ok(descriptors) = limits::target_descriptors(wanted) else { return Vec::new() };
     let refused = (descriptors < wanted).then(|| {
         format!(
-            "worker_rlimit_nofile is {wanted}, but {descriptors} is the most that may be had here \
-             (the hard limit); {descriptors} it is"
+            "worker_rlimit_nofile is {wanted}, but {descriptors} is the hard limit; using {descriptors}"
         )
     });
     let is_wish = config.worker.max_connections != Config::default().worker.max_connections;
@@ -43,7 +42,7 @@ fn shortage(connections: u32, descriptors: u64, is_wish: bool) -> Option<String>
     (is_short && (is_wish || descriptors < LOW)).then(|| {
         format!(
             "worker.max_connections is {connections}, but {descriptors} descriptors \
-             (worker_rlimit_nofile) allow {room}; {room} it is"
+             (worker_rlimit_nofile) allow {room}; using {room}"
         )
     })
 }

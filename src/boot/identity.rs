@@ -8,11 +8,11 @@ use crate::config::Loaded;
 /// What comes of `user`.
 #[derive(Debug)]
 pub(super) enum Become {
-    /// Workers become somebody else.
+    /// Workers become another user.
     Somebody(Identity),
-    /// Workers stay who the master is.
+    /// Workers keep the master's user.
     Nobody,
-    /// Workers stay who the master is, though the operator has asked for something else.
+    /// Workers keep the master's user, though the operator has asked for another one.
     Ignored(String),
 }
 
@@ -26,7 +26,7 @@ pub(super) fn of(loaded: &Loaded) -> Result<Become, Failure> {
     if !privileges::is_root() {
         let ignored = loaded.written("user").map(|place| {
             Become::Ignored(format!(
-                "{place}: user is ignored: only root can become somebody else, and this is not root"
+                "{place}: user is ignored: only root can switch users, and this is not root"
             ))
         });
         return Ok(ignored.unwrap_or(Become::Nobody));
@@ -45,8 +45,8 @@ pub(super) fn of(loaded: &Loaded) -> Result<Become, Failure> {
     }
 }
 
-/// What the log says of it at the start: a handler's first write is otherwise told by the
-/// kernel, in two words. Nothing without root, when workers are who the master is.
+/// What the log says of it at the start: otherwise the first sign is a handler's write that the
+/// kernel refuses, in two words. Nothing without root, when workers keep the master's user.
 pub(super) fn said(loaded: &Loaded, whom: &Become) -> Option<String> {
     match whom {
         Become::Somebody(identity) => {
@@ -56,8 +56,8 @@ pub(super) fn said(loaded: &Loaded, whom: &Become) -> Option<String> {
                 None => "by default, since `user` is not set".to_owned(),
             };
             Some(format!(
-                "workers become user {name} {identity}, {by}: what handlers write must be writable \
-                 for it"
+                "workers become user {name} {identity}, {by}: files that handlers write must be \
+                 writable by this user"
             ))
         }
         Become::Nobody if privileges::is_root() => {

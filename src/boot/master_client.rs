@@ -159,11 +159,11 @@ impl<'a> MasterClient<'a> {
 type Reader = BufReader<io::Take<Timed>>;
 
 fn text(bytes: Vec<u8>) -> Result<String, Failure> {
-    let wrong = |_| Failure::Refused("the master's answer makes no sense: it is no text".into());
+    let wrong = |_| Failure::Refused("the master's answer is not valid: it is not text".into());
     String::from_utf8(bytes).map_err(wrong)
 }
 
-/// What is reported of a master that does not answer. The kernel knows who has made the socket.
+/// What is reported of a master that does not answer. The kernel knows which process has made the socket.
 fn silence(located: &Located, stream: &UnixStream) -> String {
     let peer = getsockopt(stream, sockopt::PeerCredentials).ok().map(|peer| peer.pid());
     let pid = peer.filter(|pid| *pid > 0).map(Pid::from_raw);
@@ -220,7 +220,7 @@ fn nobody_answers(located: &Located) -> Failure {
     Failure::Refused(match PidFile::holder(&located.pid_file) {
         Ok(pid) if was_deleted(&located.control_socket) => format!(
             "the control socket {path} was deleted, but its master is running, pid {pid}: commands \
-             can't reach it, and signals can: chappe -s reload, reopen, quit or stop; a restart \
+             cannot reach it, but signals can: chappe -s reload, reopen, quit or stop; a restart \
              makes the socket again"
         ),
         Ok(pid) => format!(

@@ -142,7 +142,7 @@ fn run_hosted(arguments: impl IntoIterator<Item = OsString>, hosted: Hosted<'_>)
     match act(&arguments, hosted) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            complain(&failure.to_string());
+            print_error(&failure.to_string());
             ExitCode::from(failure.exit_code())
         }
     }
@@ -185,7 +185,7 @@ fn act(arguments: &Arguments, hosted: Hosted<'_>) -> Result<u8, Failure> {
 }
 
 /// A message for a person, each of its lines marked as ours.
-fn complain(text: &str) {
+fn print_error(text: &str) {
     use std::io::Write;
     let mut err = std::io::stderr().lock();
     for line in text.lines() {
@@ -208,7 +208,7 @@ fn load(common: &Common) -> Result<Loaded, Failure> {
     Ok(config::load(&file, &prefix, &common.set)?)
 }
 
-/// Where the running server is. What is wrong with its file is told, and no reason to fail.
+/// Where the running server is. Mistakes in its file are printed as warnings, and no reason to fail.
 fn locate(common: &Common, need: Need) -> Result<Located, Failure> {
     let located = locate_quietly(common, need)?;
     warn_of(&located);
@@ -222,7 +222,7 @@ fn locate_quietly(common: &Common, need: Need) -> Result<Located, Failure> {
 
 fn warn_of(located: &Located) {
     if let Some(warning) = &located.warning {
-        complain(&format!("warning: {warning}"));
+        print_error(&format!("warning: {warning}"));
     }
 }
 

@@ -61,15 +61,15 @@ pub(super) fn start(arguments: &Arguments, hosted: Hosted<'_>) -> Result<(), Fai
     }
     // In the foreground they come with the copy of the log.
     for warning in &prepared.setup.warnings {
-        super::complain(&format!("warning: {warning}"));
+        super::print_error(&format!("warning: {warning}"));
     }
     match launcher::daemonize()? {
         Side::Launcher(line) => {
             let mut prepared = prepared;
             prepared.setup.listeners.iter_mut().for_each(Bound::leave_file);
-            // The server runs, whether or not anybody can be told.
+            // The server runs, whether or not this line can be printed.
             if let Err(failure) = say(&line) {
-                super::complain(&format!("{failure}, but: {line}"));
+                super::print_error(&format!("{failure}, but: {line}"));
             }
             Ok(())
         }
@@ -100,7 +100,7 @@ fn prepare(arguments: &Arguments, hosted: Hosted<'_>) -> Result<Prepared, Failur
     let is_foreground = arguments.foreground || !loaded.config.daemon;
     if !is_foreground && activation::is_there() {
         return Err(Failure::Refused(
-            "sockets were passed (LISTEN_FDS), and a daemon is not the process that they were \
+            "sockets were passed (LISTEN_FDS), but a daemon is not the process that they were \
              passed to: start with --foreground"
                 .to_owned(),
         ));
@@ -132,7 +132,7 @@ fn prepare(arguments: &Arguments, hosted: Hosted<'_>) -> Result<Prepared, Failur
         None => None,
         Some(Ok(manager)) => manager,
         Some(Err(error)) => {
-            warnings.push(format!("the service manager can't be told anything: {error}"));
+            warnings.push(format!("the service manager cannot be notified: {error}"));
             None
         }
     };
@@ -182,7 +182,7 @@ fn refuse_threads() -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Refused(format!(
-        "the program has {} threads besides the first one, and a server forks: start threads in \
+        "the program has {} threads besides the first one, but a server forks: start threads in \
          Service::start, after the fork",
         count - 1
     )))
@@ -241,14 +241,14 @@ fn become_master(
     let result = (|| {
         logging::init(Role::Master, master_log, config.log.level, setup.copies)?;
         for warning in &setup.warnings {
-            log::warn!("{warning}");
+            log::warn!(target: "config.warning", "{warning}");
         }
         if let Some(text) = workers_are {
-            log::info!("{text}");
+            log::info!(target: "workers.user", "{text}");
         }
         // Titles are a comfort: a server without them is a server.
         if let Err(error) = chappe_sys::prepare_title() {
-            log::warn!("process titles are not available: {error}");
+            log::warn!(target: "setting.no_effect", "process titles are not available: {error}");
         }
         program::set_title("master process");
         // Relative paths of the application mean what all others in the configuration mean.

@@ -41,7 +41,7 @@ fn asked_address(common: &Common) -> Result<Result<Option<Address>, Failure>, Fa
         Err(failure) => {
             // One that is there and says nothing is worth a word; its workers may serve.
             if located.control_socket.exists() {
-                super::complain(&format!(
+                super::print_error(&format!(
                     "warning: the address is taken from the configuration, since the server can't \
                      be asked: {failure}"
                 ));

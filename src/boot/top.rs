@@ -37,7 +37,7 @@ pub(super) fn top(common: &Common) -> Result<(), Failure> {
     let located = locate(common, Need::ControlSocket)?;
     if !io::stdout().is_terminal() {
         return Err(Failure::Refused(format!(
-            "top needs a terminal; `{} status --watch` writes to anything",
+            "top needs a terminal; `{} status --watch` works without one",
             program::get().name
         )));
     }

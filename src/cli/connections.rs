@@ -19,7 +19,7 @@ pub(crate) struct ConnectionsArgs {
     pub(crate) json: bool,
 }
 
-/// Connections, and what is to be said of lines that are none.
+/// Connections, and a warning about lines that are not connections.
 #[derive(Debug)]
 pub(crate) struct Rows {
     pub(crate) rows: Vec<ConnectionRow>,

@@ -18,7 +18,7 @@ use chappe_sys::regular_file::{self, Unsuitable};
 use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::output::{self, complain};
+use super::output::{self, print_error};
 
 /// Show the logs of master and workers, merged by time
 #[derive(Args, Clone, Copy, Debug)]
@@ -297,7 +297,7 @@ impl Opener {
             Err(error) if Unsuitable::is_reason(&error) => {
                 if self.told.borrow_mut().insert(path.to_owned()) {
                     let text = format!("warning: {} is left out: {error}", path.display());
-                    complain(&mut io::stderr(), &text);
+                    print_error(&mut io::stderr(), &text);
                 }
                 return Ok(None);
             }

@@ -59,7 +59,7 @@ pub(crate) struct Arguments {
     pub(crate) quiet: bool,
 
     /// Send a signal to the running master and return at once; the command of the same name
-    /// says what the master makes of it
+    /// reports the outcome
     #[arg(short = 's', value_name = "SIGNAL")]
     pub(crate) signal: Option<SignalName>,
 

@@ -1,5 +1,5 @@
 //! Standard output that may be a closed pipe: `chappe status | head -1` is no
-//! failure, and `println!` would panic. And complaints, in the name of the program.
+//! failure, and `println!` would panic. And errors, in the name of the program.
 
 use crate::program;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -20,13 +20,13 @@ pub(crate) fn print(text: &str) -> io::Result<bool> {
 /// Writes a line, like [`print`].
 ///
 /// # Errors
-/// As [`print`].
+/// Prints a line, like [`print`].
 pub(crate) fn print_line(line: &str) -> io::Result<bool> {
     print(&format!("{line}\n"))
 }
 
 /// Writes a line for a person, marked as this program's. A closed `err` leaves nobody to tell.
-pub(crate) fn complain(err: &mut dyn Write, text: &str) {
+pub(crate) fn print_error(err: &mut dyn Write, text: &str) {
     let _ = writeln!(err, "{}: {text}", program::get().name);
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use chappe_client::{CODE_GOODBYE, ClientError, Code, Connection, Frame, Receiver, Sender};
 
 use super::body;
-use super::output::complain;
+use super::output::print_error;
 use crate::config::Address;
 
 /// Where a server listens if nobody says otherwise.
@@ -89,14 +89,17 @@ pub(crate) fn run(
     match exchange(args, default_to, out) {
         Ok(Outcome { errors: 0 }) => 0,
         Ok(Outcome { errors }) => {
-            // The replies have said it already; this is for who reads only stderr.
-            complain(err, &format!("{errors} of {} frames were answered by an error", args.count));
+            // The replies have said it already; this is for a reader of stderr alone.
+            print_error(
+                err,
+                &format!("{errors} of {} frames were answered by an error", args.count),
+            );
             1
         }
         // The reader of our output has left, as `head` does, and wants no message.
         Err(SendError::Print(e)) if e.kind() == io::ErrorKind::BrokenPipe => 1,
         Err(error) => {
-            complain(err, &chain(&error));
+            print_error(err, &chain(&error));
             1
         }
     }

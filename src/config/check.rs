@@ -116,12 +116,14 @@ impl<'a> Relations<'a> {
             );
         }
         if self.config.pid_file == self.config.control_socket {
-            let text = "control_socket is the same path as pid_file, must be another";
+            let text = "control_socket is the same path as pid_file, must be a different path";
             self.fault(["control_socket", "pid_file"], text.into());
         }
         for (path, key) in self.own_files() {
             if self.is_log(path) {
-                let text = format!("{key} is the path of a log in log.directory, must be another");
+                let text = format!(
+                    "{key} is the path of a log in log.directory, must be a different path"
+                );
                 self.fault([key, "log.directory"], text);
             }
         }
@@ -200,14 +202,15 @@ impl<'a> Relations<'a> {
             let is_log = matches!(address, Address::Unix(path) if self.is_log(path));
             if let (true, Some(place)) = (is_log, place) {
                 let text = format!(
-                    "listen.{index}.address is the path of a log in log.directory, must be another"
+                    "listen.{index}.address is the path of a log in log.directory, must be a different path"
                 );
                 self.faults.add(place, text);
                 continue;
             }
             if let (Some(name), Some(place)) = (self.own_path(address), place) {
-                let text =
-                    format!("listen.{index}.address is the same path as {name}, must be another");
+                let text = format!(
+                    "listen.{index}.address is the same path as {name}, must be a different path"
+                );
                 self.faults.add(place, text);
                 continue;
             }

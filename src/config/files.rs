@@ -108,7 +108,7 @@ impl<'a> Reader<'a> {
                 Some(format!("{shown} is included more than {INCLUDE_DEPTH_MAX} files deep"))
             }
             None if self.seen.len() == FILES_MAX => {
-                Some(format!("{shown} is one file too many, must be at most {FILES_MAX}"))
+                Some(format!("{shown} is one file too many: at most {FILES_MAX}"))
             }
             None => None,
         };
@@ -219,7 +219,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     if kind.is_dir() {
         return Err("is a directory, must be a file".into());
     }
-    // Opening a pipe would wait for its writer, perhaps for ever.
+    // Opening a pipe would wait for its writer, perhaps forever.
     if kind.is_fifo() || kind.is_socket() {
         return Err("is a pipe or a socket, must be a file".into());
     }

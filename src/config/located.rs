@@ -1,4 +1,4 @@
-//! Where a running server is found, whatever has become of its file since it started.
+//! Where a running server is found, whatever has happened to its file since it started.
 //!
 //! A server that runs must be reached with a file that a reload would refuse: above all to be
 //! stopped. So of the files only a few paths count here, mistakes become a warning, and what the
@@ -67,7 +67,8 @@ impl Located {
     }
 }
 
-/// As [`load`](super::load), but a wrong file is no failure, as long as there is one.
+/// Loads the configuration, like [`load`](super::load), but a file with mistakes is no failure as
+/// long as it exists.
 ///
 /// A file that is not there, or has no text, is one: it tells of a wrong directory or a slip in
 /// the file's name, and the defaults could name another server. Nor is there a guess where a

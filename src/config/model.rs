@@ -39,7 +39,7 @@ pub(crate) struct Config {
     pub(crate) worker_drain_spread: Duration,
     /// How long new workers may take until they are ready.
     pub(crate) worker_ready_timeout: Duration,
-    /// How long a worker may make no progress before it is replaced; `None`: for ever.
+    /// How long a worker may make no progress before it is replaced; `None`: forever.
     pub(crate) worker_stuck_timeout: Option<Duration>,
     /// The soft limit of open descriptors; 0: as high as the hard limit allows.
     pub(crate) worker_rlimit_nofile: u64,

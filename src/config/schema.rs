@@ -150,7 +150,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::range(1, 10_000_000),
         ),
         "100000",
-        "connections of all workers together; one more is told busy",
+        "connections of all workers together; one more is refused as busy",
     ),
     Key::new(
         "log.directory",
@@ -285,9 +285,9 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "send.slow_reader",
         Field::Choice(|c: &mut Config| &mut c.send.slow_reader),
         "\"close\"",
-        "what becomes of a connection when a handler pushes beyond outbox_max_bytes: it is \
+        "what happens when a handler pushes to a connection beyond outbox_max_bytes: it is \
          closed, with a goodbye behind what is half sent; or only that message is lost. The \
-         handler is told in both cases. A reply is never dropped: it pauses reading",
+         handler gets an error in both cases. A reply is never dropped: it pauses reading",
     ),
     Key::new(
         "timeouts.idle",

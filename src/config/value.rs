@@ -103,7 +103,7 @@ pub(super) fn read_tcp_address(text: &str) -> Result<Option<SocketAddr>, String>
     }
     match read_address(text)? {
         Address::Tcp(address) => Ok(Some(address)),
-        Address::Unix(_) => Err("a Unix socket can't be had here".into()),
+        Address::Unix(_) => Err("a Unix socket is not allowed here".into()),
     }
 }
 

@@ -66,6 +66,7 @@ impl Reply {
 /// # Ok::<(), ReplyError>(())
 /// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Accepted {
     /// Always true.
     pub ok: bool,
@@ -84,12 +85,13 @@ pub struct Accepted {
 /// # Ok::<(), ReplyError>(())
 /// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Listed {
     /// Always true.
     pub ok: bool,
     /// How many workers have sent no list.
     pub missing_workers: u64,
-    /// Which they are; not there if there are none.
+    /// The workers that have sent no list, as text; absent if all have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
 }
@@ -106,20 +108,21 @@ pub struct Listed {
 /// # Ok::<(), ReplyError>(())
 /// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Reloaded {
     /// Always true.
     pub ok: bool,
     /// The generation that serves now.
     pub generation: u64,
-    /// How many workers it has.
+    /// How many workers the new generation has.
     pub workers: u64,
     /// How long it took until all of them were ready.
     pub ready_ms: u64,
-    /// What the configuration has that it had not before.
+    /// Keys whose new values are in effect.
     pub changed: Vec<String>,
-    /// What has changed in the file and takes effect at the next start.
+    /// Keys that have changed in the file and take effect at the next start only.
     pub restart: Vec<String>,
-    /// What is not as it should be, and does no harm.
+    /// Warnings about the configuration.
     pub warnings: Vec<String>,
 }
 
@@ -132,8 +135,9 @@ pub struct Reloaded {
 /// assert_eq!((&*refused.error, refused.wrong_configuration), ("unknown key", Some(true)));
 /// ```
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Refused {
-    /// Why.
+    /// Why the request was refused, or what of it was not done.
     pub error: String,
     /// Whether it is the configuration that is wrong; only a reload says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,19 +169,19 @@ impl Refused {
 /// ```
 #[derive(Debug, Error)]
 pub enum ReplyError {
-    /// There is none.
+    /// There is no answer.
     #[error("the master ended, or hung up, without an answer")]
     Nothing,
     /// The master says no.
     #[error("{}", .0.error)]
     Refused(Refused),
-    /// It is no JSON object.
-    #[error("the master's answer makes no sense: {0:.80}")]
+    /// It is not a JSON object.
+    #[error("the master's answer is not valid: {0:.80}")]
     NoObject(String),
     /// It is an object of another kind than this program knows.
     #[error(
-        "the answer of {} is not as this program, chappe {version}, knows it: {cause}; use the \
-         program of the server's version",
+        "the answer of {} is not in a form that this program, chappe {version}, understands: \
+         {cause}; use the program of the server's version",
         server_name(.server.as_deref()),
         version = env!("CARGO_PKG_VERSION")
     )]
@@ -241,8 +245,8 @@ mod tests {
         assert_eq!(accepted, Accepted { ok: true, pid: 7 });
         assert_eq!(text("{\"error\":\"no\"}\n"), "no");
         assert_eq!(text(""), "the master ended, or hung up, without an answer");
-        assert_eq!(text("what\n"), "the master's answer makes no sense: what");
-        assert_eq!(text("[7]\n"), "the master's answer makes no sense: [7]");
+        assert_eq!(text("what\n"), "the master's answer is not valid: what");
+        assert_eq!(text("[7]\n"), "the master's answer is not valid: [7]");
         let wrong = "{\"error\":\"no\",\"wrong_configuration\":true}\n";
         let Err(ReplyError::Refused(refused)) = read::<Accepted>(wrong) else { panic!("refused") };
         assert_eq!(refused.wrong_configuration, Some(true));
@@ -253,8 +257,8 @@ mod tests {
         let version = env!("CARGO_PKG_VERSION");
         let text = read::<Accepted>("{\"done\":true}\n").unwrap_err().to_string();
         let expected = format!(
-            "the answer of the server is not as this program, chappe {version}, knows it: missing \
-             field `ok`; use the program of the server's version"
+            "the answer of the server is not in a form that this program, chappe {version}, \
+             understands: missing field `ok`; use the program of the server's version"
         );
         assert_eq!(text, expected);
         let text = read::<Status>("{\"master\":{\"version\":\"9.1\"}}\n").unwrap_err().to_string();

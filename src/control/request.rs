@@ -49,7 +49,7 @@ pub enum Request {
     Reload {},
 }
 
-/// Every command there is, for who asks for another one.
+/// Every command there is, for the error about an unknown one.
 const COMMANDS: [&str; 8] =
     ["status", "stop", "quit", "reopen", "log-level", "connections", "kick", "reload"];
 
@@ -80,8 +80,8 @@ pub enum RequestError {
     UnknownCommand(String),
     /// What belongs to the command is missing, wrong, or not known in this version.
     #[error(
-        "bad request: the command `{command}` is not as chappe {version} knows it: {cause}; the \
-         client may be of another version",
+        "bad request: the command `{command}` is not in a form that chappe {version} \
+         understands: {cause}; the client may be of another version",
         version = env!("CARGO_PKG_VERSION")
     )]
     Unreadable {

@@ -29,7 +29,7 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// Workers that are to be replaced in a moment.
     pub vacancies: Vec<Vacancy>,
-    /// What a worker may have, after all.
+    /// The limits of each worker that are in effect.
     pub limits: Limits,
     /// Values of the shared semaphores.
     pub semaphores: Semaphores,
@@ -88,26 +88,26 @@ impl Status {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct MasterStatus {
-    /// Its process.
+    /// The process id of the master.
     pub pid: u32,
-    /// Of the program.
+    /// The version of the program.
     pub version: String,
-    /// Since the start.
+    /// Milliseconds since the start of the server.
     pub uptime_ms: u64,
     /// The generation that serves: 1 after the start. Each reload takes the next number, also
     /// one that fails.
     pub generation: u64,
-    /// Addresses, `unix:PATH` included.
+    /// Addresses at which the server listens, `unix:PATH` included.
     pub listen: Vec<String>,
     /// Those of them that nobody can connect to: the file of the Unix socket was deleted, or
     /// is another one's by now. A reload makes it again.
     #[serde(default)]
     pub unreachable: Vec<String>,
-    /// A stop has begun.
+    /// Whether a stop has begun.
     pub stopping: bool,
-    /// As it is now, by its name in the configuration.
+    /// The log level in effect, by its name in the configuration.
     pub log_level: String,
-    /// What is not as it should be, and does no harm.
+    /// Warnings about the configuration.
     pub warnings: Vec<String>,
 }
 
@@ -122,9 +122,9 @@ pub struct MasterStatus {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ReloadStatus {
-    /// How many.
+    /// How many reloads were begun.
     pub count: u64,
-    /// The last one.
+    /// The last reload; `None` if there was none.
     pub last: Option<LastReload>,
 }
 
@@ -137,7 +137,7 @@ pub struct ReloadStatus {
 /// if let Some(LastReload { outcome: ReloadOutcome::Failed, reason: Some(reason), .. }) =
 ///     &status.reload.last
 /// {
-///     eprintln!("the old generation goes on: {reason}");
+///     eprintln!("the old generation continues to serve: {reason}");
 /// }
 /// # }
 /// ```
@@ -146,9 +146,9 @@ pub struct ReloadStatus {
 pub struct LastReload {
     /// How it ended.
     pub outcome: ReloadOutcome,
-    /// Why it failed.
+    /// Why it failed; `None` if it did not.
     pub reason: Option<String>,
-    /// When: milliseconds since 1970.
+    /// When it was over, in milliseconds since 1970.
     pub at: u64,
 }
 
@@ -165,7 +165,7 @@ pub struct LastReload {
 pub enum ReloadOutcome {
     /// The new generation serves.
     Ok,
-    /// The old one goes on.
+    /// The old generation continues to serve.
     Failed,
 }
 
@@ -190,7 +190,7 @@ impl std::fmt::Display for ReloadOutcome {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct MetricsStatus {
-    /// Where.
+    /// The address of the page.
     pub address: String,
     /// The process that serves it; `None` while it is being replaced.
     pub pid: Option<i32>,
@@ -212,45 +212,45 @@ pub struct MetricsStatus {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WorkerStatus {
-    /// Its number, from 0.
+    /// The number of the worker, from 0.
     pub worker: u16,
-    /// Its process.
+    /// The process id of the worker.
     pub pid: u32,
-    /// Which reload it belongs to.
+    /// The generation that the worker belongs to.
     pub generation: u64,
     /// `starting`, `serving` or `draining`.
     pub state: String,
-    /// Since its fork.
+    /// Milliseconds since the worker was forked.
     pub uptime_ms: u64,
     /// Open connections.
     pub connections: u32,
-    /// Those whose socket is full.
+    /// Connections whose socket is full.
     pub connections_blocked: u32,
-    /// For how long the longest blocked one is.
+    /// How long the longest-blocked connection has been blocked.
     pub oldest_blocked_ms: u64,
-    /// What waits for handlers.
+    /// Bytes received and not handled yet.
     pub inbox_bytes: u64,
-    /// What waits to be sent.
+    /// Bytes queued and not sent yet.
     pub outbox_bytes: u64,
     /// Messages that wait for a deferred reply.
     #[serde(default)]
     pub messages_waiting: u32,
     /// Handler threads inside a turn.
     pub handlers_busy: u32,
-    /// For how long the oldest of these turns has been running.
+    /// How long the oldest of these turns has been running.
     pub oldest_handler_ms: u64,
-    /// How long turns took.
+    /// How many turns of handler threads took how long, the shortest first.
     pub handler_times: Vec<HandlerTime>,
-    /// How long ago its event loop last said that it runs; `None` for never.
+    /// The time since the event loop's last heartbeat; `None` before the first.
     pub heartbeat_age_ms: Option<u64>,
     /// The value of its send semaphore; `None` if it can't be read.
     #[serde(default)]
     pub send_semaphore: Option<u32>,
-    /// Since its fork.
+    /// The counters of this worker, since it was forked.
     pub counters: Counters,
 }
 
-/// Turns of handler threads that took so long at the most, and longer than the row before.
+/// How many turns of handler threads took up to a time, and longer than that of the row before.
 ///
 /// ```
 /// # use chappe::control::*;
@@ -267,9 +267,9 @@ pub struct WorkerStatus {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct HandlerTime {
-    /// Microseconds; the last row has no bound.
+    /// The bound in microseconds; `None` in the last row, which has no bound.
     pub up_to_us: Option<u64>,
-    /// How many.
+    /// The number of these turns.
     pub turns: u64,
 }
 
@@ -287,26 +287,26 @@ pub struct HandlerTime {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CodeStatus {
-    /// `None`: all codes beyond the first 255, together.
+    /// The message code; `None`: all codes beyond the first 255, together.
     pub code: Option<u16>,
     /// Calls of its handler.
     pub calls: u64,
-    /// Those that returned an error or panicked.
+    /// Calls that returned an error or panicked.
     pub errors: u64,
-    /// Those that were timed: all on handler threads that are not known to be short, and some
+    /// Calls that were timed: all on handler threads that are not known to be short, and some
     /// of the others.
     pub timed: u64,
     /// What half of the timed calls took at most, in microseconds, as far as the buckets
     /// tell; `None`: none was timed, or it is more than 100 seconds.
     pub p50_us: Option<u64>,
-    /// What 99 in 100 of them took at most.
+    /// What 99 of 100 timed calls took at most, in microseconds; otherwise like `p50_us`.
     pub p99_us: Option<u64>,
-    /// Where its handler runs: `loop`, in one worker at least; `threads`; `blocking`, if it
+    /// Where the handler runs: `loop`, in one worker at least; `threads`; `blocking`, if it
     /// was declared so. `None`: no worker has said, or several codes are meant.
     pub runs: Option<String>,
-    /// Workers in which it runs on the event loop.
+    /// Workers in which the handler runs on the event loop.
     pub on_loop: u32,
-    /// Workers that there are, those that drain included.
+    /// All workers, those that drain included.
     pub workers: u32,
 }
 
@@ -321,13 +321,13 @@ pub struct CodeStatus {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Vacancy {
-    /// Its number.
+    /// The number of the worker.
     pub worker: u16,
-    /// When the next one is forked.
+    /// Milliseconds until its successor is forked.
     pub due_in_ms: u64,
 }
 
-/// What a worker may have, after all.
+/// The limits of each worker that are in effect: what was configured, or less if the system has less.
 ///
 /// ```
 /// # use chappe::control::*;
@@ -340,9 +340,9 @@ pub struct Vacancy {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Open descriptors.
+    /// How many descriptors a worker can open.
     pub worker_descriptors: u64,
-    /// Connections.
+    /// How many connections a worker accepts.
     pub worker_connections: u32,
 }
 
@@ -362,7 +362,7 @@ pub struct Limits {
 pub struct Semaphores {
     /// Workers that have become ready and that the master has not seen yet.
     pub worker_ready: Option<u32>,
-    /// How many more connections the server takes.
+    /// How many more connections the server accepts.
     pub connection_permits: Option<u32>,
 }
 
@@ -380,18 +380,18 @@ pub struct Semaphores {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Permits {
-    /// `max_connections`.
+    /// All connection permits: `max_connections`.
     pub limit: u64,
-    /// Those in use that vanish when they come back, since the limit was lowered.
+    /// Permits in use that vanish when they come back, since the limit was lowered.
     pub debt: u64,
-    /// Those that nobody has.
+    /// Permits that no worker has.
     pub free: u64,
-    /// Of these, what is beside the semaphore: the master has given it back.
+    /// Those of the free permits that are beside the semaphore: the master has given them back.
     #[serde(default)]
     pub credit: u64,
-    /// Those that workers have.
+    /// Permits that workers have.
     pub held: u64,
-    /// How many each worker has of them.
+    /// How many permits each worker has.
     #[serde(default)]
     pub workers: Vec<PermitShare>,
 }
@@ -410,11 +410,11 @@ pub struct Permits {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PermitShare {
-    /// Its number.
+    /// The number of the worker.
     pub worker: u16,
-    /// Its process.
+    /// The process id of the worker.
     pub pid: u32,
-    /// How many it has.
+    /// How many permits it has.
     pub held: u64,
 }
 
@@ -467,7 +467,7 @@ impl<S: Into<String>> FromIterator<(S, u64)> for Counters {
     }
 }
 
-/// A line of a list of connections.
+/// One connection of a list.
 ///
 /// ```
 /// # use chappe::control::*;
@@ -483,23 +483,23 @@ impl<S: Into<String>> FromIterator<(S, u64)> for Counters {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ConnectionRow {
-    /// By which it is named in logs and to `kick`.
+    /// The connection id, which logs and `kick` use.
     pub id: u64,
     /// The worker that has it.
     pub worker: u16,
-    /// Where it comes from.
+    /// The peer's address.
     pub peer: String,
-    /// How far it is.
+    /// The state of the connection.
     pub state: String,
-    /// Since its accept.
+    /// Milliseconds since it was accepted.
     pub connected_ms: u64,
-    /// What was read from it.
+    /// Bytes received.
     pub received_bytes: u64,
-    /// What was sent to it.
+    /// Bytes sent.
     pub sent_bytes: u64,
-    /// What waits to be sent to it.
+    /// Bytes queued and not sent yet.
     pub queued_bytes: u64,
-    /// For how long its socket has been full; `None`: it is not.
+    /// How long its socket has been full; `None`: it is not.
     pub blocked_ms: Option<u64>,
 }
 

@@ -566,7 +566,7 @@ mod tests {
         let session =
             || Some(application.connected(&peer.mailbox, &mut Batch::default()).expect("let in"));
         let count = |n: u32| n.to_be_bytes().to_vec();
-        // Also codes that nobody handles: who is not admitted learns nothing.
+        // Also codes that nobody handles: a client that is not admitted learns nothing.
         for code in [17, 1, 2, 3, 4, 18, 65_279] {
             let (served, replies) =
                 serve_by(&application, &encode(code, b"").unwrap(), &mut session());

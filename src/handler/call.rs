@@ -49,7 +49,7 @@ pub struct Call<'a, S: Service> {
 #[derive(Debug, Default)]
 struct Aside {
     client: OnceCell<Client>,
-    /// What the peer is told at the end that the handler wants.
+    /// The text of the goodbye, if the handler closes the connection.
     closes: Option<String>,
     deferral: Deferral,
 }
@@ -301,7 +301,7 @@ impl<'a, S: Service> Call<'a, S> {
     pub fn reply(&mut self, code: Code, body: &[u8]) -> Outcome {
         if !self.takes_replies() {
             let text = match self.deferral() {
-                Deferral::None => "a reply behind the end of the connection",
+                Deferral::None => "a reply after the end of the connection",
                 Deferral::Deferred | Deferral::Refused => "a reply after it was deferred",
             };
             return Err(HandlerError::new(text));

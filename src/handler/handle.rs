@@ -86,7 +86,7 @@ pub enum SendError {
     Expired,
     /// The connection's protocol has no messages that answer nothing: RESP 2. RESP 3 has them
     /// (`HELLO 3`).
-    #[error("the connection's protocol has no such messages")]
+    #[error("the connection's protocol cannot carry pushed messages")]
     Unsupported,
     /// The body does not fit into a frame.
     #[error(transparent)]

@@ -63,7 +63,7 @@ impl<S: Service> Application<S> {
             self.counters.add(Counter::HandlerPanics, 1);
             self.report_panic("stopping", 0, &*panic);
         }
-        // Release: who sees it, sees what the hook has done.
+        // Release: a thread that sees it, sees what the hook has done.
         self.has_stopped.store(true, Ordering::Release);
         self.worker.wake_loop();
     }

@@ -167,8 +167,8 @@ impl<S: Service> Routes<S> {
         self.add(code, Arc::new(handler), RoutePace::Measured, true)
     }
 
-    /// As [`before_admit`](Self::before_admit), for a handler that may wait, such as a login that
-    /// asks a database: it never runs on the event loop.
+    /// Registers a handler that may wait and is open before the login, such as a login that asks a
+    /// database: it never runs on the event loop. Otherwise like [`before_admit`](Self::before_admit).
     ///
     /// ```
     /// # use chappe::*;
@@ -211,7 +211,7 @@ impl<S: Service> Routes<S> {
         let is_fit = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
         assert!(
             (1..=COUNTER_NAME_MAX).contains(&name.len()) && name.bytes().all(is_fit),
-            "{name:?} is no name of a counter: it has 1 to {COUNTER_NAME_MAX} characters of \
+            "{name:?} is not a valid name of a counter: it has 1 to {COUNTER_NAME_MAX} characters of \
              A to Z, a to z, 0 to 9 and _"
         );
         assert!(
@@ -317,7 +317,10 @@ mod tests {
             let refused = std::panic::catch_unwind(|| drop(routes().counter(name).catalog()));
             let text = refused.expect_err(name);
             let text = text.downcast_ref::<String>().expect("a text");
-            assert!(text.starts_with(&format!("{name:?} is no name of a counter: ")), "{text}");
+            assert!(
+                text.starts_with(&format!("{name:?} is not a valid name of a counter: ")),
+                "{text}"
+            );
         }
     }
 

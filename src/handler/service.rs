@@ -343,7 +343,7 @@ pub enum CloseReason {
     Kicked,
     /// It held too much of what all connections of the worker may hold together.
     Overloaded,
-    /// Does not occur in this version: what became of a request to another process is not
+    /// Does not occur in this version: the outcome of a request to another process is not
     /// known.
     OutcomeUnknown,
     /// The server stops.

@@ -32,7 +32,7 @@ pub(crate) enum ListenError {
         cause: io::Error,
     },
     /// A descriptor was passed to us that is not a listening socket.
-    #[error("descriptor {number}, passed by LISTEN_FDS, is no listening socket: {cause}")]
+    #[error("descriptor {number}, passed by LISTEN_FDS, is not a listening socket: {cause}")]
     Passed {
         /// The descriptor, from 3.
         number: usize,
@@ -106,9 +106,9 @@ impl Passed {
 #[derive(Debug)]
 pub(crate) struct Bound {
     sockets: Vec<OwnedFd>,
-    /// As in [`Listener`].
+    /// Where it listens, as in [`Listener`].
     pub(crate) local: Address,
-    /// As in [`Listener`].
+    /// The options of its connections, as in [`Listener`].
     pub(crate) options: config::Listen,
     /// The file of a Unix socket that was made here. It goes with the last generation
     /// that listens there, in the process that owns it.

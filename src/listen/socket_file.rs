@@ -66,7 +66,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// Lets nobody in any more who is not yet, in no process that has the socket. An error
+/// Lets no new client in any more, in no process that has the socket. An error
 /// means that there is nobody, or that the kernel closes them with the socket.
 pub(super) fn refuse_all(socket: &OwnedFd) {
     let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
@@ -85,9 +85,10 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 /// Unlike a TCP port the path of a socket stays when its process dies.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
-        Ok(there) if !there.file_type().is_socket() => {
-            Err(io::Error::new(ErrorKind::AlreadyExists, "there is something that is no socket"))
-        }
+        Ok(there) if !there.file_type().is_socket() => Err(io::Error::new(
+            ErrorKind::AlreadyExists,
+            "a file that is not a socket is already there",
+        )),
         Ok(_) if unix_socket::is_live(path)? => {
             Err(io::Error::from_raw_os_error(nix::libc::EADDRINUSE))
         }

@@ -209,7 +209,7 @@ impl Desk {
                 match List::new(file, *bytes_max) {
                     Ok(list) => lists.push_back(list),
                     Err(error) => {
-                        log::warn!(target: "list.refused", "the list of {asked} is not used: {error}");
+                        log::warn!(target: "list.refused", "ignoring the list of {asked}: {error}");
                         missing.push(asked);
                     }
                 }
@@ -281,7 +281,9 @@ fn outcome(kind: Kind, mut silent: Vec<Asked>) -> (Reply, VecDeque<List>) {
         Kind::Kick { done: true, .. } => Reply::accepted(),
         Kind::Kick { id, .. } if !silent.is_empty() => {
             let silent = names(&silent);
-            Reply::refused(format!("no answer whether connection {id} is there: {silent}"))
+            Reply::refused(format!(
+                "cannot tell whether connection {id} exists, no answer from {silent}"
+            ))
         }
         Kind::Kick { id, .. } => Reply::refused(format!("there is no connection {id}")),
         Kind::Reopen { mut failed } => {
@@ -322,7 +324,8 @@ mod tests {
         };
         assert_eq!(
             error(Kind::Kick { id: 7, done: false }, asked(2)),
-            "no answer whether connection 7 is there: worker 0 (pid 100), worker 1 (pid 101)"
+            "cannot tell whether connection 7 exists, no answer from worker 0 (pid 100), \
+             worker 1 (pid 101)"
         );
         assert_eq!(
             error(Kind::Reopen { failed: vec!["a".into()] }, asked(1)),

@@ -289,7 +289,7 @@ impl Generations {
         Some(Committed { changes, begun, waiters })
     }
 
-    /// There is no candidate any more; who waits for its outcome is returned.
+    /// There is no candidate any more; those who wait for its outcome are returned.
     pub(super) fn drop_candidate(&mut self) -> Option<Candidate> {
         let candidate = self.candidate.take()?;
         candidate.next.listeners.iter().for_each(Bound::give_up);

@@ -136,7 +136,7 @@ impl Logs {
     /// An operator has set this level.
     ///
     /// # Errors
-    /// As [`logging::set_level`].
+    /// Those of [`logging::set_level`].
     pub(super) fn change_level(&mut self, level: LogLevel) -> Result<(), LoggingError> {
         self.level = Some(level);
         logging::set_level(level)
@@ -190,7 +190,7 @@ impl Logs {
         self.current = next;
         self.configure(config, deadlines);
         if let Err(error) = logging::set_level(self.level()) {
-            log::error!("the master's log level stays what it was: {error}");
+            log::error!(target: "log.level_kept", "the master's log level cannot be changed: {error}");
         }
     }
 
@@ -320,7 +320,7 @@ impl Logs {
                 Ok(()) => rotated = true,
                 Err(error) => {
                     if let Some(held) = self.warnings.admit(Moment::now()) {
-                        log::error!("cannot rotate {}: {error}{held}", path.display());
+                        log::error!(target: "log.rotate_failed", "cannot rotate {}: {error}{held}", path.display());
                     }
                 }
             }

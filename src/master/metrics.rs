@@ -2,8 +2,8 @@
 //! an address is configured, replaced when it dies, and ended by SIGKILL: there is
 //! nothing in it to lose.
 //!
-//! The socket stays with the master. Who connects while there is no process waits in
-//! the socket's queue for the next one.
+//! The socket stays with the master. A client that connects while there is no process
+//! waits in the socket's queue for the next one.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -75,7 +75,7 @@ impl Metrics {
     /// What a reload will have: the same socket for the same address.
     ///
     /// # Errors
-    /// As [`bind`].
+    /// Those of [`bind`].
     pub(super) fn bind_next(&self, config: &Config) -> Result<Option<Bound>, ListenError> {
         match (&self.endpoint, options(config)) {
             (Some(bound), Some(options)) if bound.options.address == options.address => {
@@ -208,7 +208,7 @@ impl Master<'_> {
                 self.metrics.helper = Some(helper);
             }
             Err(error) => {
-                log::error!("cannot fork the metrics process: {error}");
+                log::error!(target: "fork.failed", "cannot fork the metrics process: {error}");
                 let is_stopping = self.stop.is_stopping();
                 let deadlines = &mut self.deadlines;
                 self.metrics.fill(Death::Failed, Duration::ZERO, is_stopping, deadlines);

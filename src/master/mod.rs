@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Each of them owns its state and reaches into no other: the loop (`turn`) hands events
-//! down and gets back what became of them. What concerns several of them is read from top to
+//! down and gets back the outcomes. What concerns several of them is read from top to
 //! bottom in one file: a start in `start`, a reload in `reload`, a stop in `stop`, a worker's
 //! end in `supervisor::reap`.
 
@@ -128,7 +128,7 @@ pub(crate) struct Site<'a> {
     pub(crate) warnings: &'a dyn Fn(&Config) -> Vec<String>,
 }
 
-/// Why no server came of it. Nothing is left running then.
+/// Why the server did not start. Nothing is left running then.
 #[derive(Debug, Error)]
 pub(crate) enum StartError {
     /// No memory, descriptor, process or signal handler was to be had.

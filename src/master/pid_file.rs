@@ -4,8 +4,8 @@
 //! The kernel frees the lock when the master dies, however it dies, does not pass
 //! it on to workers, and shows the holder's pid to any process that asks: a stale file
 //! misleads nobody. Only a lock for writing is a master's, since only the owner of the file
-//! can have one; who may read a file can lock it for reading, and nobody else may read this
-//! one. For the same reason it must be taken by the process that goes
+//! can have one; any process that may read a file can lock it for reading, and nobody else may read
+//! this one. For the same reason it must be taken by the process that goes
 //! on, after daemonizing, and that process must not open the file a second time:
 //! closing any descriptor of it would drop the lock.
 
@@ -182,12 +182,12 @@ fn whole_file(constant: libc::c_int) -> libc::flock {
     }
 }
 
-/// Who has a lock for writing: that alone stands against one for reading.
+/// The process that has a lock for writing: only that keeps others from a lock for reading.
 fn holder_of(path: &Path, file: &File) -> Result<Option<Pid>, PidFileError> {
     who_is_against(libc::F_RDLCK, path, file)
 }
 
-/// Who keeps such a lock from being had.
+/// The process whose lock is in the way of such a lock.
 fn who_is_against(
     constant: libc::c_int,
     path: &Path,

@@ -35,7 +35,7 @@ pub(super) enum Event {
     Stop,
 }
 
-/// What becomes of it.
+/// What happens to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It is due now.

@@ -43,7 +43,7 @@ impl Master<'_> {
         match self.generations.note(Event::Reload) {
             Verdict::Now => log::info!(target: "reload.requested", "reload requested by={by}"),
             Verdict::Later => {
-                log::info!(target: "reload.deferred", "reload requested, it comes afterwards by={by}")
+                log::info!(target: "reload.deferred", "reload requested, it will run after the current operation by={by}")
             }
             Verdict::Refused => {
                 log::warn!(target: "reload.refused", "reload refused: the server is stopping by={by}")
@@ -83,7 +83,7 @@ impl Master<'_> {
     /// An address that was just removed may be taken for a moment: a worker that leaves has not
     /// closed it yet. It is tried again until it has.
     fn try_reload(&mut self, begun: Instant) {
-        // Before the bind: of who closes it in between the next try finds it free.
+        // Before the bind: if a process closes it in between, the next try finds it free.
         let comes_free = self.supervisor.is_letting_go() || self.metrics.is_letting_go();
         let candidate = self.read_candidate(begun);
         if let Err(failure) = &candidate
@@ -92,7 +92,7 @@ impl Master<'_> {
             && begun.elapsed() < ADDRESS_TIME_MAX
         {
             if self.generations.waits_since().is_none() {
-                log::info!(target: "reload.waits", "{failure}; a process that leaves has it, trying again");
+                log::info!(target: "reload.waits", "{failure}; a worker that is leaving still has the address, trying again");
             }
             self.generations.set_waiting(Some(begun));
             return self.deadlines.set(What::Address, Instant::now() + ADDRESS_PAUSE);
@@ -167,7 +167,7 @@ impl Master<'_> {
             }
         }
         for warning in &candidate.next.warnings {
-            log::warn!("{warning}");
+            log::warn!(target: "config.warning", "{warning}");
         }
         self.deadlines.set(What::Candidate, candidate.ready_by);
         self.generations.begin(candidate);
@@ -335,7 +335,7 @@ impl Master<'_> {
         for line in reason.lines() {
             log::error!(target: "reload.failed", "reload failed: {line}");
         }
-        log::warn!("generation {} goes on serving", self.generations.current().number);
+        log::warn!(target: "reload.failed", "generation {} continues to serve", self.generations.current().number);
         self.manager.ready(self.generations.addresses(), self.supervisor.numbers());
         self.generations.note_failure(&reason);
         let error = format!("reload failed, the old generation stays: {reason}");

@@ -14,7 +14,7 @@ impl Master<'_> {
         match self.generations.note(Event::Resize(by)) {
             Verdict::Now => {}
             Verdict::Later => {
-                log::info!(target: "signal.deferred", "{signal} is noted, it comes after the reload")
+                log::info!(target: "signal.deferred", "{signal} is deferred until the reload is over")
             }
             Verdict::Refused => {
                 log::warn!(target: "signal.refused", "{signal} refused: the server is stopping")

@@ -44,7 +44,7 @@ impl Master<'_> {
     /// by it: the master checks everybody, after a pause instead of an event.
     pub(super) fn sleep_blindly(&mut self, cause: &io::Error) -> BTreeSet<Pid> {
         if let Some(held) = self.poll_warnings.admit(Moment::now()) {
-            log::error!(target: "master.blind", "cannot wait for events, looking every {BLIND_TICK:?}: {cause}{held}");
+            log::error!(target: "master.blind", "cannot wait for events, polling every {BLIND_TICK:?}: {cause}{held}");
         }
         std::thread::sleep(BLIND_TICK);
         self.supervisor.pids().into_iter().collect()

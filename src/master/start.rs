@@ -120,7 +120,7 @@ impl<'a> Master<'a> {
             log::info!(target: "master.serves", "serving address={address}");
         }
         if let Err(error) = on_ready(self.generations.addresses()) {
-            log::warn!(target: "start.abandoned", "nobody waits for this start any more: {error}");
+            log::warn!(target: "start.abandoned", "start abandoned: the launcher is gone: {error}");
             self.stop_fast("the end of its launcher");
             return Ok(true);
         }
@@ -210,7 +210,7 @@ impl<'a> Master<'a> {
     /// Forks the next worker of a number whose worker has ended.
     pub(super) fn fill_vacancy(&mut self, number: u16) {
         if let Err(error) = self.spawn(number) {
-            log::error!("cannot fork a worker: {error} worker={number}");
+            log::error!(target: "fork.failed", "cannot fork a worker: {error} worker={number}");
             self.supervisor.could_not_fork(number, &mut self.deadlines);
         }
     }
@@ -230,7 +230,7 @@ const LOG_TAIL_BYTES: u64 = 4096;
 pub(super) fn how_it_ended(ended: &Ended, log: &Path) -> String {
     let Ended { number, pid, how, .. } = ended;
     let reason = tail(log).ok().and_then(|tail| {
-        let marker = format!(" {pid} worker {number} cannot boot: ");
+        let marker = format!(" {pid} worker.boot_failed: worker {number} cannot boot: ");
         let reason = tail.lines().rev().find_map(|line| Some(line.split_once(&marker)?.1))?;
         Some(reason.replace(char::is_control, "?"))
     });

@@ -48,10 +48,10 @@ impl Master<'_> {
                 self.supervisor.signal_all(Signal::SIGTERM);
             }
             Stop::Fast { by: first, since } if first == by && since.elapsed() < ONE_SIGNAL => {
-                log::info!(target: "stop.same", "the same signal once more, at once, is the same stop by={by}");
+                log::info!(target: "stop.same", "ignoring a repeated stop signal by={by}");
             }
             Stop::Fast { .. } => {
-                log::warn!(target: "stop.again", "killing the workers: told to stop a second time by={by}");
+                log::warn!(target: "stop.again", "killing the workers: second stop order by={by}");
                 self.kill_workers();
             }
             Stop::Killed => {}

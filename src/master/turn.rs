@@ -127,7 +127,7 @@ impl Master<'_> {
                 }
                 Child::Other { pid, death, how } => {
                     if !self.metrics.ended(pid, death, &how, is_stopping, &mut self.deadlines) {
-                        log::debug!("a child that is no worker ended pid={pid} {how}");
+                        log::debug!("a child that is not a worker ended pid={pid} {how}");
                     }
                 }
             }
@@ -220,7 +220,7 @@ impl Master<'_> {
             }
             Request::LogLevel { level } => self.change_log_level(level.0),
             Request::Connections { .. } if !self.desk.has_room_for_list() => {
-                Reply::refused("other lists are being made, try again")
+                Reply::refused("other connection lists are being made, try again")
             }
             Request::Connections { slow } => return self.list_connections(ticket, slow),
             Request::Kick { id } => {

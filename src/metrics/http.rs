@@ -142,14 +142,14 @@ impl Answer {
         Self { status: "200 OK", kind, more: "", body: text }
     }
 
-    /// The master was killed in the middle of a change, which is told soon.
+    /// The master is in the middle of a change, or was killed there.
     pub(super) fn unavailable() -> Self {
         Self::plain("503 Service Unavailable", "the counters can't be read just now\n")
     }
 
     pub(super) fn refusal(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Bad => Self::plain("400 Bad Request", "this is no HTTP/1 request\n"),
+            Refusal::Bad => Self::plain("400 Bad Request", "this is not an HTTP/1 request\n"),
             Refusal::NotFound => Self::plain("404 Not Found", NAMES),
             Refusal::Late => Self::plain("408 Request Timeout", "the request came too slowly\n"),
             Refusal::TooLarge => Self::plain(
@@ -167,7 +167,7 @@ impl Answer {
         Self { status, kind: "text/plain; charset=utf-8", more: "", body: body.to_owned() }
     }
 
-    /// One answer a connection: who asks every second can connect every second.
+    /// One answer per connection: a client that asks every second can connect every second.
     pub(super) fn into_bytes(self, is_head: bool) -> Vec<u8> {
         let Self { status, kind, more, body } = self;
         let head = format!(

@@ -106,7 +106,7 @@ fn serve(start: Start) -> io::Result<()> {
                 .map_or_else(Answer::unavailable, Answer::state),
             Err(refusal) => Answer::refusal(refusal),
         };
-        // First who is there: whose request has come does not make room for another one.
+        // First those that are there: a client whose request has come does not make room for another.
         let now = Instant::now();
         peers.retain_mut(|peer| peer.go_on(now, &answer));
         if accepts && let Err(_full) = accept(&listener, &mut peers, &answer) {
@@ -165,7 +165,7 @@ fn has_ended(channel: &WorkerEnd) -> bool {
     }
 }
 
-/// Lets in who waits, and answers at once who has asked already. Silent connections, however
+/// Lets in the clients that wait, and answers at once those that have asked already. Silent connections, however
 /// many there are, do not keep anybody out: for each new one the oldest of them goes.
 fn accept(
     listener: &TcpListener,

@@ -34,7 +34,7 @@ pub(super) struct Peer {
     deadline: Instant,
 }
 
-/// What is to become of a peer.
+/// What happens to a peer next.
 enum Next {
     /// It waits for its socket.
     Wait,
@@ -72,7 +72,7 @@ impl Peer {
         answer: &impl Fn(Result<Path, Refusal>) -> Answer,
     ) -> bool {
         if self.deadline <= now {
-            // A request that has begun is told why; one that has not is nobody's.
+            // A request that has begun gets the reason; one that has not is nobody's.
             let is_begun = matches!(&self.stage, Stage::Reading(bytes) if !bytes.is_empty());
             if !is_begun {
                 return false;
@@ -156,7 +156,7 @@ fn write(socket: &mut TcpStream, bytes: &[u8], sent: &mut usize) -> Next {
     }
 }
 
-/// A bounded look: who sends without end does not keep the others waiting.
+/// A bounded look: a peer that sends without end does not keep the others waiting.
 fn linger(socket: &mut TcpStream) -> Next {
     let mut part = [0; 4096];
     match socket.read(&mut part) {

@@ -58,7 +58,7 @@ fn master(text: &mut Text, zone: &Arc<Zone>, facts: &Facts) {
     one("chappe_start_time_seconds", "gauge", help, facts.started_at_ms / 1000);
     let help = "The generation of workers that serves: 1, and one more with each reload.";
     one("chappe_generation", "gauge", help, history.generation);
-    one("chappe_reloads_total", "counter", "Reloads, whatever came of them.", history.reloads);
+    one("chappe_reloads_total", "counter", "Reloads, successful or not.", history.reloads);
     let help = "Reloads that failed: the old generation stayed.";
     one("chappe_reloads_failed_total", "counter", help, history.reloads_failed);
     if let Some((is_ok, at_ms)) = history.last {
@@ -67,7 +67,7 @@ fn master(text: &mut Text, zone: &Arc<Zone>, facts: &Facts) {
         let help = "When the last reload was over, in seconds since 1970.";
         one("chappe_last_reload_time_seconds", "gauge", help, at_ms / 1000);
     }
-    let help = "Connections that there may be, all workers together.";
+    let help = "Maximum number of connections, over all workers.";
     one("chappe_connections_limit", "gauge", help, u64::from(zone.limit()));
     text.family("chappe_build_info", "gauge", "Always 1; the version is a label.");
     text.sample("chappe_build_info", &format!("{{version=\"{}\"}}", facts.version), 1);
@@ -97,7 +97,7 @@ const GAUGES: &[Gauge] = &[
     ),
     (
         "oldest_blocked_milliseconds",
-        "For how long the one has been blocked that has been for the longest.",
+        "How long the longest-blocked connection has been blocked.",
         |r, _| r.gauges.oldest_blocked_ms,
         u64::max,
     ),
@@ -112,13 +112,13 @@ const GAUGES: &[Gauge] = &[
     ("handlers_busy", "Handler threads inside a turn.", |r, _| u64::from(r.handlers_busy), SUM),
     (
         "oldest_handler_milliseconds",
-        "For how long the oldest of these turns has been running.",
+        "How long the oldest of these turns has been running.",
         |r, _| r.oldest_handler_ms,
         u64::max,
     ),
     (
         "heartbeat_age_milliseconds",
-        "Since the event loop last said that it runs; 0 while it has not begun.",
+        "Time since the event loop's last heartbeat; 0 before the first.",
         |r, now_ms| if r.heartbeat_ms == 0 { 0 } else { now_ms.saturating_sub(r.heartbeat_ms) },
         u64::max,
     ),
@@ -149,7 +149,7 @@ fn usage(report: &SlotReport) -> Option<Usage> {
 
 /// Two workers may have one number for a while: after TTOU and TTIN the first of them
 /// still drains. A series that is there twice would spoil the whole answer, so these
-/// are told as one.
+/// are shown as one.
 fn workers(text: &mut Text, reports: &[SlotReport]) {
     let now_ms = clock::monotonic_ms();
     for (name, help, value, join) in GAUGES {

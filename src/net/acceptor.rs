@@ -111,11 +111,11 @@ impl Acceptor {
         Ok(())
     }
 
-    /// As [`Acceptor::listen`]; at the next tick if that is not possible.
+    /// Watches the listeners, like [`Acceptor::listen`]; tries again at the next tick if that fails.
     pub(super) fn listen_or_wait(&mut self, reactor: &Reactor) {
         if let Err(error) = self.listen(&reactor.epoll) {
             if let Some(held) = self.failed.admit(reactor.now) {
-                log::error!("cannot watch the listeners, trying again in a second: {error}{held}");
+                log::error!(target: "accept.failed", "cannot watch the listeners, trying again in a second: {error}{held}");
             }
             self.listening = Listening::Later;
         }
@@ -173,7 +173,7 @@ impl Acceptor {
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
             ) {
                 if let Some(held) = self.failed.admit(reactor.now) {
-                    log::warn!("accept failed, trying again in a second: {error}{held}");
+                    log::warn!(target: "accept.failed", "accept failed, trying again in a second: {error}{held}");
                 }
                 self.cease(Listening::Later, &reactor.epoll);
                 return None;
@@ -187,7 +187,7 @@ impl Acceptor {
     /// The worker has all connections that it may have: connects wait in the backlog.
     pub(super) fn is_full(&mut self, reactor: &Reactor) {
         if let Some(held) = self.full.admit(reactor.now) {
-            log::warn!("at worker.max_connections, connects wait in the backlog{held}");
+            log::warn!(target: "accept.full", "at worker.max_connections, connects wait in the backlog{held}");
         }
         self.cease(Listening::Later, &reactor.epoll);
     }
@@ -256,7 +256,7 @@ impl Acceptor {
 
     /// Logs how many warnings were held back, once their time is over.
     pub(super) fn tick(&mut self, now: Moment) {
-        self.failed.tell_held("accept failed", now);
-        self.full.tell_held("at worker.max_connections", now);
+        self.failed.tell_held("accept.failed", "accept failed", now);
+        self.full.tell_held("accept.full", "at worker.max_connections", now);
     }
 }

@@ -107,13 +107,13 @@ impl Admission {
             Counted::Counted => Some(true),
             Counted::Refused => {
                 if let Some(held) = self.refused.admit(reactor.now) {
-                    log::warn!("at limits.connections_per_ip, refused peer={peer}{held}");
+                    log::warn!(target: "limits.per_ip", "at limits.connections_per_ip, refused peer={peer}{held}");
                 }
                 None
             }
             Counted::Uncounted => {
                 if let Some(held) = self.uncounted.admit(reactor.now) {
-                    log::warn!("table of addresses full, not counted peer={peer}{held}");
+                    log::warn!(target: "limits.uncounted", "table of addresses full, not counted peer={peer}{held}");
                 }
                 reactor.count(Counter::ConnectionsUncounted, 1);
                 Some(false)
@@ -165,9 +165,13 @@ impl Admission {
     /// Logs how many warnings were held back, once their time is over.
     pub(super) fn tick(&mut self, now: Moment) {
         let exhausted = "no connection permit is left (max_connections), connections refused";
-        self.exhausted.tell_held(exhausted, now);
-        self.refused.tell_held("at limits.connections_per_ip, connections refused", now);
+        self.exhausted.tell_held("permits.exhausted", exhausted, now);
+        self.refused.tell_held(
+            "limits.per_ip",
+            "at limits.connections_per_ip, connections refused",
+            now,
+        );
         let uncounted = "table of addresses full, connections let in uncounted";
-        self.uncounted.tell_held(uncounted, now);
+        self.uncounted.tell_held("limits.uncounted", uncounted, now);
     }
 }

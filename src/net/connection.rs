@@ -101,7 +101,7 @@ impl Connection {
         self.mailbox.id()
     }
 
-    /// It can carry messages: the application is told first.
+    /// It can carry messages: the `connected` hook runs first.
     pub(super) fn connect(&mut self, reactor: &mut Reactor) {
         let has_gate = reactor.settings.hooks == Hooks::Gated;
         if self.mailbox.connect(has_gate) == Received::StartTurn {
@@ -143,7 +143,7 @@ impl Connection {
             // It advances below in any case: it may not be blocked any more.
             let _ = self.mailbox.flush_blocked(&reactor.counters);
         }
-        // Another thread may have paused the connection since epoll was told: it has
+        // Another thread may have paused the connection since its interest was set: that thread has
         // called, and one read more does no harm.
         let is_readable = flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP);
         let reads = is_readable && self.stage == Stage::Open && self.watched.reads();
@@ -244,7 +244,7 @@ impl Connection {
             let watch = self.transport.watch(&reactor.epoll, key, self.watched, wanted);
             if let Err(error) = watch {
                 // No memory or no watches left: this connection cannot go on.
-                log::warn!("conn={} epoll_ctl failed: {error}", self.id());
+                log::warn!(target: "conn.failed", "conn={} epoll_ctl failed: {error}", self.id());
                 return self.abort(key, Cause::OutOfMemory, reactor);
             }
             self.watched = wanted;
@@ -294,8 +294,8 @@ impl Connection {
 
     // --- the input's end ---
 
-    /// Open -> answering: nothing more is read, and the peer is told why behind the
-    /// replies to what came before.
+    /// Open -> answering: nothing more is read, and behind the replies to what came before the
+    /// peer gets the reason.
     pub(super) fn end_input(&mut self, ending: Ending, reactor: &mut Reactor) {
         if self.stage != Stage::Open {
             return;

@@ -264,7 +264,7 @@ impl World {
         let held = connection.held;
         self.reactor.now = self.now;
         let fate = act(connection, key, &mut self.reactor);
-        assert_eq!(connection.held, held, "for who owns the table");
+        assert_eq!(connection.held, held, "for the owner of the table");
         if fate == Fate::Gone {
             assert!(!matches!(self.inside, Some((_, None))), "closed under its writer");
             let connection = self.table.remove(key).unwrap();

@@ -76,7 +76,7 @@ impl Ending {
     }
 }
 
-/// What a connection is told when its drain begins.
+/// The notice that a connection gets when its drain begins.
 pub(super) fn drain_notice(reason: Goodbye) -> Notice {
     let text = match reason {
         Goodbye::Reloading => "reloading, connect again now",

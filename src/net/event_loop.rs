@@ -299,7 +299,7 @@ impl EventLoop {
             self.has_warned_of_handler = false;
         } else if !self.has_warned_of_handler {
             self.has_warned_of_handler = true;
-            log::warn!(target: "handler.slow", "a handler has been running for long running_ms={running_ms}");
+            log::warn!(target: "handler.slow", "a handler has been running for a long time running_ms={running_ms}");
         }
     }
 

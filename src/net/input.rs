@@ -36,7 +36,8 @@ impl Connection {
         self.read_at_most(room, reactor)
     }
 
-    /// As [`Connection::read`], also beyond the inbox total: the caller sees to a bound.
+    /// Reads at most `room` bytes, like [`Connection::read`], but also beyond the inbox total: the
+    /// caller sees to a bound.
     pub(super) fn read_at_most(&mut self, room: usize, reactor: &mut Reactor) -> Read {
         match self.transport.receive(&mut reactor.buffer[..room]) {
             Ok(0) => {

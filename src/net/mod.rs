@@ -14,7 +14,7 @@
 //! | `connection` | one socket: its stages, its deadlines; `input` reads, `framer` keeps the begun message |
 //! | `acceptor` | the listeners, and how workers share them |
 //! | `admission` | permits, addresses, names: what all workers share |
-//! | `pressure` | who goes when all together hold too much |
+//! | `pressure` | which connections go when all together hold too much |
 //! | `report` | lists of connections for an operator |
 //!
 //! Pure parts: `interest`, `clocks`, `ending`, `rates`, `timers`, `moment`.

@@ -67,7 +67,11 @@ impl Default for Pressure {
 impl Pressure {
     /// After a storm of bytes the allocator has them all, and would keep them.
     pub(super) fn tick(&mut self, engine: &Engine, now: Moment) {
-        self.closed.tell_held("total exhausted, closed the largest holders", now);
+        self.closed.tell_held(
+            "memory.exhausted",
+            "total exhausted, closed the largest holders",
+            now,
+        );
         let totals = [engine.inbox_total(), engine.outbox_total()];
         let queued: usize = totals.iter().map(|total| total.used()).sum();
         let peak = totals.iter().map(|total| total.take_peak()).sum();
@@ -164,7 +168,7 @@ impl EventLoop {
             if !begins(connection) {
                 return Some((connection.abort_slow(key, reactor), held));
             }
-            // It holds a begun message, no more: it can be told.
+            // It holds a begun message, no more: a notice can be sent.
             let ends = stalled(connection);
             ends.then(|| (connection.end(key, Ending::HoldsMemory, reactor), held))
         });

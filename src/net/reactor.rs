@@ -64,7 +64,7 @@ pub(super) struct Reactor {
     pub(super) starved: BTreeSet<Key>,
     /// Connections whose socket is full, the first first.
     pub(super) blocked: BTreeSet<(Moment, Key)>,
-    /// What a drained connection is told.
+    /// The reason in the goodbye of a drained connection.
     pub(super) drain_reason: Goodbye,
     /// The handlers, for the turns that the loop runs itself.
     serve: Arc<dyn Serve>,

@@ -1,4 +1,4 @@
-//! A token bucket: so many a second on average, so many at once. Pure.
+//! A token bucket: a rate per second on average, and a burst at once. Pure.
 
 use chappe_sys::clock::Moment;
 

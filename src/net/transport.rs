@@ -20,7 +20,7 @@ pub(crate) enum ListenSocket {
 }
 
 impl ListenSocket {
-    /// accept(2): a non-blocking socket to set up, and who is at its other end.
+    /// accept(2): a non-blocking socket to set up, and the peer at its other end.
     pub(super) fn accept(&self) -> io::Result<(OwnedFd, Peer)> {
         match self {
             Self::Tcp(listener) => {

@@ -2,7 +2,7 @@
 //!
 //! With the feature `testing`, in the `[dev-dependencies]` of the application. A test starts
 //! the program that cargo has built, in the foreground, on a port that the kernel picks, in a
-//! folder of its own, and ends it whatever becomes of the test:
+//! folder of its own, and ends it however the test ends:
 //!
 //! ```no_run
 //! use chappe::testing::{TestError, TestServer};

@@ -234,7 +234,7 @@ impl TestServer {
     /// ```
     ///
     /// # Errors
-    /// As [`Setup::start`] for the configuration.
+    /// Those of [`Setup::start`] for the configuration.
     pub fn configure(&self, toml: &str) -> Result<(), TestError> {
         let config = with_listener(toml)?;
         fs::write(self.folder.path().join(CONFIG), config).map_err(TestError::Folder)
@@ -332,7 +332,8 @@ impl TestServer {
         String::from_utf8_lossy(&read(&self.folder.path().join(STDERR))).into_owned()
     }
 
-    /// Stops it: connections are told and drained, hooks have run when this returns.
+    /// Stops the server: connections get a goodbye and are drained, and hooks have run when this
+    /// returns.
     ///
     /// ```no_run
     /// # use chappe::testing::{TestError, TestServer};

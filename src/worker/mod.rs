@@ -62,14 +62,14 @@ pub(crate) fn run(start: Start<'_>) -> ExitReason {
     let mut worker = match Worker::boot(start) {
         Ok(worker) => worker,
         Err(error) => {
-            log::error!("worker {number} cannot boot: {error}");
+            log::error!(target: "worker.boot_failed", "worker {number} cannot boot: {error}");
             return ExitReason::CannotBoot;
         }
     };
     match worker.run() {
         Ok(()) => ExitReason::Stopped,
         Err(error) => {
-            log::error!("worker {number} failed: {error}");
+            log::error!(target: "worker.failed", "worker {number} failed: {error}");
             ExitReason::Failed
         }
     }
@@ -264,7 +264,9 @@ impl Worker {
         while let Some(received) = self.channel.try_receive_parcel()? {
             match received {
                 ReceivedParcel::Parcel(parcel) => self.carry_out(parcel),
-                ReceivedParcel::Nonsense => log::warn!("the master has sent what is no message"),
+                ReceivedParcel::Nonsense => {
+                    log::warn!(target: "master.nonsense", "received an invalid message from the master");
+                }
                 ReceivedParcel::Closed => {
                     // It stays readable from now on.
                     self.event_loop.unwatch(self.channel.as_fd())?;

@@ -20,7 +20,7 @@ impl Worker {
                 self.send_to_master(Message::Done, value, None);
             }
             (Message::SwapLog, None) => {
-                log::error!("the log stays the old one: no descriptor left for the new one");
+                log::error!(target: "log.kept", "keeping the old log: no descriptor left for the new one");
                 self.send_to_master(Message::NotDone, value, None);
             }
             // The slot has them; they are read after all messages.
@@ -32,7 +32,9 @@ impl Worker {
                 let answer = if is_here { Message::Kicked } else { Message::NotKicked };
                 self.send_to_master(answer, value, None);
             }
-            (other, _) => log::warn!("the master has sent {other:?}, which only workers send"),
+            (other, _) => {
+                log::warn!(target: "master.nonsense", "the master has sent {other:?}, which only workers send");
+            }
         }
     }
 
@@ -42,7 +44,7 @@ impl Worker {
             match list {
                 Ok(file) => self.send_to_master(Message::Done, ticket, Some(file.as_fd())),
                 Err(error) => {
-                    log::warn!("cannot list the connections: {error}");
+                    log::warn!(target: "list.failed", "cannot list the connections: {error}");
                     self.send_to_master(Message::NotDone, ticket, None);
                 }
             }
@@ -57,7 +59,7 @@ impl Worker {
         file: Option<BorrowedFd<'_>>,
     ) {
         if let Err(error) = self.channel.send_parcel(message, value, file) {
-            log::warn!("cannot send {message:?} to the master: {error}");
+            log::warn!(target: "channel.failed", "cannot send {message:?} to the master: {error}");
         }
     }
 }
@@ -65,11 +67,11 @@ impl Worker {
 /// By its place in [`LogLevel::ALL`].
 pub(super) fn set_level(place: u8) {
     let Some(&level) = LogLevel::ALL.get(usize::from(place)) else {
-        log::warn!("the master orders log level {place}, which does not exist");
+        log::warn!(target: "master.nonsense", "the master asked for unknown log level {place}");
         return;
     };
     match logging::set_level(level) {
         Ok(()) => log::info!(target: "log.level", "log level changed level={}", level.name()),
-        Err(error) => log::error!("cannot change the log level: {error}"),
+        Err(error) => log::error!(target: "log.level_kept", "cannot change the log level: {error}"),
     }
 }

@@ -82,7 +82,7 @@ fn handle(number: u16, application: &dyn Serve, engine: &Engine, slot: &Slot) {
 /// which has more to hand over.
 fn schedule_as_batch() {
     if let Err(error) = limits::schedule_as_batch() {
-        log::warn!("the worker's threads are not of SCHED_BATCH: {error}");
+        log::warn!(target: "setting.no_effect", "the worker's threads cannot be set to SCHED_BATCH: {error}");
     }
 }
 
@@ -97,7 +97,7 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<JoinH
     Builder::new().name(name.clone()).spawn(move || {
         log_start(&name);
         if catch_unwind(AssertUnwindSafe(body)).is_err() {
-            log::error!("thread {name} panicked, the worker aborts");
+            log::error!(target: "thread.panicked", "thread {name} panicked, the worker aborts");
             std::process::abort();
         }
     })

@@ -7,7 +7,7 @@ use chappe_client::{ClientError, Connection};
 use chappe_testkit::desk::{DROP, GATED, GIVE, GIVE_ALL, LATER, ODD, SOON};
 use chappe_testkit::site::configuration;
 use chappe_testkit::{
-    DEADLINE, Gate, Site, TestServer, drain, receive_error, reset_on_close, wait_until,
+    DEADLINE, Gate, Site, TestServer, drain, pause, receive_error, reset_on_close, wait_until,
 };
 use chappe_wire::{CODE_ECHO, CODE_PING, ErrorNumber, Goodbye, append_frame};
 use nix::sys::signal::Signal;
@@ -41,7 +41,7 @@ fn assert_next(client: &mut Connection, code: u16, body: &[u8]) {
     assert_eq!((reply.code, &reply.body[..]), (code, body));
 }
 
-/// What came of giving the ticket of this name back.
+/// The outcome of giving the ticket of this name back.
 #[track_caller]
 fn give(client: &mut Connection, name: &[u8]) -> Vec<u8> {
     client.call(GIVE, name).expect("a reply").body.to_vec()
@@ -282,8 +282,7 @@ fn a_drain_waits_for_a_deferred_reply_and_no_longer_than_told() {
     server.wait_status("/totals/messages_deferred", |deferred| deferred == 1);
     server.signal(Signal::SIGQUIT);
     server.wait_event("worker-0", "worker.drains", "");
-    let begun = Instant::now();
-    wait_until("a quiet peer would be gone", || begun.elapsed() > Duration::from_millis(600));
+    pause(Duration::from_millis(600), "a peer without a deferred reply would be gone by then");
     let name = gate.name().to_vec();
     gate.open();
     assert_next(&mut client, GATED, &name);

@@ -2,8 +2,9 @@
 
 use chappe_testkit::clock::{ANSWER, HOLD, SOON};
 use chappe_testkit::site::configuration;
-use chappe_testkit::{Gate, Site, TestServer, wait_until};
+use chappe_testkit::{Gate, Site, TestServer, pause, wait_until};
 use nix::sys::signal::Signal;
+use std::time::Duration;
 
 /// With more of the server's keys, and more of the service's.
 fn toml(site: &Site, server: &str, application: &str) -> String {
@@ -43,8 +44,7 @@ fn timers_run_again_and_again_or_once_until_the_drain() {
     wait_until("it stops", || count(&server, "0 of 1 has stopped") == 1);
     let ticks = count(&server, "0 of 1 ticks");
     // A tick would have come by now, were there any.
-    let begun = std::time::Instant::now();
-    wait_until("ten periods pass", || begun.elapsed().as_millis() > 100);
+    pause(Duration::from_millis(100), "ten periods pass");
     assert_eq!(count(&server, "0 of 1 ticks"), ticks, "after the drain began");
     gate.open();
     assert_eq!(server.wait_exit().code(), Some(0));

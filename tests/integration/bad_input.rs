@@ -133,7 +133,7 @@ fn too_many_messages_are_refused_one_by_one() {
 }
 
 #[test]
-fn who_stays_too_fast_for_ten_seconds_is_closed() {
+fn a_peer_that_stays_too_fast_for_ten_seconds_is_closed() {
     let server = TestServer::start("stays_too_fast", "[limits]\nmessages_per_second = 1\n");
     let mut client = server.connect();
     let start = Instant::now();

@@ -50,7 +50,7 @@ fn a_body_and_a_first_frame_can_be_given() {
     let refused = server.run(&[&SHORT[..], &["--first", "99:who"]].concat());
     assert_eq!(refused.code, Some(1));
     let expected =
-        "takes no part: its first frame was answered by error 3 (unknown code) for code 99";
+        "is left out: its first frame was answered by error 3 (unknown code) for code 99";
     assert!(refused.stderr.contains("connection 1 of 50"), "{refused:?}");
     assert!(refused.stderr.contains(expected), "{refused:?}");
     let unread = server.run(&["bench", "--file", "/nowhere/body"]);

@@ -135,7 +135,9 @@ fn a_worker_that_gives_no_list_is_told_of() {
     assert_eq!(list.code, Some(0), "{list:?}");
     let warning = format!("warning: no list from worker 0 (pid {stopped})\n");
     assert!(list.stderr.ends_with(&warning), "{list:?}");
-    for (call, says) in [(kick, "whether connection 999 is there: "), (reopen, "in time from ")] {
+    for (call, says) in
+        [(kick, "whether connection 999 exists, no answer from "), (reopen, "in time from ")]
+    {
         assert_eq!(call.code, Some(1), "{call:?}");
         let named = format!("{says}worker 0 (pid {stopped})\n");
         assert!(call.stderr.ends_with(&named), "{call:?}");

@@ -40,7 +40,10 @@ fn a_client_of_another_version_is_told_what_this_one_knows() {
     let version = env!("CARGO_PKG_VERSION");
     for (line, expected) in [
         ("{\"command\":\"upgrade\"}\n", format!("chappe {version} has no command `upgrade`")),
-        ("{\"command\":\"kick\",\"peer\":\"x\"}\n", "`kick` is not as chappe".to_owned()),
+        (
+            "{\"command\":\"kick\",\"peer\":\"x\"}\n",
+            "`kick` is not in a form that chappe".to_owned(),
+        ),
         ("{\"command\":\"status\",\"deep\":1}\n", "unknown field `deep`".to_owned()),
     ] {
         let error = control::read::<Status>(&answer(&server, line)).unwrap_err();
@@ -85,7 +88,7 @@ fn a_server_of_another_version_is_told_from_a_broken_one() {
         ("{\"done\":true}\n", &["kick", "7"][..], "missing field `ok`"),
         ("{\"ok\":true}\n", &["reload"], "missing field `generation`"),
         ("{\"ok\":true}\n", &["connections"], "missing field `missing_workers`"),
-        ("HTTP/1.1 400 Bad Request\r\n", &["status"], "makes no sense: HTTP/1.1 400"),
+        ("HTTP/1.1 400 Bad Request\r\n", &["status"], "is not valid: HTTP/1.1 400"),
         ("", &["status"], "hung up, without an answer"),
     ] {
         let told = against(&directory, says, arguments);

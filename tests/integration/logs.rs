@@ -197,7 +197,8 @@ fn big_logs_are_rotated_and_so_many_are_kept() {
         for _ in 0..200 {
             server.connect().call(CODE_PING, b"").unwrap();
         }
-        server.read("logs/master.log").matches("logs reopened by=rotation").count() >= 3
+        let reopened = server.events("master", "logs.reopened");
+        reopened.iter().filter(|line| line.contains("by=rotation")).count() >= 3
     });
     for number in [1, 2] {
         assert!(fs::metadata(rotated(number)).unwrap().len() >= SIZE, "{number}");
@@ -411,24 +412,23 @@ fn the_level_changes_without_a_restart_and_for_new_workers_too() {
     let old = server.worker_pids()[0];
     kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
     server.wait_workers(1, &[old]);
-    let count = |text: &str| server.read("logs/worker-0.log").matches(text).count();
-    wait_until("the new worker serves", || count("worker serves") == 2);
-    let before = count(" accepted ");
+    let count = |event: &str| server.events("worker-0", event).len();
+    wait_until("the new worker serves", || count("worker.serves") == 2);
+    let before = count("conn.accepted");
     server.connect().call(CODE_PING, b"").unwrap();
-    wait_until("it logs connections", || count(" accepted ") > before);
+    wait_until("it logs connections", || count("conn.accepted") > before);
 }
 
 #[test]
-fn a_warning_that_repeats_is_told_once() {
+fn a_warning_that_repeats_is_logged_once() {
     let toml = "worker_processes = 1\n[worker]\nmax_connections = 1\n";
     let server = TestServer::start("repeated_warning", toml);
     for _ in 0..50 {
         server.connect().call(CODE_PING, b"").unwrap();
     }
     server.wait_status("/totals/connections_accepted", |accepted| accepted >= 50);
-    let text = server.read("logs/worker-0.log");
-    let told = text.matches("at worker.max_connections, connects wait").count();
-    assert!((1..=2).contains(&told), "{told}");
+    let warnings = server.events("worker-0", "accept.full");
+    assert!((1..=2).contains(&warnings.len()), "{warnings:?}");
 }
 
 #[test]
@@ -482,9 +482,8 @@ fn permits_that_run_out_are_told_once() {
         server.connect().receive().expect("busy");
     }
     server.wait_status("/totals/connections_refused", |refused| refused == 20);
-    let text = server.read("logs/worker-0.log");
-    let told = text.matches("no connection permit is left (max_connections), refused").count();
-    assert!((1..=2).contains(&told), "{told}");
+    let warnings = server.events("worker-0", "permits.exhausted");
+    assert!((1..=2).contains(&warnings.len()), "{warnings:?}");
 }
 
 #[test]
@@ -504,8 +503,8 @@ fn failing_accepts_are_told_once_and_counted() {
     }
     let mut waiting = server.connect();
     server.wait_status("/totals/accept_errors", |errors| errors >= 3);
-    let told = server.read("logs/worker-0.log").matches("accept failed").count();
-    assert!((1..=2).contains(&told), "{told}");
+    let warnings = server.events("worker-0", "accept.failed");
+    assert!((1..=2).contains(&warnings.len()), "{warnings:?}");
     assert!(limit("1000:").is_ok_and(|status| status.success()));
     waiting.call(CODE_PING, b"").unwrap();
 }

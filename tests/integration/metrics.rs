@@ -1,4 +1,4 @@
-//! Metrics over HTTP: what they say, who serves them, and what becomes of that
+//! Metrics over HTTP: what they say, who serves them, and what happens to that
 //! process.
 
 use std::collections::BTreeMap;

@@ -164,5 +164,7 @@ fn a_root_that_may_not_change_users_starts_nothing() {
     assert!(start.stderr.contains("ended before it was ready"), "{start:?}");
     let log = fs::read_to_string(dir.join("logs/worker-0.log")).expect("a log")
         + &fs::read_to_string(dir.join("logs/worker-1.log")).expect("a log");
-    assert!(log.contains("cannot become the user: setresuid: Operation not permitted"), "{log}");
+    let reason = "cannot become the user: setresuid: Operation not permitted";
+    let is_it = |line: &str| line.contains(" worker.boot_failed: ") && line.contains(reason);
+    assert!(log.lines().any(is_it), "{log}");
 }

@@ -201,7 +201,7 @@ fn passed_sockets_that_cannot_be_served_are_errors() {
     let reason = failure(&dir, listener().into(), &[]);
     assert!(reason.contains("start with --foreground"), "{reason}");
     let reason = failure(&dir, tempfile::tempfile().expect("a file").into(), &foreground);
-    assert!(reason.contains("descriptor 3, passed by LISTEN_FDS, is no listening"), "{reason}");
+    assert!(reason.contains("descriptor 3, passed by LISTEN_FDS, is not a listening"), "{reason}");
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn with_next(rest: &[u8]) -> Bytes {
     [rest, &ping().0].concat().into()
 }
 
-/// What became of a client.
+/// What happened to a client.
 fn outcome(client: &mut Connection) -> String {
     let said = match client.receive() {
         Err(error) => return error.to_string(),

@@ -1,5 +1,5 @@
 //! What all clients and the operator share: the address, what was done to the
-//! server, and what came of it.
+//! server, and the outcome.
 
 use std::collections::HashSet;
 use std::fmt::Write;

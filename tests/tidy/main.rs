@@ -180,13 +180,20 @@ fn long_functions(code: &str) -> Vec<String> {
 }
 
 fn closing_brace(code: &str, open: usize) -> usize {
+    open + closing(&code[open..], b'{', b'}')
+}
+
+/// Where what the text begins with is closed; its end if nothing closes it.
+fn closing(code: &str, open: u8, close: u8) -> usize {
     let mut depth = 0_usize;
-    for (offset, c) in code[open..].char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' if depth == 1 => return open + offset,
-            '}' => depth -= 1,
-            _ => {}
+    for (at, byte) in code.bytes().enumerate() {
+        if byte == open {
+            depth += 1;
+        } else if byte == close {
+            depth -= 1;
+            if depth == 0 {
+                return at;
+            }
         }
     }
     code.len()
@@ -230,8 +237,28 @@ fn sleeps(code: &str) -> Vec<String> {
         let is_called = move |at: &usize| code[at + name.len()..].starts_with('(');
         words(code, name).filter(is_called)
     });
+    let waits = words(code, "wait_until").filter(|at| {
+        let call = &code[at + "wait_until".len()..];
+        call.starts_with('(')
+            && words(&call[..closing(call, b'(', b')')], "elapsed").next().is_some()
+    });
     let what = "a sleep; wait for an event, or say with `pause` why not";
-    calls.map(|at| format!("{}: {what}", line_of(code, at))).collect()
+    calls.chain(waits).map(|at| format!("{}: {what}", line_of(code, at))).collect()
+}
+
+/// Warnings, errors and what `info` logs have the name of an event, which tests and scripts
+/// wait for and docs/OPERATIONS.md lists. `debug` and `trace` may do without.
+fn nameless_events(code: &str) -> Vec<String> {
+    let calls = ["error", "warn", "info"].into_iter().flat_map(|level| {
+        let start = format!("log::{level}!(");
+        let calls: Vec<_> =
+            code.match_indices(&start).map(|(at, _)| (at, at + start.len())).collect();
+        calls
+    });
+    let is_nameless =
+        |(_, after): &(usize, usize)| !code[*after..].trim_start().starts_with("target:");
+    let line = |(at, _)| format!("{}: a log line without `target`, its event", line_of(code, at));
+    calls.filter(is_nameless).map(line).collect()
 }
 
 /// The part of a source file that only tests compile.
@@ -395,6 +422,11 @@ fn tests_wait_for_events_and_do_not_sleep() {
 }
 
 #[test]
+fn each_warning_has_an_event() {
+    assert_tidy(&library_sources(), |source| nameless_events(&source.code));
+}
+
+#[test]
 fn every_counter_is_counted() {
     let (shm, outside): (Vec<_>, Vec<_>) =
         library_sources().into_iter().partition(|source| source.path.starts_with("crates/shm/"));
@@ -516,6 +548,11 @@ fn planted_words_are_found() {
     assert_eq!(sleeps("std::thread::sleep(PAUSE); sleep(PAUSE);").len(), 2);
     assert_eq!(sleeps("thread::park_timeout(PAUSE); thread::park();").len(), 1);
     assert_eq!(sleeps("// blanked; fn oversleep() {} let sleep = 1;"), [""; 0]);
+    assert_eq!(sleeps("wait_until( , || (begun.elapsed()) > TIME);").len(), 1);
+    assert_eq!(sleeps("wait_until( , || (is_over())); begun.elapsed()"), [""; 0]);
+    let named = "log::info!(target: , ); log::warn!(\n target: event, ); log::debug!( );";
+    assert_eq!(nameless_events(named), [""; 0]);
+    assert_eq!(nameless_events("\nlog::warn!( ); log::error!( , target); log::info!( );").len(), 3);
     assert_eq!(test_part("sleep(1); #[cfg(test)] mod tests {}"), "#[cfg(test)] mod tests {}");
 }
 

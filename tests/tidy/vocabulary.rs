@@ -12,6 +12,16 @@ const READ: &[&str] =
 /// Not to be written, and what to write instead.
 const FORBIDDEN: &[(&str, &str)] = &[
     ("whoever", "name the process, the thread or the person"),
+    ("of who", "of a peer that, of a process that"),
+    ("for ever", "forever"),
+    ("complain", "print, warn, report"),
+    ("complaint", "error, warning"),
+    ("what became of", "name the outcome"),
+    ("what becomes of", "what happens to"),
+    ("what came of", "name the outcome"),
+    ("whatever came of", "whether or not it succeeded"),
+    ("is no message", "is not a message, is invalid"),
+    ("that are none", "say what they are not"),
     ("shall", "must, should, will"),
     ("anew", "again; reopen, restart"),
     ("meanwhile", "in the meantime, until then, at the same time"),
@@ -43,8 +53,9 @@ fn forbidden(text: &str) -> Vec<String> {
         for (word, instead) in FORBIDDEN {
             // One with a capital begins a sentence.
             let line = if word.contains(char::is_uppercase) { line } else { &*lower };
+            // Names of functions are read, too: an underscore ends a word.
             let is_whole = |(start, _): (usize, &str)| {
-                let is_letter = |c: char| c.is_alphanumeric() || c == '_';
+                let is_letter = char::is_alphanumeric;
                 !line[..start].ends_with(is_letter)
                     && !line[start + word.len()..].starts_with(is_letter)
             };
@@ -120,5 +131,6 @@ fn the_rules_of_words_bite() {
         ]
     );
     assert_eq!(forbidden("marshall, shallow, the same again"), [""; 0]);
+    assert_eq!(forbidden("fn whoever_calls()").len(), 1);
     assert_eq!(events("log::info!(target: \"a.b\", \"c\"); target: \"d\";"), ["a.b"]);
 }

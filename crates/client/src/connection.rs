@@ -102,7 +102,7 @@ impl Connection {
         }
     }
 
-    /// A connection over a connected stream; `None` waits for ever.
+    /// A connection over a connected stream; `None` waits forever.
     ///
     /// ```
     /// # use chappe_client::*;
@@ -224,7 +224,7 @@ impl Connection {
     /// ```
     ///
     /// # Errors
-    /// As [`Sender::send`].
+    /// Those of [`Sender::send`].
     pub fn send(&mut self, code: Code, body: &[u8]) -> Result<(), ClientError> {
         self.sender.send(code, body)
     }
@@ -248,7 +248,7 @@ impl Connection {
     /// ```
     ///
     /// # Errors
-    /// As [`Sender::send_bytes`].
+    /// Those of [`Sender::send_bytes`].
     pub fn send_bytes(&mut self, raw: &[u8]) -> Result<(), ClientError> {
         self.sender.send_bytes(raw)
     }
@@ -271,7 +271,7 @@ impl Connection {
     /// ```
     ///
     /// # Errors
-    /// As [`Receiver::receive`].
+    /// Those of [`Receiver::receive`].
     pub fn receive(&mut self) -> Result<Frame, ClientError> {
         self.receiver.receive()
     }
@@ -297,7 +297,7 @@ impl Connection {
     /// ```
     ///
     /// # Errors
-    /// As [`Sender::send`] and [`Receiver::receive`].
+    /// Those of [`Sender::send`] and [`Receiver::receive`].
     pub fn call(&mut self, code: Code, body: &[u8]) -> Result<Frame, ClientError> {
         self.send(code, body)?;
         self.receive()
@@ -323,7 +323,7 @@ impl Connection {
     /// ```
     ///
     /// # Errors
-    /// As [`Sender::shutdown_write`].
+    /// Those of [`Sender::shutdown_write`].
     pub fn shutdown_write(&mut self) -> Result<(), ClientError> {
         self.sender.shutdown_write()
     }

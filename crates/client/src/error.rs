@@ -46,7 +46,7 @@ pub enum ClientError {
     /// The server has closed the connection inside a frame.
     #[error("the server closed the connection inside a frame, {missing_bytes} bytes are missing")]
     Truncated {
-        /// How many bytes are still missing, as far as can be told: to the end
+        /// How many bytes are still missing, as far as is known: to the end
         /// of the frame, or of its header when even that is incomplete.
         missing_bytes: usize,
     },

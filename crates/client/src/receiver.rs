@@ -59,7 +59,7 @@ impl Receiver {
         Self { socket, buffer, start: 0, end: 0, timeout: None, armed: None }
     }
 
-    /// Bounds each [`receive`](Self::receive) to `timeout`; `None` waits for ever.
+    /// Bounds each [`receive`](Self::receive) to `timeout`; `None` waits forever.
     ///
     /// ```
     /// # use chappe_client::*;

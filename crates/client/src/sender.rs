@@ -51,7 +51,7 @@ impl Sender {
         &self.socket
     }
 
-    /// Bounds each write to `timeout`; `None` waits for ever.
+    /// Bounds each write to `timeout`; `None` waits forever.
     ///
     /// ```
     /// # use chappe_client::*;
@@ -127,7 +127,7 @@ impl Sender {
     /// ```
     ///
     /// # Errors
-    /// As [`send`](Self::send).
+    /// Those of [`send`](Self::send).
     pub fn queue(&mut self, code: Code, body: &[u8]) -> Result<(), ClientError> {
         append_frame(&mut self.queued, code, body)?;
         if self.queued.len() >= QUEUED_BYTES_MAX { self.flush() } else { Ok(()) }
@@ -181,7 +181,7 @@ impl Sender {
     /// ```
     ///
     /// # Errors
-    /// As [`flush`](Self::flush).
+    /// Those of [`flush`](Self::flush).
     pub fn send_bytes(&mut self, raw: &[u8]) -> Result<(), ClientError> {
         self.flush()?;
         self.write(raw)
@@ -208,7 +208,7 @@ impl Sender {
     /// ```
     ///
     /// # Errors
-    /// As [`flush`](Self::flush).
+    /// Those of [`flush`](Self::flush).
     pub fn shutdown_write(&mut self) -> Result<(), ClientError> {
         self.flush()?;
         self.socket.shutdown(Shutdown::Write).map_err(ClientError::Io)

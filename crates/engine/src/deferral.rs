@@ -32,7 +32,7 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// What the peer is told, if that is all that becomes of the message.
+    /// The notice to the peer, if nothing else follows the message.
     pub(crate) fn notice(&self, code: u16) -> Option<Notice> {
         let text = match self {
             Self::Resumed(_) | Self::Void => return None,

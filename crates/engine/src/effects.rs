@@ -19,7 +19,7 @@ pub enum Rejected {
     Dialect,
 }
 
-/// What became of something that the loop has received.
+/// The state's answer to something that the loop has received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Received {

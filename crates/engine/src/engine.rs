@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// `send.slow_reader`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlowReader {
-    /// The connection ends: its backlog is dropped, and the peer is told why.
+    /// The connection ends: its backlog is dropped, and the peer gets the reason.
     Close,
     /// Nothing: older messages are kept, this one is lost.
     DropNewest,
@@ -180,9 +180,9 @@ impl Engine {
         &*self.protocols[usize::from(place)]
     }
 
-    /// What a peer is told whose backlog is dropped.
+    /// The goodbye to a peer whose backlog is dropped.
     pub(crate) fn too_slow() -> Notice {
-        let text = "more was queued than may be, and you read too slowly".into();
+        let text = "you read too slowly: more than the limit was queued".into();
         Notice::Goodbye { reason: Goodbye::TooSlow, text }
     }
 }

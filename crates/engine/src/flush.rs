@@ -89,7 +89,7 @@ pub(crate) fn flush_batch(
     }
 }
 
-/// One call for what the writer holds: how many bytes it was given, and what came of it.
+/// One call for what the writer holds: how many bytes it was given, and the result.
 fn send(writer: &Writer, share: usize) -> (usize, io::Result<usize>) {
     if let Some(alone) = writer.alone() {
         let bytes = alone.len().min(share);

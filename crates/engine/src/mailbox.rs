@@ -155,7 +155,7 @@ impl Mailbox {
         self.account(received, messages, charged, counters)
     }
 
-    /// No more is received; `last` is told behind the replies to what was. When all is
+    /// No more is received; `last` is sent behind the replies to what was. When all is
     /// handled and sent, the loop sends SHUT_WR. The first cause is kept.
     pub fn end_input(&self, cause: Cause, last: Option<Notice>, counters: &impl Count) -> Received {
         let last = last.map(Item::from);
@@ -368,7 +368,7 @@ impl Mailbox {
         self.push_as(0, entry)
     }
 
-    /// As [`Mailbox::push`], of a message that was encoded for this dialect.
+    /// Queues a message that was encoded for this dialect; otherwise like [`Mailbox::push`].
     ///
     /// # Errors
     /// Why it was not queued.
@@ -418,7 +418,7 @@ impl Mailbox {
         self.engine.pushers.add(Counter::MessagesDropped, u64::from(is_full));
     }
 
-    /// As [`Mailbox::end_input`], from any thread: the loop is called for it.
+    /// Ends the input like [`Mailbox::end_input`], from any thread: the event loop is called for it.
     pub fn end_from_thread(self: &Arc<Self>, cause: Cause, last: Notice) {
         match self.end_input(cause, Some(last), &self.engine.pushers) {
             Received::StartTurn => self.enqueue(),

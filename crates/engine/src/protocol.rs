@@ -123,7 +123,7 @@ pub trait Protocol: Send + Sync + std::fmt::Debug {
     /// peer that announces too much is refused before its bytes are buffered.
     fn frame(&self, stream: &[u8]) -> Framed;
 
-    /// As [`Protocol::frame`], of one begun message that was perhaps looked at before: what
+    /// Frames one begun message, like [`Protocol::frame`], that was perhaps looked at before: what
     /// that has shown needs no second look. `input` has come behind it, and may say how many
     /// bytes are wanted, which are never more than the message has.
     ///
@@ -134,7 +134,7 @@ pub trait Protocol: Send + Sync + std::fmt::Debug {
         self.frame(begun).rest
     }
 
-    /// The code of a message of which only a part is there, if it can be told.
+    /// The code of a message of which only a part is there, if it is known.
     fn code_of_part(&self, part: &[u8]) -> Option<u16>;
 
     /// The first of these messages, its header read; `None` if there is no whole one.

@@ -28,7 +28,7 @@
 //!
 //! A handler takes the ticket while its turn is running, and any thread may use it before the
 //! turn has ended. So the message stands in front of the inbox from the beginning, and keeps
-//! what has become of it: a turn that ends finds either a message that waits, and the inbox is
+//! what has happened to it: a turn that ends finds either a message that waits, and the inbox is
 //! waiting, or one that has waited, and it is queued.
 //!
 //! *Let go* means that it has no items and is empty, or is still queued or running: the

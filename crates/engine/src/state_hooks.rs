@@ -36,7 +36,7 @@ impl State {
         self.session = session;
     }
 
-    /// As [`State::push`], of a message that was encoded for this dialect.
+    /// Queues a message that was encoded for this dialect; otherwise like [`State::push`].
     pub(crate) fn push_as(
         &mut self,
         dialect: u8,

@@ -54,7 +54,7 @@ pub enum Source<'a> {
     Buffer(&'a [u8]),
 }
 
-/// What came of a turn.
+/// The result of a turn.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct Turned {
@@ -87,7 +87,7 @@ pub trait Serve: Send + Sync {
     /// Records how long a timed call took, of its thread's own time.
     fn record(&self, found: Found, time: Duration);
 
-    /// The handler of this place was called so many times.
+    /// The handler of this place was called `_calls` times.
     fn called(&self, _place: usize, _calls: u32) {}
 
     /// One of these calls took so long, whatever the time went to.
@@ -117,13 +117,13 @@ pub trait Serve: Send + Sync {
         Pace::Slow
     }
 
-    /// A hook that is not slow took so long.
+    /// A hook that is not slow took `_time`.
     fn record_hook(&self, _hook: HookCall, _time: Duration) {}
 
     /// A connection can carry messages.
     ///
     /// # Errors
-    /// Why it has to end instead; what its peer is told is appended.
+    /// Why it has to end instead; the notice to its peer is appended.
     fn connected(&self, mailbox: &Arc<Mailbox>, replies: &mut Batch)
     -> Result<Box<Session>, Cause>;
 
@@ -175,7 +175,7 @@ pub struct Message<'a> {
     pub chunk: Option<&'a Chunk>,
 }
 
-/// What became of a message.
+/// How a message was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
     /// It was handled.
@@ -535,7 +535,7 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
         }
     }
 
-    /// Counts what became of a message. `Some` if the turn has to end.
+    /// Counts how a message was served. `Some` if the turn has to end.
     #[cold]
     fn count(&mut self, served: Served) -> Option<Stop> {
         if !served.is_call() {

@@ -17,8 +17,8 @@ impl Bell {
     /// To be called after what the sleeper is to see was stored. Posts a permit unless one is
     /// there for this bell that was not heard.
     ///
-    /// Who is stopped or killed between the swap and the post leaves a bell that is rung for
-    /// nobody. So each process that rings has a bell of its own, the sleeper looks after some
+    /// A process that is stopped or killed between the swap and the post leaves a bell that is rung
+    /// for nobody. So each process that rings has a bell of its own, the sleeper looks after some
     /// time without being called, and after a death everybody's semaphore gets a permit.
     pub fn ring(&self, post: impl FnOnce()) {
         step("ring: swap");

@@ -150,7 +150,7 @@ impl Broadcast {
         Ok((begins, words::at(&self.words, begins + 1).load(Ordering::Relaxed)))
     }
 
-    /// How many words a record with so many bytes has; `None` if no record has as many.
+    /// How many words a record of `bytes` bytes has; `None` if no record is that long.
     fn record_words(&self, bytes: u64) -> Option<u64> {
         let bytes =
             usize::try_from(bytes).ok().filter(|&bytes| bytes <= self.record_bytes_max())?;
@@ -173,7 +173,7 @@ impl Broadcast {
     }
 }
 
-/// Who writes a broadcast ring. There is one at a time.
+/// The writer of a broadcast ring. There is one at a time.
 #[derive(Debug)]
 pub struct Writer {
     ring: Broadcast,
@@ -255,12 +255,12 @@ pub enum Found {
     Record,
     /// It has read all there is.
     Nothing,
-    /// The writer has overtaken it: so many records were lost, and it goes on behind the last
+    /// The writer has overtaken it: this many records were lost, and it continues behind the last
     /// one.
     Lapped(u64),
 }
 
-/// Who reads a broadcast ring. It writes nothing there.
+/// A reader of a broadcast ring. It writes nothing there.
 #[derive(Clone, Debug)]
 pub struct Reader {
     ring: Broadcast,

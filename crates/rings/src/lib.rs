@@ -8,7 +8,7 @@
 //!
 //! Either process may be killed or stopped between any two instructions. So nothing here is
 //! a lock, every word has one writer, and a record becomes visible by one store, after all
-//! of it was written. Who comes after a dead one goes on from what was visible.
+//! of it was written. A process that comes after a dead one continues from what was visible.
 //!
 //! Every word is an atomic, and all but the cursors are relaxed: a broadcast ring is
 //! overwritten under a slow reader, who finds out afterwards and throws its copy away. That

@@ -78,7 +78,7 @@ impl Queue {
     }
 }
 
-/// Who writes into a queue. There is one at a time.
+/// The writer of a queue. There is one at a time.
 #[derive(Debug)]
 pub struct Producer {
     queue: Queue,
@@ -141,7 +141,7 @@ impl Producer {
     }
 }
 
-/// Who reads from a queue. There is one at a time.
+/// The reader of a queue. There is one at a time.
 #[derive(Debug)]
 pub struct Consumer {
     queue: Queue,

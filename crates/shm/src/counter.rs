@@ -39,7 +39,7 @@ macro_rules! counters {
 counters! {
     /// Connections that were accepted and got a permit.
     ConnectionsAccepted = "connections_accepted",
-    /// Connections that were told "busy": for lack of a permit, or because their
+    /// Connections that were refused as busy: for lack of a permit, or because their
     /// address had enough.
     ConnectionsRefused = "connections_refused",
     /// Accepted connections that are gone, for whatever reason.

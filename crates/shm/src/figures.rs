@@ -116,7 +116,7 @@ impl AppFigures {
         Some(AppCounter { figures: self.figures.clone(), place })
     }
 
-    /// The handler of a code was called so many times.
+    /// The handler of a code was called `calls` times.
     pub fn called(&self, row: CodeRow, calls: u64) {
         add(&self.figures.codes[row.index()].calls, calls);
     }
@@ -285,7 +285,7 @@ impl Zone {
         })
     }
 
-    /// As [`figures`](Self::figures), by the master's own ones. Master only.
+    /// The figures of all codes like [`figures`](Self::figures), but by the master's own records. Master only.
     #[must_use]
     pub fn own_figures(&self) -> Figures {
         let own = &self.parts().own;

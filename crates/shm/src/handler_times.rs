@@ -20,7 +20,7 @@ pub const HANDLER_BOUNDS_US: [u64; HANDLER_BUCKETS - 1] =
 pub type HandlerTimes = [u64; HANDLER_BUCKETS];
 
 impl Slot {
-    /// A handler thread's turn is over; it took so long.
+    /// A handler thread's turn is over; it took `took_us`.
     pub fn handler_finished(&self, thread: u16, took_us: u64) {
         self.handler_idle(thread);
         let times = &self.layout().handler_times[usize::from(thread)];

@@ -15,7 +15,7 @@ use super::zone::Zone;
 pub struct History {
     /// The generation that serves.
     pub generation: u64,
-    /// Reloads, whatever came of them.
+    /// Reloads, successful or not.
     pub reloads: u64,
     /// Those that failed.
     pub reloads_failed: u64,
@@ -46,7 +46,7 @@ impl Zone {
         self.publish_sequence();
     }
 
-    /// What the master last told.
+    /// What the master wrote last.
     #[must_use]
     pub fn history(&self) -> History {
         let cells = &self.layout().history;

@@ -20,7 +20,7 @@ use super::catalog::{APP_COUNTERS_MAX, CODE_ROWS};
 pub const SLOTS: usize = 4096;
 
 /// Generations of workers that can be alive: one that serves and three that drain, or two
-/// that drain while a reload makes another one ready. Workers that were told to leave at
+/// that drain while a reload makes another one ready. Workers that have the order to leave at
 /// once are not among them.
 pub const GENERATIONS: usize = 4;
 

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_maps_the_zone_has_the_tables_too() {
+    fn a_process_that_maps_the_zone_has_the_tables_too() {
         let zone = Zone::create(1).unwrap();
         zone.provide_peer_tables(2).unwrap();
         let slot = zone.claim_slot(0, 1).unwrap();

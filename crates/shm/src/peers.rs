@@ -53,7 +53,7 @@ const COUNT: u64 = (1 << 24) - 1;
 /// The steps of eight tries for the last connection of an address.
 const STEPS_MAX: usize = 8 * 4;
 
-/// What became of a connection.
+/// Whether a connection may stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// It may stay, and is to be given back at its end.
@@ -95,7 +95,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where an address can be found, and how it is told from others.
+/// Where an address can be found, and how it is distinguished from others.
 #[derive(Clone, Copy, Debug)]
 struct Key {
     /// In the upper 40 bits.
@@ -349,7 +349,7 @@ mod tests {
         let words = [7, 7];
         assert_eq!(again.peer_secret().hash(words), zone.peer_secret().hash(words));
         assert_ne!(other.peer_secret().hash(words), zone.peer_secret().hash(words));
-        assert_eq!(format!("{peers:?}").matches("Secret").count(), 1, "it is not told");
+        assert_eq!(format!("{peers:?}").matches("Secret").count(), 1, "it is not printed");
     }
 
     /// From the authors' test vectors: the programs of an upgrade must have one hash.

@@ -30,7 +30,7 @@ pub enum SlotState {
     Ready = 2,
     /// The worker accepts.
     Serving = 3,
-    /// The worker accepts no more and finishes what it has, or has been told to.
+    /// The worker accepts no more and finishes what it has, or has the order to.
     Draining = 4,
 }
 
@@ -239,8 +239,8 @@ impl Slot {
         step("slot: after a state");
     }
 
-    /// How far the worker is. One that serves and has been told to stop gracefully drains,
-    /// to everybody else, whether or not it has heard of it.
+    /// How far the worker is. One that serves and has the order to stop gracefully counts as
+    /// draining, whether or not it has read the order.
     #[must_use]
     pub fn state(&self) -> SlotState {
         match self.reached() {
@@ -249,7 +249,7 @@ impl Slot {
         }
     }
 
-    /// Whether the worker has closed its listening sockets, not only been told to.
+    /// Whether the worker has closed its listening sockets, not only has the order to.
     #[must_use]
     pub fn has_left_listeners(&self) -> bool {
         self.reached() == SlotState::Draining

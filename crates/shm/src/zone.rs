@@ -54,10 +54,11 @@ impl Zone {
         Self::for_application(max_connections, Catalog::default())
     }
 
-    /// As [`create`](Self::create), for an application that counts this.
+    /// Creates a zone for an application that has counters of its own; otherwise like
+    /// [`create`](Self::create).
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`create`](Self::create).
     pub fn for_application(max_connections: u32, catalog: Catalog) -> io::Result<Arc<Self>> {
         let file = SharedFile::create("chappe-zone", ZONE_BYTES)?;
         fill(&file, max_connections)?;
@@ -250,7 +251,7 @@ impl Zone {
         }
     }
 
-    /// As [`free`](Self::free), but for a server that stops: the memory goes with it. To give
+    /// Frees a slot like [`free`](Self::free), but for a server that stops: the memory goes with it. To give
     /// it back costs a walk over the mappings of all workers, for each of them, and to clear
     /// what was never written costs the pages.
     pub fn free_at_stop(&self, slot: &Slot) {
@@ -354,7 +355,7 @@ impl Zone {
         values
     }
 
-    /// As [`totals`](Self::totals), by the master's own figures. Master only.
+    /// Sums the counters like [`totals`](Self::totals), but by the master's own figures. Master only.
     #[must_use]
     pub fn own_totals(&self) -> CounterValues {
         let own = &self.parts().own;

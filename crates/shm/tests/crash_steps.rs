@@ -149,7 +149,7 @@ fn assert_all_returned(zone: &Arc<Zone>, dead: &Slot, living: &mut Sharer, limit
     for (last, count) in [(1, 2), (2, 0), (9, 0)] {
         assert_eq!(zone.connections_of(loopback(last)), count, "{what}: 127.0.0.{last}");
     }
-    // Who lives on has all there is, and no more.
+    // A process that lives on has all there is, and no more.
     for nth in 0..=PER_IP - 2 {
         let room = if nth < PER_IP - 2 { Admission::Counted } else { Admission::Refused };
         assert_eq!(living.peers.admit(loopback(1), PER_IP), room, "{what}");

@@ -41,7 +41,7 @@ fn count() -> io::Result<usize> {
     if pid.to_str().and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
         return Ok(0);
     }
-    let wrong = || io::Error::new(io::ErrorKind::InvalidInput, "LISTEN_FDS is no number");
+    let wrong = || io::Error::new(io::ErrorKind::InvalidInput, "LISTEN_FDS is not a number");
     count.to_str().and_then(|count| count.parse::<u16>().ok()).map(usize::from).ok_or_else(wrong)
 }
 
@@ -83,7 +83,7 @@ pub fn take() -> io::Result<Vec<OwnedFd>> {
 pub fn listening_address(socket: &OwnedFd) -> io::Result<Address> {
     let wrong = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
     if getsockopt(socket, sockopt::SockType)? != SockType::Stream {
-        return Err(wrong("it is no stream socket"));
+        return Err(wrong("it is not a stream socket"));
     }
     if !getsockopt(socket, sockopt::AcceptConn)? {
         return Err(wrong("it does not listen"));
@@ -128,7 +128,7 @@ mod tests {
         assert!(listening_address(&file.into()).is_err());
         let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
         let text = listening_address(&datagrams.into()).unwrap_err().to_string();
-        assert!(text.contains("no stream socket"), "{text}");
+        assert!(text.contains("not a stream socket"), "{text}");
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let connected = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let text = listening_address(&connected.into()).unwrap_err().to_string();

@@ -74,7 +74,7 @@ pub fn bind_to_cpu(cpu: usize) -> io::Result<()> {
 /// The CPU of the worker of this number: N modulo the CPUs that this process may use.
 ///
 /// # Errors
-/// As [`allowed_cpus`].
+/// Those of [`allowed_cpus`].
 pub fn cpu_of(number: u16) -> io::Result<usize> {
     let cpus = allowed_cpus()?;
     let nth = usize::from(number).checked_rem(cpus.len()).unwrap_or(0);

@@ -83,7 +83,7 @@ impl Notifier {
     /// Gives a sign of life, if one is due.
     ///
     /// # Errors
-    /// As [`tell`](Self::tell); the next one is due as if it had been told.
+    /// Those of [`tell`](Self::tell); the next one is due as if it had been told.
     pub fn ping(&mut self, now: Instant) -> io::Result<()> {
         match &mut self.watchdog {
             Some(watchdog) if watchdog.due <= now => {

@@ -17,7 +17,7 @@ use nix::unistd::{self, ForkResult, Pid};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum ExitReason {
-    /// It was told to stop, and did.
+    /// It was ordered to stop, and did.
     Stopped = 0,
     /// It could not go on; its log says why.
     Failed = 1,
@@ -44,7 +44,7 @@ pub struct Forked(());
 ///
 /// # Errors
 /// Of fork itself (`EAGAIN`, `ENOMEM`); `EBUSY` when this process has more than one
-/// thread, whose locks would stay locked for ever in the new process.
+/// thread, whose locks would stay locked forever in the new process.
 pub fn fork_worker(body: impl FnOnce(Forked) -> ExitReason) -> nix::Result<Pid> {
     if current_thread_count().map_err(|error| errno_of(&error))? != 1 {
         return Err(Errno::EBUSY);

@@ -235,7 +235,8 @@ impl Semaphore {
         self.take().unwrap_or_else(|error| fault("sem_trywait", &error))
     }
 
-    /// As [`try_wait`](Self::try_wait); `None` where that one would panic.
+    /// Takes a permit if there is one, without sleeping; `None` where [`try_wait`](Self::try_wait)
+    /// would panic.
     #[must_use]
     pub fn checked_try_wait(&self) -> Option<bool> {
         self.take().ok()
@@ -262,8 +263,8 @@ impl Semaphore {
         self.add().unwrap_or_else(|error| fault("sem_post", &error));
     }
 
-    /// As [`post`](Self::post); `None` where that one would panic, and no permit was
-    /// added then.
+    /// Adds a permit and wakes a sleeper if there is one; `None` where [`post`](Self::post) would
+    /// panic, and no permit was added then.
     ///
     /// It is about the number of permits only. The C library also keeps there how many
     /// sleep and how they are woken, and believes it: with glibc 2.36 a post to a
@@ -289,7 +290,7 @@ impl Semaphore {
         self.count().unwrap_or_else(|error| fault("sem_getvalue", &error))
     }
 
-    /// As [`value`](Self::value); `None` where that one would panic.
+    /// The number of permits; `None` where [`value`](Self::value) would panic.
     #[must_use]
     pub fn checked_value(&self) -> Option<u32> {
         self.count().ok()

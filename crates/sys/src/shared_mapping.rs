@@ -26,7 +26,7 @@ use super::semaphore::{Semaphore, SemaphorePlace, Sharing};
 use super::shared::Shared;
 use super::shared_layout::SharedLayout;
 
-/// Who shrinks the file kills every process that touches the missing pages, by SIGBUS.
+/// A process that shrinks the file kills every process that touches the missing pages, by SIGBUS.
 /// These seals make that impossible, for us as well, and last as long as the file.
 const SEALS: SealFlag =
     SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
@@ -89,7 +89,7 @@ impl SharedFile {
     /// Maps the `T` that is `offset` bytes from the beginning.
     ///
     /// # Errors
-    /// As [`map_array`](Self::map_array).
+    /// Those of [`map_array`](Self::map_array).
     pub fn map<T: SharedLayout>(&self, offset: u64) -> io::Result<Arc<SharedMapping<T>>> {
         Ok(Arc::new(SharedMapping(self.array(offset, 1)?)))
     }
@@ -201,7 +201,7 @@ impl<T: SharedLayout> SharedMapping<T> {
     /// here on share it. `name` appears in `/proc/PID/maps`.
     ///
     /// # Errors
-    /// As [`SharedFile::create`] and [`SharedFile::map`].
+    /// Those of [`SharedFile::create`] and [`SharedFile::map`].
     pub fn create(name: &str) -> io::Result<Arc<Self>> {
         let bytes = u64::try_from(size_of::<T>()).map_err(io::Error::other)?;
         SharedFile::create(name, bytes)?.map(0)
@@ -227,15 +227,15 @@ impl<T: SharedLayout> SharedMapping<T> {
         place(self).init(Sharing::Processes, value)
     }
 
-    /// As [`SharedArray::clear`].
+    /// Gives the pages of a part back; they read as zeros, like [`SharedArray::clear`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`SharedArray::clear`].
     pub fn clear<U: SharedLayout>(&self, part: impl FnOnce(&T) -> &U) -> io::Result<()> {
         self.0.clear(|all| part(&all[0]))
     }
 
-    /// As [`SharedArray::forbid_writes`].
+    /// Forbids this process to write a part, like [`SharedArray::forbid_writes`].
     ///
     /// # Errors
     /// Of mprotect.

@@ -55,7 +55,7 @@ impl Signals {
     /// neither handlers nor pipe of this one are left; `body` makes its own and unblocks.
     ///
     /// # Errors
-    /// As [`fork_worker`]; the signals are unblocked then as well.
+    /// Those of [`fork_worker`]; the signals are unblocked then as well.
     pub fn fork(&mut self, body: impl FnOnce(Forked) -> ExitReason) -> io::Result<Pid> {
         block()?;
         let forked = fork_worker(|forked| {

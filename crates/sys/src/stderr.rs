@@ -46,7 +46,7 @@ impl Stderr {
         });
         Self(match kind {
             SFlag::S_IFSOCK => Kind::Socket,
-            SFlag::S_IFIFO | SFlag::S_IFCHR if open_anew().is_err() => Kind::Asked,
+            SFlag::S_IFIFO | SFlag::S_IFCHR if reopen().is_err() => Kind::Asked,
             _ => Kind::Plain,
         })
     }
@@ -81,7 +81,7 @@ impl Stderr {
     }
 }
 
-fn open_anew() -> io::Result<()> {
+fn reopen() -> io::Result<()> {
     let own = OpenOptions::new()
         .write(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)

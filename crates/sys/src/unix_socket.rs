@@ -65,7 +65,7 @@ pub fn is_live(path: &Path) -> io::Result<bool> {
 /// Connects, within a time: a full backlog makes connects wait.
 ///
 /// # Errors
-/// As [`connect`]; `WouldBlock` when the time is over.
+/// Those of [`connect`]; `WouldBlock` when the time is over.
 pub fn connect_timeout(path: &Path, timeout: Duration) -> io::Result<OwnedFd> {
     let (short, _directory) = short_path(path)?;
     let socket = stream_socket(SockFlag::empty())?;

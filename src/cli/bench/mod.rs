@@ -16,7 +16,7 @@ use clap::builder::RangedU64ValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::body;
-use super::output::complain;
+use super::output::print_error;
 use super::send::{DEFAULT_TO, chain, parse_timeout};
 use crate::config::Address;
 use load::{Expect, First, Paced, Plan, Step, Watch};
@@ -28,7 +28,7 @@ const OPEN_PIPELINE: u32 = 1024;
 ///
 /// Without --rate each connection sends its next request when a reply makes room
 /// (closed loop); with it requests are due by the clock, and each is timed from the
-/// moment it was due. Exit code 0 only if every request was answered rightly.
+/// moment it was due. Exit code 0 only if every request was answered correctly.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
     /// The server, as HOST:PORT or unix:PATH [default: the first address of the
@@ -76,7 +76,7 @@ pub(crate) struct BenchArgs {
     /// How long to wait for each connection, and for the last replies
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_timeout)]
     timeout: Duration,
-    /// Connections that send one ping and then only exist
+    /// Connections that send one ping and then stay idle
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=100_000))]
     idle: u32,
     /// Connections that send and never read; full before the measurement begins
@@ -192,7 +192,7 @@ pub(crate) fn run(
     let plan = match args.plan(default_to.as_ref(), &known_pids) {
         Ok(plan) => plan,
         Err(error) => {
-            complain(err, &format!("cannot read the body: {error}"));
+            print_error(err, &format!("cannot read the body: {error}"));
             return 1;
         }
     };
@@ -202,7 +202,7 @@ pub(crate) fn run(
     let report = match result {
         Ok(report) => report,
         Err(error) => {
-            complain(err, &chain(&error));
+            print_error(err, &chain(&error));
             return 1;
         }
     };
@@ -212,15 +212,15 @@ pub(crate) fn run(
         report::text(&plan, &report, unknown.as_deref())
     };
     let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    for complaint in report::complaints(&plan, &report) {
+    for failure in report::failures(&plan, &report) {
         // For a script that reads only stderr.
-        complain(err, &complaint);
+        print_error(err, &failure);
     }
     match printed {
         Ok(()) => u8::from(!report.is_clean()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 1,
         Err(error) => {
-            complain(err, &format!("cannot print: {error}"));
+            print_error(err, &format!("cannot print: {error}"));
             1
         }
     }

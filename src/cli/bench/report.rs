@@ -121,7 +121,7 @@ pub(super) fn text(plan: &Plan, report: &Report, unknown: Option<&str>) -> Strin
 }
 
 /// What makes the exit code 1, a sentence each.
-pub(super) fn complaints(plan: &Plan, report: &Report) -> Vec<String> {
+pub(super) fn failures(plan: &Plan, report: &Report) -> Vec<String> {
     let mut all = Vec::new();
     if !report.is_complete {
         let planned = plan.duration.as_secs_f64();
@@ -133,7 +133,7 @@ pub(super) fn complaints(plan: &Plan, report: &Report) -> Vec<String> {
     }
     let wrong: u64 = report.faults.iter().map(|(_, count, _)| count).sum();
     if wrong > 0 {
-        all.push(format!("{wrong} errors; {} requests were answered rightly", report.replies));
+        all.push(format!("{wrong} errors; {} requests were answered correctly", report.replies));
     } else if report.replies == 0 {
         all.push("nothing was answered".to_owned());
     }

@@ -27,8 +27,8 @@ pub(crate) struct NewArgs {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NewError {
     #[error(
-        "{0:?} is no name for a project: 1 to {NAME_BYTES_MAX} of a-z, 0-9, - and _, of which \
-         the first is a letter, and no name of a crate that it needs or of a folder of cargo's"
+        "{0:?} is not a valid project name: 1 to {NAME_BYTES_MAX} of a-z, 0-9, - and _, of which \
+         the first is a letter, and not the name of a crate that it needs or of a folder of cargo's"
     )]
     Name(String),
     #[error("{} exists", .0.display())]

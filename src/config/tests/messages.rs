@@ -84,7 +84,7 @@ fn values_are_checked_against_each_other() {
         ),
         (
             "pid_file = './x'\ncontrol_socket = 'x'",
-            &["2:18: control_socket is the same path as pid_file, must be another"],
+            &["2:18: control_socket is the same path as pid_file, must be a different path"],
         ),
         (
             "[[listen]]\n[[listen]]\naddress = '127.0.0.1:7601'\n[[listen]]\nbacklog = 3\n\
@@ -99,7 +99,7 @@ fn values_are_checked_against_each_other() {
              [[listen]]\naddress = 'unix:run/chappe.sock'\n",
             &[
                 "4:11: listen.1.address is unix:/a, which listen.0 has at chappe.toml:2:11 too",
-                "6:11: listen.2.address is the same path as control_socket, must be another",
+                "6:11: listen.2.address is the same path as control_socket, must be a different path",
             ],
         ),
         ("listen = []", &["1:10: listen has 0 tables, must have 1..=64"]),
@@ -193,7 +193,7 @@ fn a_log_is_no_place_for_anything_else() {
         let expected: Vec<String> = [expected]
             .into_iter()
             .filter(|e| !e.is_empty())
-            .map(|e| format!("{e} in log.directory, must be another"))
+            .map(|e| format!("{e} in log.directory, must be a different path"))
             .collect();
         assert_eq!(found, expected, "{text}");
     }

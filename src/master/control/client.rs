@@ -100,8 +100,8 @@ impl Client {
         }
     }
 
-    /// While it waits: nobody is kept a place for who has gone. One that only has closed
-    /// its writing end waits on.
+    /// While it waits: no place is kept for a client that has gone. One that has only closed
+    /// its writing end keeps waiting.
     pub(super) fn note_departure(&mut self) {
         if !self.has_ended {
             let mut rest = [0; 4096];
@@ -164,7 +164,7 @@ impl Client {
             match list.read_piece(&mut self.answer, PIECE_BYTES) {
                 Ok(true) => return true,
                 Ok(false) => {}
-                Err(error) => log::warn!("an answer is cut short: {error}"),
+                Err(error) => log::warn!(target: "control.cut", "an answer is cut short: {error}"),
             }
             self.lists.pop_front();
         }

@@ -27,11 +27,11 @@ pub(in crate::master) struct List {
 
 impl List {
     /// # Errors
-    /// It is no memfd, not sealed against every change, or longer than `bytes_max`.
+    /// It is not a memfd, not sealed against every change, or longer than `bytes_max`.
     pub(in crate::master) fn new(descriptor: OwnedFd, bytes_max: u64) -> io::Result<Self> {
         let wrong = |text: &str| io::Error::new(ErrorKind::InvalidData, text.to_owned());
         let seals = fcntl(&descriptor, FcntlArg::F_GET_SEALS);
-        let seals = seals.map_err(|_| wrong("it is no file in memory"))?;
+        let seals = seals.map_err(|_| wrong("it is not a memfd"))?;
         if !SealFlag::from_bits_retain(seals).contains(SEALS) {
             return Err(wrong("it is not sealed"));
         }
@@ -97,8 +97,8 @@ pub(super) mod tests {
             assert_eq!(refused(memfd(b"", SEALS - missing).into()), "it is not sealed");
         }
         let (pipe, _writer) = nix::unistd::pipe().unwrap();
-        assert_eq!(refused(pipe), "it is no file in memory");
-        assert_eq!(refused(tempfile::tempfile().unwrap().into()), "it is no file in memory");
-        assert_eq!(refused(File::open("/dev/zero").unwrap().into()), "it is no file in memory");
+        assert_eq!(refused(pipe), "it is not a memfd");
+        assert_eq!(refused(tempfile::tempfile().unwrap().into()), "it is not a memfd");
+        assert_eq!(refused(File::open("/dev/zero").unwrap().into()), "it is not a memfd");
     }
 }

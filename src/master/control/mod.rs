@@ -103,7 +103,7 @@ impl ControlSocket {
             Ok(_) => {
                 return Err(io::Error::new(
                     ErrorKind::AlreadyExists,
-                    "there is something that is no socket",
+                    "a file that is not a socket is already there",
                 ));
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -151,7 +151,8 @@ impl ControlSocket {
                 ClientState::Asking => {
                     client.read(|request| {
                         if may_wait(request) && waiting >= WAITING_MAX {
-                            let error = "too many wait for an answer already, try again";
+                            let error =
+                                "too many clients are already waiting for an answer, try again";
                             return Answer::Now(Reply::refused(error));
                         }
                         waiting += usize::from(may_wait(request));
@@ -195,7 +196,7 @@ impl ControlSocket {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => {
                     if let Some(held) = self.warnings.admit(Moment::now()) {
-                        log::warn!("cannot accept on the control socket: {error}{held}");
+                        log::warn!(target: "control.accept_failed", "cannot accept on the control socket: {error}{held}");
                     }
                     self.paused_until = Some(now + ACCEPT_PAUSE);
                     return;
@@ -203,7 +204,7 @@ impl ControlSocket {
             };
             if let Err(error) = stream.set_nonblocking(true).and_then(|()| check_peer(&stream)) {
                 if let Some(held) = self.warnings.admit(Moment::now()) {
-                    log::warn!("a control client was turned away: {error}{held}");
+                    log::warn!(target: "control.refused", "a control client was turned away: {error}{held}");
                 }
                 continue;
             }
@@ -425,7 +426,7 @@ mod tests {
             number += 1;
             Answer::Later(number)
         });
-        // One too many was told so.
+        // The client that was one too many got an error.
         let mut last = String::new();
         BufReader::new(clients.pop().unwrap()).read_line(&mut last).unwrap();
         assert!(last.contains("too many"), "{last}");

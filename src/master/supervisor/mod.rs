@@ -2,7 +2,7 @@
 //! they share.
 //!
 //! It knows no generation but by its number, no client and no configuration: the loop says
-//! which workers are to be there and what they are to do, and gets back what became of them
+//! which workers are to be there and what they are to do, and gets back the outcomes
 //! ([`Heard`], [`Ended`]). What has a time goes into the one queue of deadlines.
 
 mod asking;
@@ -43,7 +43,7 @@ use worker::{Delivery, Worker};
 /// How many messages of one worker are read in a turn of the loop; the rest comes in the
 /// next turn, so that a worker that sends without end does not keep the master.
 const MESSAGES_A_TURN: usize = 64;
-/// How many messages that are none are taken from a worker before it is killed.
+/// How many invalid messages are taken from a worker before it is killed.
 const NONSENSE_MAX: u32 = 16;
 /// How long a worker may live on after its end of the channel is gone.
 const MUTE_MAX: Duration = Duration::from_secs(5);
@@ -168,7 +168,7 @@ impl Supervisor {
                     Ok(Some(ReceivedParcel::Parcel(parcel))) => parcel,
                     Ok(None) => break,
                     Ok(Some(ReceivedParcel::Nonsense)) => {
-                        worker.note_nonsense("what is no message", &mut self.warnings);
+                        worker.note_nonsense("an invalid message", &mut self.warnings);
                         continue;
                     }
                     Ok(Some(ReceivedParcel::Closed)) => {
@@ -177,7 +177,7 @@ impl Supervisor {
                         break;
                     }
                     Err(error) => {
-                        log::warn!("channel of worker {}: {error}", worker.number);
+                        log::warn!(target: "channel.failed", "channel of worker {}: {error}", worker.number);
                         worker.let_go(deadlines);
                         heard.push(Heard::Gone(worker.pid));
                         break;
@@ -442,7 +442,7 @@ impl Worker {
         }
         if self.nonsense == NONSENSE_MAX {
             log::error!(
-                target: "worker.nonsense_max", "worker is killed: {NONSENSE_MAX} messages were none worker={number} pid={pid}"
+                target: "worker.nonsense_max", "killing worker: it sent {NONSENSE_MAX} invalid messages worker={number} pid={pid}"
             );
             self.channel = None;
             self.signal(Signal::SIGKILL);

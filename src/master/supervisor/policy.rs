@@ -30,7 +30,7 @@ impl Death {
     }
 }
 
-/// What becomes of its place.
+/// What happens to its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::master) enum Verdict {
     /// No worker takes its place.

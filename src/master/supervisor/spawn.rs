@@ -127,7 +127,7 @@ impl Birth {
         let assignment = self.settle_in(forked);
         assignment.map_or_else(
             |error| {
-                log::error!("worker {number} cannot boot: {error}");
+                log::error!(target: "worker.boot_failed", "worker {number} cannot boot: {error}");
                 ExitReason::CannotBoot
             },
             run_worker,
@@ -170,13 +170,13 @@ fn confine(
 ) -> io::Result<()> {
     let config = &assignment.config;
     if let Err(error) = limits::set_descriptors(config.worker_rlimit_nofile) {
-        // What is too much was told by the master, and is no error here.
-        log::warn!("worker_rlimit_nofile cannot be set: {error}");
+        // The master has warned of a number that is too high; it is no error here.
+        log::warn!(target: "setting.no_effect", "worker_rlimit_nofile cannot be set: {error}");
     }
     if config.worker_cpu_affinity == CpuAffinity::Auto
         && let Err(error) = limits::cpu_of(assignment.number).and_then(limits::bind_to_cpu)
     {
-        log::warn!("worker_cpu_affinity has no effect: {error}");
+        log::warn!(target: "setting.no_effect", "worker_cpu_affinity has no effect: {error}");
     }
     if let Some(identity) = identity {
         let named = |error| io::Error::other(format!("cannot become the user: {error}"));

@@ -65,10 +65,10 @@ pub(super) fn report(number: u16, pid: Pid, since_ms: u64, connections: u32) {
     );
     let threads = threads_of(pid);
     for thread in threads.iter().take(THREADS_MAX) {
-        log::error!("worker={number} pid={pid} {thread}");
+        log::error!(target: "worker.stuck_thread", "worker={number} pid={pid} {thread}");
     }
     if threads.len() > THREADS_MAX {
-        log::error!("worker={number} and {} threads more", threads.len() - THREADS_MAX);
+        log::error!(target: "worker.stuck_thread", "worker={number} and {} threads more", threads.len() - THREADS_MAX);
     }
 }
 
@@ -125,11 +125,11 @@ mod tests {
         // Asleep until 2000, and overdue from then on.
         assert!(!looks(&mut stall, &[1100, 1500, 1999, 2000]).contains(&true));
         assert_eq!(looks(&mut stall, &[2100, 2200, 2300, 2399]), [false; 4]);
-        assert_eq!(looks(&mut stall, &[2400, 2500]), [true, false], "told once");
+        assert_eq!(looks(&mut stall, &[2400, 2500]), [true, false], "reported once");
     }
 
     #[test]
-    fn progress_begins_anew() {
+    fn progress_starts_the_time_again() {
         let mut stall = Stall::default();
         // Overdue at three looks of four, again and again.
         for look in 1..400 {

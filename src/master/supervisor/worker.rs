@@ -43,7 +43,7 @@ pub(super) struct Worker {
     warnings: Throttle,
 }
 
-/// What became of a question to one worker.
+/// The outcome of a question to one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Delivery {
     /// It will answer.
@@ -180,7 +180,7 @@ impl Worker {
     /// Its process can't be another one: it is not reaped yet.
     pub(super) fn signal(&self, signal: Signal) {
         if let Err(error) = kill(self.pid, signal) {
-            log::warn!("cannot send {signal} to worker {}: {error}", self.number);
+            log::warn!(target: "channel.failed", "cannot send {signal} to worker {}: {error}", self.number);
         }
     }
 

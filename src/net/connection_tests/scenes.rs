@@ -31,7 +31,7 @@ impl World {
         self.reactor.counters.value(counter)
     }
 
-    /// What the peer is told, once the other threads are done.
+    /// What the peer receives, once the other threads are done.
     #[track_caller]
     fn says(&mut self, expected: &[&str]) {
         self.threads();
@@ -356,7 +356,7 @@ fn a_connection_is_read_when_the_inbox_total_has_room_again() {
     assert_eq!(it.watched(), READS);
     it.event(IN);
     it.says(&["1 half"]);
-    // Who holds nothing may bring what fits into a few bytes.
+    // A connection that holds nothing may bring what fits into a few bytes.
     _ = it.reactor.engine.inbox_total().charge(4001);
     it.bring(frame(1, "small"));
     it.says(&["1 small"]);

@@ -4,7 +4,7 @@
 use chappe_engine::{Batch, BodyTooLong, Framed, Goodbye, Notice, Opened, Problem, Protocol, Rest};
 use chappe_wire::{self as wire, BODY_BYTES_MAX, ErrorNumber, HEADER_BYTES, Header};
 
-/// What a peer is told whose message a rate limit has refused.
+/// The text for a peer whose message a rate limit has refused.
 const TOO_FAST: &str = "above the rate limit";
 
 /// The native protocol, with its configured bound.

@@ -23,7 +23,7 @@ const LOGIN_FIRST: &str = "HELLO must be called with the client already authenti
                            authenticate the client and select the RESP protocol version at the \
                            same time";
 
-/// How many bytes of an unknown command, and of its arguments, are told.
+/// How many bytes of an unknown command, and of its arguments, are repeated in the error.
 const SHOWN_BYTES_MAX: usize = 128;
 
 /// One command on its way to its answer.
@@ -151,7 +151,7 @@ impl Ask<'_> {
         Served::Answered
     }
 
-    /// `Some`: the peer is told why not.
+    /// `Some`: the login was refused, and the peer gets the reason.
     fn log_in(&mut self, user: &[u8], password: &[u8]) -> Option<Served> {
         match self.host.authenticate(user, password) {
             Login::Admitted => return None,

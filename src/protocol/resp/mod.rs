@@ -33,7 +33,7 @@ pub(super) use about::Facts;
 const RESP2: u8 = 0;
 const RESP3: u8 = 1;
 
-/// What a peer is told that has to log in first.
+/// The text for a peer that has to log in first.
 const NOAUTH: &str = "Authentication required.";
 
 /// The RESP of one listener.
@@ -205,7 +205,7 @@ fn name_of(words: Words<'_>) -> Command {
     words.iter().next().map_or(Command::Unknown, |name| Command::named(&name))
 }
 
-/// Code and body of a `CHAPPE.CALL` that a handler may have. What is wrong with another is told
+/// Code and body of a `CHAPPE.CALL` that a handler may have. The mistake in another is answered
 /// when it is its turn.
 fn call<'a>(words: Words<'a>) -> Option<(u16, &'a [u8])> {
     if !matches!(words.count(), 2 | 3) {

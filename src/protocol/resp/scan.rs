@@ -60,8 +60,8 @@ pub(super) fn scan(stream: &[u8]) -> Scan<'_> {
     }
 }
 
-/// As [`scan`], of a begun command that was looked at before, with what has come behind it. The
-/// words of a whole one are not told.
+/// Scans on in a begun command that was scanned before, with what has come behind it; otherwise
+/// like [`scan`]. The words of a whole command are not returned.
 pub(super) fn scan_on<'a>(begun: &'a [u8], input: &[u8], progress: &mut Progress) -> Scan<'a> {
     if begun.first() != Some(&b'*') {
         let seen = progress.at as usize;
@@ -161,7 +161,7 @@ fn walk(stream: &[u8], from: Progress) -> Walk {
     Walk::End(at)
 }
 
-/// A line of words, of which so many bytes are known to hold no end.
+/// A line of words, of which the first `seen` bytes are known to hold no end.
 fn scan_line(stream: &[u8], seen: usize) -> Scan<'_> {
     let too_big = || Scan::Malformed("too big inline request".to_owned());
     let end = stream[seen..].iter().take(LINE_BYTES_MAX + 1).position(|byte| *byte == b'\n');

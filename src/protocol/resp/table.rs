@@ -29,7 +29,7 @@ pub(super) enum Command {
 pub(super) struct Row {
     pub(super) name: &'static str,
     pub(super) command: Command,
-    /// How many words it has, the name included; negative: at least so many.
+    /// How many words it has, the name included; negative: at least that many.
     pub(super) arity: i32,
     /// It may be used before the gate.
     pub(super) is_before_gate: bool,

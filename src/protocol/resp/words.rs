@@ -153,7 +153,7 @@ fn double_quoted(bytes: &[u8], word: &mut Vec<u8>) -> Option<usize> {
     }
 }
 
-/// As [`double_quoted`].
+/// Reads a word in single quotes; what it returns is what [`double_quoted`] returns.
 fn single_quoted(bytes: &[u8], word: &mut Vec<u8>) -> Option<usize> {
     let mut at = 0;
     loop {

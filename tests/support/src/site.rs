@@ -126,9 +126,9 @@ pub(crate) fn command_of(mut command: Command, dir: &Path) -> Command {
 pub struct Finished {
     /// `None`: ended by a signal.
     pub code: Option<i32>,
-    /// What it has printed.
+    /// What it has printed to standard output.
     pub stdout: String,
-    /// What it has complained of.
+    /// What it has printed to standard error.
     pub stderr: String,
 }
 

@@ -182,7 +182,7 @@ struct Answer {
 const LATER: u8 = b'd';
 const CONTINUED: u8 = b'D';
 
-/// What becomes of tickets.
+/// What happens to tickets.
 struct Desk {
     /// Each of the first has a thread of its own, which says whether it has resumed it.
     used: Mutex<Vec<JoinHandle<bool>>>,

@@ -8,7 +8,7 @@ use chappe_rings::sync::{AtomicU64, Words};
 use loom::sync::{Condvar, Mutex};
 use std::sync::Arc;
 
-/// Runs a model with at most so many preemptions: what goes wrong, goes wrong with few.
+/// Runs a model with at most `preemptions`: what goes wrong, goes wrong with few.
 fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -37,7 +37,7 @@ impl Semaphore {
         self.posted.notify_one();
     }
 
-    /// Sleeps for ever if no permit comes, which loom reports as a deadlock.
+    /// Sleeps forever if no permit comes, which loom reports as a deadlock.
     fn wait(&self) {
         let mut permits = self.permits.lock().expect("no model panics under a lock");
         while *permits == 0 {

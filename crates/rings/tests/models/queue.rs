@@ -1,4 +1,4 @@
-//! The queue: nothing is lost, nothing comes twice, and who waits for room is called.
+//! The queue: nothing is lost, nothing comes twice, and a producer that waits for room is called.
 
 use super::{Semaphore, check, words};
 use chappe_rings::sync::{die_at, survives};
@@ -110,8 +110,8 @@ fn a_producer_that_dies_leaves_whole_records() {
     }
 }
 
-/// A consumer that dies before it has taken a record leaves it to the next one. Who comes
-/// next calls the producer, which may wait for room that is there already.
+/// A consumer that dies before it has taken a record leaves it to the next one. The next
+/// one calls the producer, which may wait for room that is there already.
 #[test]
 fn a_consumer_that_dies_takes_nothing_with_it() {
     for nth in 1..=2 {

@@ -15,10 +15,10 @@ use nix::unistd::Pid;
 /// What perf counts: each entry into the kernel by a system call.
 const EVENT: &str = "raw_syscalls:sys_enter";
 
-/// How long perf may take to start, or to do as it is told.
+/// How long perf may take to start, or to carry out an order.
 const ANSWER_MS_MAX: u16 = 5000;
 
-/// A perf that waits to be told.
+/// A perf that waits for orders.
 #[derive(Debug)]
 pub(super) struct CallCounter {
     perf: Child,
@@ -113,10 +113,10 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((reader.into(), writer.into()))
 }
 
-/// The first line of a complaint.
+/// The first line of what perf has printed.
 fn reason(text: &str) -> String {
     let line = text.lines().find(|line| !line.trim().is_empty());
-    format!("perf: {}", line.unwrap_or("it did not do as it was told, and does not say why"))
+    format!("perf: {}", line.unwrap_or("it did not carry out its orders, and does not say why"))
 }
 
 /// The count in what `perf stat -x ;` prints.

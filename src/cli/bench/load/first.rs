@@ -28,7 +28,7 @@ impl FromStr for First {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (code, body) = text.split_once(':').ok_or("a code, a colon and a body are wanted")?;
+        let (code, body) = text.split_once(':').ok_or("expected CODE:BODY")?;
         let code = code.parse().map_err(|error| format!("the code: {error}"))?;
         if body.len() > BODY_BYTES_MAX {
             return Err(BodyTooLong(body.len()).to_string());
@@ -135,7 +135,7 @@ mod tests {
         (near, listener.accept().unwrap().0)
     }
 
-    /// What came of a first frame that was answered by these bytes, and both ends.
+    /// The outcome of a first frame that was answered by these bytes, and both ends.
     fn answered_by(
         bytes: &[u8],
         timeout: Duration,

@@ -43,7 +43,7 @@ impl Clock {
 pub(super) struct Exchange {
     pub(super) bodies: Bodies,
     pub(super) code: Code,
-    /// The code of the replies. Frames of other codes, but for errors, are none.
+    /// The code of the replies. Frames of other codes, but for errors, are not replies.
     pub(super) reply_code: Code,
     pub(super) expect: Expect,
     /// How many requests may be under way.
@@ -262,7 +262,7 @@ impl Lane {
     fn end_of_stream(&mut self, tally: &mut Tally) {
         let number = self.number;
         if self.partial.is_empty() && self.starts.is_empty() && self.state == State::Leaving {
-            // After a goodbye, with everything answered: that was told already.
+            // After a goodbye, with everything answered: the end was announced.
             self.state = State::Gone;
         } else if self.partial.is_empty() {
             let owed = self.starts.len();

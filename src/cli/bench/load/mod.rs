@@ -78,7 +78,7 @@ pub(crate) enum Step {
     Draining,
 }
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
     /// The address that was measured.

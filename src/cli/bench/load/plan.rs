@@ -33,7 +33,7 @@ pub(crate) struct Plan {
     pub(crate) first: Option<First>,
     /// The requests' code.
     pub(crate) code: Code,
-    /// The replies' code: frames of others are none.
+    /// The code of the replies: frames of other codes are not replies.
     pub(crate) reply_code: Code,
     /// What the replies must be.
     pub(crate) expect: Expect,
@@ -45,7 +45,7 @@ pub(crate) struct Plan {
     pub(crate) duration: Duration,
     /// For each connection to come about, and for the last replies to come.
     pub(crate) timeout: Duration,
-    /// Connections that send one ping and then only exist.
+    /// Connections that send one ping and then stay idle.
     pub(crate) idle: u32,
     /// Connections that send and never read.
     pub(crate) slow_readers: u32,
@@ -82,9 +82,9 @@ pub(crate) enum Expect {
 pub(crate) enum LoadError {
     #[error(transparent)]
     Connect(#[from] ClientError),
-    #[error("connection {number} of {all} to {to} did not come about")]
+    #[error("connection {number} of {all} to {to} could not be made")]
     ConnectOne { number: u64, all: u64, to: Target, source: io::Error },
-    #[error("connection {number} of {all} to {to} takes no part")]
+    #[error("connection {number} of {all} to {to} is left out")]
     First { number: u64, all: u64, to: Target, source: FirstError },
     #[error("{to} does not answer a ping as a Chappe server does")]
     Protocol { to: Target, source: Wrong },

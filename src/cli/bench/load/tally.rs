@@ -4,7 +4,7 @@ use hdrhistogram::Histogram;
 
 use super::fault::{Fault, Faults};
 
-/// The longest latency that is told apart from longer ones: an hour, in nanoseconds.
+/// The longest latency that is distinguished from longer ones: an hour, in nanoseconds.
 const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 /// Three digits: 1.234 ms and 1.235 ms are two values.
 const DIGITS: u8 = 3;
