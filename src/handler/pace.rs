@@ -38,7 +38,7 @@ const PROOF_GROWTH: u32 = 8;
 const RELAPSES_MAX: u32 = 3;
 /// What takes longer on the loop is a relapse at once.
 const VERY_LONG: Duration = Duration::from_millis(20);
-/// Two long turns within so many calls are a relapse.
+/// Two long turns within this many calls are a relapse.
 const TURNS_WITHIN: u64 = 8192;
 /// Calls of a hook, each of which is timed, that may follow a long one without another.
 const SUSPECT_HOOKS: u32 = 8192;
@@ -115,6 +115,12 @@ impl Tempo {
         }
     }
 
+    /// Whether it stays on the handler threads. [`Tempo::pace`] does not tell: to it a call that
+    /// proves nothing is one of a slow handler, too.
+    pub(super) fn is_slow(&self) -> bool {
+        self.to_prove.load(Ordering::Relaxed) == Self::NEVER
+    }
+
     /// Whether the next call proves nothing.
     fn is_spared(&self) -> bool {
         let relapses = self.relapses.load(Ordering::Relaxed);
@@ -161,8 +167,7 @@ impl Tempo {
         }
     }
 
-    /// A turn of the loop with nothing but calls of this handler, of which there were so many in
-    /// all, was long.
+    /// A turn of the loop with nothing but calls of this handler, `calls` of them, was long.
     pub(super) fn record_turn(&self, time: Duration, calls: u64) -> Changed {
         let last = self.long_turn_at.swap(calls + 1, Ordering::Relaxed);
         let is_again = last > 0 && (calls + 1).saturating_sub(last) <= TURNS_WITHIN;
@@ -185,7 +190,7 @@ impl Tempo {
     }
 }
 
-/// Of how many calls one is timed, after so many relapses.
+/// Of how many calls one is timed, after `relapses` relapses.
 fn spread(relapses: u32) -> u32 {
     PROOF_GROWTH.pow(relapses.min(RELAPSES_MAX))
 }
@@ -233,6 +238,7 @@ mod tests {
             assert_eq!(tempo.record(QUICK_TIME_MAX), Changed::Nothing, "long is longer");
             assert_eq!(tempo.record(LONG), Changed::Nothing, "it is looked at");
             assert_eq!(tempo.record(LONG), Changed::Demoted);
+            assert_eq!(tempo.is_slow(), spread == 64, "only then");
             tempo.calls.store(0, Ordering::Relaxed);
         }
         assert_eq!(tempo.pace(), Pace::Slow);

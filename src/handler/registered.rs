@@ -4,7 +4,6 @@ use super::Service;
 use super::application::Application;
 use super::pace::{Changed, Tempo};
 use super::routes::{Route, RoutePace};
-use chappe_engine::Pace;
 use chappe_shm::{AppFigures, Count as _, Counter, Runs};
 use std::fmt::Display;
 use std::time::Duration;
@@ -49,7 +48,7 @@ impl<S: Service> Application<S> {
         self.note_change(format_args!("code={code}"), &registered.tempo, changed, time);
     }
 
-    /// As [`Application::note`]; `what` says which handler or hook.
+    /// Logs and counts a change of pace, like [`Application::note`]; `what` names the handler or hook.
     pub(super) fn note_change(
         &self,
         what: impl Display,
@@ -58,19 +57,19 @@ impl<S: Service> Application<S> {
         time: Duration,
     ) {
         let took_us = time.as_micros();
-        match (changed, tempo.pace()) {
+        match (changed, tempo.is_slow()) {
             (Changed::Nothing, _) => {}
             (Changed::Promoted, _) => {
-                log::debug!(target: "handler.promoted", "a handler runs on the event loop {what}")
+                log::debug!(target: "handler.promoted", "a handler now runs on the event loop {what}")
             }
-            (Changed::Demoted, Pace::Slow) => log::warn!(
+            (Changed::Demoted, true) => log::warn!(
                 target: "handler.demoted",
-                "a handler has taken long on the event loop too often, it stays on the handler \
+                "a handler was slow on the event loop too often; it stays on the handler \
                  threads {what} took_us={took_us}"
             ),
-            (Changed::Demoted, _) => log::warn!(
+            (Changed::Demoted, false) => log::warn!(
                 target: "handler.demoted",
-                "a handler has taken long on the event loop, the handler threads run it again \
+                "a handler was slow on the event loop; it runs on the handler threads again \
                  {what} took_us={took_us}"
             ),
         }

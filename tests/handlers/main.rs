@@ -4,6 +4,7 @@
 mod deferred;
 mod figures;
 mod hooks;
+mod pace;
 mod pushes;
 mod resp;
 mod service;

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use chappe_client::{ClientError, Connection};
-use chappe_testkit::diary::{CLOSE, COUNT, DENY, HOLD, LOGIN, PANIC};
+use chappe_testkit::diary::{CLOSE, COUNT, DENY, GATE, HOLD, LOGIN, PANIC};
 use chappe_testkit::site::configuration;
-use chappe_testkit::{Gate, Site, TestServer, drain, receive_error, reset_on_close, wait_until};
+use chappe_testkit::{
+    DEADLINE, Gate, Site, TestServer, drain, receive_error, reset_on_close, wait_until,
+};
 use chappe_wire::{
-    CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO, ErrorNumber, Goodbye, NO_CODE, append_frame,
+    CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO, ErrorNumber, Goodbye, NO_CODE, append_frame, encode,
 };
 use nix::sys::signal::Signal;
 
@@ -113,7 +115,7 @@ fn a_service_hears_of_each_begin_and_end() {
     assert_life(&server, &id, 1, "ProtocolError");
 
     server.wait_status("/workers/0/connections", |n| n == 0);
-    // Nothing came of it later.
+    // Nothing happened later.
     let journal = server.read("journal.txt");
     assert_eq!(
         (journal.matches(" connected ").count(), journal.matches(" closed ").count()),
@@ -179,7 +181,7 @@ fn a_service_hears_of_each_of_many_connections_in_order() {
     }
 }
 
-/// Its messages and its hooks run one after the other, whatever becomes of its peer; until
+/// Its messages and its hooks run one after the other, whatever happens to its peer; until
 /// then it counts as a connection.
 #[test]
 fn closed_waits_for_the_handler_of_a_peer_that_has_left() {
@@ -412,4 +414,60 @@ fn a_panic_in_closed_costs_nothing_else() {
     assert_eq!(stays.call(COUNT, b"").expect("untouched").code, COUNT);
     assert_eq!(server.worker_pids(), workers);
     server.wait_status("/totals/handler_panics", |panics| panics == 3);
+}
+
+/// Each connection has a permit until its last hook has run: `max_connections` bounds the states
+/// that a service holds, however slow it is to give them up.
+#[test]
+fn a_connection_keeps_its_permit_while_closed_blocks() {
+    let toml = "worker_processes = 1\nmax_connections = 2\n";
+    let server = start_as(SERVICE, "closed_blocks", toml, "closed = \"hangs\"\n");
+    let gate = Gate::new(server.path(GATE));
+    let (first, id) = counted(&server, 1);
+    let (second, _) = counted(&server, 1);
+    drop(first);
+    assert_life(&server, &id, 1, "PeerClosed");
+    receive_error(&mut server.connect(), ErrorNumber::Busy);
+    assert_eq!(server.status_number("/permits/held"), 2);
+    gate.open();
+    server.wait_status("/permits/held", |held| held == 1);
+    let (_, id) = counted(&server, 1);
+    assert_life(&server, &id, 1, "PeerClosed");
+    drop(second);
+}
+
+#[test]
+fn a_service_hears_of_a_peer_that_stays_too_fast() {
+    let server = start("too_fast", "[limits]\nmessages_per_second = 1\n");
+    let (mut client, id) = counted(&server, 1);
+    // No quiet second in between: the next are sent when the last are refused.
+    let many = encode(CODE_ECHO, b"x").expect("short").repeat(50);
+    let begun = std::time::Instant::now();
+    let end = loop {
+        let sent = client.send_bytes(&many);
+        match sent.and_then(|()| (0..50).try_for_each(|_| client.receive().map(drop))) {
+            // A machine that lets this test wait for a second starts the ten over.
+            Ok(()) => assert!(begun.elapsed() < 5 * DEADLINE, "never closed"),
+            Err(error) => break error,
+        }
+    };
+    assert!(end.is_disconnect(), "{end}");
+    drop(client);
+    assert_life(&server, &id, 1, "TooFast");
+}
+
+/// Begun messages that never end fill the inbox total, until the largest holders are closed.
+#[test]
+fn a_service_hears_of_a_peer_that_holds_too_much() {
+    let toml = "[inbox]\nmax_bytes = \"64KiB\"\ntotal_max_bytes = \"1MiB\"\n\
+                [timeouts]\nframe = \"1h\"\n";
+    let server = start("overloaded", toml);
+    let begun = encode(COUNT, &vec![7; 60_000]).expect("fits");
+    let mut hogs: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    for hog in &mut hogs {
+        hog.send_bytes(&begun[..begun.len() - 1]).expect("sent");
+    }
+    wait_until("the largest holders are closed", || {
+        server.read("journal.txt").contains(" closed Overloaded after 0\n")
+    });
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -26,7 +27,10 @@ pub const HOLD: u16 = 20;
 /// Admits, with the right word.
 pub const LOGIN: u16 = 21;
 
-/// What it is told by its configuration.
+/// The gate of `closed`, beside the journal.
+pub const GATE: &str = "gate";
+
+/// Its configuration.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -52,7 +56,7 @@ enum Manner {
     Well,
     Denies,
     Panics,
-    /// Does not return.
+    /// Does not return; `closed` does when the gate beside the journal opens.
     Hangs,
 }
 
@@ -61,6 +65,8 @@ enum Manner {
 pub struct Diary<const HAS_GATE: bool> {
     /// Each line is one write, to its end: those of all workers stand there whole.
     journal: File,
+    /// Where `closed` waits.
+    gate: PathBuf,
     connected: Manner,
     closed: Manner,
     stopping: Manner,
@@ -123,9 +129,10 @@ impl<const HAS_GATE: bool> Service for Diary<HAS_GATE> {
             Manner::Well | Manner::Denies => {}
         }
         let opened = OpenOptions::new().create(true).append(true).open(journal);
+        let gate = journal.with_file_name(GATE);
         let journal = opened.map_err(|error| format!("the journal cannot be opened: {error}"))?;
         let (connected, closed, stopping) = (*connected, *closed, *stopping);
-        let diary = Self { journal, connected, closed, stopping };
+        let diary = Self { journal, gate, connected, closed, stopping };
         diary.note(&format!("worker {} of {} starts", worker.number(), worker.generation()));
         Ok(diary)
     }
@@ -157,7 +164,11 @@ impl<const HAS_GATE: bool> Service for Diary<HAS_GATE> {
 
     fn closed(&self, client: &Peer, count: u32, why: CloseReason) {
         self.note(&format!("{} closed {why:?} after {count}", client.id()));
-        assert!(!matches!(self.closed, Manner::Panics), "planned for closed");
+        match self.closed {
+            Manner::Well | Manner::Denies => {}
+            Manner::Hangs => gate::wait(self.gate.as_os_str().as_bytes()),
+            Manner::Panics => panic!("planned for closed"),
+        }
     }
 
     fn authenticate(

@@ -23,6 +23,8 @@ pub const QUIET: u16 = 20;
 pub const GIVE_BACK: u16 = 23;
 /// Does nothing.
 pub const NOTHING: u16 = 90;
+/// Waits at the gate that the body names, if it names one; as far as anybody knows it is quick.
+pub const SOMETIMES: u16 = 91;
 
 /// The server, with all of these.
 pub fn server() -> Server<()> {
@@ -48,6 +50,12 @@ pub fn server() -> Server<()> {
             Ok(())
         })
         .on(NOTHING, |_| Ok(()))
+        .on(SOMETIMES, |call| {
+            if !call.body().is_empty() {
+                gate::wait(call.body());
+            }
+            Ok(())
+        })
         .on(GIVE_BACK, |call| {
             chappe_sys::memory::give_back();
             call.reply(GIVE_BACK, b"")
