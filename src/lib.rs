@@ -125,8 +125,7 @@
 //!
 //! # What else is here
 //!
-//! [`handler`] is what handlers use. [`control`] is what the master and a program that
-//! operates it say to each other. [`prefork`] has the command line and the master alone, for
+//! [`control`] has the requests and answers between the master and a program that operates it. [`prefork`] has the command line and the master alone, for
 //! workers that are something else.
 //!
 //! The client and the wire format are crates of their own, `chappe-client` and
@@ -139,7 +138,7 @@ mod channel;
 mod cli;
 mod config;
 pub mod control;
-pub mod handler;
+mod handler;
 mod listen;
 mod logging;
 mod master;

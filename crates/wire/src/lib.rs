@@ -177,6 +177,8 @@ pub fn append_frame(out: &mut impl BufMut, code: Code, body: &[u8]) -> Result<()
 ///
 /// # Errors
 /// [`BodyTooLong`]; `out` is then as it was.
+// For the server, which is another crate of the workspace.
+#[doc(hidden)]
 pub fn append_checked(
     out: &mut impl BufMut,
     code: Code,
