@@ -490,8 +490,8 @@ mod tests {
         let (served, replies) = serve(&encode(18, b"").unwrap());
         let expected = ([0, 4, 0, 18], "the handler panicked");
         assert_eq!((served, error_of(&replies)), (Served::Panicked, expected));
-        let (served, replies) = serve(&encode(4, b"").unwrap());
-        let expected = ([0, 3, 0, 4], "no handler for code 4");
+        let (served, replies) = serve(&encode(15, b"").unwrap());
+        let expected = ([0, 3, 0, 15], "no handler for code 15");
         assert_eq!((served, error_of(&replies)), (Served::UnknownCode, expected));
     }
 
