@@ -7,10 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use chappe_testkit::site::pid_of;
 use chappe_testkit::{DEADLINE, Finished, Site, TestServer, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 
 /// A server of players with this in its configuration.
 fn site(text: &str) -> Site {
@@ -33,16 +33,13 @@ fn serving(site: &Site) -> usize {
 }
 
 fn rows(site: &Site, state: &str) -> usize {
-    let status = site.status_json();
-    let workers = status["workers"].as_array().expect("workers");
-    workers.iter().filter(|worker| worker["state"] == state).count()
+    site.status().workers.iter().filter(|worker| worker.state == state).count()
 }
 
 /// What the last reload came to: `ok`, or why not.
 fn last(site: &Site) -> String {
-    let status = site.status_json();
-    let last = &status["reload"]["last"];
-    last["reason"].as_str().or(last["outcome"].as_str()).unwrap_or_default().to_owned()
+    let last = site.status().reload.last;
+    last.map(|last| last.reason.unwrap_or(last.outcome.to_string())).unwrap_or_default()
 }
 
 #[track_caller]
@@ -70,10 +67,8 @@ fn waiting_reload(site: &Site, generation: u64) -> Child {
 fn assert_kept(site: &Site, server: &TestServer, before: &[Pid], why: &str) {
     assert_eq!(server.serving(), before, "the same workers serve");
     assert!(last(site).contains(why), "{}", last(site));
-    wait_until("the new generation is gone", || {
-        site.status_json()["workers"].as_array().map(Vec::len) == Some(2)
-    });
-    assert_eq!(site.status_json()["master"]["generation"], 1);
+    wait_until("the new generation is gone", || site.status().workers.len() == 2);
+    assert_eq!(site.status().master.generation, 1);
 }
 
 #[test]
@@ -90,7 +85,7 @@ fn a_worker_that_cannot_boot_keeps_the_old_generation() {
     assert_kept(&site, &server, &before, why);
     // By signal nobody waits, and it is the same.
     server.signal(Signal::SIGHUP);
-    wait_until("it has failed again", || site.status_json()["reload"]["count"] == 2);
+    wait_until("it has failed again", || site.status().reload.count == 2);
     assert_kept(&site, &server, &before, why);
     play(&site, WELL);
     // The numbers 2 and 3 were used up.
@@ -179,9 +174,9 @@ fn hups_and_ttin_during_a_reload_come_afterwards() {
     let output = ended(waiting);
     assert_eq!(output.code, Some(1), "{output:?}");
     wait_until("three workers serve", || serving(&site) == 3);
-    wait_until("one more reload", || site.status_json()["reload"]["count"] == 2);
+    wait_until("one more reload", || site.status().reload.count == 2);
     wait_until("it is over", || last(&site) == "ok");
-    assert_eq!(site.status_json()["master"]["generation"], 3);
+    assert_eq!(site.status().master.generation, 3);
     wait_until("three workers serve", || serving(&site) == 3);
     // Nothing is left to do: the next reload is the next number.
     assert_reloads(&site, 4);
@@ -192,7 +187,7 @@ fn a_reload_is_refused_while_stopping() {
     let site = site("worker_shutdown_timeout = \"1h\"\n[application]\nplay = \"linger\"");
     let mut server = site.start();
     server.signal(Signal::SIGQUIT);
-    wait_until("the stop has begun", || site.status_json()["master"]["stopping"] == true);
+    wait_until("the stop has begun", || site.status().master.stopping);
     server.signal(Signal::SIGHUP);
     server.signal(Signal::SIGTTIN);
     site.wait_event("master", "reload.refused", "");
@@ -214,14 +209,12 @@ fn the_oldest_of_four_drains_is_ended() {
         assert_reloads(&site, generation);
     }
     wait_until("three generations drain", || rows(&site, "draining") == 6);
-    assert_eq!(site.status_json()["totals"]["drains_cut"], 0);
+    assert_eq!(site.total("drains_cut"), 0);
     assert_reloads(&site, 5);
     wait_until("the oldest is gone", || rows(&site, "draining") == 6 && serving(&site) == 2);
-    let status = site.status_json();
-    let generations = status["workers"].as_array().expect("workers");
-    assert!(generations.iter().all(|worker| worker["generation"] != 1), "{status:#}");
-    assert_eq!(status["totals"]["drains_cut"], 1);
-    assert_eq!(status["totals"]["workers_died"], 0);
+    let status = site.status();
+    assert!(status.workers.iter().all(|worker| worker.generation != 1), "{status:#?}");
+    assert_eq!((site.total("drains_cut"), site.total("workers_died")), (1, 0));
     site.wait_event("master", "reload.oldest_ended", "generation=1 ");
     assert!(!server.serving().iter().any(|pid| first.contains(pid)));
 }
@@ -238,7 +231,7 @@ fn a_drain_beyond_its_time_is_killed() {
     assert!(before.elapsed() > Duration::from_secs(1), "{:?}", before.elapsed());
     assert!(after.elapsed() < Duration::from_secs(5), "{:?}", after.elapsed());
     assert!(!site.events("master", "worker.killed").is_empty());
-    assert_eq!(site.status_json()["totals"]["workers_died"], 0);
+    assert_eq!(site.total("workers_died"), 0);
     assert_eq!(server.serving().len(), 2);
 }
 
@@ -262,7 +255,7 @@ fn ttin_and_ttou_hold_until_the_number_changes() {
     play(&site, "worker_processes = 4");
     assert_reloads(&site, 3);
     wait_until("the configuration holds", || serving(&site) == 4);
-    assert_eq!(site.status_json()["totals"]["workers_died"], 0);
+    assert_eq!(site.total("workers_died"), 0);
 }
 
 /// Workers that are there can't see a table that is made later.
@@ -285,7 +278,7 @@ fn ttin_beyond_the_tables_of_addresses() {
     server.signal(Signal::SIGTTIN);
     wait_until("six serve", || serving(&site) == 6);
     assert_eq!(renewed(), 1, "there are twenty now");
-    assert_eq!(site.status_json()["totals"]["workers_died"], 0);
+    assert_eq!(site.total("workers_died"), 0);
 }
 
 #[test]
@@ -302,7 +295,7 @@ fn a_reload_heals_workers_that_cannot_boot() {
     assert_reloads(&site, 3);
     wait_until("it serves", || serving(&site) == 1);
     // The pause that was running fills no place twice.
-    assert_eq!(site.status_json()["workers"].as_array().map(Vec::len), Some(1));
+    assert_eq!(site.status().workers.len(), 1);
     assert_eq!(site.events("master", "worker.ended").len(), ends + 1);
     // And the next one that dies young is paced as the first.
     let pauses = || site.events("master", "worker.paused").len();
@@ -331,9 +324,8 @@ fn a_worker_killed_during_a_reload_is_replaced() {
     });
     let output = ended(waiting);
     assert_eq!(output.code, Some(1), "{output:?}");
-    let status: Value = site.status_json();
-    assert_eq!(status["master"]["generation"], 1);
-    assert_eq!(status["totals"]["workers_died"], 1);
+    assert_eq!(site.status().master.generation, 1);
+    assert_eq!(site.total("workers_died"), 1);
     assert!(fs::exists(site.path("run/chappe.pid")).unwrap_or(false));
     assert!(server.stdout().starts_with("ready"));
     assert!(server.pid() > 0);
@@ -351,11 +343,9 @@ fn logs_that_move_during_a_reload_are_left() {
         let log = site.path(directory).join("master.log");
         fs::rename(&log, site.path("moved.log")).expect("moved");
         assert_eq!(site.run(&["reopen"]).code, Some(0));
-        let status = site.status_json();
-        let workers = status["workers"].as_array().expect("workers");
-        let new = workers.iter().find(|worker| worker["state"] == "starting").expect("it");
-        let new = i32::try_from(new["pid"].as_i64().expect("a pid")).expect("a pid");
-        kill(Pid::from_raw(new), Signal::SIGUSR2).expect("it waits for that");
+        let status = site.status();
+        let new = status.workers.iter().find(|worker| worker.state == "starting").expect("it");
+        kill(pid_of(new), Signal::SIGUSR2).expect("it waits for that");
         let output = ended(waiting);
         assert_eq!(output.code, Some(0), "{output:?}");
         server.signal(Signal::SIGUSR2);

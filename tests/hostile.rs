@@ -5,7 +5,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use chappe_testkit::site::serving;
+use chappe::control::WorkerStatus;
+use chappe_testkit::site::{pid_of, serving};
 use chappe_testkit::{Site, TestServer, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -42,11 +43,9 @@ fn marker(site: &Site) -> String {
 }
 
 fn worker(site: &Site, number: u16) -> Pid {
-    let status = site.status_json();
-    let workers = status["workers"].as_array().expect("workers");
-    let row = workers.iter().find(|row| row["worker"] == number && row["state"] != "draining");
-    let pid = row.and_then(|row| row["pid"].as_i64()).expect("a worker");
-    Pid::from_raw(i32::try_from(pid).expect("a pid"))
+    let status = site.status();
+    let is_it = |row: &&WorkerStatus| row.worker == number && row.state != "draining";
+    pid_of(status.workers.iter().find(is_it).expect("a worker"))
 }
 
 fn open_descriptors(server: &TestServer) -> usize {
@@ -57,9 +56,9 @@ fn open_descriptors(server: &TestServer) -> usize {
 fn assert_well(site: &Site, other: Pid) {
     for _ in 0..3 {
         let begun = Instant::now();
-        let status = site.status_json();
+        let status = site.status();
         assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
-        assert!(serving(&status).contains(&other), "{status:#}");
+        assert!(serving(&status).contains(&other), "{status:#?}");
     }
 }
 
@@ -67,21 +66,16 @@ fn assert_well(site: &Site, other: Pid) {
 fn assert_reloads(site: &Site) {
     let reload = site.run(&["reload"]);
     assert_eq!(reload.code, Some(0), "{reload:?}\n{}", site.log("master"));
-    wait_until("the new generation serves alone", || {
-        let status = site.status_json();
-        let workers = status["workers"].as_array().expect("workers");
-        workers.len() == 2 && workers.iter().all(|worker| worker["state"] == "serving")
-    });
-    let permits = &site.status_json()["permits"];
-    assert_eq!(permits["limit"], 1000, "{permits}");
-    let number = |key: &str| permits[key].as_i64().expect("a number");
-    assert_eq!(number("limit") + number("debt"), number("free") + number("held"), "{permits}");
+    site.wait_serving(2);
+    let permits = site.status().permits.expect("permits");
+    assert_eq!(permits.limit, 1000, "{permits:?}");
+    assert_eq!(permits.limit + permits.debt, permits.free + permits.held, "{permits:?}");
 }
 
 fn end_attacker(site: &Site, attacker: Pid) {
     let _gone = kill(attacker, Signal::SIGKILL);
     wait_until("the attacker is replaced", || {
-        let pids = serving(&site.status_json());
+        let pids = site.serving();
         pids.len() == 2 && !pids.contains(&attacker)
     });
 }
@@ -93,11 +87,11 @@ fn junk_on_the_channel_ends_the_worker_that_sent_it() {
     let other = worker(&site, 1);
     attack(&site);
     site.wait_event("master", "worker.nonsense_max", "");
-    wait_until("it is replaced", || serving(&site.status_json()).len() == 2);
+    wait_until("it is replaced", || site.serving().len() == 2);
     assert_well(&site, other);
     let log = site.log("master");
     assert!(log.lines().count() < 60, "{log}");
-    assert_eq!(site.status_json()["totals"]["workers_died"], 1);
+    assert_eq!(site.total("workers_died"), 1);
     assert_reloads(&site);
     drop(server);
 }
@@ -163,7 +157,7 @@ fn a_worker_that_closes_its_channel_is_ended() {
     let (attacker, other) = (worker(&site, 0), worker(&site, 1));
     attack(&site);
     wait_until("it is replaced", || {
-        let pids = serving(&site.status_json());
+        let pids = site.serving();
         pids.len() == 2 && !pids.contains(&attacker)
     });
     assert_well(&site, other);
@@ -180,7 +174,7 @@ fn permits_that_are_overwritten_are_set_right() {
     end_attacker(&site, attacker);
     assert_well(&site, other);
     site.wait_event("master", "zone.repaired", "");
-    assert_eq!(site.status_json()["permits"]["free"], 1000);
+    assert_eq!(site.status().permits.map(|permits| permits.free), Some(1000));
     assert_reloads(&site);
 }
 
@@ -192,13 +186,13 @@ fn totals_and_slots_are_the_masters_own() {
     attack(&site);
     wait_until("they are overwritten", || marker(&site) == "done");
     let begun = Instant::now();
-    let status = site.status_json();
+    let status = site.status();
     assert!(begun.elapsed() < SOON);
-    assert_eq!(status["totals"]["workers_died"], 0, "{status:#}");
-    let pids: Vec<_> = status["workers"].as_array().expect("workers").iter().collect();
-    assert!(pids.iter().any(|row| row["pid"] == other.as_raw()), "by the master's figures");
+    assert_eq!(status.total("workers_died"), 0, "{status:#?}");
+    let is_told = status.workers.iter().any(|row| pid_of(row) == other);
+    assert!(is_told, "by the master's figures");
     let _gone = kill(attacker, Signal::SIGKILL);
-    wait_until("it is replaced", || site.status_json()["totals"]["workers_died"] == 1);
+    wait_until("it is replaced", || site.total("workers_died") == 1);
     assert_reloads(&site);
 }
 
@@ -210,7 +204,7 @@ fn anything_at_all_in_the_shared_memory() {
     attack(&site);
     while marker(&site) != "done" {
         let begun = Instant::now();
-        site.status_json();
+        site.status();
         assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     }
     let _gone = kill(attacker, Signal::SIGKILL);

@@ -6,11 +6,11 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use chappe_testkit::site::{program, serving};
+use chappe::control::{self, Status};
+use chappe_testkit::site::{pid_of, program, serving};
 use chappe_testkit::{Daemon, Finished, Site, proc, wait_for, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 
 /// A server of players with this in its configuration.
 fn site(text: &str) -> Site {
@@ -23,16 +23,15 @@ fn site(text: &str) -> Site {
 fn a_server_starts_tells_its_port_and_stops() {
     let site = site("");
     let mut server = site.start();
-    let status = site.status_json();
-    assert_eq!(status["master"]["pid"], server.pid());
-    assert_eq!(status["master"]["generation"], 1);
-    let address = server.address.to_string();
-    assert_eq!(status["master"]["listen"][0], address);
+    let status = site.status();
+    assert_eq!(i32::try_from(status.master.pid), Ok(server.pid()));
+    assert_eq!(status.master.generation, 1);
+    assert_eq!(status.master.listen, [server.address.to_string()]);
     assert_eq!(serving(&status).len(), 2);
-    assert_eq!(status["reload"]["last"], Value::Null);
-    assert_eq!(status["semaphores"]["connection_permits"], 100_000);
-    assert_eq!(status["semaphores"]["worker_ready"], 0);
-    assert_eq!(status["totals"]["workers_died"], 0);
+    assert_eq!(status.reload.last, None);
+    assert_eq!(status.semaphores.connection_permits, Some(100_000));
+    assert_eq!(status.semaphores.worker_ready, Some(0));
+    assert_eq!(site.total("workers_died"), 0);
     let table = site.run(&["status"]).stdout;
     assert_eq!(table.matches("serving").count(), 2, "{table}");
     let title = |pid: Pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("cmdline");
@@ -68,7 +67,7 @@ fn a_killed_worker_is_replaced() {
         now.len() == 2 && !now.contains(&before[0])
     });
     assert!(server.serving().contains(&before[1]));
-    assert_eq!(site.status_json()["totals"]["workers_died"], 1);
+    assert_eq!(site.total("workers_died"), 1);
     let log = site.log("master");
     let line = format!("worker ended worker=0 pid={} signal=SIGKILL uptime_ms=", before[0]);
     assert!(log.contains(&line), "{log}");
@@ -84,7 +83,7 @@ fn a_stopped_worker_is_replaced_and_not_a_death() {
         let now = server.serving();
         now.len() == 2 && !now.contains(&before[1])
     });
-    assert_eq!(site.status_json()["totals"]["workers_died"], 0);
+    assert_eq!(site.total("workers_died"), 0);
 }
 
 #[test]
@@ -99,9 +98,7 @@ fn workers_that_die_young_are_paced() {
         site.wait_event("master", "worker.paused", &format!("pause_ms={pause}"));
     }
     wait_until("status tells who is awaited", || {
-        let status = site.run(&["status", "--json"]);
-        let status: Value = serde_json::from_str(&status.stdout).expect("status is JSON");
-        status["vacancies"][0]["worker"] == 0 && status["vacancies"][0]["due_in_ms"].is_u64()
+        site.status().vacancies.first().is_some_and(|vacancy| vacancy.worker == 0)
     });
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit().code(), Some(0));
@@ -190,10 +187,10 @@ fn a_start_that_is_interrupted_leaves_nothing() {
     let mut launcher = site.command(&[]).stderr(Stdio::null()).spawn().expect("launcher");
     let workers = || {
         let status = site.run(&["status", "--json"]);
-        let status: Value = serde_json::from_str(&status.stdout).unwrap_or_default();
-        let rows = status["workers"].as_array().cloned().unwrap_or_default();
-        let pids = rows.iter().filter_map(|row| row["pid"].as_i64());
-        pids.filter_map(|pid| i32::try_from(pid).ok()).map(Pid::from_raw).collect::<Vec<_>>()
+        // There is no master yet to be asked, or no more.
+        let status = control::read::<Status>(&status.stdout).ok();
+        let rows = status.map(|status| status.workers).unwrap_or_default();
+        rows.iter().map(pid_of).collect::<Vec<_>>()
     };
     wait_until("the workers wait", || workers().len() == 2);
     // As Ctrl-C does: the master is in a session of its own and hears nothing of it.
@@ -254,8 +251,8 @@ fn a_daemon_starts_and_is_stopped_by_signal() {
     let site = site("");
     for signal in ["stop", "quit"] {
         let daemon = start_daemon(&site);
-        let status = site.status_json();
-        assert_eq!(status["master"]["pid"], daemon.master);
+        let status = site.status();
+        assert_eq!(i32::try_from(status.master.pid), Ok(daemon.master));
         assert_eq!(serving(&status).len(), 2);
         assert_eq!(site.run(&["-s", signal]).code, Some(0));
         wait_until("the daemon is gone", || !site.path("run/chappe.pid").exists());
@@ -352,8 +349,7 @@ fn a_parent_that_ignores_children_starts_a_daemon() {
     let mut shell = scripted(&site, "exec env --ignore-signal=CHLD \"$0\" \"$@\"");
     let output = Finished::from(shell.output().expect("a shell"));
     assert_eq!(output.code, Some(0), "{output:?}");
-    let status = site.status_json();
-    assert_eq!(serving(&status).len(), 2);
+    assert_eq!(site.serving().len(), 2);
     assert_eq!(site.run(&["stop", "--wait"]).code, Some(0));
     site.assert_nothing_left();
 }

@@ -179,7 +179,7 @@ fn a_dropped_ticket_is_an_error_and_the_connection_goes_on() {
     other.call(DROP, b"a").expect("a reply");
     assert_failed(&mut client, "the deferred reply was dropped");
     assert_next(&mut client, CODE_ECHO, b"behind");
-    assert_eq!(server.status_number("/totals/deferred_dropped"), 1);
+    assert_eq!(server.total("deferred_dropped"), 1);
     assert_nothing_waits(&server);
 }
 
@@ -204,7 +204,7 @@ fn a_reply_that_is_not_given_in_time_is_an_error_and_the_connection_goes_on() {
     );
     assert_eq!(give(&mut other, b"c"), b"given");
     assert_next(&mut client, LATER, b"c");
-    assert_eq!(server.status_number("/totals/deferred_expired"), 2);
+    assert_eq!(server.total("deferred_expired"), 2);
     assert_nothing_waits(&server);
 }
 
@@ -227,7 +227,7 @@ fn closed_does_not_wait_for_the_ticket_of_a_peer_that_is_gone() {
         assert_eq!(give(&mut other, b"a"), b"void");
     }
     // Each was received, and lost.
-    assert_eq!(server.status_number("/totals/messages_expired"), 2);
+    assert_eq!(server.total("messages_expired"), 2);
     assert_nothing_waits(&server);
 }
 
@@ -261,7 +261,7 @@ fn one_more_deferred_reply_than_may_be_is_refused_in_its_place() {
     assert_next(third, CODE_ECHO, b"behind");
     // Replaced in the service, so dropped; and it was void.
     assert_eq!(give(third, b"3"), b"void");
-    assert_eq!(server.status_number("/totals/deferred_refused"), 1);
+    assert_eq!(server.total("deferred_refused"), 1);
     // A place is free again.
     assert_eq!(give(third, &[1]), b"given");
     assert_next(one, LATER, &[1]);
@@ -340,5 +340,5 @@ fn ten_thousand_deferred_replies_at_once_are_all_answered() {
         }
         assert_nothing_waits(&server);
     }
-    assert_eq!(server.status_number("/totals/messages_expired"), 0);
+    assert_eq!(server.total("messages_expired"), 0);
 }

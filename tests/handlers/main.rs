@@ -97,7 +97,7 @@ fn a_panic_costs_its_connection_only() {
     assert!(matches!(client.receive(), Err(ClientError::Closed)), "nothing after it, then FIN");
     assert_eq!(other.call(CODE_PING, b"").expect("untouched").code, CODE_PING);
     assert_eq!(server.worker_pids(), workers);
-    assert_eq!(server.status_json()["totals"]["handler_panics"], 1);
+    assert_eq!(server.total("handler_panics"), 1);
 }
 
 /// Shown by the posts of the semaphore: a reply that the loop has written costs none.
@@ -111,7 +111,7 @@ fn quick_handlers_run_on_the_loop_if_fused() {
             assert_eq!(client.call(CODE_ECHO, b"x").expect("a reply").code, CODE_ECHO);
         }
         server.wait_status("/totals/frames_sent", |sent| sent == 100);
-        assert_eq!(server.status_number("/totals/semaphore_posts"), posts, "{fuse}");
+        assert_eq!(server.total("semaphore_posts"), posts, "{fuse}");
         // A handler that has not proven to be quick does not run there.
         assert_eq!(client.call(TWICE, b"x").expect("a reply").code, TWICE);
         server.wait_status("/totals/semaphore_posts", |now| now == posts + 1);
@@ -247,8 +247,8 @@ fn a_closed_unix_peer_is_heard_to_its_end() {
     }
     drop(client);
     server.wait_status("/totals/connections_closed", |closed| closed == 1);
-    assert_eq!(server.status_number("/totals/frames_received"), MESSAGES);
-    assert!(server.status_number("/totals/reads_paused") > 0, "it was more than fits");
+    assert_eq!(server.total("frames_received"), MESSAGES);
+    assert!(server.total("reads_paused") > 0, "it was more than fits");
     // Idle while it waits for the handlers: a hundredth of a second is a tick.
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.worker_pids()[0]));
     let stat = stat.expect("the worker runs");

@@ -101,7 +101,7 @@ fn a_reader_too_slow_for_its_pushes_is_told_goodbye() {
     let tally = push(&server, order);
     assert_eq!((tally.full, tally.closed, tally.expired), (0, 1, 0), "told at once: {tally:?}");
     assert_eq!(push(&server, order).closed, 1, "it takes no more");
-    assert_eq!(server.status_number("/totals/closed_slow"), 1);
+    assert_eq!(server.total("closed_slow"), 1);
     let mut received = 0;
     loop {
         let frame = target.receive().expect("whole frames");
@@ -117,7 +117,7 @@ fn a_reader_too_slow_for_its_pushes_is_told_goodbye() {
     let lost = u64::from(tally.queued - received);
     server.wait_status("/totals/messages_expired", |n| n == lost);
     wait_until("the connection is gone", || push(&server, order).expired == 1);
-    assert_eq!(server.status_number("/totals/closed_slow"), 1);
+    assert_eq!(server.total("closed_slow"), 1);
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn a_handle_never_reaches_a_stranger() {
     for stranger in &mut strangers {
         assert_eq!(stranger.call(CODE_PING, b"").expect("no push").code, CODE_PING);
     }
-    assert_eq!(server.status_number("/totals/messages_pushed"), 0);
+    assert_eq!(server.total("messages_pushed"), 0);
 }
 
 #[test]

@@ -310,7 +310,7 @@ fn a_handlers_denial_ends_the_connection() {
     client.send(DENY, "é".repeat(1000).as_bytes()).expect("sent");
     assert_eq!(receive_error(&mut client, ErrorNumber::Denied).text, "é".repeat(256));
     // It is no failure of the handler.
-    assert_eq!(server.status_number("/totals/handler_errors"), 0);
+    assert_eq!(server.total("handler_errors"), 0);
 }
 
 #[test]
@@ -375,7 +375,7 @@ fn a_panic_of_a_handler_is_a_reason_to_close() {
     assert_ended(&mut client);
     drop(client);
     assert_life(&server, &id, 2, "HandlerPanicked");
-    assert_eq!(server.status_number("/totals/handler_panics"), 1);
+    assert_eq!(server.total("handler_panics"), 1);
     assert_eq!(server.worker_pids(), workers);
 }
 

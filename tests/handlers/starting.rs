@@ -215,7 +215,7 @@ fn a_panic_in_stopping_is_counted_and_the_worker_ends() {
     server.wait_workers(1, &[]);
     server.wait_status("/totals/handler_panics", |panics| panics == 1);
     server.wait_event("worker-0", "handler.panicked", "stopping panicked: planned for stopping");
-    assert_eq!(server.status_number("/totals/workers_died"), 0);
+    assert_eq!(server.total("workers_died"), 0);
 }
 
 /// Mistakes of the program are told before there is a server, by `-t` too, with their place in

@@ -79,7 +79,7 @@ fn a_peer_that_never_reads_costs_little_and_hurts_nobody() {
         }
         // Each is paused: its outbox is full and its socket too.
         server.wait_status("/totals/reads_paused", |paused| paused >= u64::from(PEERS));
-        let frames_received = || server.status_number("/totals/frames_received");
+        let frames_received = || server.total("frames_received");
         let mut last = frames_received();
         wait_until("the server stops taking in what it can't get rid of", || {
             std::mem::replace(&mut last, frames_received()) == last
@@ -88,7 +88,7 @@ fn a_peer_that_never_reads_costs_little_and_hurts_nobody() {
         for _ in 0..20 {
             assert_eq!(witness.call(CODE_ECHO, b"at once").unwrap().body, "at once");
         }
-        let taken = server.status_number("/totals/bytes_received");
+        let taken = server.total("bytes_received");
         assert!(taken < u64::from(PEERS * COUNT) * BYTES as u64, "{taken} bytes were all of it");
         // Inbox, outbox, one frame on its way each, and what the allocator rounds.
         let grown = proc::resident_bytes(worker).saturating_sub(resident_before);
@@ -197,7 +197,7 @@ fn a_reader_that_makes_progress_is_not_too_slow() {
             assert!(reply.body == message(3, number).body(), "reply {number}");
         }
     });
-    assert_eq!(server.status_number("/totals/closed_slow"), 0);
+    assert_eq!(server.total("closed_slow"), 0);
 }
 
 #[test]

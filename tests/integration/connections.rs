@@ -74,7 +74,7 @@ fn a_slow_reader_is_shown_and_can_be_kicked() {
     let kick = server.run(&["kick", &slow_id.to_string()]);
     assert_eq!((kick.code, kick.stderr.as_str()), (Some(0), ""));
     server.wait_status("/totals/connections_closed", |closed| closed == 1);
-    assert_eq!(server.status_number("/totals/connections_kicked"), 1);
+    assert_eq!(server.total("connections_kicked"), 1);
     quick.call(CODE_PING, b"").unwrap();
 }
 
@@ -92,7 +92,7 @@ fn kick_says_goodbye_behind_what_was_answered() {
     // It lingers, since the client has not closed: the second kick ends that, and is no other.
     assert_eq!(server.run(&["kick", &id.to_string()]).code, Some(0));
     server.wait_status("/totals/connections_closed", |closed| closed == 1);
-    assert_eq!(server.status_number("/totals/connections_kicked"), 1);
+    assert_eq!(server.total("connections_kicked"), 1);
 
     drop(client);
     server.wait_status("/totals/connections_closed", |closed| closed == 1);

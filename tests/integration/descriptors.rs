@@ -122,7 +122,7 @@ fn connects_closes_and_resets_leave_nothing_behind() {
     assert_eq!(server.worker_pids(), workers);
     let after: Vec<usize> = workers.iter().map(descriptors).collect();
     assert_eq!(after, before);
-    assert_eq!(server.status_number("/totals/workers_died"), 0);
+    assert_eq!(server.total("workers_died"), 0);
 }
 
 fn connect_and_close(server: &TestServer, count: usize) {

@@ -107,7 +107,7 @@ fn a_worker_that_is_new_catches_up() {
     kill(Pid::from_raw(workers[0]), Signal::SIGKILL).expect("our worker");
     server.wait_status("/totals/connections_closed", |closed| closed > 0);
     server.wait_serving(WORKERS);
-    let left = CONNECTIONS / 2 - server.status_number("/totals/connections_closed");
+    let left = CONNECTIONS / 2 - server.total("connections_closed");
     let _second = one_by_one(&server, CONNECTIONS - left);
     assert_fair(&spread(&server, CONNECTIONS));
 }

@@ -191,5 +191,5 @@ fn idle_workers_and_those_stopped_with_their_master_are_not_stuck() {
     }
     pause(Duration::from_millis(2500), "the workers are idle for longer than worker_stuck_timeout");
     assert_eq!(server.worker_pids(), workers);
-    assert_eq!(server.status_number("/totals/workers_stuck"), 0);
+    assert_eq!(server.total("workers_stuck"), 0);
 }

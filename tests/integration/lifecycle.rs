@@ -32,9 +32,8 @@ fn worker_of(client: &mut Connection) -> i32 {
 
 /// All totals by name.
 fn totals(server: &TestServer) -> BTreeMap<String, u64> {
-    let status = server.status_json();
-    let totals = status["totals"].as_object().expect("totals");
-    totals.iter().map(|(name, value)| (name.clone(), value.as_u64().expect("a number"))).collect()
+    let totals = server.status().totals.expect("totals");
+    totals.iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 #[test]

@@ -49,8 +49,8 @@ fn without_a_number_it_is_the_hard_limit_and_the_default_is_no_reason_to_warn() 
     let server = TestServer::start("nofile_hard", "");
     let (soft, hard) = nofile(server.worker_pids()[0]);
     assert_eq!(soft, hard);
-    let warnings = server.status_json()["master"]["warnings"].clone();
-    assert_eq!(warnings.as_array().map(Vec::len), Some(0), "{warnings}");
+    let warnings = server.status().master.warnings;
+    assert!(warnings.is_empty(), "{warnings:?}");
 
     // Written down it is a wish, and the operator hears of it.
     let dir = fresh_dir("nofile_wish");

@@ -213,7 +213,7 @@ fn big_logs_are_rotated_and_so_many_are_kept() {
         assert!(text.ends_with('\n'));
         assert!(text.lines().all(|line| line.contains(" worker-0 ")), "whole lines");
     }
-    assert_eq!(server.status_number("/totals/log_lines_lost"), 0);
+    assert_eq!(server.total("log_lines_lost"), 0);
 }
 
 /// `chappe logs -f …` as a process, its lines as they come.
@@ -389,7 +389,7 @@ fn the_master_counts_its_lost_lines_over_a_reload_of_its_log() {
     server.wait_workers(1, &workers);
     // The new worker's own lines are counted once and for all.
     server.wait_event("worker-0", "worker.drained", "");
-    let lost = server.status_number("/totals/log_lines_lost");
+    let lost = server.total("log_lines_lost");
     for _ in 0..3 {
         server.signal(Signal::SIGUSR2);
         server.status_json();

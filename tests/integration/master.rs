@@ -39,7 +39,7 @@ fn the_workers_limit_is_not_the_masters() {
     let workers = server.wait_workers(1, &old);
     assert_eq!(nofile(workers[0]).0, 256);
     assert_eq!(nofile(server.pid()), (hard, hard));
-    assert_eq!(server.status_json()["limits"]["worker_descriptors"], 256);
+    assert_eq!(server.status().limits.worker_descriptors, 256);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_master_that_cannot_wait_for_events_goes_on() {
     server.wait_event("master", "master.blind", "");
     server.connect().call(CODE_PING, b"").unwrap();
     assert!(limit(pid, &format!("--nofile={}:", nofile(pid).1)));
-    assert_eq!(server.status_json()["master"]["pid"], pid);
+    assert_eq!(i32::try_from(server.status().master.pid), Ok(pid));
     assert_eq!(server.worker_pids(), workers);
     assert_eq!(server.events("master", "master.blind").len(), 1);
 }
@@ -88,7 +88,7 @@ fn a_control_client_that_cannot_be_let_in_is_told_of_once() {
     wait_until("the master has tried", || failures() > 0);
     assert!(limit(pid, &format!("--nofile={}:", nofile(pid).1)));
     // Answered as soon as the master tries again.
-    assert_eq!(server.status_json()["master"]["pid"], pid);
+    assert_eq!(i32::try_from(server.status().master.pid), Ok(pid));
     assert!(failures() <= 2, "{}", failures());
     drop(client);
 }
@@ -120,7 +120,7 @@ fn a_worker_that_does_not_listen_is_told_later() {
     assert!(frames[0].as_goodbye().is_some_and(|goodbye| goodbye.is(Goodbye::Reloading)));
     drop(client);
     wait_until("it has left by itself", || !proc::is_running(worker));
-    assert_eq!(server.status_number("/totals/workers_died"), 0);
+    assert_eq!(server.total("workers_died"), 0);
     assert!(server.events("master", "worker.killed").is_empty());
 }
 

@@ -157,7 +157,7 @@ fn a_standard_error_that_nobody_reads_stops_nobody() {
             server.connect().call(CODE_PING, b"").expect("an answer");
             lines.try_iter().any(|line| line.contains("lines were left out here"))
         });
-        assert_eq!(server.status_number("/totals/log_lines_lost"), 0);
+        assert_eq!(server.total("log_lines_lost"), 0);
         server.signal(Signal::SIGTERM);
         assert_eq!(server.wait_exit().code(), Some(0));
     }

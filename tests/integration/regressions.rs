@@ -59,7 +59,7 @@ fn send_numbered(sender: &mut Sender, stream: u32, count: u32) {
 /// A peer whose socket is full: it is owed `replies` large replies and reads none.
 #[track_caller]
 fn blocked(server: &TestServer, stream: u32, replies: u32) -> Connection {
-    let before = server.status_number("/totals/sends_blocked");
+    let before = server.total("sends_blocked");
     let mut client = small_buffers(server.address, BUFFER);
     for number in 0..replies {
         client.send(CODE_ECHO, &message(stream, number).body()).expect("sent");
@@ -88,7 +88,7 @@ fn a_reset_with_replies_to_come_kills_no_worker() {
     }
     server.wait_status("/totals/connections_closed", |closed| closed == 300);
     assert_eq!(server.worker_pids(), workers);
-    assert_eq!(server.status_number("/totals/workers_died"), 0);
+    assert_eq!(server.total("workers_died"), 0);
     server.connect().call(CODE_PING, b"").unwrap();
 }
 
@@ -175,7 +175,7 @@ fn what_a_peer_is_owed_is_bounded_in_bytes() {
             while sender.send(CODE_ECHO, &[7; 29_000]).is_ok() {}
         });
         server.wait_status("/totals/reads_paused", |paused| paused > 0);
-        let frames = || server.status_number("/totals/frames_received");
+        let frames = || server.total("frames_received");
         let mut last = frames();
         let rests = wait_for(|| (std::mem::replace(&mut last, frames()) == last).then_some(()));
         let rows = server.run(&["connections", "--json"]).stdout;
@@ -201,7 +201,7 @@ fn a_bad_length_ends_the_connection_and_its_body_is_no_header() {
         let end = client.receive();
         assert!(matches!(end, Err(ClientError::Closed)), "length {length}: {end:?}");
     }
-    assert_eq!(server.status_number("/totals/frames_received"), 0);
+    assert_eq!(server.total("frames_received"), 0);
 }
 
 /// In one form of the classic design the event loop went on with the rest of a message
@@ -215,7 +215,7 @@ fn a_half_sent_reply_goes_on_where_it_stopped() {
         let reply = client.receive().expect("a reply");
         assert!(reply.body == message(7, number).body(), "reply {number} changed");
     }
-    assert!(server.status_number("/totals/partial_sends") > 0, "no reply was sent in parts");
+    assert!(server.total("partial_sends") > 0, "no reply was sent in parts");
 }
 
 /// The classic event loop posted before it took the flag back: the send thread woke, saw
@@ -246,7 +246,7 @@ fn the_last_reply_after_a_full_socket_needs_no_further_traffic() {
             }
         });
     }
-    assert!(server.status_number("/totals/sends_blocked") >= 10, "no socket was full");
+    assert!(server.total("sends_blocked") >= 10, "no socket was full");
 }
 
 /// A socket in whose send the kernel stays until the test says how many bytes it takes.
@@ -383,7 +383,7 @@ fn a_connection_is_posted_once_however_much_it_is_sent() {
         client.receive().expect("a reply");
     }
     // A turn of a handler thread looks at the clock after 16 messages, so it gets that many.
-    let posts = server.status_number("/totals/semaphore_posts");
+    let posts = server.total("semaphore_posts");
     assert!(posts <= MANY / 16 + 1, "{posts} posts");
 
     // A connection that waits for room is on no list: what is queued behind is no post.
@@ -391,10 +391,10 @@ fn a_connection_is_posted_once_however_much_it_is_sent() {
     let mut client = blocked(&server, 1, 3);
     server.wait_status("/totals/frames_received", |frames| frames == MANY + 3);
     server.wait_status("/workers/0/outbox_bytes", |bytes| bytes > LARGE as u64 + 1000);
-    let before = server.status_number("/totals/semaphore_posts");
+    let before = server.total("semaphore_posts");
     client.send_bytes(&ping().repeat(100)).unwrap();
     server.wait_status("/totals/frames_received", |frames| frames == MANY + 103);
-    assert_eq!(server.status_number("/totals/semaphore_posts"), before);
+    assert_eq!(server.total("semaphore_posts"), before);
     let replies: Vec<_> = (0..103).map(|_| client.receive().expect("a reply").code).collect();
     assert_eq!(replies.iter().filter(|code| **code == CODE_PING).count(), 100);
 }
@@ -494,7 +494,7 @@ fn a_reply_never_reaches_the_next_owner_of_a_descriptor() {
             assert!(reply.body == own, "round {round}: {:02x?}", &reply.body[..8]);
         }
     }
-    assert_eq!(server.status_number("/totals/workers_died"), 0);
+    assert_eq!(server.total("workers_died"), 0);
 }
 
 /// The classic limit closed the connection under the lock of the list, and walked timers
@@ -564,7 +564,7 @@ fn a_peer_that_does_not_read_cannot_send_without_end() {
         sent += BODY_BYTES_MAX;
     }
     assert!(sent < FAR_TOO_MUCH, "the server took everything");
-    assert_eq!(server.status_number("/totals/protocol_errors"), 0);
+    assert_eq!(server.total("protocol_errors"), 0);
 }
 
 /// A wrong checksum, an unknown code, a bad length: the classic design said nothing, and

@@ -5,11 +5,12 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 
+use chappe::control::{self, ReloadOutcome, Status, WorkerStatus};
 use chappe_client::{CODE_ECHO, CODE_PING, Connection, Goodbye};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use chappe_testkit::site::{configuration, finish, program};
+use chappe_testkit::site::{configuration, finish, pid_of, program};
 use chappe_testkit::{DEADLINE, Finished, TestServer, drain, wait_until, while_stopped};
 
 /// Replaces the file in one step: half of it would be a valid configuration too.
@@ -34,12 +35,15 @@ fn reload_fails(server: &TestServer, code: i32, why: &str) {
     assert_eq!(outcome.stdout, "");
 }
 
+fn last_outcome(server: &TestServer) -> Option<ReloadOutcome> {
+    server.status().reload.last.map(|last| last.outcome)
+}
+
 #[track_caller]
 fn wait_drained(server: &TestServer) {
     wait_until("nobody drains", || {
-        let status = server.status_json();
-        let workers = status["workers"].as_array().expect("workers").clone();
-        workers.iter().all(|worker| worker["state"] == "serving")
+        let status = server.status();
+        status.serving().count() == status.workers.len()
     });
 }
 
@@ -88,11 +92,12 @@ fn changed_keys_take_effect_and_are_named() {
     let mut new = server.connect();
     new.send(CODE_ECHO, &[0; 1000]).unwrap();
     assert!(new.receive().unwrap().as_error().is_some());
-    let status = server.status_json();
-    assert_eq!(status["reload"]["count"], 1);
-    assert_eq!(status["reload"]["last"]["outcome"], "ok");
-    assert!(status["reload"]["last"]["at"].as_u64().is_some_and(|at| at > 1_700_000_000_000));
-    assert_eq!(status["totals"]["workers_died"], 0);
+    let status = server.status();
+    assert_eq!(status.reload.count, 1);
+    let last = status.reload.last.expect("a reload");
+    assert_eq!(last.outcome, ReloadOutcome::Ok);
+    assert!(last.at > 1_700_000_000_000, "{last:?}");
+    assert_eq!(server.total("workers_died"), 0);
     // Down again, by signal; what needs a restart is still reported.
     configure(&server, "worker_processes = 1\nuser = \"root\"\n");
     let signalled = server.run(&["-s", "reload"]);
@@ -111,8 +116,7 @@ fn reloads_of(server: &TestServer) -> u64 {
         "status",
         "--json",
     ]));
-    let status: serde_json::Value = serde_json::from_str(&status.stdout).expect("JSON");
-    status["reload"]["count"].as_u64().expect("a number")
+    control::read::<Status>(&status.stdout).expect("a status").reload.count
 }
 
 #[test]
@@ -144,7 +148,7 @@ fn a_taken_port_keeps_the_old_generation_and_its_listeners() {
     let toml = format!("{}{}", listen(other), listen(taken));
     configure(&server, &toml);
     reload_fails(&server, 1, &format!("cannot listen on {taken}: "));
-    assert_eq!(server.status_json()["reload"]["last"]["outcome"], "failed");
+    assert_eq!(last_outcome(&server), Some(ReloadOutcome::Failed));
     assert_eq!(server.worker_pids(), before);
     assert!(echoes(server.address));
     assert!(!echoes(other), "nothing of it is left");
@@ -170,8 +174,8 @@ fn an_address_that_was_just_removed_can_be_had_again() {
     });
     assert!(again.wait().expect("our own child").success());
     assert!(echoes(first) && echoes(second));
-    assert_eq!(server.status_number("/reload/count"), 2);
-    assert_eq!(server.status_json()["reload"]["last"]["outcome"], "ok");
+    assert_eq!(server.status().reload.count, 2);
+    assert_eq!(last_outcome(&server), Some(ReloadOutcome::Ok));
 }
 
 #[test]
@@ -232,7 +236,7 @@ fn listeners_come_go_and_move_and_what_stays_is_never_closed() {
     assert!([first, second, sixth].into_iter().all(echoes));
     assert_eq!(inode(first), kept);
     let addresses = [second, first, sixth].map(|address| address.to_string());
-    assert_eq!(server.status_json()["master"]["listen"], serde_json::json!(addresses));
+    assert_eq!(server.status().master.listen, addresses);
     // One is removed, one moves.
     let moved = free_port("[::1]");
     configure(&server, &format!("{}{}", listen(moved), listen(first)));
@@ -280,19 +284,15 @@ fn a_burst_of_hups_is_a_few_reloads_and_the_last_file_holds() {
     configure(&server, "worker_processes = 3\n");
     server.signal(Signal::SIGHUP);
     wait_until("the last file holds", || {
-        let status = server.status_json();
-        let generation = status["master"]["generation"].as_u64().expect("a number");
-        let workers = status["workers"].as_array().expect("workers");
-        let serving = |worker: &&serde_json::Value| {
-            worker["generation"] == generation && worker["state"] == "serving"
-        };
-        workers.iter().filter(serving).count() == 3
+        let status = server.status();
+        let generation = status.master.generation;
+        status.serving().filter(|worker| worker.generation == generation).count() == 3
             && server.read("logs/master.log").contains(" workers=3 ready_ms=")
     });
-    let count = server.status_number("/reload/count");
+    let count = server.status().reload.count;
     assert!((1..=31).contains(&count), "{count}");
     assert!(echoes(server.address));
-    assert_eq!(server.status_number("/totals/workers_died"), 0);
+    assert_eq!(server.total("workers_died"), 0);
 }
 
 #[test]
@@ -326,10 +326,8 @@ fn totals_and_permits_hold_over_reloads() {
     let server = TestServer::start("reload_totals", &toml(50));
     let mut before = BTreeMap::new();
     let mut check = || {
-        let status = server.status_json();
-        for (name, value) in status["totals"].as_object().expect("totals") {
-            let value = value.as_u64().expect("a number");
-            let last = before.insert(name.clone(), value).unwrap_or(0);
+        for (name, value) in server.status().totals.expect("totals").iter() {
+            let last = before.insert(name.to_owned(), value).unwrap_or(0);
             assert!(value >= last, "{name} went from {last} to {value}");
         }
     };
@@ -351,8 +349,8 @@ fn totals_and_permits_hold_over_reloads() {
         server.wait_status("/semaphores/connection_permits", |free| free == u64::from(permits));
     }
     check();
-    assert_eq!(server.status_number("/totals/connections_accepted"), 15);
-    assert_eq!(server.status_number("/totals/connections_refused"), 0);
+    assert_eq!(server.total("connections_accepted"), 15);
+    assert_eq!(server.total("connections_refused"), 0);
     // A failed reload changes no limit.
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     configure(&server, &(toml(7) + &listen(holder.local_addr().unwrap())));
@@ -402,7 +400,7 @@ fn reuseport_has_a_socket_a_worker_and_loses_none() {
     settle(3, Signal::SIGTTIN);
     settle(4, Signal::SIGTTIN);
     settle(3, Signal::SIGTTOU);
-    assert_eq!(server.status_number("/totals/workers_died"), 0);
+    assert_eq!(server.total("workers_died"), 0);
 }
 
 #[test]
@@ -426,13 +424,9 @@ fn who_is_told_to_drain_is_shown_to_drain_whether_it_has_heard_it_or_not() {
     let server = TestServer::start("reload_unheard", "");
     let old = server.worker_pids();
     let states = |of_old: bool| {
-        let status = server.status_json();
-        let workers = status["workers"].as_array().expect("workers").clone();
-        let is_meant = |pid: &serde_json::Value| {
-            old.iter().any(|old| pid.as_i64() == Some((*old).into())) == of_old
-        };
-        let workers = workers.iter().filter(|worker| is_meant(&worker["pid"]));
-        workers.map(|worker| worker["state"].as_str().expect("a state").to_owned()).collect()
+        let workers = server.status().workers.into_iter();
+        let is_old = |worker: &WorkerStatus| old.contains(&pid_of(worker).as_raw());
+        workers.filter(|it| is_old(it) == of_old).map(|worker| worker.state).collect()
     };
     let signal = |signal| old.iter().for_each(|pid| kill(Pid::from_raw(*pid), signal).unwrap());
     // As busy as can be: they hear nothing.
@@ -444,7 +438,7 @@ fn who_is_told_to_drain_is_shown_to_drain_whether_it_has_heard_it_or_not() {
     // The new ones get their order before: a worker that gets it in time serves.
     wait_until("the new workers serve", || states(false) == ["serving", "serving"]);
     wait_drained(&server);
-    assert_eq!(server.status_number("/totals/workers_died"), 0);
+    assert_eq!(server.total("workers_died"), 0);
 }
 
 /// Four reloads in a row end the first drain, with what is still connected.

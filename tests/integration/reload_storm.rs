@@ -146,8 +146,8 @@ fn survive(test: &str, accept: &str) {
     }
     server.wait_status("/semaphores/connection_permits", |free| free == 100_000);
     // None was accepted and forgotten; more than asked cannot have come.
-    assert_eq!(server.status_number("/totals/connections_accepted"), connects);
-    assert_eq!(server.status_number("/totals/connections_closed"), connects);
+    assert_eq!(server.total("connections_accepted"), connects);
+    assert_eq!(server.total("connections_closed"), connects);
 }
 
 #[test]

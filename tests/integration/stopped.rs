@@ -104,14 +104,14 @@ fn round(server: &TestServer, case: &Case) -> (BTreeMap<String, usize>, bool) {
     let wait_grown = |pointer: &str, before: u64, by: usize| {
         server.wait_status(pointer, |now| now >= before + by as u64);
     };
-    let accepted = server.status_number("/totals/connections_accepted");
+    let accepted = server.total("connections_accepted");
     let began = Instant::now();
     let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| server.connect()).collect();
     wait_grown("/totals/connections_accepted", accepted, CONNECTIONS);
     if case.greets {
         clients.iter_mut().for_each(|client| drop(client.call(CODE_PING, b"").expect("served")));
     }
-    let received = server.status_number("/totals/bytes_received");
+    let received = server.total("bytes_received");
     for client in &mut clients {
         client.send_bytes(&case.begun).expect("sent");
     }

@@ -29,7 +29,7 @@ fn a_path_serves_like_a_port() {
     let path = path(&server);
     let address = format!("unix:{}", path.display());
     assert_eq!(server.stdout(), format!("ready {} {address}\n", server.address));
-    assert_eq!(server.status_json()["master"]["listen"][1], address.as_str());
+    assert_eq!(server.status().master.listen[1], address.as_str());
     let there = fs::symlink_metadata(&path).unwrap();
     assert!(there.file_type().is_socket());
     assert_eq!(there.permissions().mode() & 0o777, 0o666);
@@ -92,7 +92,7 @@ fn what_was_sent_in_front_of_a_close_is_received() {
     server.wait_status("/totals/frames_received", |frames| frames == PEERS * u64::from(PINGS));
     server.wait_status("/totals/connections_closed", |closed| closed == PEERS);
     assert_eq!(server.connections(), 0);
-    assert_eq!(server.status_number("/totals/workers_died"), 0);
+    assert_eq!(server.total("workers_died"), 0);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_peer_that_closes_with_replies_unread_is_closed() {
     client.set_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
     let body = [1; 60_000];
     while client.send(CODE_ECHO, &body).is_ok() {}
-    assert!(server.status_number("/totals/sends_blocked") > 0);
+    assert!(server.total("sends_blocked") > 0);
     drop(client);
     server.wait_status("/totals/connections_closed", |closed| closed == 1);
     assert_eq!(connect(&path(&server)).call(CODE_ECHO, b"unhurt").unwrap().body, "unhurt");
@@ -129,7 +129,7 @@ fn a_peer_that_never_reads_is_closed_and_a_slow_one_is_not() {
         for number in 0.. {
             assert!(receiver.receive().unwrap().body == message(number).body(), "{number}");
             // Asking takes a while: so slowly does this peer read.
-            let closed = server.status_number("/totals/closed_slow");
+            let closed = server.total("closed_slow");
             assert!(closed <= 1, "the slow one as well");
             if closed == 1 && number >= 200 {
                 break;
@@ -137,7 +137,7 @@ fn a_peer_that_never_reads_is_closed_and_a_slow_one_is_not() {
         }
         receiver.shutdown();
     });
-    assert!(server.status_number("/totals/sends_blocked") > 1);
+    assert!(server.total("sends_blocked") > 1);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chappe::control::Status;
+use chappe::control::{Status, WorkerStatus};
 use nix::unistd::Pid;
 use serde::Deserialize;
 use serde_json::Value;
@@ -266,6 +266,14 @@ impl Site {
         Status::deserialize(&status).unwrap_or_else(|e| panic!("{e} in {status:#}"))
     }
 
+    /// A counter of the whole server. One that is not there is a mistake of the test's.
+    #[track_caller]
+    pub fn total(&self, name: &str) -> u64 {
+        let totals = self.status().totals.expect("totals");
+        let found = totals.iter().find_map(|(known, value)| (known == name).then_some(value));
+        found.unwrap_or_else(|| panic!("there is no counter {name}"))
+    }
+
     /// A number in the status, by its JSON pointer.
     #[track_caller]
     pub fn status_number(&self, pointer: &str) -> u64 {
@@ -303,7 +311,7 @@ impl Site {
     /// The workers that serve, as the status lists them.
     #[track_caller]
     pub fn serving(&self) -> Vec<Pid> {
-        serving(&self.status_json())
+        serving(&self.status())
     }
 
     /// Everything the server has written, for the report of a failed test.
@@ -322,9 +330,11 @@ impl Site {
 }
 
 /// The workers that serve, out of a status.
-pub fn serving(status: &Value) -> Vec<Pid> {
-    let workers = status["workers"].as_array().expect("workers").iter();
-    let serving = workers.filter(|worker| worker["state"] == "serving");
-    let pids = serving.map(|worker| worker["pid"].as_i64().expect("a pid"));
-    pids.map(|pid| Pid::from_raw(i32::try_from(pid).expect("a pid"))).collect()
+pub fn serving(status: &Status) -> Vec<Pid> {
+    status.serving().map(pid_of).collect()
+}
+
+/// The process of a worker.
+pub fn pid_of(worker: &WorkerStatus) -> Pid {
+    Pid::from_raw(i32::try_from(worker.pid).expect("a pid"))
 }
