@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use chappe_shm::{CodeReport, Counter, CounterValues, HANDLER_BOUNDS_US, Runs, SlotReport, Zone};
-use chappe_sys::{Usage, clock};
+use chappe_shm::{Catalog, Counter, CounterValues, HANDLER_BOUNDS_US, SlotReport, Zone};
+use chappe_sys::Usage;
 use nix::unistd::getppid;
-use serde_json::{Value, json};
 
+use super::state::{ProcessFigures, ProcessRow, SemaphoreRow, State, WorkerRow};
 use super::text::Facts;
+use crate::control::{CodeStatus, Counters, Permits, ReloadOutcome, WorkerStatus};
 
 /// How many samples are kept; older ones go.
 pub(super) const SAMPLES_MAX: usize = 900;
@@ -43,7 +44,8 @@ const SERIES: &[&str] = &[
     "ready_posts",
 ];
 
-type Sample = [u64; SERIES.len()];
+/// In the order of [`SERIES`].
+pub(super) type Sample = [u64; SERIES.len()];
 
 /// What peers, handlers and the system did wrong.
 const ERRORS: [Counter; 5] = [
@@ -204,47 +206,52 @@ impl History {
         let known = usize::try_from(after.saturating_sub(oldest)).unwrap_or(usize::MAX);
         let samples: Vec<_> = self.samples.iter().skip(known).collect();
         let history = zone.history();
-        let books = zone.permit_books().map(|books| {
-            json!({ "limit": books.limit, "debt": books.debt, "free": books.free,
-                "credit": books.credit, "held": books.held })
-        });
-        let semaphore = |name: &str, value: Option<u32>, posts: Counter| json!({ "name": name, "value": value, "posts": totals.get(posts) });
+        let reports = self.workers.iter().map(|seen| &seen.report);
+        let permits = zone.permit_books();
         let send = self.workers.iter().filter_map(|seen| seen.report.send_permits).sum();
-        let of_server = totals.iter().map(|(name, value)| (name.to_owned(), value.into()));
-        let names = zone.catalog().counters().iter().map(|name| format!("app_{name}"));
-        let of_application = names.zip(figures.counters().iter().map(|&value| value.into()));
-        let counters: serde_json::Map<_, _> = of_server.chain(of_application).collect();
-        let state = json!({
-            "version": facts.version,
-            "started_at_ms": facts.started_at_ms,
-            "now_ms": unix_ms(),
-            "generation": history.generation,
-            "reloads": history.reloads,
-            "reloads_failed": history.reloads_failed,
-            "last_reload_ok": history.last.map(|(is_ok, _)| is_ok),
-            "permits": books,
-            "semaphores": [
-                semaphore("worker_ready", zone.worker_ready().checked_value(), Counter::WorkerReadyPosts),
-                semaphore("connection_permits", zone.connection_permits().checked_value(),
-                    Counter::ConnectionPermitPosts),
+        let semaphore = |name, value, posts| SemaphoreRow { name, value, posts: totals.get(posts) };
+        let catalog = zone.catalog();
+        let state = State {
+            version: facts.version,
+            started_at_ms: facts.started_at_ms,
+            now_ms: unix_ms(),
+            generation: history.generation,
+            reloads: history.reloads,
+            reloads_failed: history.reloads_failed,
+            last_reload: history.last.map(|(is_ok, _)| match is_ok {
+                true => ReloadOutcome::Ok,
+                false => ReloadOutcome::Failed,
+            }),
+            permits: permits.map(|(books, shares)| Permits::new(books, &shares, reports)),
+            semaphores: [
+                semaphore(
+                    "worker_ready",
+                    zone.worker_ready().checked_value(),
+                    Counter::WorkerReadyPosts,
+                ),
+                semaphore(
+                    "connection_permits",
+                    zone.connection_permits().checked_value(),
+                    Counter::ConnectionPermitPosts,
+                ),
                 semaphore("send", Some(send), Counter::SemaphorePosts),
             ],
-            "counters": counters,
-            "codes": zone.code_reports(&figures).iter().map(code).collect::<Vec<_>>(),
-            "handler_bounds_us": HANDLER_BOUNDS_US,
-            "workers": self.workers.iter().map(|seen| self.worker(seen)).collect::<Vec<_>>(),
-            "processes": self.others(),
-            "every_ms": u64::try_from(SAMPLE_EVERY.as_millis()).unwrap_or(u64::MAX),
-            "samples_max": SAMPLES_MAX,
-            "epoch_ms": self.epoch_ms,
-            "next": self.next,
-            "series": SERIES,
-            "samples": samples,
-        });
-        Some(state.to_string())
+            totals: Counters::named(&totals, catalog, figures.counters()),
+            codes: zone.code_reports(&figures).iter().map(CodeStatus::new).collect(),
+            handler_bounds_us: &HANDLER_BOUNDS_US,
+            workers: self.workers.iter().map(|seen| self.worker(seen, catalog)).collect(),
+            processes: self.others(),
+            every_ms: u64::try_from(SAMPLE_EVERY.as_millis()).unwrap_or(u64::MAX),
+            samples_max: SAMPLES_MAX,
+            epoch_ms: self.epoch_ms,
+            next: self.next,
+            series: SERIES,
+            samples,
+        };
+        Some(serde_json::to_string(&state).expect("numbers and words can be written"))
     }
 
-    fn worker(&self, seen: &SeenWorker) -> Value {
+    fn worker(&self, seen: &SeenWorker, catalog: &Catalog) -> WorkerRow {
         let SeenWorker { report, before } = seen;
         let rate = |counter: Counter| {
             let (before, _) = before.as_ref()?;
@@ -254,64 +261,39 @@ impl History {
         for (turns, earlier) in turns.iter_mut().zip(before.iter().flat_map(|(_, times)| times)) {
             *turns = turns.saturating_sub(*earlier);
         }
-        let process = self.processes.get(&report.pid);
-        let errors: u64 = ERRORS.iter().map(|counter| report.counters.get(*counter)).sum();
-        let lost: u64 = LOST.iter().map(|counter| report.counters.get(*counter)).sum();
-        json!({
-            "worker": report.worker,
-            "generation": report.generation,
-            "pid": report.pid,
-            "state": report.state.name(),
-            "uptime_ms": clock::monotonic_ms().saturating_sub(report.started_at_ms),
-            "connections": report.connections,
-            "blocked": report.gauges.blocked,
-            "messages_in": rate(Counter::FramesReceived),
-            "messages_out": rate(Counter::FramesSent),
-            "bytes_in": rate(Counter::BytesReceived),
-            "bytes_out": rate(Counter::BytesSent),
-            "posts": rate(Counter::SemaphorePosts),
-            "busy": report.handlers_busy,
-            "turns": turns,
-            "inbox_bytes": report.gauges.inbox_bytes,
-            "outbox_bytes": report.gauges.outbox_bytes,
-            "errors": errors,
-            "lost": lost,
-            "cpu": process.and_then(|seen| seen.cpu),
-            "memory_bytes": process.and_then(|seen| Some(seen.usage?.anonymous_bytes)),
-        })
+        let sum = |counters: &[Counter]| counters.iter().map(|it| report.counters.get(*it)).sum();
+        WorkerRow {
+            status: WorkerStatus::new(report, catalog),
+            process: self.processes.get(&report.pid).map(Seen::figures).unwrap_or_default(),
+            messages_in: rate(Counter::FramesReceived),
+            messages_out: rate(Counter::FramesSent),
+            bytes_in: rate(Counter::BytesReceived),
+            bytes_out: rate(Counter::BytesSent),
+            posts: rate(Counter::SemaphorePosts),
+            turns: turns.into(),
+            errors: sum(&ERRORS),
+            lost: sum(&LOST),
+        }
     }
 
     /// The processes that are no workers.
-    fn others(&self) -> Vec<Value> {
+    fn others(&self) -> Vec<ProcessRow> {
         let is_worker = |pid: u32| self.workers.iter().any(|seen| seen.report.pid == pid);
         let others = self.processes.iter().filter(|(pid, _)| !is_worker(**pid));
         let own = std::process::id();
-        let show = |(pid, seen): (&u32, &Seen)| {
-            json!({
-                "name": if *pid == own { "metrics" } else { "master" },
-                "pid": pid,
-                "cpu": seen.cpu,
-                "memory_bytes": seen.usage.map(|usage| usage.anonymous_bytes),
-            })
+        let row = |(&pid, seen): (&u32, &Seen)| {
+            let name = if pid == own { "metrics" } else { "master" };
+            ProcessRow { name, pid, process: seen.figures() }
         };
-        others.map(show).collect()
+        others.map(row).collect()
     }
 }
 
-/// As in `chappe status --json`.
-fn code(report: &CodeReport) -> Value {
-    let CodeReport { code, values, runs, on_loop, workers } = report;
-    json!({
-        "code": code,
-        "calls": values.calls,
-        "errors": values.errors,
-        "timed": values.timed(),
-        "p50_us": values.percentile_us(50),
-        "p99_us": values.percentile_us(99),
-        "runs": runs.map(Runs::name),
-        "on_loop": on_loop,
-        "workers": workers,
-    })
+impl Seen {
+    fn figures(&self) -> ProcessFigures {
+        let memory_bytes = self.usage.map(|usage| usage.anonymous_bytes);
+        ProcessFigures { cpu: self.cpu, memory_bytes }
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "it is shown with three digits")]
@@ -328,6 +310,8 @@ fn unix_ms() -> u64 {
 mod tests {
     use super::*;
     use chappe_shm::{Slot, ThreadRole};
+    use serde_json::{Value, json};
+    use std::collections::BTreeSet;
 
     const FACTS: Facts = Facts { version: "9.9", started_at_ms: 5_000 };
 
@@ -393,6 +377,36 @@ mod tests {
         assert_eq!(worker["turns"], json!([0, 1, 0, 0, 0, 0, 0, 0]));
         assert!(worker["cpu"].is_f64() && worker["memory_bytes"].as_u64() > Some(0), "{worker}");
         assert_eq!(state["samples"][1][1], 50, "totals in the history");
+    }
+
+    /// What the page's script reads of the state, by name, is there: nothing else says that a
+    /// key was renamed on one side only.
+    #[test]
+    fn every_key_that_the_page_reads_is_there() {
+        let mut it = Scene::new();
+        it.look();
+        let state = it.state(0);
+        let page = crate::metrics::PAGE;
+        // In the styles `#state` is an element.
+        let named = |prefix: &str| {
+            let places = page.match_indices(prefix).filter(|(at, _)| !page[..*at].ends_with('#'));
+            let is_no_key = |c: char| !c.is_ascii_lowercase() && c != '_';
+            let name = |at: usize| page[at + prefix.len()..].split(is_no_key).next().unwrap();
+            places.map(|(at, _)| name(at).to_owned()).collect::<BTreeSet<_>>()
+        };
+        let keys = named("state.");
+        assert!(keys.len() > 10, "{keys:?}");
+        for key in &keys {
+            assert!(state.get(key).is_some(), "state.{key}");
+        }
+        let worker = &state["workers"][0];
+        let mut columns = named("column(\"");
+        let sums = page.split("const keys = [").nth(1).unwrap().split(']').next().unwrap();
+        columns.extend(sums.split('"').skip(1).step_by(2).map(str::to_owned));
+        assert!(columns.len() > 10, "{columns:?}");
+        for key in &columns {
+            assert!(worker.get(key).is_some(), "of a worker: {key}");
+        }
     }
 
     /// What the dead have used stays in the sum, as in the counters.

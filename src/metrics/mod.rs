@@ -11,6 +11,8 @@
 mod history;
 mod http;
 mod peer;
+#[cfg(feature = "pages")]
+mod state;
 mod text;
 
 use std::io::{self, ErrorKind};

@@ -8,11 +8,11 @@ use super::clocks::state_name;
 use super::connection::Connection;
 use super::reactor::{Key, Table};
 use super::settings::{LISTED_AT_ONCE, LISTINGS_MAX};
+use crate::control::ConnectionRow;
 use chappe_sys::clock::Moment;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write};
 
@@ -70,14 +70,18 @@ impl Reports {
     /// Writes a part of the oldest list.
     pub(super) fn go_on(&mut self, table: &Table, now: Moment) {
         let Some(mut report) = self.begun.pop_front() else { return };
-        let mut text = String::new();
+        let mut text = Vec::new();
         for key in report.keys.by_ref().take(LISTED_AT_ONCE) {
-            let connection = table.get(key).filter(|connection| connection.held.permit);
-            if let Some(connection) = connection {
-                describe(connection, report.only_slow, self.worker, now, &mut text);
+            let is_meant = |connection: &&Connection| {
+                connection.held.permit && (!report.only_slow || connection.clocks.blocked.is_some())
+            };
+            if let Some(connection) = table.get(key).filter(is_meant) {
+                let row = row(connection, self.worker, now);
+                serde_json::to_writer(&mut text, &row).expect("numbers and words can be written");
+                text.push(b'\n');
             }
         }
-        let written = report.file.write_all(text.as_bytes());
+        let written = report.file.write_all(&text);
         if written.is_ok() && report.keys.len() > 0 {
             self.begun.push_front(report);
             return;
@@ -90,28 +94,20 @@ impl Reports {
     }
 }
 
-fn describe(connection: &Connection, only_slow: bool, worker: u16, now: Moment, text: &mut String) {
-    let blocked = connection.clocks.blocked.as_ref().map(|clock| millis(now, clock.since));
-    if only_slow && blocked.is_none() {
-        return;
-    }
+/// One is made at a time, with the two strings that it has: what it costs is bounded.
+fn row(connection: &Connection, worker: u16, now: Moment) -> ConnectionRow {
     let view = connection.mailbox.view();
-    let state = state_name(&view, connection.clocks.is_draining());
-    let blocked = blocked.map_or_else(|| "null".to_owned(), |millis| millis.to_string());
-    // An address has no character that JSON would want escaped.
-    let result = writeln!(
-        text,
-        "{{\"id\":{},\"worker\":{worker},\"peer\":\"{}\",\"state\":\"{state}\",\
-         \"connected_ms\":{},\"received_bytes\":{},\"sent_bytes\":{},\
-         \"queued_bytes\":{},\"blocked_ms\":{blocked}}}",
-        connection.id(),
-        connection.mailbox.peer(),
-        millis(now, connection.mailbox.connected_at()),
-        connection.input_bytes,
-        view.sent_bytes,
-        view.outbox_bytes,
-    );
-    debug_assert!(result.is_ok(), "a string takes everything");
+    ConnectionRow {
+        id: connection.id(),
+        worker,
+        peer: connection.mailbox.peer().to_string(),
+        state: state_name(&view, connection.clocks.is_draining()).to_owned(),
+        connected_ms: millis(now, connection.mailbox.connected_at()),
+        received_bytes: connection.input_bytes,
+        sent_bytes: view.sent_bytes,
+        queued_bytes: view.outbox_bytes as u64,
+        blocked_ms: connection.clocks.blocked.as_ref().map(|clock| millis(now, clock.since)),
+    }
 }
 
 fn millis(now: Moment, since: Moment) -> u64 {

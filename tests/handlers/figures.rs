@@ -49,8 +49,8 @@ fn calls_and_counters_are_kept_over_a_reload_and_a_crash() {
         drop(client);
         server.connect().call(PANIC, b"").expect("an error");
         wait_calls(&server, PANIC, round);
-        assert_eq!(server.status_number("/totals/app_answers"), 10 * round);
-        assert_eq!(server.status_number("/totals/app_never"), 0);
+        assert_eq!(server.total("app_answers"), 10 * round);
+        assert_eq!(server.total("app_never"), 0);
         let CodeStatus { calls, errors, timed, p50_us, p99_us, .. } = code(&server, TWICE);
         assert_eq!((calls, errors, timed), (5 * round, 0, 5 * round), "each one while it proves");
         assert!(p50_us <= p99_us && p50_us.is_some(), "{p50_us:?} {p99_us:?}");
@@ -69,7 +69,7 @@ fn calls_and_counters_are_kept_over_a_reload_and_a_crash() {
         server.wait_serving(1);
         assert_eq!(server.status_number("/workers/0/counters/app_answers"), 0, "a new one");
     }
-    assert_eq!(server.status_number("/totals/app_answers"), 30);
+    assert_eq!(server.total("app_answers"), 30);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn metrics_and_the_page_have_the_same_figures() {
     let state: serde_json::Value =
         serde_json::from_str(state.split_once("\r\n\r\n").expect("a head").1).expect("JSON");
     assert_eq!(
-        (&state["counters"]["app_answers"], &state["counters"]["app_never"]),
+        (&state["totals"]["app_answers"], &state["totals"]["app_never"]),
         (&6.into(), &0.into())
     );
     assert_eq!(state["codes"], server.status_json()["codes"]);

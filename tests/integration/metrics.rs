@@ -8,10 +8,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use chappe::control::{Permits, WorkerStatus};
 use chappe_client::CODE_ECHO;
 use chappe_shm::Counter;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
+use serde::Deserialize;
 
 use chappe_testkit::site::{command, configuration, finish};
 use chappe_testkit::{DEADLINE, TestServer, fresh_dir, proc, wait_for, wait_until};
@@ -25,9 +27,8 @@ const CONNECTIONS_MAX: usize = 32;
 #[track_caller]
 fn metrics(server: &TestServer) -> (SocketAddr, i32) {
     let found = wait_for(|| {
-        let metrics = &server.status_json()["metrics"];
-        let pid = metrics["pid"].as_i64()?;
-        Some((metrics["address"].as_str()?.parse().ok()?, i32::try_from(pid).ok()?))
+        let metrics = server.status().metrics?;
+        Some((metrics.address.parse().ok()?, metrics.pid?))
     });
     found.expect("a metrics process")
 }
@@ -131,13 +132,18 @@ fn the_history_is_kept_by_the_process_and_says_what_happened() {
     let at = |sample: &serde_json::Value| sample[0].as_u64().expect("a time");
     assert!(samples.windows(2).all(|pair| at(&pair[0]) <= at(&pair[1])), "{samples:?}");
     assert_eq!(samples.len() as u64, next(&all));
-    let permits = &all["permits"];
-    assert_eq!((permits["held"].as_u64(), permits["free"].as_u64()), (Some(1), Some(99_999)));
-    let workers = all["workers"].as_array().expect("workers");
-    assert_eq!(workers.len(), 2);
-    for worker in workers {
-        assert_eq!(worker["state"], "serving");
-        assert!(worker["memory_bytes"].as_u64() > Some(0), "{worker}");
+    // What a status says as well is said in the same words.
+    let permits = Permits::deserialize(&all["permits"]).expect("as in a status");
+    assert_eq!((permits.held, permits.free, permits.workers.len()), (1, 99_999, 2));
+    assert_eq!(permits.workers.iter().map(|share| share.held).sum::<u64>(), 1);
+    let status = server.status();
+    let rows = all["workers"].as_array().expect("workers");
+    assert_eq!(rows.len(), 2);
+    for (row, told) in rows.iter().zip(&status.workers) {
+        let worker = WorkerStatus::deserialize(row).expect("as in a status");
+        assert_eq!((worker.pid, worker.worker, &*worker.state), (told.pid, told.worker, "serving"));
+        assert_eq!(worker.counters.iter().count(), told.counters.iter().count());
+        assert!(row["memory_bytes"].as_u64() > Some(0), "{row}");
     }
     let names: Vec<_> = all["processes"].as_array().expect("processes").iter().collect();
     assert_eq!(names.len(), 2, "the master and the one that tells: {names:?}");
@@ -245,7 +251,7 @@ fn a_killed_metrics_process_comes_back_and_is_no_dead_worker() {
         let _ = kill(Pid::from_raw(metrics(&server).1), Signal::SIGKILL);
         server.events("master", "metrics.paused").iter().any(|line| line.ends_with("=200"))
     });
-    assert_eq!(server.status_number("/totals/workers_died"), 0);
+    assert_eq!(server.total("workers_died"), 0);
 }
 
 #[test]
@@ -264,9 +270,7 @@ fn signals_for_the_master_leave_the_metrics_process_alone_and_term_replaces_it()
 }
 
 fn worker_pids(server: &TestServer) -> Vec<i64> {
-    let status = server.status_json();
-    let workers = status["workers"].as_array().expect("workers");
-    workers.iter().filter_map(|worker| worker["pid"].as_i64()).collect()
+    server.status().workers.iter().map(|worker| worker.pid.into()).collect()
 }
 
 #[test]
@@ -312,7 +316,7 @@ fn the_metrics_process_ends_with_the_master_however_that_ends() {
 #[test]
 fn a_reload_moves_metrics_turns_them_off_and_on() {
     let server = TestServer::start("metrics_reload", "");
-    assert_eq!(server.status_json()["metrics"], serde_json::Value::Null);
+    assert_eq!(server.status().metrics, None);
     let reload = || assert_eq!(server.run(&["reload"]).code, Some(0));
     configure(&server, ON);
     reload();
@@ -334,7 +338,7 @@ fn a_reload_moves_metrics_turns_them_off_and_on() {
     configure(&server, "");
     reload();
     wait_until("it is gone", || !proc::is_running(next));
-    assert_eq!(server.status_json()["metrics"], serde_json::Value::Null);
+    assert_eq!(server.status().metrics, None);
 }
 
 #[test]

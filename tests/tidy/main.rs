@@ -23,9 +23,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("engine", &["shm", "sys"]),
     ("client", &["sys", "wire"]),
     ("config", &[]),
-    // What master and commands say to each other; the names of log levels are the
-    // configuration's.
-    ("control", &["config"]),
+    // What is said of a running server: by the master and its commands to each other, by the
+    // metrics page, by a worker in its list of connections. The names of log levels are the
+    // configuration's, the figures are those of shared memory.
+    ("control", &["config", "shm", "sys"]),
     // What the program is called: titles, messages, help.
     ("program", &["sys"]),
     ("throttle", &["sys"]),
@@ -37,7 +38,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("protocol", &["config", "engine", "shm", "sys", "wire"]),
     // The application's configuration comes from `config`.
     ("handler", &["config", "engine", "protocol", "shm", "sys", "throttle"]),
-    ("net", &["engine", "protocol", "shm", "sys", "throttle"]),
+    ("net", &["control", "engine", "protocol", "shm", "sys", "throttle"]),
     (
         "worker",
         &[
@@ -45,7 +46,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "protocol", "shm", "sys",
         ],
     ),
-    ("metrics", &["channel", "shm", "sys"]),
+    ("metrics", &["channel", "control", "shm", "sys"]),
     (
         "master",
         &[

@@ -201,17 +201,17 @@ impl Zone {
         self.layout().permit_pool.balance.fetch_add(by, Ordering::AcqRel);
     }
 
-    /// Where the permits are, if no live worker was inside its bracket from the first to
+    /// Where the permits are, and what the worker in each slot holds of
+    /// [`PermitBooks::held`], if no live worker was inside its bracket from the first to
     /// the last of these reads. Anybody may look.
     #[must_use]
-    pub fn permit_books(&self) -> Option<PermitBooks> {
+    pub fn permit_books(&self) -> Option<(PermitBooks, PermitShares)> {
         let limit = self.limit();
         let live = self.live_slots().map(|index| (index, u64::MAX)).collect();
-        self.books_of(limit, live).map(|(books, _)| books)
+        self.books_of(limit, live)
     }
 
-    /// As [`permit_books`](Self::permit_books), by the master's own figures, with what the
-    /// worker in each slot holds of [`PermitBooks::held`]. Master only.
+    /// As [`permit_books`](Self::permit_books), by the master's own figures. Master only.
     #[must_use]
     pub fn own_permit_books(&self) -> Option<(PermitBooks, PermitShares)> {
         self.own_books().map(|(books, _)| books)
@@ -361,7 +361,7 @@ mod tests {
 
     /// `limit + debt` is what the semaphore has and what the living hold.
     fn assert_sum(zone: &Zone, context: &str) {
-        let books = zone.permit_books().expect("quiet");
+        let (books, _) = zone.permit_books().expect("quiet");
         assert_eq!(books.limit + books.debt, books.free + books.held, "{context}: {books:?}");
     }
 
