@@ -213,7 +213,8 @@ pub(crate) struct StatusArgs {
 /// What both stops take.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct StopArgs {
-    /// Return only when the master is gone
+    /// Return only when the master is gone, however long that takes: connections that drain
+    /// have worker_shutdown_timeout
     #[arg(long)]
     pub(crate) wait: bool,
 }

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chappe::control::{self, ReplyError, Status};
 use chappe_sys::unix_socket;
@@ -136,6 +136,43 @@ fn a_master_that_hangs_is_told_of_in_time_by_every_command() {
             assert!(said.contains(&format!("pid {}", server.pid())), "{said}");
         }
     });
+}
+
+/// A signal needs no answer: `-s quit` returns at once, where `quit` wants to hear that the
+/// master has accepted.
+#[test]
+fn a_signal_is_sent_to_a_master_that_hangs_and_a_command_of_the_same_name_fails() {
+    let mut server = TestServer::start("control_signal", "");
+    while_stopped(server.pid(), || {
+        let began = Instant::now();
+        let signalled = server.run(&["-s", "quit"]);
+        let at_once = began.elapsed();
+        assert_eq!((signalled.code, signalled.stderr.as_str()), (Some(0), ""), "{signalled:?}");
+        let began = Instant::now();
+        let asked = server.run(&["quit"]);
+        assert_eq!(asked.code, Some(1), "{asked:?}");
+        assert!(asked.stderr.contains("did not answer within 10s"), "{asked:?}");
+        assert!(at_once < began.elapsed(), "-s quit took {at_once:?}");
+    });
+    assert_eq!(server.wait_exit().code(), Some(0), "the signal was there when it went on");
+}
+
+/// What the help says of the two ways, and of waiting.
+#[test]
+fn the_help_says_what_a_signal_and_a_command_wait_for() {
+    let directory = fresh_dir("control_help");
+    let help = |arguments: &[&str]| {
+        let help = finish(command(&directory).args(arguments));
+        assert_eq!(help.code, Some(0), "{help:?}");
+        help.stdout.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let signal = "Send a signal to the running master and return at once; the command of the same \
+                  name says what the master makes of it";
+    assert!(help(&["--help"]).contains(signal), "{}", help(&["--help"]));
+    for name in ["stop", "quit"] {
+        let told = help(&[name, "--help"]);
+        assert!(told.contains("only when the master is gone, however long that takes"), "{told}");
+    }
 }
 
 #[test]

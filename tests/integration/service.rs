@@ -6,14 +6,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chappe_client::{CODE_ECHO, Connection};
 use chappe_sys::clock::monotonic_us;
 use nix::sys::signal::Signal;
 
 use chappe_testkit::site::{configuration, finish, program};
-use chappe_testkit::{DEADLINE, TestServer, fresh_dir};
+use chappe_testkit::{DEADLINE, TestServer, fresh_dir, wait_until};
 
 /// A service manager's ear.
 struct Manager {
@@ -124,6 +124,42 @@ fn the_watchdog_is_fed_by_the_masters_loop() {
     assert_eq!((before, between), (0, 0));
 }
 
+/// A manager that waits for a microsecond makes a mistake. It gets a sign of life each 10 ms and
+/// no more, and what is logged once it no longer reads them is bounded, too.
+#[test]
+fn a_watchdog_of_a_microsecond_is_fed_each_10_ms_and_is_no_storm_of_warnings() {
+    const PINGS: u32 = 50;
+    const PAUSE: Duration = Duration::from_millis(10);
+    let manager = Manager::new();
+    let mut program = manager.program();
+    program.env("WATCHDOG_USEC", "1");
+    let server = TestServer::start_program(program, "watchdog_microsecond", "");
+    // What waits in the socket was sent before; a storm would never let it be empty.
+    manager.socket.set_nonblocking(true).expect("set");
+    let waits = |_: &u32| manager.socket.recv(&mut [0; 100]).is_ok();
+    let waiting = (0..1000).take_while(waits).count();
+    assert!(waiting < 1000, "signs of life come faster than they are read");
+    manager.socket.set_nonblocking(false).expect("set");
+    let began = Instant::now();
+    for _ in 0..PINGS {
+        let mut buffer = [0; 100];
+        let bytes = manager.socket.recv(&mut buffer).expect("a sign of life");
+        assert_eq!(&buffer[..bytes], b"WATCHDOG=1");
+    }
+    // The first may be on its way when the clock is started.
+    let elapsed = began.elapsed();
+    assert!(elapsed >= PAUSE * (PINGS - 2), "{PINGS} signs of life in {elapsed:?}");
+
+    drop(manager);
+    server.wait_event("master", "manager.failed", "");
+    let uptime_ms = || server.status().master.uptime_ms;
+    let refused_at = uptime_ms();
+    wait_until("some hundred more were refused", || uptime_ms() > refused_at + 2000);
+    let warnings = server.events("master", "manager.failed");
+    // Two in ten seconds, and ten seconds may be over in between.
+    assert!(warnings.len() <= 4, "{warnings:#?}");
+}
+
 #[test]
 fn a_manager_that_is_not_there_is_no_reason_not_to_serve() {
     let mut command = Command::new(program("chappe"));
@@ -133,8 +169,8 @@ fn a_manager_that_is_not_there_is_no_reason_not_to_serve() {
     let mut command = Command::new(program("chappe"));
     command.stdin(Stdio::null()).env("NOTIFY_SOCKET", "relative");
     let server = TestServer::start_program(command, "notify_wrong", "");
-    let warning = server.status_json()["master"]["warnings"][0].clone();
-    assert!(warning.as_str().is_some_and(|text| text.contains("NOTIFY_SOCKET")), "{warning}");
+    let warnings = server.status().master.warnings;
+    assert!(warnings[0].contains("NOTIFY_SOCKET"), "{warnings:?}");
 }
 
 /// The server's program with a listening socket as descriptor 3, as systemd passes it.

@@ -138,6 +138,22 @@ mod tests {
     }
 
     #[test]
+    fn no_watchdog_makes_signs_of_life_come_closer_than_the_shortest_pause() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let mut notifier = Notifier::new(path.as_os_str(), Some(Duration::from_micros(1))).unwrap();
+        let start = notifier.next_ping().unwrap();
+        let mut pings = 0;
+        for ms in 0..100 {
+            notifier.ping(start + Duration::from_millis(ms)).unwrap();
+            pings += u32::from(manager.recv(&mut [0; 20]).is_ok());
+        }
+        assert_eq!(pings, 10, "in 100 ms");
+    }
+
+    #[test]
     fn a_manager_that_does_not_read_never_blocks_us() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
