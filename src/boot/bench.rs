@@ -18,7 +18,8 @@ pub(super) fn bench(common: &Common, arguments: &BenchArgs) -> Result<u8, Failur
     let known = known(common, arguments.address());
     let located = known.as_ref().ok().map(|(located, _)| located);
     let mut counters = || totals(&master_client::status(located?).ok()?);
-    let pids = known.as_ref().map(|(_, status)| workers(status)).map_err(Clone::clone);
+    let one_line = |failure: &Failure| failure.to_string().replace('\n', "; ");
+    let pids = known.as_ref().map(|(_, status)| workers(status)).map_err(one_line);
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     Ok(cli::bench(arguments, default_to, pids, &mut counters, &mut out, &mut err))
 }
@@ -28,16 +29,15 @@ pub(super) fn bench(common: &Common, arguments: &BenchArgs) -> Result<u8, Failur
 ///
 /// The kernel is no help: for the other end of a Unix socket it names the process that called
 /// listen(2), and of a daemon that process is gone.
-fn known(common: &Common, address: Option<&str>) -> Result<(Located, Status), String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string().replace('\n', "; ");
-    let (prefix, file) = paths(common).map_err(|error| text(&error))?;
-    let located = config::locate(&file, &prefix, &common.set, Need::ControlSocket)
-        .map_err(|error| text(&error))?;
-    let status = master_client::status(&located).map_err(|error| text(&error))?;
+fn known(common: &Common, address: Option<&str>) -> Result<(Located, Status), Failure> {
+    let (prefix, file) = paths(common)?;
+    let located = config::locate(&file, &prefix, &common.set, Need::ControlSocket)?;
+    let status = master_client::status(&located)?;
     match address {
         Some(address) if !listens(&status, address) => {
             let (file, listen) = (file.display(), status.master.listen.join(" "));
-            Err(format!("the server of {file} listens on {listen}, not on {address}"))
+            let text = format!("the server of {file} listens on {listen}, not on {address}");
+            Err(Failure::Refused(text))
         }
         _ => Ok((located, status)),
     }

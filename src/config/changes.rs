@@ -67,15 +67,16 @@ impl Config {
 
     /// Puts what needs a restart back to what it is in `running`.
     pub(crate) fn keep_until_restart(&mut self, running: &Self) {
-        self.daemon = running.daemon;
-        self.pid_file.clone_from(&running.pid_file);
-        self.control_socket.clone_from(&running.control_socket);
-        self.user.clone_from(&running.user);
+        // A field is reached through `&mut`; the copy keeps what runs untouched.
+        let mut running = running.clone();
+        for key in KEYS.iter().filter(|key| key.change == Change::Restart) {
+            key.field.copy(&mut running, self);
+        }
         let places = match_listeners(&running.listen, &self.listen);
         for (listen, place) in self.listen.iter_mut().zip(places) {
-            if let Some(old) = place.map(|place| &running.listen[place]) {
-                listen.accept = old.accept;
-                listen.ipv6only = old.ipv6only;
+            let Some(place) = place else { continue };
+            for key in LISTEN_KEYS.iter().filter(|key| key.change == Change::Restart) {
+                key.field.copy(&mut running.listen[place], listen);
             }
         }
     }

@@ -233,6 +233,31 @@ impl<T: Default> Field<T> {
         }
     }
 
+    /// Makes the field of `to` what it is in `from`, whose `&mut` is only the way to it.
+    pub(super) fn copy(&self, from: &mut T, to: &mut T) {
+        fn put<T, V: Clone>(at: At<T, V>, from: &mut T, to: &mut T) {
+            at(to).clone_from(at(from));
+        }
+        match self {
+            Self::Flag(at) => put(*at, from, to),
+            Self::Processes(at) => put(*at, from, to),
+            Self::Integer(number, _) | Self::Size(number, _) => {
+                number.set(to, number.get(from));
+            }
+            Self::SizeOrOff(at, _) => put(*at, from, to),
+            Self::Time(at, _) => put(*at, from, to),
+            Self::TimeOrOff(at, _) => put(*at, from, to),
+            Self::Choice(at) => {
+                at(to).choose(at(from).word());
+            }
+            Self::Path(at) => put(*at, from, to),
+            Self::Address(at) => put(*at, from, to),
+            Self::AddressOrOff(at) => put(*at, from, to),
+            Self::User(at) => put(*at, from, to),
+            Self::Include => {}
+        }
+    }
+
     /// The field as TOML. `&mut` only because that is the way to a field.
     pub(super) fn write(&self, target: &mut T) -> String {
         let quote = |text: String| toml::Value::String(text).to_string();
