@@ -5,7 +5,6 @@
 //! everything of the one that serves stays as it is until [`Generations::commit`] exchanges
 //! the two. So undoing a reload is dropping the candidate and its workers.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "an upgrade in place will use it"))]
 mod state;
 
 use std::fmt;

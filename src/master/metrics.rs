@@ -5,29 +5,27 @@
 //! The socket stays with the master. A client that connects while there is no process
 //! waits in the socket's queue for the next one.
 
+mod birth;
+
 use std::collections::BTreeSet;
 use std::io;
-use std::net::TcpListener;
-use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use chappe_shm::Zone;
-use chappe_sys::privileges::{self, Identity};
-use chappe_sys::process::{self, ExitReason, Forked};
+use chappe_sys::signals::Signals;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-use super::Master;
+pub(super) use birth::Outfit;
+
 use super::deadlines::{Deadlines, What};
 use super::supervisor::{Death, Verdict, judge};
-use crate::channel::{Channel, MasterEnd};
-use crate::config::{self, Address, Config, LogLevel};
+use crate::channel::MasterEnd;
+use crate::config::{self, Address, Config};
 use crate::control::MetricsStatus;
 use crate::listen::{Bound, ListenError};
-use crate::logging::{self, Copies};
-use crate::metrics::{self, Facts};
+use crate::metrics;
+use birth::Birth;
 
 /// The process that runs.
 #[derive(Debug)]
@@ -184,88 +182,32 @@ impl Metrics {
         }
     }
 
-    /// With the master's end of its channel.
-    fn birth(&self, facts: Facts, zone: Arc<Zone>) -> io::Result<(metrics::Start, MasterEnd)> {
-        let (master_end, channel) = Channel::pair()?;
-        let listener = match &self.endpoint {
-            Some(bound) => bound.listeners_of(0, 1)?.pop(),
-            None => None,
-        };
-        let listener = TcpListener::from(listener.ok_or(io::ErrorKind::NotFound)?.socket);
-        Ok((metrics::Start { zone, channel, listener, facts }, master_end))
-    }
-}
-
-impl Master<'_> {
-    /// Forks the process.
-    pub(super) fn fork_metrics(&mut self) {
-        self.publish_history();
-        match self.try_fork_metrics() {
+    /// Forks the process. If that fails, the next try is paced like one after a death.
+    pub(super) fn fork(
+        &mut self,
+        outfit: Outfit,
+        is_stopping: bool,
+        signals: &mut Signals,
+        deadlines: &mut Deadlines,
+    ) {
+        match self.try_fork(outfit, signals) {
             Ok(helper) => {
-                let address = self.metrics.endpoint.as_ref().map(|bound| bound.local.to_string());
+                let address = self.endpoint.as_ref().map(|bound| bound.local.to_string());
                 let address = address.unwrap_or_default();
                 log::info!(target: "metrics.started", "metrics process started pid={} address={address}", helper.pid);
-                self.metrics.helper = Some(helper);
+                self.helper = Some(helper);
             }
             Err(error) => {
                 log::error!(target: "fork.failed", "cannot fork the metrics process: {error}");
-                let is_stopping = self.stop.is_stopping();
-                let deadlines = &mut self.deadlines;
-                self.metrics.fill(Death::Failed, Duration::ZERO, is_stopping, deadlines);
+                self.fill(Death::Failed, Duration::ZERO, is_stopping, deadlines);
             }
         }
     }
 
-    fn try_fork_metrics(&mut self) -> io::Result<Helper> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let started_at = now.saturating_sub(self.started.elapsed());
-        let facts = Facts {
-            version: env!("CARGO_PKG_VERSION"),
-            started_at_ms: u64::try_from(started_at.as_millis()).unwrap_or(u64::MAX),
-        };
-        let zone = Arc::clone(self.supervisor.zone());
-        let (start, channel) = self.metrics.birth(facts, zone)?;
-        let birth = Birth { start, copies: self.copies, identity: self.identity.clone() };
-        let pid = self
-            .signals
-            .fork(|forked| birth.begin(&forked).map_or(ExitReason::CannotBoot, metrics::run))?;
+    fn try_fork(&self, outfit: Outfit, signals: &mut Signals) -> io::Result<Helper> {
+        let endpoint = self.endpoint.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let (birth, channel) = Birth::new(outfit, endpoint)?;
+        let pid = signals.fork(|forked| birth.begin(&forked))?;
         Ok(Helper { pid, _channel: channel, started: Instant::now() })
-    }
-}
-
-/// What the process is born with, see the workers' `Birth`.
-struct Birth {
-    start: metrics::Start,
-    copies: Copies,
-    identity: Option<Identity>,
-}
-
-impl Birth {
-    /// In the new process, in the order of a worker. It has no log: the file of the
-    /// master's is not its own, and the master logs its start and end.
-    fn begin(self, forked: &Forked) -> io::Result<metrics::Start> {
-        let Self { start, copies, identity } = self;
-        logging::set_level(LogLevel::Off).map_err(io::Error::other)?;
-        start.zone.close_descriptor();
-        let streams = (io::stdin(), io::stdout(), io::stderr());
-        let keep = [
-            streams.0.as_fd(),
-            streams.1.as_fd(),
-            streams.2.as_fd(),
-            start.channel.as_fd(),
-            start.listener.as_fd(),
-        ];
-        process::close_all_except(forked, &keep)?;
-        process::redirect_stdin_stdout_to_null()?;
-        if copies == Copies::None {
-            process::redirect_stderr_to_null()?;
-        }
-        crate::program::set_title("metrics process");
-        if let Some(identity) = identity {
-            identity.assume(forked)?;
-        }
-        privileges::give_up_new_privileges(forked)?;
-        start.zone.forbid_writes(forked)?;
-        Ok(start)
     }
 }

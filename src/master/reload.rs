@@ -16,10 +16,11 @@ use chappe_shm::{Counter, SlotState};
 
 use super::deadlines::What;
 use super::generations::{Candidate, Failure};
+use super::owners::Master;
 use super::plan::{Due, Event, Verdict};
+use super::start;
 use super::stop::CUT_GRACE;
 use super::supervisor::{Ended, Outfit};
-use super::{Master, start};
 use crate::config::{Changes, Config};
 use crate::control::{Refused, Reloaded, Reply};
 use crate::listen::Bound;
@@ -87,9 +88,7 @@ impl Master<'_> {
         let comes_free = self.supervisor.is_letting_go() || self.metrics.is_letting_go();
         let candidate = self.read_candidate(begun);
         if let Err(failure) = &candidate
-            && failure.is_taken()
-            && comes_free
-            && begun.elapsed() < ADDRESS_TIME_MAX
+            && is_worth_another_try(failure, comes_free, begun.elapsed())
         {
             if self.generations.waits_since().is_none() {
                 log::info!(target: "reload.waits", "{failure}; a worker that is leaving still has the address, trying again");
@@ -297,6 +296,7 @@ impl Master<'_> {
             warnings: self.generations.current().warnings.clone(),
         });
         self.answer_all(&committed.waiters, &outcome);
+        self.check_core_state();
     }
 
     // Undo.
@@ -341,6 +341,7 @@ impl Master<'_> {
         let error = format!("reload failed, the old generation stays: {reason}");
         let wrong_configuration = Some(matches!(failure, Failure::Config(_)));
         self.answer_all(waiters, &Reply::Refused(Refused { error, wrong_configuration }));
+        self.check_core_state();
     }
 
     fn dismiss_waiters(&mut self) {
@@ -352,5 +353,37 @@ impl Master<'_> {
         for waiter in waiters {
             self.desk.answer(*waiter, outcome, &mut self.deadlines);
         }
+    }
+}
+
+/// Whether an address that can't be had may be had in a moment: somebody has it, a process of
+/// ours is about to let go of one, and it was not waited for long enough yet.
+fn is_worth_another_try(failure: &Failure, comes_free: bool, waited: Duration) -> bool {
+    failure.is_taken() && comes_free && waited < ADDRESS_TIME_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Address;
+    use crate::listen::ListenError;
+    use std::io::{Error, ErrorKind};
+
+    #[test]
+    fn only_an_address_that_one_of_ours_lets_go_of_is_waited_for() {
+        let refused = |kind: ErrorKind| {
+            let address = Address::Unix("/x".into());
+            ListenError::Bind { address, cause: Error::from(kind) }
+        };
+        let taken = || refused(ErrorKind::AddrInUse);
+        for failure in [Failure::Listen(taken()), Failure::Metrics(taken())] {
+            assert!(is_worth_another_try(&failure, true, Duration::ZERO), "{failure}");
+            assert!(!is_worth_another_try(&failure, false, Duration::ZERO), "{failure}");
+            assert!(!is_worth_another_try(&failure, true, ADDRESS_TIME_MAX), "{failure}");
+        }
+        let forbidden = Failure::Listen(refused(ErrorKind::PermissionDenied));
+        assert!(!is_worth_another_try(&forbidden, true, Duration::ZERO));
+        let other = Failure::Other("Address already in use".to_owned());
+        assert!(!is_worth_another_try(&other, true, Duration::ZERO));
     }
 }

@@ -3,8 +3,9 @@
 
 use std::time::Instant;
 
-use super::Master;
 use super::deadlines::What;
+use super::generations::Failure;
+use super::owners::Master;
 use super::plan::{Event, Verdict};
 use super::stop::CUT_GRACE;
 use crate::config::WORKER_PROCESSES_MAX;
@@ -24,8 +25,7 @@ impl Master<'_> {
 
     pub(super) fn resize(&mut self, by: i32) {
         let before = self.generations.current().workers;
-        let wanted = (i32::from(before) + by).clamp(1, i32::from(WORKER_PROCESSES_MAX));
-        let wanted = u16::try_from(wanted).unwrap_or(before);
+        let wanted = wanted_workers(before, by);
         if wanted == before {
             let bound = if by < 0 { "there is one worker only" } else { "there are 1024 workers" };
             log::warn!(target: "workers.kept", "workers stay as they are: {bound} workers={before}");
@@ -67,9 +67,9 @@ impl Master<'_> {
             || self.supervisor.zone().free_peer_tables() >= usize::from(more)
     }
 
-    fn add_workers(&mut self, before: u16, wanted: u16) -> Result<(), String> {
-        self.logs.grow(wanted).map_err(|error| error.to_string())?;
-        self.generations.grow_listeners(wanted).map_err(|error| error.to_string())?;
+    fn add_workers(&mut self, before: u16, wanted: u16) -> Result<(), Failure> {
+        self.logs.grow(wanted).map_err(Failure::other)?;
+        self.generations.grow_listeners(wanted).map_err(Failure::Listen)?;
         let now = Instant::now();
         (before..wanted).for_each(|number| self.deadlines.set(What::Vacancy(number), now));
         Ok(())
@@ -81,5 +81,33 @@ impl Master<'_> {
         self.supervisor.drain_from(current.number, wanted, until, &mut self.deadlines);
         self.generations.resize(wanted);
         self.supervisor.set_numbers(wanted);
+        self.check_core_state();
+    }
+}
+
+/// Within what a server may have. A burst of signals is one change, of any size.
+fn wanted_workers(before: u16, by: i32) -> u16 {
+    let wanted = i32::from(before).saturating_add(by).clamp(1, i32::from(WORKER_PROCESSES_MAX));
+    u16::try_from(wanted).unwrap_or(before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_one_worker_at_least_and_no_more_than_may_be() {
+        let most = WORKER_PROCESSES_MAX;
+        for (before, by, wanted) in [
+            (2, 1, 3),
+            (2, -1, 1),
+            (1, -1, 1),
+            (1, i32::MIN, 1),
+            (most, 1, most),
+            (3, i32::MAX, most),
+            (7, 0, 7),
+        ] {
+            assert_eq!(wanted_workers(before, by), wanted, "{before} and {by}");
+        }
     }
 }

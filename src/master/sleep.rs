@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use super::Master;
+use super::owners::Master;
 
 /// How often everything is checked while poll fails.
 const BLIND_TICK: Duration = Duration::from_millis(100);

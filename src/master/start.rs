@@ -11,17 +11,20 @@ use chappe_sys::process::ExitReason;
 use chappe_sys::regular_file;
 use chappe_sys::signals::{self, Signals};
 
+use super::assignment::Assignment;
+use super::control::ControlSocket;
 use super::deadlines::{Deadlines, What};
 use super::desk::Desk;
 use super::generations::Generations;
 use super::logs::Logs;
 use super::manager::Manager;
 use super::metrics::Metrics;
+use super::owners::{Master, Setup, Site, StartError};
 use super::plan::Event as Planned;
-use super::stop::Stop;
+use super::sleep;
+use super::stopping::Stop;
 use super::supervisor::{Ended, Outfit, Supervisor};
 use super::turn::Event;
-use super::{Assignment, ControlSocket, Master, Setup, Site, StartError, sleep};
 use crate::config::{Address, Config};
 use crate::logging::Role;
 use crate::throttle::Throttle;
@@ -125,6 +128,7 @@ impl<'a> Master<'a> {
             return Ok(true);
         }
         self.manager.ready(self.generations.addresses(), self.supervisor.numbers());
+        self.check_core_state();
         // What was asked for in the meantime is due.
         self.generations.note(Planned::Started);
         self.act_on_plan();

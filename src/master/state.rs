@@ -2,6 +2,10 @@
 //! has forked. It is JSON, has a version, and can be read back; a state of another version,
 //! or one that contradicts itself, is refused with a reason.
 //!
+//! No program hands it on yet. So that it is what a master really has, and not what this
+//! file thinks of it, debug builds write it down and read it back after each start, reload
+//! and change of the number of workers.
+//!
 //! Not part of it: configuration (read again from its file) and descriptors (listeners,
 //! channels, logs, the zone), which are passed on as such.
 
@@ -10,8 +14,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::Master;
 use super::generations::GenerationsState;
+use super::owners::Master;
 use super::supervisor::SupervisorState;
 use crate::config::LogLevel;
 
@@ -38,7 +42,20 @@ pub(super) enum StateError {
     },
     /// What it says can't be.
     #[error("the master's state contradicts itself: {0}")]
-    Contradiction(String),
+    Contradiction(#[from] Contradiction),
+}
+
+/// Two figures of a state that can't both be true.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub(super) enum Contradiction {
+    #[error("generation {number} serves, and {last} was the last")]
+    Generation { number: u64, last: u64 },
+    #[error("{workers} workers are wanted, and {paces} have a pace")]
+    Paces { workers: u16, paces: usize },
+    #[error("worker {pid} is of a generation to come")]
+    Early { pid: i32 },
+    #[error("there is no log level {0:?}")]
+    LogLevel(String),
 }
 
 /// The master as it is written down.
@@ -81,34 +98,35 @@ impl CoreState {
             return Err(StateError::OtherVersion { found: version });
         }
         let state: Self = serde_json::from_str(text)?;
-        state.check().map_err(StateError::Contradiction)?;
+        state.check()?;
         Ok(state)
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), Contradiction> {
         let generations = &self.generations;
-        if generations.number == 0 || generations.number > generations.last_number {
-            let (number, last) = (generations.number, generations.last_number);
-            return Err(format!("generation {number} serves, and {last} was the last"));
+        let (number, last) = (generations.number, generations.last_number);
+        if number == 0 || number > last {
+            return Err(Contradiction::Generation { number, last });
         }
-        if usize::from(generations.workers) != self.supervisor.pauses_ms.len() {
-            let (numbers, workers) = (self.supervisor.pauses_ms.len(), generations.workers);
-            return Err(format!("{workers} workers are wanted, and {numbers} have a pace"));
+        let (workers, paces) = (generations.workers, self.supervisor.pauses_ms.len());
+        if usize::from(workers) != paces {
+            return Err(Contradiction::Paces { workers, paces });
         }
         let late =
             |worker: &&super::supervisor::WorkerState| worker.generation > generations.last_number;
         if let Some(worker) = self.supervisor.workers.iter().find(late) {
-            return Err(format!("worker {} is of a generation to come", worker.pid));
+            return Err(Contradiction::Early { pid: worker.pid });
         }
         if let Some(name) = &self.log_level
             && level_of(name).is_none()
         {
-            return Err(format!("there is no log level {name:?}"));
+            return Err(Contradiction::LogLevel(name.clone()));
         }
         Ok(())
     }
 
     /// The level that an operator has set.
+    #[cfg_attr(not(test), expect(dead_code, reason = "an upgrade in place will use it"))]
     pub(super) fn level(&self) -> Option<LogLevel> {
         self.log_level.as_deref().and_then(level_of)
     }
@@ -119,9 +137,22 @@ fn level_of(name: &str) -> Option<LogLevel> {
 }
 
 impl Master<'_> {
-    /// What another program would have to know to go on. Between two turns, and not during a
-    /// reload: a candidate is not part of it.
-    #[cfg_attr(test, expect(dead_code, reason = "an upgrade in place will use it"))]
+    /// In a debug build: that what this master is can be written down and read back as the
+    /// same. Not during a reload: a candidate is not part of it.
+    ///
+    /// # Panics
+    /// It can't.
+    pub(super) fn check_core_state(&self) {
+        if cfg!(debug_assertions) {
+            let state = self.core_state();
+            match CoreState::read(&state.write()) {
+                Ok(read) => assert_eq!(read, state, "the master's state is read as another one"),
+                Err(error) => panic!("{error}: {state:?}"),
+            }
+        }
+    }
+
+    /// What another program would have to know to go on.
     fn core_state(&self) -> CoreState {
         CoreState {
             version: VERSION,
@@ -280,7 +311,7 @@ mod tests {
                 Instant::now(),
                 &mut deadlines,
             );
-            let error = restored.unwrap_err();
+            let error = restored.unwrap_err().to_string();
             assert!(error.contains(named), "{error}");
         }
     }

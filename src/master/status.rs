@@ -6,7 +6,7 @@ use chappe_shm::SlotReport;
 use chappe_sys::limits;
 
 use super::generations::History;
-use super::Master;
+use super::owners::Master;
 use crate::control::{
     self, CodeStatus, Counters, Limits, MasterStatus, Permits, Semaphores, Status, WorkerStatus,
 };

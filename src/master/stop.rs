@@ -4,57 +4,34 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::Master;
 use super::deadlines::What;
-
-/// How long workers may take for the fast stop; they only have sockets to close.
-pub(super) const FAST_STOP_MAX: Duration = Duration::from_secs(5);
+use super::owners::Master;
+use super::stopping::{Fast, Stop};
+use super::supervisor::FAST_STOP_MAX;
 
 /// How much longer than `worker_shutdown_timeout` a worker may take to leave. At that
 /// time it cuts its connections by itself, and counts them; one that is killed at the
 /// same moment counts nothing.
 pub(super) const CUT_GRACE: Duration = Duration::from_secs(1);
 
-/// A signal that comes twice in this time is one: timeout(1) and others send it to the process
-/// and to its group.
-const ONE_SIGNAL: Duration = Duration::from_millis(250);
-
-/// Whether, and how, the server is going down. It only ever gets more urgent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
-    /// It is not.
-    No,
-    /// Workers answer what they have; then the rest is cut.
-    Graceful,
-    /// Workers close and go; then they are killed. Who asked for it, and when.
-    Fast { by: &'static str, since: Instant },
-    /// Workers were killed; the kernel does the rest.
-    Killed,
-}
-
-impl Stop {
-    pub(super) fn is_stopping(self) -> bool {
-        self != Self::No
-    }
-}
-
 impl Master<'_> {
     /// The fast stop; asked for a second time it kills.
     pub(super) fn stop_fast(&mut self, by: &'static str) {
-        match self.stop {
-            Stop::No | Stop::Graceful => {
+        let now = Instant::now();
+        match self.stop.asked_to_be_fast(by, now) {
+            Fast::Begins => {
                 log::info!(target: "stop.fast", "stopping now by={by}");
-                self.begin_stop(Stop::Fast { by, since: Instant::now() }, FAST_STOP_MAX);
+                self.begin_stop(Stop::Fast { by, since: now }, FAST_STOP_MAX);
                 self.supervisor.signal_all(Signal::SIGTERM);
             }
-            Stop::Fast { by: first, since } if first == by && since.elapsed() < ONE_SIGNAL => {
+            Fast::IsTheSame => {
                 log::info!(target: "stop.same", "ignoring a repeated stop signal by={by}");
             }
-            Stop::Fast { .. } => {
+            Fast::Kills => {
                 log::warn!(target: "stop.again", "killing the workers: second stop order by={by}");
                 self.kill_workers();
             }
-            Stop::Killed => {}
+            Fast::IsOver => {}
         }
     }
 

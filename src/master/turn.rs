@@ -3,16 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use chappe_shm::{Counter, History};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::Master;
 use super::control::Request;
 use super::deadlines::What;
 use super::desk::Kind;
+use super::metrics::Outfit;
+use super::owners::Master;
 use super::supervisor::{Child, Ended, Heard};
 use crate::channel::Message;
 use crate::config::LogLevel;
@@ -96,10 +98,7 @@ impl Master<'_> {
     }
 
     fn take_signals(&mut self, on: &mut dyn FnMut(&mut Self, Event)) {
-        let mut pending = self.signals.pending();
-        // First the processes that have ended: what is alive decides whether a stop is complete.
-        pending.sort_by_key(|&signal| signal != Signal::SIGCHLD);
-        for signal in pending {
+        for signal in reap_first(self.signals.pending()) {
             match signal {
                 Signal::SIGCHLD => self.reap(on),
                 Signal::SIGTERM | Signal::SIGINT => self.stop_fast(signal.as_str()),
@@ -280,8 +279,21 @@ impl Master<'_> {
         self.desk.open(ticket, kind, asking, &mut self.deadlines);
     }
 
+    /// Forks the metrics process, which reads in the zone what was told last.
+    fn fork_metrics(&mut self) {
+        self.publish_history();
+        let outfit = Outfit {
+            zone: Arc::clone(self.supervisor.zone()),
+            started: self.started,
+            copies: self.copies,
+            identity: self.identity.clone(),
+        };
+        let is_stopping = self.stop.is_stopping();
+        self.metrics.fork(outfit, is_stopping, &mut self.signals, &mut self.deadlines);
+    }
+
     /// Writes down for readers of the zone what they can't find there otherwise.
-    pub(super) fn publish_history(&self) {
+    fn publish_history(&self) {
         let history = self.generations.history();
         self.supervisor.zone().tell_history(&History {
             generation: self.generations.current().number,
@@ -289,5 +301,23 @@ impl Master<'_> {
             reloads_failed: history.failed,
             last: history.last.as_ref().map(|last| (last.reason.is_none(), last.at_ms)),
         });
+    }
+}
+
+/// First the processes that have ended: what is alive decides whether a stop is complete.
+fn reap_first(mut signals: Vec<Signal>) -> Vec<Signal> {
+    signals.sort_by_key(|&signal| signal != Signal::SIGCHLD);
+    signals
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_ended_comes_before_what_is_asked_for_and_that_in_its_order() {
+        use Signal::{SIGCHLD, SIGHUP, SIGQUIT, SIGTERM, SIGUSR1};
+        let pending = vec![SIGTERM, SIGHUP, SIGCHLD, SIGQUIT, SIGUSR1];
+        assert_eq!(reap_first(pending), [SIGCHLD, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1]);
     }
 }

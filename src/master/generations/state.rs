@@ -34,6 +34,7 @@ impl Generations {
 
     /// Goes on where another master has written down its state, with the configuration and
     /// the listeners of the generation that serves.
+    #[cfg_attr(not(test), expect(dead_code, reason = "an upgrade in place will use it"))]
     pub(in crate::master) fn restore(
         state: GenerationsState,
         config: Arc<Config>,

@@ -10,7 +10,6 @@ mod owed;
 mod policy;
 mod reap;
 mod spawn;
-#[cfg_attr(not(test), expect(dead_code, reason = "an upgrade in place will use it"))]
 mod state;
 mod stuck;
 #[cfg(test)]
@@ -35,7 +34,6 @@ pub(super) use spawn::Outfit;
 pub(super) use state::{SupervisorState, WorkerState};
 
 use super::deadlines::{Deadlines, What};
-use super::stop::FAST_STOP_MAX;
 use crate::channel::{Message, Parcel, ReceivedParcel};
 use crate::throttle::Throttle;
 use worker::{Delivery, Worker};
@@ -45,6 +43,8 @@ use worker::{Delivery, Worker};
 const MESSAGES_A_TURN: usize = 64;
 /// How many invalid messages are taken from a worker before it is killed.
 const NONSENSE_MAX: u32 = 16;
+/// How long a worker may take that is told to go at once: it only has sockets to close.
+pub(super) const FAST_STOP_MAX: Duration = Duration::from_secs(5);
 /// How long a worker may live on after its end of the channel is gone.
 const MUTE_MAX: Duration = Duration::from_secs(5);
 /// How soon permits are settled again when a live worker was just using them; the pause

@@ -24,7 +24,7 @@ use crate::channel::{Channel, MasterEnd};
 use crate::config::{Config, CpuAffinity, LogLevel};
 use crate::listen::Bound;
 use crate::logging::{self, Copies, Role};
-use crate::master::Assignment;
+use crate::master::assignment::Assignment;
 use crate::master::deadlines::{Deadlines, What};
 
 /// What all workers of a generation are born with.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use chappe_shm::{Orders, Stage, Zone};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use super::Supervisor;
 use super::worker::Worker;
@@ -48,6 +49,17 @@ pub(in crate::master) struct WorkerState {
 pub(in crate::master) struct VacancyState {
     pub(in crate::master) number: u16,
     pub(in crate::master) due_in_ms: u64,
+}
+
+/// Why workers that were written down can't be those of a zone.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub(in crate::master) enum Misfit {
+    #[error("worker {pid} has slot {slot}, which is free")]
+    FreeSlot { pid: i32, slot: usize },
+    #[error("{pid} is the number of no process, or of two workers")]
+    Process { pid: i32 },
+    #[error("two workers have slot {slot}")]
+    SharedSlot { slot: usize },
 }
 
 /// [`Stage`] in words.
@@ -113,14 +125,15 @@ impl Supervisor {
     /// is one whose end is gone.
     ///
     /// # Errors
-    /// The state and the zone do not fit together; in words.
+    /// The state and the zone do not fit together.
+    #[cfg_attr(not(test), expect(dead_code, reason = "an upgrade in place will use it"))]
     pub(in crate::master) fn restore(
         state: &SupervisorState,
         zone: Arc<Zone>,
         mut channels: BTreeMap<i32, MasterEnd>,
         now: Instant,
         deadlines: &mut Deadlines,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Misfit> {
         let mut restored = Self::new(Arc::clone(&zone), 0);
         let at = |in_ms: u64| now + Duration::from_millis(in_ms);
         restored.pauses = state.pauses_ms.iter().copied().map(Duration::from_millis).collect();
@@ -130,13 +143,12 @@ impl Supervisor {
         for saved in &state.workers {
             let (pid, slot) = (saved.pid, saved.slot);
             let claimed = zone.claimed_slot(slot);
-            let claimed =
-                claimed.ok_or_else(|| format!("worker {pid} has slot {slot}, which is free"))?;
+            let claimed = claimed.ok_or(Misfit::FreeSlot { pid, slot })?;
             if pid <= 0 || restored.pids().iter().any(|known| known.as_raw() == pid) {
-                return Err(format!("{pid} is the number of no process, or of two workers"));
+                return Err(Misfit::Process { pid });
             }
             if restored.workers.iter().any(|worker| worker.slot.index() == slot) {
-                return Err(format!("two workers have slot {slot}"));
+                return Err(Misfit::SharedSlot { slot });
             }
             let pid = Pid::from_raw(pid);
             let mut worker = Worker::new(saved.number, saved.generation, pid, claimed);
