@@ -46,9 +46,10 @@ impl Reply {
     ///
     /// ```
     /// # use chappe::control::*;
-    /// let reply = Reply::Accepted(Accepted { ok: true, pid: 70 });
+    /// let accepted: Accepted = read(r#"{"ok":true,"pid":70}"#)?;
     /// // With the end of the line.
-    /// assert_eq!(reply.to_line(), "{\"ok\":true,\"pid\":70}\n");
+    /// assert_eq!(Reply::Accepted(accepted).to_line(), "{\"ok\":true,\"pid\":70}\n");
+    /// # Ok::<(), ReplyError>(())
     /// ```
     #[must_use]
     pub fn to_line(&self) -> String {
