@@ -167,7 +167,7 @@ fn the_help_says_what_a_signal_and_a_command_wait_for() {
         help.stdout.split_whitespace().collect::<Vec<_>>().join(" ")
     };
     let signal = "Send a signal to the running master and return at once; the command of the same \
-                  name says what the master makes of it";
+                  name reports the outcome";
     assert!(help(&["--help"]).contains(signal), "{}", help(&["--help"]));
     for name in ["stop", "quit"] {
         let told = help(&[name, "--help"]);
