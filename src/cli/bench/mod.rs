@@ -47,8 +47,8 @@ pub(crate) struct BenchArgs {
     /// The body of each request out of a file
     #[arg(long, value_name = "FILE", group = "source", conflicts_with = "size")]
     file: Option<PathBuf>,
-    /// A frame that each connection sends before anything else, as a login; {n} in it is
-    /// the number of the connection. An error in answer to it ends the run
+    /// A frame that each connection sends before anything else, as a login; an n in braces
+    /// is the number of the connection. An error in answer to it ends the run
     #[arg(long, value_name = "CODE:BODY")]
     first: Option<First>,
     /// Bytes of each request's body, no two of them alike
