@@ -1,4 +1,4 @@
-//! The master: its owners, what it is started with, and why no server came of it.
+//! The master: its owners, what it is started with, and why a start has failed.
 //!
 //! The files that act on several owners (`start`, `turn`, `reload`, `stop`, …) have their
 //! methods on [`Master`] and are named by nothing here.
