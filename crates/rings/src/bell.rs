@@ -30,6 +30,12 @@ impl Bell {
         }
     }
 
+    /// Whether it is rung and not heard. Of use only to who has taken a permit.
+    #[must_use]
+    pub fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire) != 0
+    }
+
     /// To be called after a permit was taken and before looking: what is stored after the
     /// look rings again. Whether it was rung.
     pub fn hear(&self) -> bool {

@@ -79,6 +79,12 @@ impl Broadcast {
         (self.words.len() / SHARE - HEAD_WORDS - TAIL_WORDS) * size_of::<u64>()
     }
 
+    /// How many words there are. Positions count on over them.
+    #[must_use]
+    pub fn words(&self) -> usize {
+        self.words.len()
+    }
+
     /// The writer, from where the last one was.
     ///
     /// # Errors
@@ -86,7 +92,12 @@ impl Broadcast {
     pub fn writer(&self) -> Result<Writer, Corrupt> {
         let tail = self.cursors.tail.load(Ordering::Acquire);
         let (_, offset) = self.record_before(tail)?;
-        Ok(Writer { ring: self.clone(), tail, offset, marked: None })
+        // Where a dead writer has marked a record, that one is the first of its part.
+        let part = self.part(tail);
+        let mark = self.mark(part);
+        let is_marked = mark.offset.load(Ordering::Relaxed) > 0
+            && self.part(mark.position.load(Ordering::Relaxed)) == part;
+        Ok(Writer { ring: self.clone(), tail, offset, marked: is_marked.then_some(part) })
     }
 
     /// A reader of what is written from now on.
@@ -171,6 +182,11 @@ impl Broadcast {
     fn part(&self, position: u64) -> u64 {
         position / (self.words.len() / MARKS) as u64
     }
+
+    #[expect(clippy::cast_possible_truncation, reason = "less than the number of marks")]
+    fn mark(&self, part: u64) -> &Mark {
+        &self.cursors.marks[(part % MARKS as u64) as usize]
+    }
 }
 
 /// The writer of a broadcast ring. There is one at a time.
@@ -235,8 +251,7 @@ impl Writer {
         step("write: length");
         words::at(words, ends - 1).store(bytes as u64, Ordering::Relaxed);
         if self.marked.replace(part) != Some(part) {
-            #[expect(clippy::cast_possible_truncation, reason = "less than the number of marks")]
-            let mark = &cursors.marks[(part % MARKS as u64) as usize];
+            let mark = self.ring.mark(part);
             mark.offset.store(offset, Ordering::Relaxed);
             mark.position.store(begins, Ordering::Relaxed);
         }
@@ -279,6 +294,12 @@ impl Reader {
     #[must_use]
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Whether there is a record that it has not read.
+    #[must_use]
+    pub fn has_next(&self) -> bool {
+        self.ring.cursors.tail.load(Ordering::Acquire) != self.position
     }
 
     /// The next record, in the place of what was in `into`, if there is one.

@@ -111,6 +111,12 @@ impl Producer {
         Ok(())
     }
 
+    /// Whether a record of so many bytes can be appended. If not, the consumer will say when it
+    /// has made room.
+    pub fn has_room_for(&mut self, bytes: usize) -> bool {
+        self.find_room((HEAD_WORDS + words::needed(bytes)) as u64).is_ok()
+    }
+
     fn find_room(&mut self, needed: u64) -> Result<(), Full> {
         if self.has_room(needed) || self.look(needed) {
             return Ok(());
@@ -175,6 +181,12 @@ impl Consumer {
         words::read(words, self.head + HEAD_WORDS as u64, bytes, into);
         self.end = self.head + (HEAD_WORDS + words::needed(bytes)) as u64;
         Ok(true)
+    }
+
+    /// Whether there is a record that is not taken.
+    #[must_use]
+    pub fn has_next(&self) -> bool {
+        self.queue.cursors.tail.load(Ordering::Acquire) != self.head
     }
 
     /// Takes the record that `next` gave last: all that follows from it is done. True if the

@@ -6,10 +6,11 @@
 //! atomics and semaphores only, and no reference to plain memory is handed out.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MmapAdvise, ProtFlags, madvise, mprotect};
-use nix::sys::stat::fstat;
+use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::process::Forked;
@@ -39,6 +40,7 @@ const SEALS: SealFlag =
 pub struct SharedFile {
     descriptor: OwnedFd,
     bytes: u64,
+    is_read_only: bool,
 }
 
 impl SharedFile {
@@ -53,7 +55,7 @@ impl SharedFile {
         let length = libc::off_t::try_from(bytes).map_err(io::Error::other)?;
         nix::unistd::ftruncate(&descriptor, length)?;
         fcntl(&descriptor, FcntlArg::F_ADD_SEALS(SEALS))?;
-        Ok(Self { descriptor, bytes })
+        Ok(Self { descriptor, bytes, is_read_only: false })
     }
 
     /// The one behind a descriptor that this process was handed, which is closed by exec
@@ -69,7 +71,30 @@ impl SharedFile {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a memfd that is not sealed"));
         }
         let bytes = u64::try_from(fstat(&descriptor)?.st_size).map_err(io::Error::other)?;
-        Ok(Self { descriptor, bytes })
+        Ok(Self { descriptor, bytes, is_read_only: false })
+    }
+
+    /// Only the processes of its owner, or of the superuser, can open it once more by
+    /// `/proc/PID/fd`: a memfd begins with the rights 0777.
+    ///
+    /// # Errors
+    /// Of fchmod.
+    pub fn forbid_others(&self) -> io::Result<()> {
+        fchmod(&self.descriptor, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        Ok(())
+    }
+
+    /// A handle by which the file can be read and never written: what is mapped from here, in this
+    /// process or in one that is forked later, cannot be made writable by mprotect either. A
+    /// store ends the process by SIGSEGV.
+    ///
+    /// # Errors
+    /// Of open: no descriptor is left, or `/proc` is not mounted.
+    pub fn to_read(&self) -> io::Result<Self> {
+        // A copy of a descriptor may do what the descriptor may. Only who opens the file once
+        // more can ask for less.
+        let descriptor = File::open(format!("/proc/self/fd/{}", self.descriptor.as_raw_fd()))?;
+        Ok(Self { descriptor: descriptor.into(), bytes: self.bytes, is_read_only: true })
     }
 
     /// Its size in bytes, for good.
@@ -121,7 +146,12 @@ impl SharedFile {
         }
         // Not `MmapMut::map_anon`: that one is MAP_PRIVATE, and each worker would
         // count into a copy of its own.
-        let map = MmapOptions::new().offset(offset).len(bytes).map_raw(&self.descriptor)?;
+        let mut options = MmapOptions::new();
+        options.offset(offset).len(bytes);
+        let map = match self.is_read_only {
+            true => options.map_raw_read_only(&self.descriptor)?,
+            false => options.map_raw(&self.descriptor)?,
+        };
         Ok(SharedArray { map, count, element: PhantomData })
     }
 }
@@ -339,6 +369,25 @@ mod tests {
         drop(file);
         two[1].words[5].store(8, Ordering::Relaxed);
         assert_eq!(one.words[5].load(Ordering::Relaxed), 8);
+    }
+
+    #[test]
+    fn what_is_mapped_to_read_cannot_be_made_writable() {
+        let file = SharedFile::create("test", 4 * PAGE).unwrap();
+        file.forbid_others().unwrap();
+        let writer = file.map::<Pages>(0).unwrap();
+        let reader = file.to_read().unwrap().map::<Pages>(0).unwrap();
+        writer.words[5].store(7, Ordering::Relaxed);
+        assert_eq!(reader.words[5].load(Ordering::Relaxed), 7);
+        let make_writable = |mapping: &SharedMapping<Pages>| {
+            let start = NonNull::new(mapping.0.map.as_mut_ptr().cast()).unwrap();
+            let rights = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+            // SAFETY: the range is exactly a mapping that lives until the end of the test, and
+            // all that is in it is atomic: more rights change nothing for who reads.
+            unsafe { mprotect(start, mapping.0.map.len(), rights) }
+        };
+        assert_eq!(make_writable(&reader), Err(Errno::EACCES));
+        assert_eq!(make_writable(&writer), Ok(()));
     }
 
     #[test]
