@@ -1,21 +1,21 @@
-//! A chat: accounts in SQLite, a login, who is here, a timer; what each has said is saved.
+//! A chat: accounts in SQLite, a login, rooms over all workers, a timer; what each has said is saved.
 //!
 //! ```sh
 //! cargo run -p chappe-examples --bin chat -- --foreground -c examples/chat.toml
-//! chappe send --code 16 --body 'anna secret' --listen 1h   # logs in, and prints what is said for an hour
-//! chappe bench --first '16:user{n} pass' --code 17 --body hello --expect any
+//! chappe send --code 16 --body 'anna secret lobby' --listen 1h   # enters, and prints what is said
+//! chappe bench --first '16:user{n} pass room{n}' --code 17 --body hello --expect any
 //! ```
 //!
-//! Code 16 is a login, `user password`; the first one makes the account. 17 says a text to all
-//! others in the room, which is a worker's own. Pushed: 18 what somebody said, 19 who is here.
+//! Code 16 is a login, `user password room`; the first one makes the account. 17 says a text to the
+//! room, oneself too. Published there: 18 what somebody said, 19 who comes and goes; and to all
+//! rooms: 20 how much has been said and saved.
 
 use chappe::{
-    Call, Client, CloseReason, Deny, Handle, Message, Outcome, Routes, Server, Service, StartError,
-    Worker,
+    Call, Client, CloseReason, Deny, Outcome, Routes, Server, Service, StartError, Worker,
 };
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension};
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,15 +25,15 @@ struct Config {
 }
 
 struct Chat {
+    worker: Worker<Self>,
     database: Mutex<Connection>,
-    /// Who is logged in, by the connection.
-    room: Mutex<BTreeMap<u64, (String, Handle)>>,
 }
 
-/// The user is empty until the login; what was said before is in the database.
+/// Empty until the login; what was said before is in the database.
 #[derive(Default)]
 struct Seat {
     user: String,
+    room: String,
     said: u32,
 }
 
@@ -46,12 +46,15 @@ impl Service for Chat {
         database.busy_timeout(Duration::from_secs(5))?;
         let columns = "user TEXT PRIMARY KEY, password TEXT, said INTEGER NOT NULL DEFAULT 0";
         database.execute(&format!("CREATE TABLE IF NOT EXISTS account ({columns})"), ())?;
-        worker.every(Duration::from_millis(worker.config().tick_ms), |chat, _worker| {
-            let here: Vec<String> =
-                chat.room.lock().values().map(|(user, _)| user.clone()).collect();
-            chat.tell(0, 19, here.join(" ").as_bytes())
-        });
-        Ok(Self { database: Mutex::new(database), room: Mutex::default() })
+        // One is enough: what it publishes reaches the clients of all workers.
+        if worker.number() == 0 {
+            worker.every(Duration::from_millis(worker.config().tick_ms), |chat, worker| {
+                let sql = "SELECT coalesce(sum(said), 0) FROM account";
+                let said: u32 = chat.database.lock().query_row(sql, (), |row| row.get(0))?;
+                worker.publish("$all", 20, said.to_string().as_bytes())
+            });
+        }
+        Ok(Self { worker: worker.clone(), database: Mutex::new(database) })
     }
 
     fn routes(routes: &mut Routes<Self>) {
@@ -63,45 +66,43 @@ impl Service for Chat {
     }
 
     /// Also runs for each connection at a graceful stop, and at a reload.
-    fn closed(&self, client: &Client, seat: Seat, _why: CloseReason) {
-        self.room.lock().remove(&client.id());
+    fn closed(&self, _client: &Client, seat: Seat, _why: CloseReason) {
+        if seat.user.is_empty() {
+            return;
+        }
         let sql = "UPDATE account SET said = said + ?2 WHERE user = ?1";
         if let Err(error) = self.database.lock().execute(sql, (&seat.user, seat.said)) {
             log::error!("{} things that {} has said are lost: {error}", seat.said, seat.user);
         }
-    }
-}
-
-impl Chat {
-    /// Sends to all but one; who reads too slowly misses it.
-    fn tell(&self, but: u64, code: u16, body: &[u8]) -> Outcome {
-        let message = Message::new(code, body)?;
-        for (_, (_, handle)) in self.room.lock().iter().filter(|(id, _)| **id != but) {
-            let _ = handle.send_message(&message);
-        }
-        Ok(())
+        // If there is no room for it, nobody hears it.
+        let _ = self.worker.publish(&seat.room, 19, format!("{} goes", seat.user).as_bytes());
     }
 }
 
 fn login(chat: &Chat, seat: &mut Seat, call: &mut Call<'_, Chat>) -> Outcome {
-    let named = std::str::from_utf8(call.body())?.split_once(' ').filter(|_| seat.user.is_empty());
-    let (user, password) = named.ok_or_else(|| Deny::close("one user and password, please"))?;
+    let words: Vec<&str> = std::str::from_utf8(call.body())?.split(' ').collect();
+    let ([user, password, room], true) = (&words[..], seat.user.is_empty()) else {
+        return Err(Deny::close("a user, a password and a room, please").into());
+    };
     let database = chat.database.lock();
     let sql = "INSERT OR IGNORE INTO account (user, password) VALUES (?1, ?2)";
     database.execute(sql, (user, password))?;
     let sql = "SELECT said FROM account WHERE user = ?1 AND password = ?2";
     let said = database.query_row(sql, (user, password), |row| row.get::<_, u32>(0)).optional()?;
     let said = said.ok_or_else(|| Deny::close("wrong password"))?;
-    user.clone_into(&mut seat.user);
+    // With a $ it is the service's: no client can speak there for another one.
+    let room = format!("$room.{room}");
+    call.subscribe(&room)?;
+    call.subscribe("$all")?;
+    call.publish(&room, 19, format!("{user} comes").as_bytes())?;
+    (seat.user, seat.room) = ((*user).to_owned(), room);
     call.admit();
-    drop(database);
-    chat.room.lock().insert(call.client().id(), (seat.user.clone(), call.handle()));
     call.reply(16, said.to_string().as_bytes())
 }
 
-fn say(chat: &Chat, seat: &mut Seat, call: &mut Call<'_, Chat>) -> Outcome {
+fn say(_chat: &Chat, seat: &mut Seat, call: &mut Call<'_, Chat>) -> Outcome {
     seat.said += 1;
-    chat.tell(call.client().id(), 18, &[seat.user.as_bytes(), b": ", call.body()].concat())?;
+    call.publish(&seat.room, 18, &[seat.user.as_bytes(), b": ", call.body()].concat())?;
     call.reply(17, seat.said.to_string().as_bytes())
 }
 

@@ -25,14 +25,14 @@ pub enum Message {
     Orders = b'O',
     /// Worker to master: look into my slot, I am ready.
     Ready = b'R',
-    /// Master to worker: this file is your log from now on. The number is a ticket.
+    /// Master to worker or hub: this file is your log from now on. The number is a ticket.
     SwapLog = b'L',
     /// Worker to master: done with what this ticket asked for; perhaps with a file
     /// that holds the answer.
     Done = b'A',
     /// Worker to master: what this ticket asked for could not be done.
     NotDone = b'N',
-    /// Worker to master: have all logs reopened.
+    /// Worker or hub to master: have all logs reopened.
     AskReopen = b'o',
     /// Master to worker: list your connections. The number is a ticket.
     ListConnections = b'C',
@@ -44,6 +44,20 @@ pub enum Message {
     Kicked = b'k',
     /// Worker to master: there is no connection with this id here.
     NotKicked = b'n',
+    /// Master to hub: the memory of a worker's life; the number is the name of that.
+    LifeBegins = b'B',
+    /// Master to hub: this life is over.
+    LifeEnds = b'E',
+    /// Hub to master: everything is read that this life has left.
+    LifeIsRead = b'e',
+    /// Hub to master: the worker of this life has written over its memory.
+    LifeIsCorrupt = b'X',
+    /// Master to hub: so many names there may be.
+    NamesMax = b'M',
+    /// Master to hub: log from the level in this place of the list on.
+    LogLevel = b'l',
+    /// Master to hub: list the topics. The number is a ticket.
+    ListTopics = b't',
 }
 
 impl Message {
@@ -60,6 +74,13 @@ impl Message {
             Self::Kick,
             Self::Kicked,
             Self::NotKicked,
+            Self::LifeBegins,
+            Self::LifeEnds,
+            Self::LifeIsRead,
+            Self::LifeIsCorrupt,
+            Self::NamesMax,
+            Self::LogLevel,
+            Self::ListTopics,
         ]
         .into_iter()
         .find(|message| *message as u8 == byte)

@@ -25,6 +25,7 @@
 //!
 //! const LOGIN: u16 = 16;
 //! const SAY: u16 = 17;
+//! const SAID: u16 = 18;
 //!
 //! #[derive(serde::Deserialize)]
 //! #[serde(deny_unknown_fields)]
@@ -71,11 +72,13 @@
 //!     }
 //!     seat.user = user.to_owned();
 //!     call.admit();
+//!     call.subscribe("lobby")?; // holds before the reply is sent
 //!     call.reply(LOGIN, b"welcome")
 //! }
 //!
 //! fn say(_chat: &Chat, seat: &mut Seat, call: &mut Call<'_, Chat>) -> Outcome {
 //!     seat.said += 1;
+//!     call.publish("lobby", SAID, call.body())?; // reaches the connections of all workers
 //!     call.reply(SAY, seat.user.as_bytes())
 //! }
 //!
@@ -139,6 +142,7 @@ mod cli;
 mod config;
 pub mod control;
 mod handler;
+mod hub;
 mod listen;
 mod logging;
 mod master;
@@ -151,6 +155,7 @@ mod server;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod throttle;
+mod topics;
 mod worker;
 
 pub use bytes;

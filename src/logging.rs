@@ -40,10 +40,12 @@ pub(crate) enum Role {
     Master,
     /// The worker with this number.
     Worker(u16),
+    /// The hub.
+    Hub,
 }
 
 impl Role {
-    /// `master.log` or `worker-N.log`.
+    /// `master.log`, `worker-N.log` or `hub.log`.
     #[must_use]
     pub(crate) fn file_name(self) -> String {
         format!("{}.log", self.name())
@@ -53,6 +55,7 @@ impl Role {
         match self {
             Self::Master => "master".to_owned(),
             Self::Worker(number) => format!("worker-{number}"),
+            Self::Hub => "hub".to_owned(),
         }
     }
 }
@@ -197,6 +200,19 @@ pub(crate) fn set_level(level: LogLevel) -> Result<(), LoggingError> {
         installed.handle.set_config(config(&installed.sink, level)?);
     }
     Ok(())
+}
+
+/// The master has ordered the level in this place of [`LogLevel::ALL`].
+pub(crate) fn follow_level(place: u64) {
+    let level = usize::try_from(place).ok().and_then(|place| LogLevel::ALL.get(place));
+    let Some(&level) = level else {
+        log::warn!(target: "master.nonsense", "the master asked for unknown log level {place}");
+        return;
+    };
+    match set_level(level) {
+        Ok(()) => log::info!(target: "log.level", "log level changed level={}", level.name()),
+        Err(error) => log::error!(target: "log.level_kept", "cannot change the log level: {error}"),
+    }
 }
 
 /// Log lines that this process could not write since its `init`.

@@ -3,12 +3,16 @@
 //! as if the process had died a moment earlier or later. Each operation alone is in
 //! `crates/shm/tests/crash_steps.rs`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use chappe_client::{CODE_PING, Connection, ErrorNumber};
+use chappe_client::{
+    CODE_MESSAGE, CODE_PING, CODE_PUBLISH, CODE_PUBLISH_UNANSWERED, CODE_SUBSCRIBE,
+    CODE_UNSUBSCRIBE, CODE_WHO, ClientError, Connection, ErrorNumber,
+};
 use chappe_testkit::site::{configuration, program};
 use chappe_testkit::{TestServer, connect_from, proc, receive_error, wait_for, wait_until};
 use nix::sys::signal::{Signal, kill};
@@ -71,13 +75,7 @@ fn visit(server: &TestServer, last: u8) -> Connection {
 
 #[test]
 fn a_worker_under_traffic() {
-    // What waits most of the time is done twice at once: the odd steps and the even ones.
-    let first_without = |first| (first..STEPS_MAX).step_by(2).find(|nth| !dies_under_traffic(*nth));
-    let ends = thread::scope(|scope| {
-        [1, 2].map(|first| scope.spawn(move || first_without(first))).map(|steps| steps.join())
-    });
-    let end = ends.map(|end| end.expect("all is settled").expect("an end")).into_iter().min();
-    println!("  killed at each of {} steps", end.expect("two ends") - 1);
+    println!("  killed at each of {} steps", first_without(dies_under_traffic) - 1);
 }
 
 /// Whether a worker has such a step, at which it has died then.
@@ -169,4 +167,139 @@ fn the_master() {
         !died
     });
     println!("  killed at each of {} steps", end.expect("an end") - 1);
+}
+
+/// Two workers, and connections that stay however long the hub is away.
+const TOPICS: &str = "user = \"\"\nworker_processes = 2\n[timeouts]\ndeferred = \"60s\"\n";
+
+/// A topic with its length in front, and a payload.
+fn topic(payload: &[u8]) -> Vec<u8> {
+    [b"\x04room", payload].concat()
+}
+
+/// A connection to each of the two workers; `None` if there is one worker for now.
+fn one_each(server: &TestServer) -> Option<[Connection; 2]> {
+    let mut found = BTreeMap::new();
+    wait_for(|| {
+        let mut client = server.connect();
+        let who = client.call(CODE_WHO, b"").ok()?;
+        let worker = who.body.split(|byte| *byte == b'\n').next()?.to_vec();
+        found.entry(worker).or_insert(client);
+        (found.len() == 2).then_some(())
+    })?;
+    found.into_values().collect::<Vec<_>>().try_into().ok()
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// The offset and the payload of the next message.
+fn message(client: &mut Connection) -> Result<(u64, Vec<u8>), ClientError> {
+    let frame = client.receive()?;
+    assert_eq!((frame.code, &frame.body[8..13]), (CODE_MESSAGE, &b"\x04room"[..]), "{frame:?}");
+    Ok((number(&frame.body[..8]), frame.body[13..].to_vec()))
+}
+
+/// Publishes and returns the offset. What the connection has got before is left in it.
+fn publish(client: &mut Connection, payload: &[u8]) -> Result<u64, ClientError> {
+    let reply = client.call(CODE_PUBLISH, &topic(payload))?;
+    assert_eq!(reply.code, CODE_PUBLISH, "{reply:?}");
+    Ok(number(&reply.body[..8]))
+}
+
+/// The first number at which nobody has died any more. What waits most of the time is done
+/// twice at once: the odd numbers and the even ones.
+fn first_without(dies: impl Fn(u64) -> bool + Sync) -> u64 {
+    let first_of = |first| (first..STEPS_MAX).step_by(2).find(|nth| !dies(*nth));
+    let ends = thread::scope(|scope| {
+        [1, 2].map(|first| scope.spawn(move || first_of(first))).map(|steps| steps.join())
+    });
+    let ends = ends.map(|end| end.expect("all is as it should be").expect("an end"));
+    ends.into_iter().min().expect("two ends")
+}
+
+#[test]
+fn the_hub_under_traffic() {
+    println!("  killed at each of {} steps", first_without(the_hub_dies) - 1);
+}
+
+/// Whatever it was at: what was published is there for both subscribers, once and in order.
+fn the_hub_dies(nth: u64) -> bool {
+    let plan = Plan::new("hub", nth);
+    let server = plan.start(TOPICS);
+    let mut subscribers = one_each(&server).expect("no worker dies");
+    for client in &mut subscribers {
+        let reply = client.call(CODE_SUBSCRIBE, &topic(b"")).expect("a reply");
+        assert_eq!(reply.code, CODE_SUBSCRIBE, "step {nth}: {reply:?}");
+    }
+    let mut publisher = server.connect();
+    for payload in [b"1", b"3"] {
+        let offset = publish(&mut publisher, payload).expect("an answer");
+        assert_eq!(offset, number(payload) - u64::from(b'0'), "step {nth}");
+        publisher.send(CODE_PUBLISH_UNANSWERED, &topic(&[payload[0] + 1])).expect("sent");
+    }
+    assert_eq!(publish(&mut publisher, b"5").expect("an answer"), 5, "step {nth}");
+    for client in &mut subscribers {
+        for offset in 1..=5 {
+            let (found, payload) = message(client).expect("a message");
+            assert_eq!((found, number(&payload)), (offset, u64::from(b'0') + offset), "step {nth}");
+        }
+        let reply = client.call(CODE_UNSUBSCRIBE, b"").expect("a reply");
+        assert_eq!(reply.code, CODE_UNSUBSCRIBE, "step {nth}: twice? {reply:?}");
+    }
+    server.wait_status("/hub/topics", |topics| topics == 0);
+    plan.has_died()
+}
+
+#[test]
+fn a_worker_with_topics() {
+    println!("  killed at each of {} steps", first_without(a_worker_with_topics_dies) - 1);
+}
+
+/// Whichever worker it was, at whatever: nothing comes twice, all that was answered comes to
+/// whom its own worker has not left, and nothing of the dead one stays.
+fn a_worker_with_topics_dies(nth: u64) -> bool {
+    let plan = Plan::new("worker", nth);
+    let server = plan.start(TOPICS);
+    let connections = wait_for(|| one_each(&server)).expect("two workers");
+    let [mut subscriber, mut publisher] = connections;
+    let mut is_subscribed = false;
+    let (mut seen, mut answered) = (BTreeMap::new(), BTreeMap::new());
+    for payload in 0..8_u8 {
+        if !is_subscribed {
+            is_subscribed = subscriber.call(CODE_SUBSCRIBE, &topic(b"")).is_ok();
+        }
+        let Ok(offset) = publish(&mut publisher, &[payload]) else {
+            // Nobody knows whether it was published.
+            publisher = server.connect();
+            continue;
+        };
+        assert_eq!(answered.insert(offset, payload), None, "step {nth}");
+        while is_subscribed && !seen.contains_key(&offset) {
+            match message(&mut subscriber) {
+                Ok((offset, payload)) => assert_eq!(seen.insert(offset, payload), None),
+                Err(_) => is_subscribed = false,
+            }
+        }
+        if !is_subscribed {
+            subscriber = server.connect();
+        }
+    }
+    for (offset, payload) in &answered {
+        let found = seen.get(offset).map(Vec::as_slice);
+        assert!([None, Some(&[*payload][..])].contains(&found), "step {nth}: {seen:?}");
+    }
+    // What was not answered is read from the dead worker's queue when its turn comes.
+    assert!(answered.values().is_sorted(), "step {nth}: {answered:?}");
+    let mut payloads: Vec<_> = seen.values().collect();
+    payloads.sort_unstable();
+    payloads.dedup();
+    assert_eq!(payloads.len(), seen.len(), "step {nth}: {seen:?}");
+    // One death costs one publish and the messages of one connection at the most.
+    assert!(answered.len() >= 7 && seen.len() >= 6, "step {nth}: {answered:?} {seen:?}");
+    drop((subscriber, publisher));
+    server.wait_status("/hub/topics", |topics| topics == 0);
+    server.wait_serving(2);
+    plan.has_died()
 }

@@ -215,3 +215,54 @@ fn anything_at_all_in_the_shared_memory() {
     assert_eq!(server.wait_exit().code(), Some(0));
     site.assert_nothing_left();
 }
+
+#[test]
+fn a_worker_that_writes_over_what_it_shares_with_the_hub_is_ended() {
+    let site = site("life");
+    let _server = start(&site);
+    let (attacker, other, hub) = (worker(&site, 0), worker(&site, 1), hub(&site));
+    attack(&site);
+    site.wait_event("master", "worker.corrupt", &format!("pid={attacker}"));
+    wait_until("it is replaced", || {
+        let pids = serving(&site.status());
+        pids.len() == 2 && !pids.contains(&attacker)
+    });
+    assert_eq!(site.events("hub", "hub.corrupt").len(), 1);
+    assert_well(&site, other);
+    assert_reloads(&site);
+    assert_eq!(hub, self::hub(&site), "the hub is who it was");
+}
+
+#[test]
+fn a_hub_whose_semaphore_is_written_over_harms_no_master() {
+    let site = site("call");
+    let _server = start(&site);
+    let (attacker, other, before) = (worker(&site, 0), worker(&site, 1), hub(&site));
+    attack(&site);
+    wait_until("it is written over", || marker(&site) == "done");
+    assert_well(&site, other);
+    end_attacker(&site, attacker);
+    // The hub has to learn of workers that come and go.
+    assert_reloads(&site);
+    // Who sleeps on such a semaphore may be ended by it; the next hub has a sound one.
+    let _gone = kill(Pid::from_raw(i32::try_from(before).expect("a pid")), Signal::SIGKILL);
+    wait_until("there is another hub", || {
+        site.status_json()["hub"]["pid"].as_i64().is_some_and(|pid| pid != before)
+    });
+    assert_reloads(&site);
+}
+
+#[test]
+fn what_the_hub_says_to_all_cannot_be_written_over() {
+    let site = site("log");
+    let _server = start(&site);
+    let (attacker, other) = (worker(&site, 0), worker(&site, 1));
+    attack(&site);
+    wait_until("it has tried, and lives", || marker(&site) == "done");
+    assert_well(&site, other);
+    end_attacker(&site, attacker);
+}
+
+fn hub(site: &Site) -> i64 {
+    site.status_json()["hub"]["pid"].as_i64().expect("a hub")
+}

@@ -14,10 +14,10 @@ use super::master_client::MasterClient;
 use super::target::default_address;
 use super::{Failure, descriptors, load, locate, locate_quietly, paths, say, warn_of};
 use crate::cli::{
-    self, Arguments, Common, ConnectionsArgs, LogsArgs, Rows, SendArgs, SignalName, StatusArgs,
-    StopArgs,
+    self, Arguments, Common, ConnectionsArgs, LogsArgs, PublishArgs, Rows, SendArgs, ServerArgs,
+    SignalName, StatusArgs, StopArgs, SubscribeArgs, Topics, TopicsArgs,
 };
-use crate::config::{ConfigErrors, Located, Need};
+use crate::config::{Address, ConfigErrors, Located, Need};
 use crate::control::{self, Accepted, Reloaded, ReplyError, Request, Status};
 use crate::master::{PidFile, PidFileError};
 use crate::program::{self, Program};
@@ -110,8 +110,23 @@ pub(super) fn signal(common: &Common, name: SignalName) -> Result<(), Failure> {
 /// `send` is a client like any other: it needs a server, or a configuration, only to know
 /// where to, and not even that.
 pub(super) fn send(common: &Common, arguments: &SendArgs) -> Result<u8, Failure> {
-    let to = if arguments.has_address() { None } else { default_address(common)? };
-    Ok(cli::send(arguments, to, &mut std::io::stdout(), &mut std::io::stderr()))
+    let to = default_of(common, &arguments.server)?;
+    Ok(cli::send(arguments, to.as_ref(), &mut std::io::stdout(), &mut std::io::stderr()))
+}
+
+pub(super) fn subscribe(common: &Common, arguments: &SubscribeArgs) -> Result<u8, Failure> {
+    let to = default_of(common, &arguments.server)?;
+    Ok(cli::subscribe(arguments, to.as_ref(), &mut std::io::stdout(), &mut std::io::stderr()))
+}
+
+pub(super) fn publish(common: &Common, arguments: &PublishArgs) -> Result<u8, Failure> {
+    let to = default_of(common, &arguments.server)?;
+    Ok(cli::publish(arguments, to.as_ref(), &mut std::io::stdout(), &mut std::io::stderr()))
+}
+
+/// Where a client connects to, unless its command line says it.
+fn default_of(common: &Common, server: &ServerArgs) -> Result<Option<Address>, Failure> {
+    if server.has_address() { Ok(None) } else { default_address(common) }
 }
 
 pub(super) fn status(common: &Common, arguments: StatusArgs) -> Result<(), Failure> {
@@ -165,7 +180,8 @@ pub(super) fn logs(common: &Common, arguments: LogsArgs) -> Result<(), Failure> 
 /// The answer goes on behind its first line: a line a connection.
 pub(super) fn connections(common: &Common, arguments: ConnectionsArgs) -> Result<(), Failure> {
     let located = locate(common, Need::ControlSocket)?;
-    let (listed, lines) = MasterClient::connect(&located)?.list(arguments.slow)?;
+    let request = Request::Connections { slow: arguments.slow };
+    let (listed, lines) = MasterClient::connect(&located)?.list(request)?;
     if let Some(missing) = listed.missing {
         super::print_error(&format!("warning: no list from {missing}"));
     }
@@ -179,6 +195,32 @@ pub(super) fn connections(common: &Common, arguments: ConnectionsArgs) -> Result
             super::print_error(&text);
         }
         cli::connections_table(&rows)
+    };
+    cli::print(&text).map(drop).map_err(Failure::system("standard output"))
+}
+
+/// As [`connections`]: a line a topic.
+pub(super) fn topics(common: &Common, arguments: TopicsArgs) -> Result<(), Failure> {
+    let located = locate(common, Need::ControlSocket)?;
+    let (listed, lines) = MasterClient::connect(&located)?.list(Request::Topics {})?;
+    if let Some(missing) = listed.missing {
+        return Err(Failure::Refused(format!("no list from {missing}")));
+    }
+    let text = if arguments.json {
+        lines
+    } else {
+        let Topics { rows, left_out, unread } = cli::topic_rows(&lines);
+        if left_out > 0 {
+            super::print_error(&format!(
+                "warning: {left_out} more topics have no room in the list"
+            ));
+        }
+        if let Some(unread) = unread {
+            let name = &program::get().name;
+            let text = format!("warning: {unread}; `{name} topics --json` shows all of them");
+            super::print_error(&text);
+        }
+        cli::topics_table(&rows)
     };
     cli::print(&text).map(drop).map_err(Failure::system("standard output"))
 }

@@ -111,9 +111,9 @@ impl<'a> MasterClient<'a> {
 
     /// What the master says of its list, and the lines of all workers. The list has all the
     /// time that it needs, as long as it goes on.
-    pub(super) fn list(self, slow: bool) -> Result<(Listed, String), Failure> {
+    pub(super) fn list(self, request: Request) -> Result<(Listed, String), Failure> {
         let located = self.located;
-        let (line, mut reader) = self.exchange(Request::Connections { slow })?;
+        let (line, mut reader) = self.exchange(request)?;
         let listed = control::read(&line)?;
         let mut lines = Vec::new();
         loop {

@@ -92,7 +92,8 @@ impl Failure {
 pub(crate) fn main(definition: &dyn Definition) -> ExitCode {
     let check = |loaded: &Loaded| definition.check(loaded);
     let run_worker = |assignment| {
-        let Assignment { number, generation, slot, channel, listeners, config } = assignment;
+        let Assignment { number, generation, slot, channel, listeners, config, topics } =
+            assignment;
         worker::run(worker::Start {
             number,
             generation,
@@ -100,6 +101,7 @@ pub(crate) fn main(definition: &dyn Definition) -> ExitCode {
             channel,
             listeners,
             config,
+            topics,
             definition,
         })
     };
@@ -160,11 +162,14 @@ fn act(arguments: &Arguments, hosted: Hosted<'_>) -> Result<u8, Failure> {
         match &arguments.command {
             // These have exit codes of their own.
             Some(Command::Send(send)) => return commands::send(common, send),
+            Some(Command::Subscribe(topics)) => return commands::subscribe(common, topics),
+            Some(Command::Publish(publish)) => return commands::publish(common, publish),
             #[cfg(feature = "bench")]
             Some(Command::Bench(bench)) => return bench::bench(common, bench),
             None => start::start(arguments, hosted),
             Some(Command::New(project)) => commands::new(project),
             Some(Command::Connections(list)) => commands::connections(common, *list),
+            Some(Command::Topics(list)) => commands::topics(common, *list),
             Some(Command::Kick { id }) => commands::tell(common, Request::Kick { id: *id }),
             Some(Command::Logs(logs)) => commands::logs(common, *logs),
             Some(Command::LogLevel { level }) => {

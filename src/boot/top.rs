@@ -23,6 +23,7 @@ use super::master_client::{self, MasterClient};
 use super::{Failure, locate};
 use crate::cli::{Common, Key, Sample, Top, keys_of};
 use crate::config::{Located, Need};
+use crate::control::Request;
 use crate::program;
 
 /// How often the master is asked.
@@ -116,7 +117,8 @@ fn look(located: Located) -> io::Result<Receiver<Result<Sample, String>>> {
 fn sample(located: &Located) -> Result<Sample, Failure> {
     let status = master_client::status(located)?;
     let at = Instant::now();
-    let slow = MasterClient::connect(located).and_then(|client| client.list(true));
+    let slow = Request::Connections { slow: true };
+    let slow = MasterClient::connect(located).and_then(|client| client.list(slow));
     let slow = slow.map(|(_, lines)| lines).map_err(|failure| failure.to_string());
     let slow = slow.as_deref().map_err(Clone::clone);
     // Where another user's processes can't be looked at, the columns stay empty.

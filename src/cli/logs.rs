@@ -125,7 +125,7 @@ fn show(lines: &[Line]) -> io::Result<bool> {
     }
 }
 
-/// `master.log` and `worker-N.log`; of one worker, its own only.
+/// `master.log`, `hub.log` and `worker-N.log`; of one worker, its own only.
 fn log_paths(directory: &Path, worker: Option<u16>) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -134,7 +134,7 @@ fn log_paths(directory: &Path, worker: Option<u16>) -> io::Result<Vec<PathBuf>> 
         let number = stem.strip_prefix("worker-").and_then(|number| number.parse::<u16>().ok());
         let is_wanted = match worker {
             Some(worker) => number == Some(worker),
-            None => stem == "master" || number.is_some(),
+            None => matches!(stem, "master" | "hub") || number.is_some(),
         };
         if is_wanted {
             paths.push(directory.join(&name));

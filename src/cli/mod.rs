@@ -14,9 +14,12 @@ mod logs;
 mod new;
 mod output;
 mod send;
+mod server;
 mod status;
 #[cfg(feature = "top")]
 mod top;
+mod topics;
+mod topics_table;
 
 use std::path::PathBuf;
 
@@ -31,9 +34,12 @@ pub(crate) use logs::{LogsArgs, logs};
 pub(crate) use new::{NewArgs, new};
 pub(crate) use output::{print, print_line, redrawn};
 pub(crate) use send::{SendArgs, chain, run as send};
+pub(crate) use server::ServerArgs;
 pub(crate) use status::{Zeros, outcome, table};
 #[cfg(feature = "top")]
 pub(crate) use top::{Key, Sample, Top, keys_of};
+pub(crate) use topics::{PublishArgs, SubscribeArgs, publish, subscribe};
+pub(crate) use topics_table::{Topics, TopicsArgs, topic_rows, topics_table};
 
 use crate::control::LevelName;
 use crate::program::{self, Program};
@@ -159,6 +165,9 @@ pub(crate) enum SignalName {
 pub(crate) enum Command {
     New(NewArgs),
     Send(SendArgs),
+    Subscribe(SubscribeArgs),
+    Publish(PublishArgs),
+    Topics(TopicsArgs),
     #[cfg(feature = "bench")]
     Bench(BenchArgs),
     Connections(ConnectionsArgs),

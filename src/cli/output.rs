@@ -55,6 +55,12 @@ pub(crate) fn harmless(text: &[u8]) -> Vec<u8> {
     shown.into_bytes()
 }
 
+/// As [`harmless`], for one line of output: an end of a line is an escape, too.
+pub(crate) fn harmless_line(text: &[u8]) -> Vec<u8> {
+    let lines: Vec<_> = text.split(|byte| *byte == b'\n').map(harmless).collect();
+    lines.join(&b"\\x0a"[..])
+}
+
 /// The text such that it takes the place of the one before, if standard output is a
 /// terminal; else it follows after an empty line.
 pub(crate) fn redrawn(text: &str) -> String {
@@ -78,5 +84,6 @@ mod tests {
         let shown = "\\x1b[2Jred\\x1b[0m\\x0d\n\tline\\x7f \\x9b1m \\xff\u{e4} \\u{202e}";
         assert_eq!(String::from_utf8(harmless(text)).unwrap(), shown);
         assert_eq!(harmless(b"plain\n"), b"plain\n");
+        assert_eq!(harmless_line(b"\x1ba\tb\n"), b"\\x1ba\tb\\x0a");
     }
 }

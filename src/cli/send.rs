@@ -9,14 +9,12 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use chappe_client::{CODE_GOODBYE, ClientError, Code, Connection, Frame, Receiver, Sender};
+use chappe_client::{CODE_GOODBYE, ClientError, Code, Frame, Receiver, Sender};
 
 use super::body;
 use super::output::print_error;
+use super::server::{ServerArgs, parse_timeout};
 use crate::config::Address;
-
-/// Where a server listens if nobody says otherwise.
-pub(super) const DEFAULT_TO: &str = "127.0.0.1:7600";
 
 /// The first of the codes that belong to the server itself.
 const CODE_SERVER_MIN: Code = 65280;
@@ -29,10 +27,8 @@ const CODE_SERVER_MAX: Code = CODE_GOODBYE;
 /// listens does not count.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SendArgs {
-    /// The server, as HOST:PORT or unix:PATH [default: the first address of the
-    /// running server, of its configuration, or 127.0.0.1:7600]
-    #[arg(long, value_name = "ADDR")]
-    to: Option<String>,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// The message code
     #[arg(long, value_name = "N", default_value_t = 1)]
     code: Code,
@@ -51,16 +47,6 @@ pub(crate) struct SendArgs {
     /// Then listen for this long, and print what comes
     #[arg(long, value_name = "TIME", value_parser = parse_timeout)]
     listen: Option<Duration>,
-    /// How long to wait for the connection, and for each reply
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_timeout)]
-    timeout: Duration,
-}
-
-impl SendArgs {
-    /// Whether the command line says where to.
-    pub(crate) fn has_address(&self) -> bool {
-        self.to.is_some()
-    }
 }
 
 /// Why `chappe send` failed.
@@ -82,7 +68,7 @@ enum SendError {
 /// or of its configuration, if there is one.
 pub(crate) fn run(
     args: &SendArgs,
-    default_to: Option<Address>,
+    default_to: Option<&Address>,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> u8 {
@@ -113,16 +99,11 @@ struct Outcome {
 
 fn exchange(
     args: &SendArgs,
-    default_to: Option<Address>,
+    default_to: Option<&Address>,
     out: &mut dyn Write,
 ) -> Result<Outcome, SendError> {
     let body = read_body(args).map_err(SendError::Body)?;
-    let to = args.to.clone().or_else(|| default_to.map(|address| address.to_string()));
-    let to = to.as_deref().unwrap_or(DEFAULT_TO);
-    let client = match to.strip_prefix("unix:") {
-        Some(path) => Connection::connect_unix(path, args.timeout)?,
-        None => Connection::connect(to, args.timeout)?,
-    };
+    let client = args.server.connect(default_to)?;
     let (mut sender, mut receiver) = client.split();
     // Only the wait for a reply is bounded: the writer may wait as long as
     // replies come, for this side to print them above all.
@@ -261,14 +242,6 @@ fn read_body(args: &SendArgs) -> io::Result<Vec<u8>> {
     }
 }
 
-pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("must be more than zero".to_owned()),
-        Ok(timeout) => Ok(timeout),
-        Err(e) => Err(e.to_string()),
-    }
-}
-
 /// An error with all of its causes, in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -287,7 +260,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use chappe_client::{BODY_BYTES_MAX, CODE_ERROR};
+    use chappe_client::{BODY_BYTES_MAX, CODE_ERROR, Connection};
 
     #[derive(Parser)]
     struct Line {
@@ -311,7 +284,7 @@ mod tests {
                 serve(&mut frames);
             });
             let (mut out, mut err) = (Vec::new(), Vec::new());
-            let code = run(&line.args, Some(Address::Tcp(address)), &mut out, &mut err);
+            let code = run(&line.args, Some(&Address::Tcp(address)), &mut out, &mut err);
             (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
         })
     }
@@ -447,7 +420,7 @@ mod tests {
                 }
             });
             let mut err = Vec::new();
-            assert_eq!(run(&line.args, Some(Address::Tcp(address)), &mut Gone, &mut err), 1);
+            assert_eq!(run(&line.args, Some(&Address::Tcp(address)), &mut Gone, &mut err), 1);
             assert!(err.is_empty());
         });
     }

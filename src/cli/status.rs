@@ -9,8 +9,8 @@ use super::counters::{
     name_width, percentile, section_of, turns,
 };
 use crate::control::{
-    CodeStatus, Counters, MasterStatus, MetricsStatus, PermitShare, Permits, Reloaded, Status,
-    Vacancy, WorkerStatus,
+    CodeStatus, Counters, HubReader, HubStatus, MasterStatus, MetricsStatus, PermitShare, Permits,
+    Reloaded, Status, Vacancy, WorkerStatus,
 };
 use crate::program;
 
@@ -54,6 +54,9 @@ fn head(status: &Status) -> String {
         master.generation,
         addresses(master),
     );
+    if let Some(hub) = &status.hub {
+        let _ = writeln!(text, "{}", hub_line(hub));
+    }
     if let Some(MetricsStatus { address, pid }) = &status.metrics {
         let _ = writeln!(text, "metrics at http://{address}/, pid {}", number(*pid));
     }
@@ -64,6 +67,18 @@ fn head(status: &Status) -> String {
     }
     for warning in &master.warnings {
         let _ = writeln!(text, "warning: {warning}");
+    }
+    text
+}
+
+/// The hub, and the workers that have something to read.
+fn hub_line(hub: &HubStatus) -> String {
+    let HubStatus { pid, offset, topics, patterns, workers, .. } = hub;
+    let pid = number(*pid);
+    let mut text =
+        format!("hub pid {pid}, {offset} messages, {topics} topics, {patterns} of them patterns");
+    for HubReader { worker, behind_bytes, .. } in workers.iter().filter(|it| it.behind_bytes > 0) {
+        let _ = write!(text, ", worker {worker} has {behind_bytes} bytes to read");
     }
     text
 }
@@ -324,6 +339,7 @@ mod tests {
         let expected = "\
 chappe 9.9, master pid 1, up 5s, generation 2
 listening on 127.0.0.1:1 [::1]:2
+hub pid 73, 12 messages, 3 topics, 1 of them patterns, worker 1 has 4096 bytes to read
 metrics at http://127.0.0.1:9/, pid 72
 reloads 1, the last ok
 

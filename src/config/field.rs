@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::model::{
-    Accept, Address, CpuAffinity, LogLevel, Protocol, SlowReader, User, WORKER_PROCESSES_MAX,
-    WorkerProcesses,
+    Accept, Address, CpuAffinity, LogLevel, Protocol, SlowReader, TopicAccess, User,
+    WORKER_PROCESSES_MAX, WorkerProcesses,
 };
 use super::tree::Tree;
 use super::value;
@@ -121,6 +121,15 @@ impl Words for LogLevel {
 impl Words for Protocol {
     const WORDS: &'static [(&'static str, Self)] =
         &[("chappe", Self::Chappe), ("resp", Self::Resp)];
+}
+
+impl Words for TopicAccess {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("subscribe", Self::Subscribe),
+        ("on", Self::On),
+        ("auto", Self::Auto),
+    ];
 }
 
 impl Words for Accept {

@@ -63,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) timeouts: Timeouts,
     /// `[limits]`.
     pub(crate) limits: Limits,
+    /// `[topics]`.
+    pub(crate) topics: Topics,
     /// `[metrics]`.
     pub(crate) metrics: Metrics,
     /// `[application]`: free form, for the handlers of the programmer.
@@ -115,6 +117,7 @@ impl Default for Config {
             send: Send::default(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
+            topics: Topics::default(),
             metrics: Metrics::default(),
             application: toml::Table::new(),
         }
@@ -204,6 +207,12 @@ impl LogLevel {
     pub(crate) const ALL: [Self; 6] =
         [Self::Off, Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
 
+    /// Its place among them.
+    #[must_use]
+    pub(crate) fn place(self) -> u8 {
+        (0..).zip(Self::ALL).find(|(_, level)| *level == self).map_or(0, |(place, _)| place)
+    }
+
     /// As it stands in the configuration.
     #[must_use]
     pub(crate) fn name(self) -> &'static str {
@@ -240,6 +249,8 @@ pub(crate) struct Listen {
     pub(crate) protocol: Protocol,
     /// Whether clients that speak RESP see and end others, and see the configuration.
     pub(crate) resp_admin: bool,
+    /// What they may do with topics.
+    pub(crate) topics: TopicAccess,
     /// How many connections may wait to be accepted.
     pub(crate) backlog: u32,
     /// How the workers share the address.
@@ -260,6 +271,7 @@ impl Default for Listen {
             address: Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7600))),
             protocol: Protocol::Chappe,
             resp_admin: false,
+            topics: TopicAccess::Auto,
             backlog: 511,
             accept: Accept::Shared,
             ipv6only: true,
@@ -297,6 +309,37 @@ pub(crate) enum Protocol {
     Chappe,
     /// The protocol of Redis, as docs/RESP.md describes it.
     Resp,
+}
+
+/// What the clients of a listener may do with topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TopicAccess {
+    /// Nothing.
+    Off,
+    /// Subscribe.
+    Subscribe,
+    /// Subscribe and publish.
+    On,
+    /// On for Unix sockets and loopback addresses, else off.
+    Auto,
+}
+
+impl Listen {
+    /// Whether its clients may subscribe, and whether they may publish.
+    pub(crate) fn topic_rights(&self) -> (bool, bool) {
+        match self.topics {
+            TopicAccess::Off => (false, false),
+            TopicAccess::Subscribe => (true, false),
+            TopicAccess::On => (true, true),
+            TopicAccess::Auto => {
+                let is_local = match &self.address {
+                    Address::Tcp(address) => address.ip().is_loopback(),
+                    Address::Unix(_) => true,
+                };
+                (is_local, is_local)
+            }
+        }
+    }
 }
 
 /// How the workers share a listening address.
@@ -431,6 +474,49 @@ pub(crate) struct Limits {
     pub(crate) bytes_per_second: u64,
     /// Connections of one address, all workers together.
     pub(crate) connections_per_ip: u32,
+}
+
+/// `[topics]`: publish and subscribe over all workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Topics {
+    /// Whether there is a hub.
+    pub(crate) enabled: bool,
+    /// The broadcast ring, a power of two.
+    pub(crate) ring_bytes: usize,
+    /// Names with subscribers, all workers together.
+    pub(crate) max_topics: u32,
+    /// Globs among them.
+    pub(crate) max_globs: u32,
+    /// Subscriptions of a connection.
+    pub(crate) max_per_connection: u32,
+    /// Patterns among them.
+    pub(crate) max_patterns_per_connection: u32,
+    /// Memory of all subscriptions of a worker.
+    pub(crate) total_max_bytes: usize,
+}
+
+impl Default for Topics {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            ring_bytes: 16 << 20,
+            max_topics: 262_144,
+            max_globs: 1024,
+            max_per_connection: 1024,
+            max_patterns_per_connection: 16,
+            total_max_bytes: 64 << 20,
+        }
+    }
+}
+
+impl Topics {
+    /// How many names there may be.
+    pub(crate) fn names(&self) -> chappe_topics::NameLimits {
+        chappe_topics::NameLimits {
+            names: self.max_topics as usize,
+            globs: self.max_globs as usize,
+        }
+    }
 }
 
 /// `[metrics]`: counters and gauges over HTTP, for monitoring.

@@ -156,7 +156,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "log.directory",
         Field::Path(|c: &mut Config| &mut c.log.directory),
         "\"logs\"",
-        "holds master.log, worker-0.log, worker-1.log and so on",
+        "holds master.log, hub.log, worker-0.log, worker-1.log and so on",
     ),
     Key::new(
         "log.level",
@@ -364,6 +364,67 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "connections of one address (IPv6: of one /64), all workers together; 0: off",
     ),
     Key::new(
+        "topics.enabled",
+        Field::Flag(|c: &mut Config| &mut c.topics.enabled),
+        "true",
+        "run the hub, and let clients and the service publish and subscribe",
+    ),
+    Key::new(
+        "topics.ring_bytes",
+        Field::Size(
+            Number::Usize(|c: &mut Config| &mut c.topics.ring_bytes),
+            Bounds::range(1 << 20, GIB),
+        ),
+        "\"16MiB\"",
+        "the log of the last messages, which all workers read; rounded up to a power of two",
+    )
+    .needs_restart(),
+    Key::new(
+        "topics.max_topics",
+        Field::Integer(
+            Number::U32(|c: &mut Config| &mut c.topics.max_topics),
+            Bounds::range(1, 262_144),
+        ),
+        "262144",
+        "names with subscribers, all workers together",
+    ),
+    Key::new(
+        "topics.max_globs",
+        Field::Integer(
+            Number::U32(|c: &mut Config| &mut c.topics.max_globs),
+            Bounds::range(0, 65_536),
+        ),
+        "1024",
+        "globs among them: patterns of RESP that are more than a prefix",
+    ),
+    Key::new(
+        "topics.max_per_connection",
+        Field::Integer(
+            Number::U32(|c: &mut Config| &mut c.topics.max_per_connection),
+            Bounds::range(1, 65_536),
+        ),
+        "1024",
+        "subscriptions of a connection",
+    ),
+    Key::new(
+        "topics.max_patterns_per_connection",
+        Field::Integer(
+            Number::U32(|c: &mut Config| &mut c.topics.max_patterns_per_connection),
+            Bounds::range(0, 65_536),
+        ),
+        "16",
+        "patterns among them",
+    ),
+    Key::new(
+        "topics.total_max_bytes",
+        Field::Size(
+            Number::Usize(|c: &mut Config| &mut c.topics.total_max_bytes),
+            Bounds::range(64 * KIB, 64 * GIB),
+        ),
+        "\"64MiB\"",
+        "memory of all subscriptions of a worker",
+    ),
+    Key::new(
         "metrics.address",
         Field::AddressOrOff(|c: &mut Config| &mut c.metrics.address),
         "\"\"",
@@ -390,6 +451,12 @@ pub(super) static LISTEN_KEYS: &[Key<Listen>] = &[
         Field::Flag(|l: &mut Listen| &mut l.resp_admin),
         "false",
         "RESP clients may list and kill others, and read the configuration",
+    ),
+    Key::new(
+        "topics",
+        Field::Choice(|l: &mut Listen| &mut l.topics),
+        "\"auto\"",
+        "what clients may do with topics; auto: on for unix sockets and loopback addresses, else off",
     ),
     Key::new(
         "backlog",
@@ -436,7 +503,7 @@ pub(super) static LISTEN_KEYS: &[Key<Listen>] = &[
 
 /// The tables that hold keys, in the order of the manual; `[[listen]]` stands before `worker`.
 pub(super) const SECTIONS: &[&str] =
-    &["log", "worker", "frame", "inbox", "send", "timeouts", "limits", "metrics"];
+    &["log", "worker", "frame", "inbox", "send", "timeouts", "limits", "topics", "metrics"];
 
 /// What the top of a file may hold beside [`KEYS`] and [`SECTIONS`].
 pub(super) const LISTEN: &str = "listen";

@@ -1,4 +1,4 @@
-//! The figures of shared memory as a status has them, for both that show them: the master in
+//! The figures of shared memory as a status has them, for all who tell them: the master in
 //! its answer, the metrics process on its page. So they have one set of names, and one
 //! reading of what a figure means.
 
@@ -77,7 +77,7 @@ impl CodeStatus {
 }
 
 impl Permits {
-    /// `shares` go by slots, and the reports say which worker has which slot.
+    /// `shares` are told by slots, and the reports say whose those are.
     pub(crate) fn new<'a>(
         books: PermitBooks,
         shares: &PermitShares,

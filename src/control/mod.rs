@@ -15,11 +15,13 @@ mod figures;
 mod reply;
 mod request;
 mod status;
+mod topics;
 
 pub use reply::{Accepted, Listed, Refused, Reloaded, Reply, ReplyError, read};
 pub use request::{LevelName, Request, RequestError};
 pub use status::{
-    CodeStatus, ConnectionRow, Counters, HandlerTime, LastReload, Limits, MasterStatus,
-    MetricsStatus, PermitShare, Permits, ReloadOutcome, ReloadStatus, Semaphores, Status, Vacancy,
-    WorkerStatus,
+    CodeStatus, ConnectionRow, Counters, HandlerTime, HubReader, HubStatus, LastReload, Limits,
+    MasterStatus, MetricsStatus, PermitShare, Permits, ReloadOutcome, ReloadStatus, Semaphores,
+    Status, Vacancy, WorkerStatus,
 };
+pub use topics::{TopicLine, TopicRow, TopicWorker};

@@ -23,7 +23,8 @@ pub enum Reply {
     Status(Box<Status>),
     /// To whatever has no more to say.
     Accepted(Accepted),
-    /// To [`Request::Connections`](super::Request::Connections).
+    /// To [`Request::Connections`](super::Request::Connections) and
+    /// [`Request::Topics`](super::Request::Topics).
     Listed(Listed),
     /// To [`Request::Reload`](super::Request::Reload).
     Reloaded(Reloaded),
@@ -75,7 +76,7 @@ pub struct Accepted {
     pub pid: u32,
 }
 
-/// A list follows: a line for each connection, until the end.
+/// A list follows: a line for each connection, or each topic, until the end.
 ///
 /// ```
 /// # use chappe::control::*;
@@ -90,7 +91,7 @@ pub struct Accepted {
 pub struct Listed {
     /// Always true.
     pub ok: bool,
-    /// How many workers have sent no list.
+    /// How many workers have sent no list, or 1 if the hub has sent none.
     pub missing_workers: u64,
     /// The workers that have sent no list, as text; absent if all have.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -45,13 +45,16 @@ pub enum Request {
         /// Which one.
         id: u64,
     },
+    /// What is subscribed to. The answer is [`Listed`](super::Listed), and after it a
+    /// [`TopicLine`](super::TopicLine) for each name.
+    Topics {},
     /// A reload; the answer is its outcome, [`Reloaded`](super::Reloaded).
     Reload {},
 }
 
 /// Every command there is, for the error about an unknown one.
-const COMMANDS: [&str; 8] =
-    ["status", "stop", "quit", "reopen", "log-level", "connections", "kick", "reload"];
+const COMMANDS: [&str; 9] =
+    ["status", "stop", "quit", "reopen", "log-level", "connections", "kick", "topics", "reload"];
 
 /// Why a request can't be carried out. The text is for the client.
 ///
@@ -144,6 +147,7 @@ impl Request {
             Self::LogLevel { .. } => "log-level",
             Self::Connections { .. } => "connections",
             Self::Kick { .. } => "kick",
+            Self::Topics {} => "topics",
             Self::Reload {} => "reload",
         }
     }
@@ -207,7 +211,7 @@ impl From<LevelName> for String {
 mod tests {
     use super::*;
 
-    fn all() -> [(Request, &'static str); 8] {
+    fn all() -> [(Request, &'static str); 9] {
         let level = LevelName(LogLevel::Debug);
         [
             (Request::Status {}, r#"{"command":"status"}"#),
@@ -217,6 +221,7 @@ mod tests {
             (Request::LogLevel { level }, r#"{"command":"log-level","level":"debug"}"#),
             (Request::Connections { slow: true }, r#"{"command":"connections","slow":true}"#),
             (Request::Kick { id: 7 }, r#"{"command":"kick","id":7}"#),
+            (Request::Topics {}, r#"{"command":"topics"}"#),
             (Request::Reload {}, r#"{"command":"reload"}"#),
         ]
     }
@@ -243,7 +248,7 @@ mod tests {
             unknown.starts_with(&format!("bad request: chappe {version} has no command `upgrade`")),
             "{unknown}"
         );
-        assert!(unknown.contains("connections, kick, reload; a client of another"), "{unknown}");
+        assert!(unknown.contains("kick, topics, reload; a client of another"), "{unknown}");
         let more = text(br#"{"command":"status","deep":true}"#);
         assert!(more.contains("`status`") && more.contains("`deep`"), "{more}");
         assert!(more.ends_with("the client may be of another version"), "{more}");

@@ -25,6 +25,9 @@ pub struct Status {
     pub reload: ReloadStatus,
     /// The metrics page; `None` if it is off.
     pub metrics: Option<MetricsStatus>,
+    /// The hub; `None`: there are no topics.
+    #[serde(default)]
+    pub hub: Option<HubStatus>,
     /// Workers of all generations, the oldest generation first.
     pub workers: Vec<WorkerStatus>,
     /// Workers that are to be replaced in a moment.
@@ -176,6 +179,55 @@ impl std::fmt::Display for ReloadOutcome {
             Self::Failed => "failed",
         })
     }
+}
+
+/// The hub, through which topics go.
+///
+/// ```
+/// # use chappe::control::*;
+/// let json = r#"{"pid":73,"epoch":7,"offset":12,"topics":3,"patterns":1,
+///     "workers":[{"worker":0,"pid":70,"behind_bytes":4096}]}"#;
+/// let HubStatus { offset, topics, patterns, workers, .. } = serde_json::from_str(json)?;
+/// assert_eq!((offset, topics, patterns, workers.len()), (12, 3, 1, 1));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct HubStatus {
+    /// The process; `None` while it is being replaced.
+    pub pid: Option<i32>,
+    /// What tells its offsets from those of another server.
+    pub epoch: u64,
+    /// Of the last message.
+    pub offset: u64,
+    /// Topics and patterns that somebody subscribes to.
+    pub topics: u64,
+    /// The patterns among them.
+    pub patterns: u64,
+    /// How far each worker that has topics has read.
+    pub workers: Vec<HubReader>,
+}
+
+/// How far a worker has read what was published.
+///
+/// ```
+/// # use chappe::control::*;
+/// # use std::error::Error;
+/// # fn show(status: &Status) {
+/// for reader in status.hub.iter().flat_map(|hub| &hub.workers) {
+///     println!("worker {} has yet to read {} bytes", reader.worker, reader.behind_bytes);
+/// }
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct HubReader {
+    /// Its number.
+    pub worker: u16,
+    /// Its process.
+    pub pid: u32,
+    /// What it has yet to read, of all topics.
+    pub behind_bytes: u64,
 }
 
 /// The metrics page.

@@ -3,6 +3,28 @@
 use super::*;
 use serde_json::Value;
 
+impl HubStatus {
+    /// One whose second worker is behind.
+    fn example() -> Self {
+        let reader = |worker: u16, behind_bytes| HubReader {
+            worker,
+            pid: 70 + u32::from(worker),
+            behind_bytes,
+        };
+        let workers = vec![reader(0, 0), reader(1, 4096)];
+        Self { pid: Some(73), epoch: 7, offset: 12, topics: 3, patterns: 1, workers }
+    }
+}
+
+impl Permits {
+    /// Each of two workers has as many.
+    fn example() -> Self {
+        let share = |worker: u16| PermitShare { worker, pid: 70 + u32::from(worker), held: 12 };
+        let workers = [0, 1].map(share).into();
+        Self { limit: 123, debt: 0, free: 99, credit: 0, held: 24, workers }
+    }
+}
+
 impl Status {
     /// For tests of what is made of one: two workers, one of which drains.
     pub(crate) fn example() -> Self {
@@ -44,21 +66,13 @@ impl Status {
                 count: 1,
                 last: Some(LastReload { outcome: ReloadOutcome::Ok, reason: None, at: 1 }),
             },
+            hub: Some(HubStatus::example()),
             metrics: Some(MetricsStatus { address: "127.0.0.1:9".to_owned(), pid: Some(72) }),
             workers: vec![worker(0, "serving"), worker(1, "draining")],
             vacancies: vec![Vacancy { worker: 2, due_in_ms: 100 }],
             limits: Limits { worker_descriptors: 1024, worker_connections: 896 },
             semaphores: Semaphores { worker_ready: Some(0), connection_permits: Some(99) },
-            permits: Some(Permits {
-                limit: 123,
-                debt: 0,
-                free: 99,
-                credit: 0,
-                held: 24,
-                workers: [0, 1]
-                    .map(|n| PermitShare { worker: n, pid: 70 + u32::from(n), held: 12 })
-                    .into(),
-            }),
+            permits: Some(Permits::example()),
             totals: Some([("frames_received", 2000), ("workers_died", 0)].into_iter().collect()),
             codes: [(0, 1990, "loop"), (16, 10, "threads"), (17, 0, "blocking")]
                 .map(|(code, calls, runs)| CodeStatus {
@@ -92,6 +106,8 @@ fn keys(value: &Value, at: &str, found: &mut Vec<String>) {
 const KEYS: &str = "
         codes/0/calls codes/0/code codes/0/errors codes/0/on_loop codes/0/p50_us codes/0/p99_us
         codes/0/runs codes/0/timed codes/0/workers
+        hub/epoch hub/offset hub/patterns hub/pid hub/topics
+        hub/workers/0/behind_bytes hub/workers/0/pid hub/workers/0/worker
         limits/worker_connections limits/worker_descriptors
         master/generation master/listen/0 master/log_level master/pid master/stopping
         master/unreachable master/uptime_ms master/version master/warnings

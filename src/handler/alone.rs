@@ -7,15 +7,18 @@ use super::outcome::Failure;
 use super::own_turn::OwnTurn;
 use super::routes::Routes;
 use super::stock;
+use super::topics::{Asks, OfWorker};
 use super::worker::Worker;
 use super::{Code, HandlerError, Service};
 use crate::protocol;
+use crate::topics::Publish;
 use chappe_engine::sync::Semaphore;
 use chappe_engine::{
     self as engine, Batch, Engine, Limits, Mailbox, Names, Peer, SlowReader, Socket,
 };
 use chappe_shm::{AppFigures, SharedCounters};
 use chappe_sys::clock::Moment;
+use chappe_topics::Wish;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,6 +64,12 @@ pub struct Answer {
     /// It has left its reply to a ticket ([`Call::defer`]), and did not fail. The ticket is
     /// void: with the call its connection is gone.
     pub defers: bool,
+    /// What it has subscribed the connection to ([`Call::subscribe`]), if it did not fail.
+    pub subscribed: Vec<String>,
+    /// What it has ended a subscription of ([`Call::unsubscribe`]), if it did not fail.
+    pub unsubscribed: Vec<String>,
+    /// Topic, code and body of each message that it has published ([`Call::publish`]).
+    pub published: Vec<(String, Code, Vec<u8>)>,
 }
 
 /// How a handler has failed, with the text that its peer gets.
@@ -91,6 +100,8 @@ pub struct Answer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
+    /// Error 10: topics are off, or it is not the peer's topic.
+    NotAllowed(String),
     /// Error 4: the connection stays open.
     Failed(String),
     /// Error 8, for a [`super::Deny`]: the connection ends.
@@ -140,7 +151,7 @@ fn listeners() -> Arc<[String]> {
 /// Worker 0 of generation 1, whose timers never run. It has the counters of the service.
 pub(crate) fn worker<S: Service>(config: S::Config) -> Worker<S> {
     let figures = AppFigures::detached(Routes::<S>::of_service().catalog());
-    Worker::new(0, 1, config, engine(), figures)
+    Worker::new(0, 1, config, engine(), figures, OfWorker::Alone)
 }
 
 /// A peer for `connected` and `closed`.
@@ -182,13 +193,43 @@ pub(crate) fn call<S: Service>(
     // Denied, it ends for that reason, and without a goodbye.
     let closes = closes.filter(|_| !matches!(error, Some(Refusal::Denied(_))));
     let (admits, defers) = (admits && error.is_none(), defers && error.is_none());
-    Some(Answer { replies: replies(&mailbox, &batch.take().0), error, admits, closes, defers })
+    let Asks { wishes, publishes } = call.take_asks().unwrap_or_default();
+    let is_done = error.is_none() && closes.is_none();
+    let (subscribed, unsubscribed) = if is_done { names(wishes) } else { Default::default() };
+    let published = publishes.into_iter().map(|publish| {
+        let Publish { topic, code, body } = publish;
+        (topic.topic().as_str().to_owned(), code, body.into_vec())
+    });
+    Some(Answer {
+        published: published.collect(),
+        replies: replies(&mailbox, &batch.take().0),
+        error,
+        admits,
+        closes,
+        defers,
+        subscribed,
+        unsubscribed,
+    })
+}
+
+/// What wishes subscribe to, and what they end.
+fn names(wishes: Vec<Wish>) -> (Vec<String>, Vec<String>) {
+    let (mut begun, mut ended) = (Vec::new(), Vec::new());
+    for wish in wishes {
+        match wish {
+            Wish::Subscribe { filter, .. } => begun.push(filter.written().into_owned()),
+            Wish::Unsubscribe(filter) => ended.push(filter.written().into_owned()),
+            Wish::UnsubscribeAll(_) => {}
+        }
+    }
+    (begun, ended)
 }
 
 impl From<HandlerError> for Refusal {
     fn from(HandlerError(failure): HandlerError) -> Self {
         match failure {
             Failure::Denied(text) => Self::Denied(text),
+            Failure::NotAllowed(text) => Self::NotAllowed(text),
             Failure::Failed(text) | Failure::Full(text) => Self::Failed(text),
         }
     }

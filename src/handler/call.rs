@@ -3,6 +3,7 @@
 use super::client::Client;
 use super::outcome::HandlerError;
 use super::replies::Replies;
+use super::topics::Asks;
 use super::worker::Worker;
 use super::{Code, Deferred, Handle, Outcome, Service};
 use bytes::Bytes;
@@ -52,6 +53,8 @@ struct Aside {
     /// The text of the goodbye, if the handler closes the connection.
     closes: Option<String>,
     deferral: Deferral,
+    /// What it asks of topics.
+    asks: Option<Asks>,
 }
 
 /// Whether the reply to a message is deferred.
@@ -61,6 +64,8 @@ pub(super) enum Deferral {
     None,
     /// Its ticket is out.
     Deferred,
+    /// Somebody else answers it.
+    Submitted,
     /// It should be, but as many are as may.
     Refused,
 }
@@ -86,7 +91,19 @@ impl<'a, S: Service> Call<'a, S> {
     /// Whether its handler wants nothing but to answer it.
     #[inline]
     pub(super) fn is_plain(&self) -> bool {
-        !self.admits && self.takes_replies()
+        !self.admits && self.takes_replies() && self.asks().is_none()
+    }
+
+    pub(super) fn asks(&self) -> Option<&Asks> {
+        self.aside.get().and_then(|aside| aside.asks.as_ref())
+    }
+
+    pub(super) fn asks_mut(&mut self) -> &mut Asks {
+        self.aside_mut().asks.get_or_insert_default()
+    }
+
+    pub(super) fn take_asks(&mut self) -> Option<Asks> {
+        self.aside.get_mut()?.asks.take()
     }
 
     fn takes_replies(&self) -> bool {
@@ -106,6 +123,15 @@ impl<'a, S: Service> Call<'a, S> {
     fn aside_mut(&mut self) -> &mut Aside {
         _ = self.aside.get_or_init(Box::default);
         self.aside.get_mut().expect("just made")
+    }
+
+    /// Somebody else answers: nothing more is to be replied.
+    pub(super) fn is_submitted(&mut self) -> Outcome {
+        if !self.takes_replies() {
+            return Err(HandlerError::new("it is answered already"));
+        }
+        self.aside_mut().deferral = Deferral::Submitted;
+        Ok(())
     }
 
     /// The text of [`Call::close`].
@@ -302,7 +328,9 @@ impl<'a, S: Service> Call<'a, S> {
         if !self.takes_replies() {
             let text = match self.deferral() {
                 Deferral::None => "a reply after the end of the connection",
-                Deferral::Deferred | Deferral::Refused => "a reply after it was deferred",
+                Deferral::Deferred | Deferral::Submitted | Deferral::Refused => {
+                    "a reply after it was deferred"
+                }
             };
             return Err(HandlerError::new(text));
         }

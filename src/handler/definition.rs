@@ -1,8 +1,10 @@
 //! A service without its type: what the command line, the master and a worker need of it.
 
 use super::application::{Application, panic_text};
+use super::topics::OfWorker;
 use super::{Routes, Service, Worker};
 use crate::config::{self, Config, ConfigErrors, Loaded};
+use crate::topics::Topics;
 use chappe_engine::{Engine, Hooks, Serve};
 use chappe_shm::{AppFigures, Catalog, SharedCounters};
 use chappe_sys::clock::Moment;
@@ -35,6 +37,7 @@ pub(crate) struct Born<'a> {
     pub(crate) counters: SharedCounters,
     pub(crate) figures: AppFigures,
     pub(crate) engine: &'a Arc<Engine>,
+    pub(crate) topics: Option<Arc<Topics>>,
 }
 
 /// The application of one worker.
@@ -87,10 +90,14 @@ impl<S: Service> Definition for Defined<S> {
     }
 
     fn start(&self, born: Born<'_>) -> Result<Arc<dyn Running>, String> {
-        let Born { number, generation, config, counters, figures, engine } = born;
+        let Born { number, generation, config, counters, figures, engine, topics } = born;
         let application = config::application(config).map_err(|error| error.to_string())?;
         let engine = Arc::clone(engine);
-        let worker = Worker::new(number, generation, application, engine, figures.clone());
+        let figures_too = figures.clone();
+        let worker = {
+            let topics = topics.map_or(OfWorker::Off, OfWorker::Hub);
+            Worker::new(number, generation, application, engine, figures_too, topics)
+        };
         let started = catch_unwind(AssertUnwindSafe(|| S::start(&worker)));
         let service = match started {
             Ok(started) => started.map_err(|error| error.to_string())?,

@@ -29,6 +29,8 @@ mod stock;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod topics;
+mod topics_by_name;
 mod watch;
 mod worker;
 

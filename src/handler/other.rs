@@ -4,7 +4,8 @@ use super::application::{Application, refuse, refuse_unadmitted};
 use super::client::Client;
 use super::{Code, Service};
 use chappe_engine::{
-    Batch, CODE_SLOW_COMMAND, Host, Login, Mailbox, Message, Pace, Problem, Served, Session,
+    Batch, CODE_SLOW_COMMAND, Host, Login, Mailbox, Message, Opened, Pace, Problem, Refusal,
+    Served, Session, TopicKind, TopicQuery,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -107,5 +108,39 @@ impl<S: Service> Host for Desk<'_, S> {
     fn authenticate(&mut self, user: &[u8], password: &[u8]) -> Login {
         let (application, mailbox) = (self.application, self.mailbox);
         application.log_in(mailbox, self.session(), user, password)
+    }
+
+    fn subscribe(
+        &mut self,
+        opened: &Opened<'_>,
+        kind: TopicKind,
+        names: &[&[u8]],
+    ) -> Result<(), Refusal> {
+        let session = self.session.as_deref();
+        self.application.subscribe_by_name((self.mailbox, session), opened, kind, names)
+    }
+
+    fn unsubscribe(
+        &mut self,
+        opened: &Opened<'_>,
+        kind: Option<TopicKind>,
+        names: &[&[u8]],
+    ) -> Result<(), Refusal> {
+        self.application.unsubscribe_by_name(self.mailbox, opened, kind, names)
+    }
+
+    fn query(&mut self, opened: &Opened<'_>, query: TopicQuery<'_>) -> Result<(), Refusal> {
+        self.application.query(self.mailbox, opened, query)
+    }
+
+    fn publish(
+        &mut self,
+        opened: &Opened<'_>,
+        kind: TopicKind,
+        topic: &[u8],
+        payload: &[u8],
+    ) -> Result<(), Refusal> {
+        let session = self.session.as_deref();
+        self.application.publish_by_name((self.mailbox, session), opened, kind, (topic, payload))
     }
 }

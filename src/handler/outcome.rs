@@ -57,6 +57,8 @@ pub(super) enum Failure {
     Full(String),
     /// Error 8, and the connection ends.
     Denied(String),
+    /// Error 10: topics are off, or it is not the peer's topic.
+    NotAllowed(String),
 }
 
 impl HandlerError {
@@ -90,7 +92,10 @@ impl HandlerError {
 
 impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Failure::Failed(text) | Failure::Full(text) | Failure::Denied(text)) = &self.0;
+        let (Failure::Failed(text)
+        | Failure::Full(text)
+        | Failure::Denied(text)
+        | Failure::NotAllowed(text)) = &self.0;
         f.write_str(text)
     }
 }

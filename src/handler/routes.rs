@@ -306,7 +306,10 @@ mod tests {
         routes.counter("logins").counter("2_Fast").counter(&longest).on(17, |(), (), _| Ok(()));
         let catalog = routes.catalog();
         assert_eq!(catalog.counters(), ["logins", "2_Fast", &*longest]);
-        assert_eq!(catalog, Catalog::new(catalog.counters().to_vec(), vec![0, 1, 2, 3, 17]));
+        assert_eq!(
+            catalog,
+            Catalog::new(catalog.counters().to_vec(), vec![0, 1, 2, 3, 4, 5, 6, 9, 17])
+        );
     }
 
     #[test]

@@ -246,6 +246,70 @@ pub trait Service: Sized + Send + Sync + 'static {
         Err(Deny::without_passwords())
     }
 
+    /// Whether a client may subscribe to a topic, or to a pattern (as it has written it). It is
+    /// asked where the listener's `topics` allows it, and on the event loop: it must be short, and
+    /// never wait. A refused client gets error 10 with the text, and its connection stays open.
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct App;
+    /// struct Seat { user: String }
+    ///
+    /// impl Service for App {
+    ///     type State = Seat;
+    /// #     type Config = NoConfig;
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(_: &mut Routes<Self>) {}
+    /// #     fn connected(&self, _: &Client) -> Result<Seat, Deny> { unimplemented!() }
+    ///     // …
+    ///     fn may_subscribe(&self, _: &Client, seat: &Seat, topic: &str) -> Result<(), Deny> {
+    ///         match topic.strip_prefix("private.") {
+    ///             Some(owner) if owner != seat.user => Err(Deny::close("not yours")),
+    ///             _ => Ok(()),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let (client, seat) = (testing::client(), Seat { user: "ada".to_owned() });
+    /// assert!(App.may_subscribe(&client, &seat, "private.ada").is_ok());
+    /// assert!(App.may_subscribe(&client, &seat, "private.bob").is_err());
+    /// ```
+    ///
+    /// # Errors
+    /// Why not.
+    fn may_subscribe(&self, client: &Client, state: &Self::State, topic: &str) -> Result<(), Deny> {
+        let _ = (client, state, topic);
+        Ok(())
+    }
+
+    /// Whether a client may publish to a topic; otherwise as
+    /// [`may_subscribe`](Self::may_subscribe).
+    ///
+    /// ```
+    /// # use chappe::*;
+    /// # struct App;
+    /// impl Service for App {
+    /// #     type Config = NoConfig;
+    /// #     type State = ();
+    /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
+    /// #     fn routes(_: &mut Routes<Self>) {}
+    /// #     fn connected(&self, _: &Client) -> Result<(), Deny> { Ok(()) }
+    ///     // …
+    ///     fn may_publish(&self, _: &Client, _: &(), topic: &str) -> Result<(), Deny> {
+    ///         if topic.starts_with("news.") { Err("only read them".into()) } else { Ok(()) }
+    ///     }
+    /// }
+    ///
+    /// assert!(App.may_publish(&testing::client(), &(), "news.today").is_err());
+    /// ```
+    ///
+    /// # Errors
+    /// Why not.
+    fn may_publish(&self, client: &Client, state: &Self::State, topic: &str) -> Result<(), Deny> {
+        let _ = (client, state, topic);
+        Ok(())
+    }
+
     /// The worker begins to drain: it stops, or a reload has replaced it. Runs once, on a
     /// handler thread; connections are still served, and `closed` is still to be called for
     /// each of them. The worker does not end before this has returned, but
@@ -369,6 +433,7 @@ impl From<Cause> for CloseReason {
             Cause::ByApplication => Self::ClosedByApplication,
             Cause::Kicked => Self::Kicked,
             Cause::Overloaded => Self::Overloaded,
+            Cause::OutcomeUnknown => Self::OutcomeUnknown,
             Cause::Stopping => Self::Stopping,
             Cause::Reloading => Self::Reloading,
         }

@@ -1,8 +1,12 @@
-//! The handlers of the stock server: codes 0 to 3. All of them are quick.
+//! The handlers of the stock server: codes 0 to 6 and 9. All of them are quick.
 
 use super::routes::{Handler, Route, RoutePace, Routes};
+use super::topics;
 use super::{Call, Code, Outcome, Service};
-use crate::protocol::{CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO};
+use crate::protocol::{
+    CODE_ECHO, CODE_PING, CODE_PUBLISH, CODE_PUBLISH_UNANSWERED, CODE_SUBSCRIBE, CODE_TIME,
+    CODE_UNSUBSCRIBE, CODE_WHO,
+};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,6 +17,16 @@ pub(super) fn add<S: Service>(routes: &mut Routes<S>) {
         (CODE_ECHO, Arc::new(|_, _, call| call.reply(CODE_ECHO, call.body()))),
         (CODE_TIME, Arc::new(|_, _, call| time(call))),
         (CODE_WHO, Arc::new(|_, _, call| who(call))),
+        (CODE_SUBSCRIBE, Arc::new(topics::subscribe)),
+        (CODE_UNSUBSCRIBE, Arc::new(topics::unsubscribe)),
+        (
+            CODE_PUBLISH,
+            Arc::new(|service, state, call| topics::publish(service, state, call, true)),
+        ),
+        (
+            CODE_PUBLISH_UNANSWERED,
+            Arc::new(|service, state, call| topics::publish(service, state, call, false)),
+        ),
     ];
     for (code, handler) in stock {
         routes.insert(Route { code, handler, pace: RoutePace::Stock, is_before_admit: false });

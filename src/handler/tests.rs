@@ -1,5 +1,6 @@
 //! What the unit tests of this folder share: a connection without a worker.
 
+use super::topics::OfWorker;
 use super::worker::Worker;
 use super::{Call, NoConfig};
 use crate::protocol;
@@ -93,7 +94,7 @@ fn a_kept_body_shares_its_chunk_unless_it_is_a_small_part_of_it() {
     let peer = TestPeer::new(1);
     let chunk = Chunk::new(&[5; 400 - ITEM_COST], 1);
     let figures = AppFigures::detached(Catalog::default());
-    let worker = Worker::<()>::new(0, 1, NoConfig {}, engine(), figures);
+    let worker = Worker::<()>::new(0, 1, NoConfig {}, engine(), figures, OfWorker::Off);
     let kept = |body| {
         let opened = Opened { code: 16, body, checksum: 0, length: 0, joins: false };
         let (message, mut batch) = (peer.message(opened, Some(&chunk)), Batch::default());

@@ -1,6 +1,7 @@
 //! The worker that a service runs in.
 
 use super::timers::Timers;
+use super::topics::OfWorker;
 use super::{Counter, Outcome, Service};
 use chappe_engine::Engine;
 use chappe_shm::AppFigures;
@@ -36,6 +37,7 @@ struct Inner<S: Service> {
     timers: Timers<S>,
     engine: Arc<Engine>,
     figures: AppFigures,
+    topics: OfWorker,
 }
 
 impl<S: Service> Clone for Worker<S> {
@@ -58,9 +60,11 @@ impl<S: Service> Worker<S> {
         config: S::Config,
         engine: Arc<Engine>,
         figures: AppFigures,
+        topics: OfWorker,
     ) -> Self {
         let (is_stopping, timers) = (AtomicBool::new(false), Timers::new());
-        let inner = Inner { number, generation, config, is_stopping, timers, engine, figures };
+        let inner =
+            Inner { number, generation, config, is_stopping, timers, engine, figures, topics };
         Self { inner: Arc::new(inner) }
     }
 
@@ -227,6 +231,10 @@ impl<S: Service> Worker<S> {
         if self.inner.timers.after(delay, Box::new(action)) {
             self.wake_loop();
         }
+    }
+
+    pub(super) fn topics(&self) -> &OfWorker {
+        &self.inner.topics
     }
 
     pub(super) fn timers(&self) -> &Timers<S> {

@@ -7,6 +7,7 @@ use chappe_shm::Slot;
 use crate::channel::WorkerEnd;
 use crate::config::Config;
 use crate::listen::Listener;
+use crate::topics::Joined;
 
 /// What a worker is started with, all of it its own.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct Assignment {
     pub(crate) listeners: Vec<Listener>,
     /// The configuration of its generation.
     pub(crate) config: Arc<Config>,
+    /// Its part of the topics, if there is a hub.
+    pub(crate) topics: Option<Joined>,
 }
 
 impl Assignment {

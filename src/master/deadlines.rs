@@ -25,6 +25,8 @@ pub(super) enum What {
     Ready(Pid),
     /// The start looks whether all workers have begun to accept.
     Start,
+    /// The hub is forked, or looked at.
+    Hub,
     /// The metrics process is forked.
     Metrics,
     /// This worker's bell is rung once more.

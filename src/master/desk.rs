@@ -234,10 +234,13 @@ impl Desk {
         }
     }
 
-    /// A worker that is gone answers nothing, and has nothing.
+    /// A worker that is gone answers nothing, and has nothing. A hub's list is missing then.
     pub(super) fn forget(&mut self, pid: Pid) {
         for order in &mut self.orders {
-            order.take(pid);
+            let hub = order.take(pid).filter(|asked| asked.number.is_none());
+            if let (Some(hub), Kind::List { missing, .. }) = (hub, &mut order.kind) {
+                missing.push(hub);
+            }
         }
     }
 
@@ -304,7 +307,10 @@ mod tests {
     use super::*;
 
     fn asked(count: u16) -> Vec<Asked> {
-        let asked = |number: u16| Asked { number, pid: Pid::from_raw(100 + i32::from(number)) };
+        let asked = |number: u16| {
+            let pid = Pid::from_raw(100 + i32::from(number));
+            Asked { number: Some(number), pid }
+        };
         (0..count).map(asked).collect()
     }
 
@@ -361,6 +367,19 @@ mod tests {
         desk.end_orders(&mut deadlines);
         assert!(desk.orders.is_empty());
         assert_eq!(deadlines.next(), None);
+    }
+
+    #[test]
+    fn the_list_of_a_hub_that_is_gone_is_missing() {
+        let (mut desk, mut deadlines) = (Desk::new(None, 0), Deadlines::default());
+        let hub = Asked { number: None, pid: Pid::from_raw(100) };
+        let asking = Asking { waits_for: vec![hub], untold: Vec::new() };
+        desk.open(1, list(Vec::new()), asking, &mut deadlines);
+        desk.forget(hub.pid);
+        let Kind::List { missing, .. } = &desk.orders[0].kind else { panic!("a list") };
+        assert_eq!(missing, &[hub]);
+        desk.end_orders(&mut deadlines);
+        assert!(desk.orders.is_empty());
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub(super) struct LogSet {
     files: Vec<Arc<File>>,
     /// The master's own log, if it is to be another file with this generation.
     master: Option<Arc<File>>,
+    /// The hub's log, if that is to be another file then.
+    hub: Option<Arc<File>>,
 }
 
 /// A log that was just opened, for the workers with this number.
@@ -48,6 +50,8 @@ pub(super) struct FreshLog {
 #[derive(Debug)]
 pub(super) struct Reopened {
     pub(super) fresh: Vec<FreshLog>,
+    /// The hub's, if there is one.
+    pub(super) hub: Option<Arc<File>>,
     /// What can't be opened; the old log stays in use.
     pub(super) failed: Vec<String>,
 }
@@ -59,6 +63,8 @@ pub(super) struct Logs {
     current: LogSet,
     /// Of the one that a reload makes ready.
     next: Option<LogSet>,
+    /// The hub's, while there is one: hubs belong to no generation.
+    hub: Option<Arc<File>>,
     /// The level that the configuration says, and the one that an operator has set.
     configured_level: LogLevel,
     level: Option<LogLevel>,
@@ -78,10 +84,12 @@ pub(super) struct Logs {
 impl Logs {
     /// Of the first generation. `files`: the log of worker N at place N.
     pub(super) fn new(config: &Config, files: Vec<Arc<File>>, deadlines: &mut Deadlines) -> Self {
-        let current = LogSet { directory: config.log.directory.clone(), files, master: None };
+        let current =
+            LogSet { directory: config.log.directory.clone(), files, master: None, hub: None };
         let mut logs = Self {
             current,
             next: None,
+            hub: None,
             configured_level: config.log.level,
             level: None,
             rotate_size: None,
@@ -164,7 +172,8 @@ impl Logs {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let master = (!is_same).then(|| logging::open(directory, Role::Master)).transpose()?;
-        Ok(LogSet { directory: directory.clone(), files, master })
+        let hub = (!is_same && self.hub.is_some()).then(|| logging::open(directory, Role::Hub));
+        Ok(LogSet { directory: directory.clone(), files, master, hub: hub.transpose()? })
     }
 
     /// A reload makes the generation ready that has these.
@@ -178,9 +187,14 @@ impl Logs {
     }
 
     /// The generation serves now. In the same directory the master's logger stays, with what
-    /// it has counted: its file may have been reopened in the meantime.
-    pub(super) fn commit(&mut self, config: &Config, deadlines: &mut Deadlines) {
-        let Some(mut next) = self.next.take() else { return };
+    /// it has counted: its file may have been reopened in the meantime. Returns the log that the
+    /// hub is to change over to, if it is another one.
+    pub(super) fn commit(
+        &mut self,
+        config: &Config,
+        deadlines: &mut Deadlines,
+    ) -> Option<Arc<File>> {
+        let mut next = self.next.take()?;
         if config.log.level != self.configured_level {
             self.level = None;
         }
@@ -192,6 +206,30 @@ impl Logs {
         if let Err(error) = logging::set_level(self.level()) {
             log::error!(target: "log.level_kept", "the master's log level cannot be changed: {error}");
         }
+        let hub = self.current.hub.take().filter(|_| self.hub.is_some());
+        self.hub = hub.clone().or(self.hub.take());
+        hub
+    }
+
+    // The hub's.
+
+    /// There is a hub from now on, in a generation with this configuration.
+    ///
+    /// # Errors
+    /// Its log can't be opened.
+    pub(super) fn open_for_hub(&mut self, config: &Config) -> Result<(), LoggingError> {
+        self.hub = Some(logging::open(&config.log.directory, Role::Hub)?);
+        Ok(())
+    }
+
+    /// What it logs to, if there is one.
+    pub(super) fn of_hub(&self) -> Option<&Arc<File>> {
+        self.hub.as_ref()
+    }
+
+    /// There is no hub any more.
+    pub(super) fn close_for_hub(&mut self) {
+        self.hub = None;
     }
 
     /// Opens logs for more workers of the generation that serves.
@@ -234,6 +272,12 @@ impl Logs {
                 Err(error) => failed.push(error.to_string()),
             }
         }
+        if self.hub.is_some() {
+            match logging::open(&directory, Role::Hub) {
+                Ok(file) => self.hub = Some(file),
+                Err(error) => failed.push(error.to_string()),
+            }
+        }
         for error in &failed {
             if let Some(held) = self.warnings.admit(Moment::now()) {
                 log::error!(target: "log.kept", "the old log stays in use: {error}{held}");
@@ -241,7 +285,7 @@ impl Logs {
         }
         self.retry = !failed.is_empty();
         log::info!(target: "logs.reopened", "logs reopened by={by}");
-        Reopened { fresh, failed }
+        Reopened { fresh, hub: self.hub.clone(), failed }
     }
 
     /// Reopens the logs of a next generation that has them in another directory: they
@@ -254,6 +298,12 @@ impl Logs {
         match logging::open(&next.directory, Role::Master) {
             Ok(file) => next.master = Some(file),
             Err(error) => failed.push(error.to_string()),
+        }
+        if let Some(hub) = &mut next.hub {
+            match logging::open(&next.directory, Role::Hub) {
+                Ok(file) => *hub = file,
+                Err(error) => failed.push(error.to_string()),
+            }
         }
         for (number, log) in (0..=u16::MAX).zip(&mut next.files) {
             match logging::open(&next.directory, Role::Worker(number)) {
@@ -309,7 +359,8 @@ impl Logs {
         }
         let roles = self.numbers(running).into_iter().map(Role::Worker);
         let mut rotated = false;
-        for role in std::iter::once(Role::Master).chain(roles) {
+        let hub = self.hub.as_ref().map(|_| Role::Hub);
+        for role in std::iter::once(Role::Master).chain(hub).chain(roles) {
             let path = self.current.directory.join(role.file_name());
             // By its path: if somebody else has moved it, it is theirs.
             let is_big = fs::metadata(&path).is_ok_and(|there| there.len() >= size);
@@ -387,6 +438,7 @@ mod tests {
         let mut deadlines = Deadlines::default();
         let mut logs = Logs::new(&config(here.path()), Vec::new(), &mut deadlines);
         logs.grow(2).unwrap();
+        logs.open_for_hub(&config(here.path())).unwrap();
         for (directory, elsewhere) in [(here.path(), false), (there.path(), true)] {
             let next = logs.prepare(&config(directory), 3).unwrap();
             logs.begin(next);
@@ -402,8 +454,11 @@ mod tests {
             assert_eq!(numbers(false), [0, 1, 5]);
             assert_eq!(numbers(true), if elsewhere { vec![0, 1, 2] } else { vec![] });
             assert!(!Arc::ptr_eq(&before, &logs.next_files()[0]), "it is the new one");
+            assert!(reopened.hub.is_some(), "the hub goes on here until the commit");
         }
-        logs.commit(&config(there.path()), &mut deadlines);
+        let hub = logs.commit(&config(there.path()), &mut deadlines).unwrap();
+        assert!(Arc::ptr_eq(&hub, logs.of_hub().unwrap()), "and there from then on");
+        assert!(there.path().join("hub.log").exists());
         assert_eq!((logs.directory(), logs.files().len()), (there.path(), 3));
         assert!(logs.next_files().is_empty());
     }
@@ -422,7 +477,7 @@ mod tests {
             assert_eq!(logs.level_with(&config), level);
             let next = logs.prepare(&config, 1).unwrap();
             logs.begin(next);
-            logs.commit(&config, &mut deadlines);
+            assert!(logs.commit(&config, &mut deadlines).is_none(), "there is no hub");
             assert_eq!(logs.level(), level);
         }
         assert_eq!(logs.set_level(), None);

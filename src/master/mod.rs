@@ -24,6 +24,7 @@ mod control;
 mod deadlines;
 mod desk;
 mod generations;
+mod hub;
 mod logs;
 mod manager;
 mod metrics;
@@ -76,6 +77,9 @@ pub(crate) fn run(
         master.supervisor.kill_and_reap_all();
     }
     master.metrics.end();
+    if let Some(hub) = master.supervisor.hub_mut() {
+        hub.end();
+    }
     master.desk.close();
     log::info!(target: "master.stopped", "master stopped");
     result

@@ -1,4 +1,4 @@
-//! The master: its owners, what it is started with, and why a start has failed.
+//! The master: its owners, what it is started with, and why no server came of it.
 //!
 //! The files that act on several owners (`start`, `turn`, `reload`, `stop`, …) have their
 //! methods on [`Master`] and are named by nothing here.
@@ -91,6 +91,12 @@ pub(crate) enum StartError {
     NotReady {
         /// Its number.
         number: u16,
+        /// The time it had.
+        limit: Duration,
+    },
+    /// The hub took too long, or ended again and again.
+    #[error("the hub was not ready within {limit:?} (worker_ready_timeout); see hub.log")]
+    HubNotReady {
         /// The time it had.
         limit: Duration,
     },

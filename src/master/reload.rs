@@ -139,6 +139,8 @@ impl Master<'_> {
         start::provide_peer_tables(self.supervisor.zone(), &config, workers).map_err(|error| {
             Failure::Other(format!("memory for limits.connections_per_ip: {error}"))
         })?;
+        self.provide_hub(&config)
+            .map_err(|error| Failure::Other(format!("cannot have a hub: {error}")))?;
         let logs = self.logs.prepare(&config, workers).map_err(Failure::other)?;
         // Nothing can fail any more.
         self.logs.begin(logs);
@@ -280,7 +282,8 @@ impl Master<'_> {
         let workers = self.generations.current().workers;
         self.deadlines.clear_all(|w| matches!(w, What::Vacancy(_) | What::Candidate));
         self.supervisor.forget_pauses(workers);
-        self.logs.commit(&config, &mut self.deadlines);
+        let hub_log = self.logs.commit(&config, &mut self.deadlines);
+        self.configure_hub(&config, hub_log);
         self.metrics.commit(&mut self.deadlines);
         self.check_progress_from_now();
         self.manager.ready(self.generations.addresses(), self.supervisor.numbers());

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
+use super::hub::HubKeeper;
 use super::owners::Master;
 
 /// How often everything is checked while poll fails.
@@ -27,6 +28,8 @@ impl Master<'_> {
             pids.push(pid);
             fds.push(PollFd::new(channel, PollFlags::POLLIN));
         }
+        let hub = self.supervisor.hub().and_then(HubKeeper::channel);
+        fds.extend(hub.map(|channel| PollFd::new(channel.as_fd(), PollFlags::POLLIN)));
         fds.push(PollFd::new(self.signals.as_fd(), PollFlags::POLLIN));
         fds.extend(self.desk.interests().into_iter().map(|(fd, flags)| PollFd::new(fd, flags)));
         match poll(&mut fds, self.poll_timeout()) {

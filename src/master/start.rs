@@ -4,6 +4,7 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chappe_shm::{SlotState, Zone};
@@ -72,15 +73,16 @@ impl<'a> Master<'a> {
         let signals =
             Signals::new(&signals::USED).map_err(StartError::system("signal handlers"))?;
         let mut deadlines = Deadlines::default();
-        Ok(Self {
+        let supervisor = Supervisor::new(zone, workers);
+        let mut master = Self {
             site,
             run_worker,
             copies,
             identity,
             signals,
-            supervisor: Supervisor::new(zone, workers),
+            supervisor,
             logs: Logs::new(&config, worker_logs, &mut deadlines),
-            generations: Generations::new(config, listeners, warnings),
+            generations: Generations::new(Arc::clone(&config), listeners, warnings),
             desk: Desk::new(Some(control), 0),
             metrics: Metrics::new(metrics, &mut deadlines),
             manager: Manager::new(manager, &mut deadlines),
@@ -88,7 +90,9 @@ impl<'a> Master<'a> {
             started: Instant::now(),
             poll_warnings: Throttle::new(sleep::WARNINGS_LOGGED),
             deadlines,
-        })
+        };
+        master.provide_hub(&config).map_err(StartError::system("the hub"))?;
+        Ok(master)
     }
 
     /// False: it was stopped before it was up, and is stopping.
@@ -112,8 +116,12 @@ impl<'a> Master<'a> {
         if self.stop.is_stopping() {
             return Ok(false);
         }
-        self.supervisor.serve_ready(generation, &mut self.deadlines);
         let limit = self.generations.current().config.worker_ready_timeout;
+        self.wait_until(Some(limit), Supervisor::is_hub_ready)?;
+        if self.stop.is_stopping() {
+            return Ok(false);
+        }
+        self.supervisor.serve_ready(generation, &mut self.deadlines);
         self.wait_until(Some(limit), |supervisor| supervisor.are_serving(generation))?;
         if self.stop.is_stopping() {
             return Ok(false);
@@ -148,6 +156,9 @@ impl<'a> Master<'a> {
             if let Some(deadline) = deadline {
                 let now = Instant::now();
                 if deadline <= now {
+                    if !self.supervisor.is_hub_ready() {
+                        return Err(StartError::HubNotReady { limit: limit.unwrap_or_default() });
+                    }
                     let generation = self.generations.current().number;
                     let behind = self.supervisor.first_behind(generation, SlotState::Serving);
                     return Err(self.not_ready(behind.unwrap_or(0)));

@@ -38,6 +38,7 @@ impl Master<'_> {
             },
             reload: reloads(self.generations.history()),
             metrics: self.metrics.status(),
+            hub: self.supervisor.hub_status(),
             workers: reports.iter().map(|report| WorkerStatus::new(report, catalog)).collect(),
             vacancies: self.deadlines.vacancies().map(|it| vacancy(it, now)).collect(),
             limits: self.limits(),

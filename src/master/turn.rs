@@ -22,6 +22,8 @@ use crate::control::Reply;
 
 /// The most that one connection takes in a list; a list that is longer is not believed.
 const LISTED_BYTES_MAX: u64 = 4096;
+/// The hub's list of topics has at most so many.
+const TOPICS_BYTES_MAX: u64 = 1 << 20;
 
 /// What a start and a running server answer differently.
 #[derive(Debug)]
@@ -78,6 +80,7 @@ impl Master<'_> {
     }
 
     fn act(&mut self, woken: &BTreeSet<Pid>, on: &mut dyn FnMut(&mut Self, Event)) {
+        self.count_for_hub();
         self.take_signals(on);
         self.hear_workers(woken, on);
         for (ticket, request) in self.desk.turn(Instant::now(), &mut self.deadlines) {
@@ -94,6 +97,7 @@ impl Master<'_> {
             self.supervisor.zone().count(Counter::LogLinesLost, lost);
         }
         self.supervisor.report_damage();
+        self.end_unused_hub();
         self.publish_history();
     }
 
@@ -125,7 +129,12 @@ impl Master<'_> {
                     on(self, Event::Ended(ended));
                 }
                 Child::Other { pid, death, how } => {
-                    if !self.metrics.ended(pid, death, &how, is_stopping, &mut self.deadlines) {
+                    let deadlines = &mut self.deadlines;
+                    let hub = self.supervisor.hub_mut();
+                    let is_hub = hub.is_some_and(|hub| hub.ended(pid, death, &how, deadlines));
+                    if is_hub {
+                        self.desk.forget(pid);
+                    } else if !self.metrics.ended(pid, death, &how, is_stopping, deadlines) {
                         log::debug!("a child that is not a worker ended pid={pid} {how}");
                     }
                 }
@@ -133,9 +142,12 @@ impl Master<'_> {
         }
     }
 
+    /// And the hub.
     fn hear_workers(&mut self, woken: &BTreeSet<Pid>, on: &mut dyn FnMut(&mut Self, Event)) {
         let mut reopen = false;
-        for heard in self.supervisor.hear(woken, &mut self.deadlines) {
+        let mut all = self.supervisor.hear(woken, &mut self.deadlines);
+        all.extend(self.supervisor.hear_hub());
+        for heard in all {
             match heard {
                 Heard::Ready => on(self, Event::Ready),
                 Heard::AskReopen => reopen = true,
@@ -172,6 +184,7 @@ impl Master<'_> {
             },
             // It only wakes.
             What::Start | What::Control => {}
+            What::Hub => self.tend_hub(),
             What::Metrics => self.fork_metrics(),
             What::Ring(pid) => self.supervisor.ring(pid, deadlines),
             What::Log(pid) => self.supervisor.hand_over_log(pid, deadlines),
@@ -218,10 +231,14 @@ impl Master<'_> {
                 Reply::accepted()
             }
             Request::LogLevel { level } => self.change_log_level(level.0),
-            Request::Connections { .. } if !self.desk.has_room_for_list() => {
-                Reply::refused("other connection lists are being made, try again")
+            Request::Connections { .. } | Request::Topics {} if !self.desk.has_room_for_list() => {
+                Reply::refused("other lists are being made, try again")
             }
             Request::Connections { slow } => return self.list_connections(ticket, slow),
+            Request::Topics {} => match self.list_topics(ticket) {
+                Ok(()) => return,
+                Err(why) => Reply::refused(why),
+            },
             Request::Kick { id } => {
                 // Nobody knows which worker has the connection, so all are asked.
                 let asking = self.supervisor.ask_all(Message::Kick, id);
@@ -241,14 +258,25 @@ impl Master<'_> {
         self.desk.open(ticket, kind, asking, &mut self.deadlines);
     }
 
+    fn list_topics(&mut self, ticket: u64) -> Result<(), &'static str> {
+        let hub = self.supervisor.hub().ok_or("topics are off (topics.enabled)")?;
+        let asking = hub.ask(Message::ListTopics, ticket);
+        let asking = asking.ok_or("the hub is being replaced, try again")?;
+        let bytes_max = TOPICS_BYTES_MAX;
+        let kind = Kind::List { lists: Default::default(), missing: Vec::new(), bytes_max };
+        self.desk.open(ticket, kind, asking, &mut self.deadlines);
+        Ok(())
+    }
+
     /// For this master and all workers, those to come included.
     fn change_log_level(&mut self, level: LogLevel) -> Reply {
         if let Err(error) = self.logs.change_level(level) {
             return Reply::refused(error);
         }
-        let place = LogLevel::ALL.iter().position(|known| *known == level);
-        let place = place.and_then(|place| u8::try_from(place).ok()).unwrap_or(0);
-        self.supervisor.order_level(place, &mut self.deadlines);
+        self.supervisor.order_level(level.place(), &mut self.deadlines);
+        if let Some(hub) = self.supervisor.hub() {
+            hub.set_level(level);
+        }
         let workers = self.supervisor.count();
         log::info!(target: "log.level", "log level changed level={} workers={workers}", level.name());
         Reply::accepted()
@@ -274,7 +302,10 @@ impl Master<'_> {
             };
             reopened.fresh.iter().find(is_its_own).map(|log| log.file.clone())
         };
-        let asking = self.supervisor.hand_logs(ticket, log_of, &mut self.deadlines);
+        let mut asking = self.supervisor.hand_logs(ticket, log_of, &mut self.deadlines);
+        if let (Some(hub), Some(log)) = (self.supervisor.hub_mut(), reopened.hub) {
+            asking.waits_for.extend(hub.hand_log(ticket, log, &mut self.deadlines));
+        }
         let kind = Kind::Reopen { failed: reopened.failed };
         self.desk.open(ticket, kind, asking, &mut self.deadlines);
     }

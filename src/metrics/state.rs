@@ -67,7 +67,7 @@ pub(super) struct WorkerRow {
     pub(super) lost: u64,
 }
 
-/// A process that is not a worker.
+/// A process that is no worker.
 #[derive(Debug, Serialize)]
 pub(super) struct ProcessRow {
     pub(super) name: &'static str,

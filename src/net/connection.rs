@@ -398,7 +398,9 @@ impl Connection {
             PeerClock::Handshake => Ending::HandshakeTimeout,
             PeerClock::Frame => Ending::FrameTimeout,
             // The server owes it something: not idle.
-            PeerClock::Idle if view.is_idle && view.is_handled => Ending::Idle,
+            PeerClock::Idle if view.is_idle && view.is_handled && !self.only_listens() => {
+                Ending::Idle
+            }
             // What is queued is flushed all the same; a peer that is pushed to without a
             // pause must not hold up the end.
             PeerClock::Quiet if view.is_handled => Ending::Drained(reactor.drain_reason),
@@ -408,6 +410,11 @@ impl Connection {
             }
         };
         self.end_input(ending, reactor);
+    }
+
+    /// Nothing is expected of it: it waits for messages of topics.
+    fn only_listens(&self) -> bool {
+        self.mailbox.subscriptions() > 0 && self.mailbox.protocol().may_only_listen()
     }
 
     /// Goodbye, behind what was received so far; then it goes on until quiet.

@@ -212,7 +212,7 @@ impl World {
         let now = Moment::now() + if settings.fuse { 3600 * S } else { Duration::ZERO };
         let (play, counters) = (Play(Arc::clone(&gate)), ThreadCounters::detached());
         let (sending, epoll) = (Arc::clone(&engine), EpollSet::new(&engine).unwrap());
-        let sender = move || sending.run_send_thread(&ThreadCounters::detached());
+        let sender = move || sending.run_send_thread(&ThreadCounters::detached(), ());
         let mut world = Self {
             reactor: Reactor::new(epoll, settings, engine, Arc::new(play), counters),
             table: Table::with_key(),

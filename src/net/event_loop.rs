@@ -243,6 +243,9 @@ impl EventLoop {
             log::debug!(target: "conn.closed", "conn={id} closed cause={cause} permits_held={held}");
         }
         self.refused -= usize::from(!held.permit);
+        if connection.mailbox.listens() {
+            self.reactor.tell_gone(connection.id());
+        }
         drop(connection);
         self.has_removed = true;
     }

@@ -103,6 +103,11 @@ impl Reactor {
         turned
     }
 
+    /// A connection is gone that has asked for topics.
+    pub(super) fn tell_gone(&self, id: u64) {
+        self.serve.gone(id);
+    }
+
     /// Whether a hook is not for the loop.
     pub(super) fn leaves_to_threads(&self, hook: HookCall) -> bool {
         self.serve.hook_pace(hook).is_for_threads()

@@ -94,7 +94,7 @@ impl Reports {
     }
 }
 
-/// One row is made at a time, with its two strings: its cost is bounded.
+/// One is made at a time, with the two strings that it has: what it costs is bounded.
 fn row(connection: &Connection, worker: u16, now: Moment) -> ConnectionRow {
     let view = connection.mailbox.view();
     ConnectionRow {

@@ -13,8 +13,10 @@ use crate::config::{self, Config};
 use chappe_engine::Protocol;
 use std::sync::Arc;
 
+pub(crate) use chappe::FLAG_WITH_TOPIC;
 pub(crate) use chappe_wire::{
-    CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_TIME, CODE_WHO,
+    CODE_APPLICATION_MAX, CODE_APPLICATION_MIN, CODE_ECHO, CODE_PING, CODE_PUBLISH,
+    CODE_PUBLISH_UNANSWERED, CODE_SUBSCRIBE, CODE_TIME, CODE_UNSUBSCRIBE, CODE_WHO,
 };
 pub(crate) use encoded::Encoded;
 

@@ -18,6 +18,7 @@ use crate::logging;
 use crate::net::{EventLoop, ListenSocket, Settings, SocketOptions, Watched};
 use crate::program;
 use crate::protocol;
+use crate::topics::{Joined, Topics};
 use chappe_engine::{Engine, Goodbye, Hooks, Limits, SlowReader};
 use chappe_shm::{Counter, Orders, Slot, Stage};
 use chappe_sys::clock::Moment;
@@ -51,6 +52,8 @@ pub(crate) struct Start<'a> {
     pub(crate) listeners: Vec<Listener>,
     /// Checked already.
     pub(crate) config: Arc<Config>,
+    /// Its part of the topics, if there is a hub.
+    pub(crate) topics: Option<Joined>,
     /// The application.
     pub(crate) definition: &'a dyn Definition,
 }
@@ -107,7 +110,8 @@ struct Worker {
 
 impl Worker {
     fn boot(start: Start<'_>) -> io::Result<Self> {
-        let Start { number, generation, slot, channel, listeners, config, definition } = start;
+        let Start { number, generation, slot, channel, listeners, config, topics, definition } =
+            start;
         // Signals are blocked since before the fork; the threads started below
         // inherit that.
         let signals = Signals::new(&signals::taken())?;
@@ -125,6 +129,8 @@ impl Worker {
                 (listen_socket(listener), options)
             })
             .collect();
+        let join = |joined| Topics::new(joined, &config, &engine, slot.shared_counters());
+        let (topics, speaker) = topics.map(join).transpose()?.unzip();
         let born = Born {
             number,
             generation,
@@ -135,6 +141,7 @@ impl Worker {
                 false => slot.app_figures().without_loop(),
             },
             engine: &engine,
+            topics,
         };
         let application = definition.start(born).map_err(io::Error::other)?;
         let event_loop = EventLoop::new(
@@ -149,7 +156,7 @@ impl Worker {
         threads::log_start("event-loop");
         let count = config.worker.handler_threads;
         let serve = Arc::clone(&application).serve();
-        let threads = Threads::start(count, &serve, &engine, &slot)?;
+        let threads = Threads::start(count, &serve, &engine, &slot, speaker)?;
         sys_signals::unblock()?;
         // Counted first: a process that has seen the post finds it counted.
         event_loop.count(Counter::WorkerReadyPosts, 1);
@@ -284,7 +291,7 @@ impl Worker {
         if let Some(place) = log_level
             && self.log_level.replace(place) != Some(place)
         {
-            orders::set_level(place);
+            logging::follow_level(place.into());
         }
         match stage {
             Stage::Wait => {}

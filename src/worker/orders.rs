@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::Worker;
 use crate::channel::{Message, Parcel};
-use crate::config::LogLevel;
 use crate::logging;
 
 impl Worker {
@@ -61,17 +60,5 @@ impl Worker {
         if let Err(error) = self.channel.send_parcel(message, value, file) {
             log::warn!(target: "channel.failed", "cannot send {message:?} to the master: {error}");
         }
-    }
-}
-
-/// By its place in [`LogLevel::ALL`].
-pub(super) fn set_level(place: u8) {
-    let Some(&level) = LogLevel::ALL.get(usize::from(place)) else {
-        log::warn!(target: "master.nonsense", "the master asked for unknown log level {place}");
-        return;
-    };
-    match logging::set_level(level) {
-        Ok(()) => log::info!(target: "log.level", "log level changed level={}", level.name()),
-        Err(error) => log::error!(target: "log.level_kept", "cannot change the log level: {error}"),
     }
 }

@@ -1,5 +1,6 @@
 //! The threads of a worker other than its event loop.
 
+use crate::topics::Speaker;
 use chappe_engine::{Batch, Engine, Place, Serve, Source, Turns, Work};
 use chappe_shm::{Slot, ThreadRole};
 use chappe_sys::clock::Moment;
@@ -24,6 +25,7 @@ impl Threads {
         application: &Arc<dyn Serve>,
         engine: &Arc<Engine>,
         slot: &Slot,
+        speaker: Option<Speaker>,
     ) -> io::Result<Self> {
         // Threads inherit it.
         schedule_as_batch();
@@ -36,7 +38,10 @@ impl Threads {
         }
         let counters = slot.counters(ThreadRole::SendThread);
         let sends = Arc::clone(engine);
-        let body = move || sends.run_send_thread(&counters);
+        let body = move || match speaker {
+            Some(speaker) => sends.run_send_thread(&counters, speaker),
+            None => sends.run_send_thread(&counters, ()),
+        };
         joins.push(spawn("sender".to_owned(), body)?);
         Ok(Self { joins, engine: Arc::clone(engine) })
     }

@@ -10,6 +10,7 @@ mod resp;
 mod service;
 mod starting;
 mod timers;
+mod topics;
 
 use chappe_client::{ClientError, Connection, Frame};
 use chappe_testkit::application::{FAIL, HOLD, PANIC, QUIET, TWICE};

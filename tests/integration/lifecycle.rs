@@ -222,7 +222,7 @@ fn start_daemon(test: &str) -> Daemon {
 #[test]
 fn the_working_directory_is_the_prefix() {
     let daemon = start_daemon("daemon_directory");
-    let workers = proc::children(daemon.master);
+    let workers = proc::workers(daemon.master);
     assert_eq!(workers.len(), 2);
     for pid in [&[daemon.master], &workers[..]].concat() {
         let directory = fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
@@ -242,7 +242,7 @@ fn a_daemon_is_ready_when_the_launcher_returns() {
     let address = daemon.address();
     let mut client = Connection::connect(address, DEADLINE).unwrap();
     assert_eq!(client.call(CODE_ECHO, b"served").unwrap().body, "served");
-    let workers = proc::children(daemon.master);
+    let workers = proc::workers(daemon.master);
     assert_eq!(workers.len(), 2);
     assert_eq!(proc::threads(daemon.master).len(), 1);
     // Nothing of the terminal, or whatever started it, is held open.
@@ -270,7 +270,7 @@ fn a_daemon_is_ready_when_the_launcher_returns() {
 #[test]
 fn a_daemon_can_be_stopped_at_once() {
     let daemon = start_daemon("daemon_stop");
-    let workers = proc::children(daemon.master);
+    let workers = proc::workers(daemon.master);
     let stop = finish(command(&daemon.dir).args(["-s", "stop"]));
     assert_eq!(stop.code, Some(0), "{stop:?}");
     wait_until("the daemon is gone", || !proc::is_running(daemon.master));

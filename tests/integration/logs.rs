@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use chappe_testkit::{DEADLINE, TestServer, proc, site, wait_until};
 
-const LOGS: [&str; 3] = ["master.log", "worker-0.log", "worker-1.log"];
+const LOGS: [&str; 4] = ["master.log", "hub.log", "worker-0.log", "worker-1.log"];
 
 fn log(server: &TestServer, name: &str) -> PathBuf {
     server.dir.join("logs").join(name)
@@ -30,7 +30,7 @@ fn move_away(server: &TestServer, suffix: &str) {
 /// Which log files the processes of the server hold open.
 fn held_logs(server: &TestServer) -> Vec<String> {
     let mut held = Vec::new();
-    for pid in std::iter::once(server.pid()).chain(server.worker_pids()) {
+    for pid in std::iter::once(server.pid()).chain(proc::children(server.pid())) {
         let descriptors = proc::open_descriptors(pid);
         held.extend(descriptors.into_values().filter(|target| target.contains("/logs/")));
     }
@@ -44,8 +44,8 @@ fn assert_all_in_new_files(server: &TestServer) {
         assert!(log(server, name).exists(), "{name}");
     }
     let held = held_logs(server);
-    // The master keeps the workers' logs to hand them on.
-    assert_eq!(held.len(), 5, "{held:?}");
+    // The master keeps the others' logs to hand them on.
+    assert_eq!(held.len(), 7, "{held:?}");
     assert!(held.iter().all(|path| path.ends_with(".log")), "{held:?}");
 }
 
@@ -64,6 +64,7 @@ fn reopen_waits_until_every_process_has_left_the_old_file() {
     }
     server.wait_event("worker-0", "conn.accepted", "");
     server.wait_event("worker-1", "conn.accepted", "");
+    server.wait_event("hub", "log.reopened", "");
     server.wait_event("master", "logs.reopened", "");
 }
 
@@ -71,7 +72,8 @@ fn reopen_waits_until_every_process_has_left_the_old_file() {
 fn usr1_reopens_whichever_process_gets_it() {
     let server = TestServer::start("reopen_usr1", "");
     let worker = server.worker_pids()[1];
-    for (round, pid) in [server.pid(), worker].into_iter().enumerate() {
+    let hub = i32::try_from(server.status_number("/hub/pid")).unwrap();
+    for (round, pid) in [server.pid(), worker, hub].into_iter().enumerate() {
         move_away(&server, &round.to_string());
         kill(Pid::from_raw(pid), Signal::SIGUSR1).unwrap();
         wait_until("all logs are there again and none is held that was moved", || {
@@ -275,7 +277,7 @@ fn logs_are_merged_by_time_and_filtered() {
         logs.stdout
     };
     let all = shown(&["-n", "1000"]);
-    for who in [" master ", " worker-0 ", " worker-1 "] {
+    for who in [" master ", " hub ", " worker-0 ", " worker-1 "] {
         assert!(all.contains(who), "{who}: {all}");
     }
     let times: Vec<&str> = all.lines().map(|line| &line[..24]).collect();
@@ -372,7 +374,10 @@ fn the_master_counts_its_own_lost_lines() {
 #[test]
 fn the_master_counts_its_lost_lines_over_a_reload_of_its_log() {
     let toml = |level: &str| {
-        site::configuration(&format!("worker_processes = 1\n[log]\nlevel = \"{level}\"\n"))
+        // What a worker shares with the hub is a file, too, if one in memory.
+        let topics = "[topics]\nenabled = false\n";
+        let log = format!("[log]\nlevel = \"{level}\"\n");
+        site::configuration(&format!("worker_processes = 1\n{topics}{log}"))
     };
     let server = TestServer::start("full_disk_reload", &toml("debug"));
     let workers = server.worker_pids();

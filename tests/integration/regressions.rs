@@ -285,7 +285,7 @@ fn engine() -> (Arc<Engine>, JoinHandle<()>) {
     let engine = Arc::new(engine.expect("an eventfd"));
     let thread = {
         let engine = Arc::clone(&engine);
-        std::thread::spawn(move || engine.run_send_thread(&ThreadCounters::detached()))
+        std::thread::spawn(move || engine.run_send_thread(&ThreadCounters::detached(), ()))
     };
     (engine, thread)
 }

@@ -21,8 +21,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("shm", &["sys"]),
     ("rings", &["sys"]),
     ("engine", &["shm", "sys"]),
+    // The crate, and the server's module of the same name, where it meets connections.
+    ("topics", &["config", "engine", "protocol", "rings", "shm", "sys"]),
     ("client", &["sys", "wire"]),
-    ("config", &[]),
+    // The limits of names.
+    ("config", &["topics"]),
     // What is said of a running server: by the master and its commands to each other, by the
     // metrics page, by a worker in its list of connections. The names of log levels are the
     // configuration's, the figures are those of shared memory.
@@ -35,23 +38,24 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("channel", &["sys"]),
     // With the load generator of `bench`, which speaks the wire format itself.
     ("cli", &["client", "config", "control", "program", "sys", "wire"]),
-    ("protocol", &["config", "engine", "shm", "sys", "wire"]),
+    ("protocol", &["config", "engine", "shm", "sys", "topics", "wire"]),
     // The application's configuration comes from `config`.
-    ("handler", &["config", "engine", "protocol", "shm", "sys", "throttle"]),
+    ("handler", &["config", "engine", "protocol", "shm", "sys", "throttle", "topics"]),
     ("net", &["control", "engine", "protocol", "shm", "sys", "throttle"]),
     (
         "worker",
         &[
             "channel", "config", "engine", "handler", "listen", "logging", "net", "program",
-            "protocol", "shm", "sys",
+            "protocol", "shm", "sys", "topics",
         ],
     ),
+    ("hub", &["channel", "logging", "shm", "sys", "topics"]),
     ("metrics", &["channel", "control", "shm", "sys"]),
     (
         "master",
         &[
-            "channel", "config", "control", "listen", "logging", "metrics", "program", "shm",
-            "sys", "throttle",
+            "channel", "config", "control", "hub", "listen", "logging", "metrics", "program",
+            "shm", "sys", "throttle", "topics",
         ],
     ),
     // The crate's front doors: `server` joins the application's handlers and `boot`.

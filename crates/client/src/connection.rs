@@ -1,20 +1,21 @@
 //! The connection of a client: one socket, a half to write and a half to read.
 //! Each half blocks the thread that calls it, up to its time-out.
 
-use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chappe_sys::unix_socket;
 use chappe_wire::Code;
 
 use super::error::ClientError;
 use super::received::Frame;
-use super::receiver::Receiver;
+use super::receiver::{Deadline, Receiver};
 use super::sender::Sender;
+use super::server::Server;
+use super::subscriptions::Subscriptions;
+use super::topic_frames::{is_of_topics, place_of};
 
 /// A connection to a server: both halves, for one thread.
 ///
@@ -39,8 +40,10 @@ use super::sender::Sender;
 /// ```
 #[derive(Debug)]
 pub struct Connection {
-    sender: Sender,
-    receiver: Receiver,
+    pub(super) sender: Sender,
+    pub(super) receiver: Receiver,
+    pub(super) server: Server,
+    pub(super) subscriptions: Subscriptions,
 }
 
 impl Connection {
@@ -65,18 +68,8 @@ impl Connection {
         address: impl ToSocketAddrs + std::fmt::Display,
         timeout: Duration,
     ) -> Result<Self, ClientError> {
-        let failed = |address: String, source| ClientError::Connect { address, source };
-        let addresses =
-            address.to_socket_addrs().map_err(|source| failed(address.to_string(), source))?;
-        let nothing = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        let mut outcome = failed(address.to_string(), nothing);
-        for address in addresses {
-            match TcpStream::connect_timeout(&address, timeout) {
-                Ok(stream) => return Self::from_stream(stream, Some(timeout)),
-                Err(source) => outcome = failed(address.to_string(), source),
-            }
-        }
-        Err(outcome)
+        let server = Server::Tcp { address: address.to_string(), timeout };
+        Self::over(server.connect()?, Some(timeout), server)
     }
 
     /// Connects to the Unix socket at a path of any length, and takes `timeout` for
@@ -93,13 +86,8 @@ impl Connection {
     /// # Errors
     /// [`ClientError::Connect`].
     pub fn connect_unix(path: impl AsRef<Path>, timeout: Duration) -> Result<Self, ClientError> {
-        let path = path.as_ref();
-        match unix_socket::connect_timeout(path, timeout) {
-            Ok(socket) => Self::from_socket(socket, Some(timeout)),
-            Err(source) => {
-                Err(ClientError::Connect { address: format!("unix:{}", path.display()), source })
-            }
-        }
+        let server = Server::Unix { path: path.as_ref().to_owned(), timeout };
+        Self::over(server.connect()?, Some(timeout), server)
     }
 
     /// A connection over a connected stream; `None` waits forever.
@@ -127,7 +115,7 @@ impl Connection {
     pub fn from_stream(stream: TcpStream, timeout: Option<Duration>) -> Result<Self, ClientError> {
         // A request is one write; waiting for more of it only adds delay.
         stream.set_nodelay(true).map_err(ClientError::Io)?;
-        Self::over(stream, timeout)
+        Self::over(stream, timeout, Server::Unknown)
     }
 
     /// A connection over any connected stream socket, a Unix one for example.
@@ -146,13 +134,18 @@ impl Connection {
     /// [`ClientError::Io`] if the socket refuses its options.
     pub fn from_socket(socket: OwnedFd, timeout: Option<Duration>) -> Result<Self, ClientError> {
         // Reading, writing, time-outs and shutdown are the same for each family.
-        Self::over(TcpStream::from(socket), timeout)
+        Self::over(TcpStream::from(socket), timeout, Server::Unknown)
     }
 
-    fn over(stream: TcpStream, timeout: Option<Duration>) -> Result<Self, ClientError> {
+    fn over(
+        stream: TcpStream,
+        timeout: Option<Duration>,
+        server: Server,
+    ) -> Result<Self, ClientError> {
         let socket = Arc::new(stream);
         let sender = Sender::over(Arc::clone(&socket));
-        let mut client = Self { sender, receiver: Receiver::over(socket) };
+        let (receiver, subscriptions) = (Receiver::over(socket), Subscriptions::default());
+        let mut client = Self { sender, receiver, server, subscriptions };
         client.set_timeout(timeout)?;
         Ok(client)
     }
@@ -253,7 +246,8 @@ impl Connection {
         self.sender.send_bytes(raw)
     }
 
-    /// Receives the next frame, see [`Receiver::receive`].
+    /// Receives the next frame, see [`Receiver::receive`]. For messages of topics there is
+    /// [`next_message`](Self::next_message).
     ///
     /// ```
     /// # use chappe_client::*;
@@ -273,11 +267,28 @@ impl Connection {
     /// # Errors
     /// Those of [`Receiver::receive`].
     pub fn receive(&mut self) -> Result<Frame, ClientError> {
-        self.receiver.receive()
+        match self.receiver.take_kept() {
+            Some(frame) => Ok(frame),
+            None => self.pull(&mut Deadline::default()),
+        }
     }
 
-    /// Sends one frame and receives the next one, whatever that is: with
-    /// nothing else under way, the reply, an error frame or a goodbye.
+    /// The next frame of the socket, but none of a topic that has been here before.
+    pub(super) fn pull(&mut self, deadline: &mut Deadline) -> Result<Frame, ClientError> {
+        loop {
+            let frame = self.receiver.receive_from_socket(deadline)?;
+            let place = place_of(&frame);
+            if place.is_none_or(|(offset, topic)| self.subscriptions.is_new(topic, offset)) {
+                return Ok(frame);
+            }
+        }
+    }
+
+    /// Sends one frame and receives the next one that is not a message of a topic: with nothing
+    /// else under way, the reply, an error frame or a goodbye.
+    ///
+    /// Messages of topics that come before it are kept, up to 16 MiB, and are received afterwards.
+    /// Of more than that the oldest are dropped, and a gap stands in their place.
     ///
     /// ```
     /// # use chappe_client::*;
@@ -300,7 +311,14 @@ impl Connection {
     /// Those of [`Sender::send`] and [`Receiver::receive`].
     pub fn call(&mut self, code: Code, body: &[u8]) -> Result<Frame, ClientError> {
         self.send(code, body)?;
-        self.receive()
+        let mut deadline = Deadline::default();
+        loop {
+            let frame = self.pull(&mut deadline)?;
+            if !is_of_topics(frame.code) {
+                return Ok(frame);
+            }
+            self.receiver.keep(frame);
+        }
     }
 
     /// Says that nothing more will be sent; replies can still be received.
@@ -360,7 +378,7 @@ impl AsFd for Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::{self, Read, Write};
     use std::os::unix::net::UnixStream;
     use std::time::Instant;
 

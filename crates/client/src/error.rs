@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use chappe_wire::{BODY_BYTES_MAX, BodyTooLong, Code};
 
+use super::received::ServerError;
+
 /// Why a call of [`Connection`](super::Connection) gave no result.
 ///
 /// An error *frame* of the server is no such error: it is received like any
-/// other frame, see [`Frame::as_error`](super::Frame::as_error).
+/// other frame, see [`Frame::as_error`](super::Frame::as_error). Only calls whose result is no
+/// frame, as [`Connection::subscribe`](super::Connection::subscribe), make an error of it.
 ///
 /// ```
 /// # use chappe_client::{ClientError, Connection, Frame};
@@ -67,6 +70,16 @@ pub enum ClientError {
     /// The body does not fit a frame; nothing was sent.
     #[error("a body of {} bytes is too long for a frame, {BODY_BYTES_MAX} is the most", .0.0)]
     BodyTooLong(BodyTooLong),
+    /// The server has answered by an error frame.
+    #[error("{0}")]
+    Refused(ServerError),
+    /// The server has answered by a frame of the right code with a wrong body: its topics are
+    /// other ones than this client's.
+    #[error("the answer of code {0} is malformed")]
+    Malformed(Code),
+    /// A topic of so many bytes is too long to be named in a frame; nothing was sent.
+    #[error("a topic of {0} bytes is too long, 255 is the most")]
+    TopicTooLong(usize),
     /// Any other error of the system, usually a reset by the server.
     #[error("the connection failed")]
     Io(#[source] io::Error),

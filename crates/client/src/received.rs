@@ -155,7 +155,7 @@ impl ServerError {
     /// ```
     #[must_use]
     pub fn name(&self) -> &'static str {
-        const NAMES: [(ErrorNumber, &str); 9] = [
+        const NAMES: [(ErrorNumber, &str); 10] = [
             (ErrorNumber::BadLength, "bad length"),
             (ErrorNumber::BadChecksum, "bad checksum"),
             (ErrorNumber::UnknownCode, "unknown code"),
@@ -165,6 +165,7 @@ impl ServerError {
             (ErrorNumber::FrameTimeout, "frame time-out"),
             (ErrorNumber::Denied, "denied"),
             (ErrorNumber::BusyInside, "busy inside"),
+            (ErrorNumber::NotAllowed, "not allowed"),
         ];
         NAMES.iter().find(|(number, _)| self.is(*number)).map_or("unknown error", |(_, name)| name)
     }
@@ -203,7 +204,7 @@ impl ServerGoodbye {
     /// ```
     #[must_use]
     pub fn name(&self) -> &'static str {
-        const NAMES: [(Goodbye, &str); 7] = [
+        const NAMES: [(Goodbye, &str); 8] = [
             (Goodbye::Stopping, "stopping"),
             (Goodbye::Reloading, "reloading, connect again"),
             (Goodbye::Idle, "idle"),
@@ -211,6 +212,7 @@ impl ServerGoodbye {
             (Goodbye::Kicked, "kicked"),
             (Goodbye::HandshakeTimeout, "handshake time-out"),
             (Goodbye::ByApplication, "closed by the application"),
+            (Goodbye::OutcomeUnknown, "outcome unknown"),
         ];
         NAMES.iter().find(|(reason, _)| self.is(*reason)).map_or("unknown reason", |(_, name)| name)
     }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use chappe_wire::{FRAME_BYTES_MAX, HEADER_BYTES, Header, checksum};
 
 use super::error::{ClientError, is_timeout};
+use super::kept::Kept;
 use super::received::Frame;
 
 /// What one read(2) asks for: room for the largest frame, or for many small ones.
@@ -50,13 +51,38 @@ pub struct Receiver {
     timeout: Option<Duration>,
     /// What SO_RCVTIMEO is set to: it is only touched when it must change.
     armed: Option<Duration>,
+    /// What has come before something that was waited for.
+    kept: Kept,
 }
+
+/// When a wait is over. The clock is only read when the socket must be, too.
+#[derive(Debug, Default)]
+pub(super) struct Deadline(Option<Option<Instant>>);
 
 impl Receiver {
     /// Without a time-out.
     pub(super) fn over(socket: Arc<TcpStream>) -> Self {
         let buffer = vec![0; READ_BYTES].into_boxed_slice();
-        Self { socket, buffer, start: 0, end: 0, timeout: None, armed: None }
+        let kept = Kept::default();
+        Self { socket, buffer, start: 0, end: 0, timeout: None, armed: None, kept }
+    }
+
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
+    pub(super) fn keep(&mut self, frame: Frame) {
+        self.kept.push(frame);
+    }
+
+    pub(super) fn take_kept(&mut self) -> Option<Frame> {
+        self.kept.pop()
+    }
+
+    /// Takes over the messages that another receiver has kept.
+    pub(super) fn inherit(&mut self, other: &mut Self) {
+        self.kept = std::mem::take(&mut other.kept);
+        self.kept.leave_messages();
     }
 
     /// Bounds each [`receive`](Self::receive) to `timeout`; `None` waits forever.
@@ -108,14 +134,23 @@ impl Receiver {
     /// [`ClientError::Truncated`], [`ClientError::BadLength`],
     /// [`ClientError::Checksum`], [`ClientError::Io`].
     pub fn receive(&mut self) -> Result<Frame, ClientError> {
-        let mut deadline = None;
+        match self.take_kept() {
+            Some(frame) => Ok(frame),
+            None => self.receive_from_socket(&mut Deadline::default()),
+        }
+    }
+
+    /// The next frame that is not one of those kept.
+    pub(super) fn receive_from_socket(
+        &mut self,
+        deadline: &mut Deadline,
+    ) -> Result<Frame, ClientError> {
         loop {
             if let Some(frame) = self.next_received()? {
                 return Ok(frame);
             }
-            // The clock is only read when the socket must be, too.
             let now = Instant::now();
-            let due = *deadline.get_or_insert_with(|| self.timeout.map(|limit| now + limit));
+            let due = *deadline.0.get_or_insert_with(|| self.timeout.map(|limit| now + limit));
             self.fill(due.map(|due| due.saturating_duration_since(now)))?;
         }
     }
@@ -141,6 +176,9 @@ impl Receiver {
     /// ```
     #[must_use]
     pub fn has_frame(&self) -> bool {
+        if !self.kept.is_empty() {
+            return true;
+        }
         let received = &self.buffer[self.start..self.end];
         Header::read(received).is_some_and(|header| received.len() >= usize::from(header.length))
     }

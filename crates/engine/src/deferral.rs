@@ -10,8 +10,10 @@ use crate::budget::Budget;
 use crate::engine::Engine;
 use crate::item::ITEM_COST;
 use crate::mailbox::Mailbox;
-use crate::notice::{Notice, Problem};
+use crate::notice::{Goodbye, Notice, Problem};
 use crate::protocol::Opened;
+use crate::queue::Queue;
+use crate::writer::{Entries, Entry};
 use chappe_sys::clock::Moment;
 use std::any::Any;
 use std::sync::{Arc, Weak};
@@ -33,7 +35,11 @@ pub enum Ending {
 
 impl Ending {
     /// The notice to the peer, if nothing else follows the message.
-    pub(crate) fn notice(&self, code: u16) -> Option<Notice> {
+    pub(crate) fn notice(&self, code: u16, is_submitted: bool) -> Option<Notice> {
+        if is_submitted && matches!(self, Self::Expired) {
+            let text = "no answer came within timeouts.deferred".into();
+            return Some(Notice::Goodbye { reason: Goodbye::OutcomeUnknown, text });
+        }
         let text = match self {
             Self::Resumed(_) | Self::Void => return None,
             Self::Dropped => "the deferred reply was dropped",
@@ -55,8 +61,52 @@ impl std::fmt::Debug for Ending {
     }
 }
 
+/// What a message asks of somebody else, who answers it: called once, when the message waits
+/// and all replies in front of it are handed over, without a lock and in the messages' order.
+pub(crate) struct Submission(Box<dyn FnOnce() + Send>);
+
+impl Submission {
+    /// That calls this.
+    pub(crate) fn new(submit: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(submit))
+    }
+
+    pub(crate) fn submit(self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for Submission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Submission")
+    }
+}
+
+/// One message of those that wait together.
+#[derive(Debug)]
+struct Part {
+    number: Number,
+    /// Answers that are still to come.
+    answers: u32,
+    /// What has come while one in front of it was not answered: charged to the outbox total, and
+    /// queued when it has its turn.
+    early: Entries,
+}
+
+/// What an answer leads to.
+#[derive(Debug, Default)]
+pub(crate) struct Answered {
+    /// What is to be queued now.
+    pub(crate) replies: Entries,
+    /// Messages that wait no longer.
+    pub(crate) messages: usize,
+    /// None waits any more.
+    pub(crate) is_all: bool,
+}
+
 /// A message that waits, or has waited. Its body is a copy: what it was received in may be
-/// the read buffer of the event loop, and holds its neighbours.
+/// the read buffer of the event loop, and holds its neighbours. Those that were submitted wait
+/// together with their neighbours, and have no body: they are not continued.
 #[derive(Debug)]
 pub struct Deferred {
     pub(crate) number: Number,
@@ -70,6 +120,12 @@ pub struct Deferred {
     joins: bool,
     body: Box<[u8]>,
     held: Option<Held>,
+    /// What was submitted and is not answered, in the order of the requests. Empty: it waits
+    /// for a ticket.
+    parts: Queue<Part>,
+    /// What is to be submitted.
+    pub(crate) submissions: Vec<Submission>,
+    messages: usize,
 }
 
 /// A place of `worker.deferred_max`. It goes back once, when this is dropped.
@@ -93,7 +149,88 @@ impl Deferred {
     pub(crate) fn new(number: Number, opened: &Opened<'_>, held: Option<Held>) -> Self {
         let Opened { code, body, checksum, length, joins } = *opened;
         let (since, body) = (Moment::now(), body.into());
-        Self { number, since, ending: None, code, checksum, length, joins, body, held }
+        let (parts, submissions) = (Queue::default(), Vec::new());
+        Self {
+            number,
+            since,
+            ending: None,
+            code,
+            checksum,
+            length,
+            joins,
+            body,
+            held,
+            parts,
+            submissions,
+            messages: 1,
+        }
+    }
+
+    /// One that is answered by whom it is submitted to, and not continued.
+    pub(crate) fn submitted(
+        number: Number,
+        opened: &Opened<'_>,
+        answers: u32,
+        submission: Submission,
+    ) -> Self {
+        let opened = Opened { body: &[], ..*opened };
+        let mut parts = Queue::default();
+        parts.push(Part { number, answers, early: Entries::default() });
+        Self { parts, submissions: vec![submission], ..Self::new(number, &opened, None) }
+    }
+
+    /// Has another one that is submitted wait together with this one, behind it.
+    pub(crate) fn join(&mut self, other: &mut Self) {
+        debug_assert!(self.is_submitted() && other.is_submitted(), "a ticket is for one message");
+        self.messages += other.messages;
+        self.submissions.append(&mut other.submissions);
+        self.parts.append(std::mem::take(&mut other.parts));
+    }
+
+    /// Whether it waits for whom it was submitted to, and for no ticket.
+    pub(crate) fn is_submitted(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
+    /// Notes an answer. Replies are queued in the order of the requests, whatever the order of
+    /// the answers. `None`: nobody waits for it.
+    pub(crate) fn answer(&mut self, number: Number, replies: Option<Entry>) -> Option<Answered> {
+        let is_it = |part: &&mut Part| part.number == number && part.answers > 0;
+        let part = self.parts.iter_mut().find(is_it)?;
+        part.answers -= 1;
+        replies.into_iter().for_each(|replies| part.early.push(replies));
+        let mut answered = Answered::default();
+        while let Some(first) = self.parts.first_mut() {
+            answered.replies.append(std::mem::take(&mut first.early));
+            if first.answers > 0 {
+                break;
+            }
+            self.parts.pop();
+            answered.messages += 1;
+        }
+        self.messages -= answered.messages;
+        answered.is_all = self.parts.is_empty();
+        Some(answered)
+    }
+
+    /// The cost of replies that it keeps, until its wait has ended: they are queued, or given up.
+    pub(crate) fn early_cost(&self) -> usize {
+        if self.ending.is_some() {
+            return 0;
+        }
+        self.parts.iter().flat_map(|part| part.early.iter()).map(Entry::cost).sum()
+    }
+
+    /// Of each message that was submitted and is not answered: its number, how many answers are
+    /// to come, and how many came early.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn parts(&self) -> Vec<(Number, u32, usize)> {
+        self.parts.iter().map(|part| (part.number, part.answers, part.early.len())).collect()
+    }
+
+    /// How many messages wait.
+    pub(crate) fn messages(&self) -> usize {
+        self.messages
     }
 
     /// How its wait has ended. It gives its place back: what continues it may let it wait once
@@ -111,7 +248,7 @@ impl Deferred {
 
     /// Bytes charged against the limits of the inbox.
     pub(crate) fn charged(&self) -> usize {
-        self.body.len() + ITEM_COST
+        self.body.len() + self.messages * ITEM_COST
     }
 }
 

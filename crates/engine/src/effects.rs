@@ -1,5 +1,6 @@
 //! What goes into a change of a connection's state, and what comes out of it.
 
+use crate::deferral::Submission;
 use crate::item::{Done, Item};
 use crate::notice::Cause;
 use crate::queue::Queue;
@@ -67,6 +68,8 @@ pub(crate) struct Effects {
     pub(crate) lost: u64,
     /// Replies that were not queued, since the connection ends.
     pub(crate) rejected: u64,
+    /// What the messages that wait from now on ask for.
+    pub(crate) submissions: Vec<Submission>,
     /// Dropped without the lock.
     pub(crate) remains: Option<Box<Remains>>,
 }

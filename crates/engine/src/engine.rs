@@ -72,6 +72,20 @@ impl std::fmt::Debug for Work {
     }
 }
 
+/// What the send thread does beside sending: a little at each look, between connections.
+pub trait Aside {
+    /// Does some of it. True: there is more, and the thread comes again after the connections
+    /// that are listed by then.
+    fn look(&mut self) -> bool;
+}
+
+/// Nothing.
+impl Aside for () {
+    fn look(&mut self) -> bool {
+        false
+    }
+}
+
 /// The lists, totals and bounds of one worker.
 #[derive(Debug)]
 pub struct Engine {
@@ -139,15 +153,23 @@ impl Engine {
     /// then writes it straight away. It never waits for a socket: what the kernel does
     /// not take at once is left to the event loop, so a slow peer cannot hold up the
     /// others. Returns once stopped.
-    pub fn run_send_thread(&self, counters: &ThreadCounters) {
+    pub fn run_send_thread(&self, counters: &ThreadCounters, mut aside: impl Aside) {
         let mut ready = Vec::with_capacity(CONNECTIONS_PER_LOOK);
         while self.send_list.wait(&mut ready) == Wakeup::Look {
             for mailbox in ready.drain(..) {
                 // For the event loop, whatever is left to do was put on the call list.
                 let _ = mailbox.flush_ready(counters, Place::Thread);
             }
+            if aside.look() {
+                self.send_list.post();
+            }
         }
         self.send_list.clear();
+    }
+
+    /// Has the send thread look: there is something for its [`Aside`].
+    pub fn post_sender(&self) {
+        self.send_list.post();
     }
 
     /// Ends the handler threads and the send thread, after what each is in.

@@ -20,7 +20,7 @@ pub(crate) enum Phase {
     Queued,
     Running,
     Stalled(Backlog),
-    /// The message in front waits for its ticket.
+    /// The message in front waits for its ticket, or those in front for their answers.
     Waiting,
 }
 
@@ -60,7 +60,16 @@ impl Inbox {
         }
     }
 
-    /// The running turn's next item.
+    /// The running turn's next item: behind the messages of this turn that are to wait.
+    pub(crate) fn take_next(&mut self) -> Option<Item> {
+        let has_wait = matches!(self.items.first(), Some(Item::Deferred(_)));
+        let waits = if has_wait { self.items.pop() } else { None };
+        let item = self.take();
+        waits.into_iter().for_each(|waits| self.items.push_first(waits));
+        item
+    }
+
+    /// The first item.
     pub(crate) fn take(&mut self) -> Option<Item> {
         let item = self.items.pop()?;
         self.in_turn = small(item.messages());

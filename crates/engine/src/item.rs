@@ -72,7 +72,8 @@ pub enum Item {
     Notice(Box<Notice>),
     /// A hook of the application: no message, and charged nothing.
     Hook(HookCall),
-    /// A message that waits to be continued, or is to be: in front of all others.
+    /// A message that waits, or is to be continued: in front of all others. Or several that wait
+    /// together.
     Deferred(Box<Deferred>),
 }
 
@@ -84,7 +85,7 @@ impl Item {
             Self::Chunk(chunk) => chunk.messages(),
             Self::Notice(notice) => notice.messages(),
             Self::Hook(_) => 0,
-            Self::Deferred(_) => 1,
+            Self::Deferred(deferred) => deferred.messages(),
         }
     }
 

@@ -49,7 +49,7 @@ pub use budget::{Budget, Resume, Room};
 pub use call_list::{CallList, Called};
 pub use deferral::{Deferred, Ending, Ticket};
 pub use effects::{Received, Rejected};
-pub use engine::{Engine, Limits, SlowReader, Work};
+pub use engine::{Aside, Engine, Limits, SlowReader, Work};
 pub use flush::{FLUSH_BYTES_MAX, Flushed, IO_SLICES_MAX, Socket};
 pub use item::{Chunk, ITEM_COST, Item};
 pub use mailbox::{Aborted, Mailbox, Names, Next, Place};
@@ -57,8 +57,8 @@ pub use notice::{Cause, Goodbye, Notice, Problem};
 pub use outbox::Blocked;
 pub use peer::Peer;
 pub use protocol::{
-    BodyTooLong, CODE_COMMAND, CODE_SLOW_COMMAND, Framed, Host, Login, Opened, Progress, Protocol,
-    PushForm, Rest,
+    Asks, BodyTooLong, CODE_COMMAND, CODE_SLOW_COMMAND, Ended, Event, Framed, Host, Login, Opened,
+    Progress, Protocol, PushForm, Refusal, Rest, TopicKind, TopicQuery,
 };
 pub use run_list::RunList;
 pub use send_list::{CONNECTIONS_PER_LOOK, SendList, Wakeup};

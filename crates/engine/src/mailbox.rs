@@ -8,6 +8,7 @@
 use crate::batch::Batch;
 use crate::budget::{Resume, Room};
 use crate::call_list::Called;
+use crate::deferral::Submission;
 use crate::effects::{Effects, Leaving, Received, Rejected};
 use crate::engine::{Engine, SlowReader, Work};
 use crate::flush::{Flushed, Socket, flush, flush_batch};
@@ -18,6 +19,7 @@ use crate::protocol::Protocol;
 use crate::session::Session;
 use crate::state::{State, View};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::writer::{Entry, Writer};
 use chappe_shm::{Count, Counter, ThreadCounters};
 use chappe_sys::clock::Moment;
@@ -89,6 +91,9 @@ pub struct Mailbox {
     listener: u8,
     connected_at: Moment,
     called: Called,
+    listens: AtomicBool,
+    /// Subscriptions, as they were noted last.
+    subscriptions: AtomicU32,
     state: Mutex<State>,
     engine: Arc<Engine>,
 }
@@ -99,7 +104,18 @@ impl Mailbox {
     pub fn new(names: Names, socket: Arc<dyn Socket>, engine: Arc<Engine>) -> Self {
         let Names { id, token, peer, listener, connected_at } = names;
         let (peer, state) = (peer.into(), Mutex::new(State::new(socket)));
-        Self { id, token, peer, listener, connected_at, called: Called::new(), state, engine }
+        Self {
+            id,
+            token,
+            peer,
+            listener,
+            connected_at,
+            called: Called::new(),
+            listens: AtomicBool::new(false),
+            subscriptions: AtomicU32::new(0),
+            state,
+            engine,
+        }
     }
 
     /// Unique over workers and generations.
@@ -136,6 +152,30 @@ impl Mailbox {
     #[must_use]
     pub fn dialect(&self) -> u8 {
         if self.protocol().has_dialects() { self.state.lock().dialect } else { 0 }
+    }
+
+    /// It has asked for topics, or is about to.
+    pub fn note_listens(&self) {
+        // Ordered by the lock of the state, which is taken next.
+        self.listens.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has ever asked for topics: then somebody is to learn of its end.
+    #[must_use]
+    pub fn listens(&self) -> bool {
+        self.listens.load(Ordering::Relaxed)
+    }
+
+    /// It has as many subscriptions from the answer on that it is given next.
+    pub fn note_subscriptions(&self, count: u32) {
+        // Ordered by the lock of the state, which that answer takes.
+        self.subscriptions.store(count, Ordering::Relaxed);
+    }
+
+    /// As it was noted.
+    #[must_use]
+    pub fn subscriptions(&self) -> u32 {
+        self.subscriptions.load(Ordering::Relaxed)
     }
 
     /// What the event loop decides by.
@@ -206,7 +246,7 @@ impl Mailbox {
             state.is_over()
         };
         let is_due = std::mem::take(&mut effects.enqueue);
-        _ = self.carry_out(&effects, counters, Place::Loop);
+        _ = self.carry_out(effects, counters, Place::Loop);
         match (is_over, is_due) {
             (true, _) => Aborted::Over,
             (false, true) => Aborted::StartTurn,
@@ -234,7 +274,7 @@ impl Mailbox {
     ) -> Option<(Item, Option<Box<Session>>)> {
         let (total, mut effects) = (self.engine.outbox_total.room(), Effects::default());
         let begun = self.state.lock().begin(total, &self.engine.bounds, &mut effects);
-        _ = self.carry_out(&effects, counters, place);
+        _ = self.carry_out(effects, counters, place);
         begun
     }
 
@@ -275,7 +315,7 @@ impl Mailbox {
             state.settle(writer, &flushed, total, bounds, &mut effects);
             state.leave(leaving, total, bounds, &mut effects);
         }
-        self.carry_out(&effects, counters, Place::Loop)
+        self.carry_out(effects, counters, Place::Loop)
     }
 
     pub(crate) fn next(
@@ -286,7 +326,7 @@ impl Mailbox {
     ) -> (Option<Item>, Next) {
         let mut effects = Effects::default();
         let item = self.state.lock().next(done, &self.engine.bounds, &mut effects);
-        (item, self.carry_out(&effects, counters, place))
+        (item, self.carry_out(effects, counters, place))
     }
 
     /// Queues replies in the middle of a turn. False if the turn has to end.
@@ -294,7 +334,7 @@ impl Mailbox {
         let (total, bounds) = (self.charge(replies.cost()), &self.engine.bounds);
         let mut effects = Effects::default();
         let goes_on = self.state.lock().hand_over(replies, total, bounds, &mut effects);
-        _ = self.carry_out(&effects, counters, Place::Thread);
+        _ = self.carry_out(effects, counters, Place::Thread);
         goes_on
     }
 
@@ -313,7 +353,7 @@ impl Mailbox {
         self.state.lock().leave(leaving, total, &self.engine.bounds, &mut effects);
         // It is ready and on no list for this moment, so no other thread can take it.
         let flushes = place == Place::Loop && std::mem::take(&mut effects.list);
-        let next = self.carry_out(&effects, counters, place);
+        let next = self.carry_out(effects, counters, place);
         if flushes { next.and(self.flush_ready(counters, place)) } else { next }
     }
 
@@ -344,7 +384,7 @@ impl Mailbox {
         let (total, bounds) = (self.engine.outbox_total.room(), &self.engine.bounds);
         let mut effects = Effects::default();
         self.state.lock().settle(writer, &flushed, total, bounds, &mut effects);
-        self.carry_out(&effects, counters, place)
+        self.carry_out(effects, counters, place)
     }
 
     fn note_failure(&self, flushed: &Flushed) {
@@ -385,7 +425,7 @@ impl Mailbox {
         match pushed {
             Ok(effects) => {
                 engine.pushers.add(Counter::MessagesPushed, 1);
-                _ = self.carry_out(&effects, &engine.pushers, Place::Thread);
+                _ = self.carry_out(effects, &engine.pushers, Place::Thread);
                 Ok(())
             }
             Err(rejected) => {
@@ -452,19 +492,19 @@ impl Mailbox {
         log::debug!("conn={} reads too slowly, its backlog is dropped", self.id());
         counters.add(Counter::ClosedSlow, 1);
         let freed = effects.outbox_released;
-        _ = self.carry_out(&effects, counters, Place::Thread);
+        _ = self.carry_out(effects, counters, Place::Thread);
         Some(freed)
     }
 
     // --- parts ---
 
     #[inline]
-    fn carry_out(self: &Arc<Self>, effects: &Effects, counters: &impl Count, place: Place) -> Next {
+    fn carry_out(self: &Arc<Self>, effects: Effects, counters: &impl Count, place: Place) -> Next {
         // Most messages that the loop answers by itself ask for nothing.
         if effects.is_nothing() { Next::Rest } else { self.act(effects, counters, place) }
     }
 
-    fn act(self: &Arc<Self>, effects: &Effects, counters: &impl Count, place: Place) -> Next {
+    fn act(self: &Arc<Self>, effects: Effects, counters: &impl Count, place: Place) -> Next {
         if effects.lost > 0 {
             counters.add(Counter::MessagesExpired, effects.lost);
         }
@@ -500,6 +540,7 @@ impl Mailbox {
                 Arc::clone(self).resume();
             }
         }
+        effects.submissions.into_iter().for_each(Submission::submit);
         next
     }
 }

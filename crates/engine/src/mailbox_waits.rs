@@ -1,10 +1,11 @@
 //! Messages that wait for their ticket: what a handler, any thread and the loop do to them.
 
 use super::{Mailbox, Place};
-use crate::deferral::{Deferred, Ending, Held, Number, Ticket, Which};
+use crate::deferral::{Deferred, Ending, Held, Number, Submission, Ticket, Which};
 use crate::effects::Effects;
 use crate::protocol::Opened;
 use crate::sync::atomic::Ordering;
+use crate::writer::Entry;
 use chappe_shm::{Count, Counter};
 use chappe_sys::clock::Moment;
 use std::sync::Arc;
@@ -33,6 +34,55 @@ impl Mailbox {
             return Some(Ticket::void());
         }
         Some(Ticket::new(self, number))
+    }
+
+    /// Has the message wait that the calling thread handles now, until whom it is submitted to has
+    /// [answered](Mailbox::answer) so many times. To be asked once for a message, and answered
+    /// with [`crate::Served::Submitted`]. `submit` is called with the number of the message when
+    /// the turn is over and its replies are handed over; not at all if the connection ends before.
+    pub fn submit(
+        self: &Arc<Self>,
+        opened: &Opened<'_>,
+        answers: u32,
+        submit: impl FnOnce(usize) + Send + 'static,
+    ) {
+        debug_assert!(answers > 0);
+        let engine = &self.engine;
+        let number = engine.tickets.fetch_add(1, Ordering::Relaxed);
+        let submission = Submission::new(move || submit(number));
+        let deferred = Box::new(Deferred::submitted(number, opened, answers, submission));
+        let charged = deferred.charged();
+        _ = engine.inbox_total.charge(charged);
+        let refused = self.state.lock().submit(deferred);
+        if refused.is_err() {
+            engine.inbox_total.release(charged);
+            engine.pushers.add(Counter::MessagesExpired, 1);
+        }
+    }
+
+    /// As [`Mailbox::submit`], of a message that is answered already, behind others that are not.
+    pub(crate) fn keep_behind(self: &Arc<Self>, opened: &Opened<'_>, replies: Entry) {
+        let of = Arc::clone(self);
+        self.submit(opened, 1, move |number| _ = of.answer(number, Some(replies)));
+    }
+
+    /// An answer to a message that was [submitted](Mailbox::submit): its replies are queued behind
+    /// those to the messages in front of it. False: nobody waits for it any more.
+    pub fn answer(self: &Arc<Self>, number: usize, replies: Option<Entry>) -> bool {
+        let cost = replies.as_ref().map_or(0, Entry::cost);
+        let total = match &replies {
+            Some(_) => self.charge(cost),
+            None => self.engine.outbox_total.room(),
+        };
+        let mut effects = Effects::default();
+        let bounds = &self.engine.bounds;
+        let is_awaited = self.state.lock().answer(number, replies, total, bounds, &mut effects);
+        if !is_awaited {
+            self.engine.outbox_total.release(cost);
+            return false;
+        }
+        _ = self.carry_out(effects, &self.engine.pushers, Place::Thread);
+        true
     }
 
     /// The message does not wait after all: its handler has failed, and the ticket is void.
@@ -69,7 +119,7 @@ impl Mailbox {
         let ended = self.state.lock().end_wait(which, ending, &mut effects);
         if ended.is_ok() {
             counter.inspect(|counter| self.engine.pushers.add(*counter, 1));
-            _ = self.carry_out(&effects, &self.engine.pushers, Place::Thread);
+            _ = self.carry_out(effects, &self.engine.pushers, Place::Thread);
         }
         ended.is_ok()
     }

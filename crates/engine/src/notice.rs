@@ -28,6 +28,8 @@ pub enum Problem {
     Denied,
     /// Too much is under way inside the server. The connection stays open.
     BusyInside,
+    /// The peer may not do that. The connection stays open.
+    NotAllowed,
 }
 
 /// Why the server leaves a connection.
@@ -47,6 +49,8 @@ pub enum Goodbye {
     HandshakeTimeout,
     /// The application closes the connection.
     ByApplication,
+    /// What has become of a message is not known: it was not answered in time.
+    OutcomeUnknown,
 }
 
 /// What is sent to the peer, at its place in the order of replies.
@@ -128,6 +132,8 @@ pub enum Cause {
     Refused,
     /// The kernel has no memory for another epoll entry.
     OutOfMemory,
+    /// What has become of a message is not known: it was not answered in time.
+    OutcomeUnknown,
     /// The worker stops or is drained.
     Stopping,
     /// A reload has replaced the worker.
@@ -154,6 +160,7 @@ impl Cause {
             Self::Overloaded => "overloaded",
             Self::Refused => "refused",
             Self::OutOfMemory => "out_of_memory",
+            Self::OutcomeUnknown => "outcome_unknown",
             Self::Stopping => "stopping",
             Self::Reloading => "reloading",
         }

@@ -92,6 +92,99 @@ pub trait Host {
 
     /// Asks the application whether this is who it says, and admits it then.
     fn authenticate(&mut self, user: &[u8], password: &[u8]) -> Login;
+
+    /// Subscribes the connection. The command waits, and is answered with an event for each
+    /// name: it has to be left with [`Served::Submitted`].
+    ///
+    /// # Errors
+    /// Why it may not; nothing has changed.
+    fn subscribe(
+        &mut self,
+        opened: &Opened<'_>,
+        kind: TopicKind,
+        names: &[&[u8]],
+    ) -> Result<(), Refusal>;
+
+    /// Ends these subscriptions, without a name all of the kind. Answered as
+    /// [`Host::subscribe`]; without a name, with one event.
+    ///
+    /// # Errors
+    /// As there.
+    fn unsubscribe(
+        &mut self,
+        opened: &Opened<'_>,
+        kind: Option<TopicKind>,
+        names: &[&[u8]],
+    ) -> Result<(), Refusal>;
+
+    /// Publishes to a topic or a shard channel. Answered as [`Host::subscribe`].
+    ///
+    /// # Errors
+    /// As there.
+    fn publish(
+        &mut self,
+        opened: &Opened<'_>,
+        kind: TopicKind,
+        topic: &[u8],
+        payload: &[u8],
+    ) -> Result<(), Refusal>;
+
+    /// Asks about topics. Answered as [`Host::subscribe`], with one event.
+    ///
+    /// # Errors
+    /// As there.
+    fn query(&mut self, opened: &Opened<'_>, query: TopicQuery<'_>) -> Result<(), Refusal>;
+}
+
+/// What a command may ask of all topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicQuery<'a> {
+    /// Which topics, or shard channels, have subscribers.
+    Listed {
+        /// A topic or a shard channel.
+        kind: TopicKind,
+        /// Those that are like it.
+        pattern: Option<&'a [u8]>,
+    },
+    /// How many subscribers these have.
+    Counts {
+        /// A topic or a shard channel.
+        kind: TopicKind,
+        /// Their names.
+        names: &'a [&'a [u8]],
+    },
+    /// How many patterns there are.
+    Patterns,
+}
+
+/// What messages ask for of which neighbours wait together. They are submitted, or answered at
+/// once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// To publish.
+    Publish,
+    /// To subscribe, or to end that.
+    Subscription,
+}
+
+/// What a subscription names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicKind {
+    /// A topic.
+    Topic,
+    /// All topics that are like it.
+    Pattern,
+    /// A shard channel.
+    Shard,
+}
+
+/// Why something cannot be asked of topics; the text is for the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// What it names is wrong.
+    Invalid(String),
+    /// This peer may not.
+    NotAllowed(String),
 }
 
 /// What has come of [`Host::authenticate`].
@@ -115,6 +208,83 @@ pub struct BodyTooLong {
     pub bytes: usize,
     /// What fits.
     pub max: usize,
+}
+
+/// What topics have to tell a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A subscription has begun, behind this offset.
+    Subscribed {
+        /// What it names.
+        kind: TopicKind,
+        /// The name, as the peer has written it.
+        name: &'a str,
+        /// Subscriptions that the connection has now: topics and patterns, or shard channels.
+        count: u32,
+        /// 0: it was not asked for; 1: nothing was lost since the place to resume from; 2:
+        /// something may have been.
+        recovered: u8,
+        /// What offsets belong to.
+        epoch: u64,
+        /// Of the last message before.
+        offset: u64,
+    },
+    /// Subscriptions have ended.
+    Unsubscribed {
+        /// All of this kind were to end; `None`: of any kind, or those that are named.
+        all: Option<TopicKind>,
+        /// Those that have ended or were named, each with what was left, counted as above.
+        ended: &'a [Ended<'a>],
+        /// How many the connection has left, of any kind.
+        left: u32,
+    },
+    /// It has published.
+    Published {
+        /// Of its message.
+        offset: u64,
+        /// Subscriptions that matched.
+        subscribers: u32,
+    },
+    /// A message for it.
+    Message {
+        /// Its place in the log.
+        offset: u64,
+        /// What the subscription names that it comes by.
+        kind: TopicKind,
+        /// The name, as the peer has written it.
+        name: &'a str,
+        /// Where it was published.
+        topic: &'a str,
+        /// 0: of a client; else the application's.
+        code: u16,
+        /// What it says.
+        body: &'a [u8],
+        /// How the connection wants its messages: the protocol's own.
+        flags: u8,
+    },
+    /// The names that a query has asked for.
+    Listed {
+        /// With their subscribers, if these were asked for.
+        names: &'a [(&'a str, Option<u32>)],
+    },
+    /// How many patterns there are.
+    Patterns(u64),
+    /// So many messages at the most were lost, before the next one.
+    Gap {
+        /// How many.
+        lost: u64,
+    },
+}
+
+/// A subscription that has ended, or was none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended<'a> {
+    /// What it names.
+    pub kind: TopicKind,
+    /// The name, as the peer has written it.
+    pub name: &'a str,
+    /// How many are left that are counted with it.
+    pub count: u32,
 }
 
 /// A wire format. One value for each worker and listener protocol.
@@ -143,6 +313,12 @@ pub trait Protocol: Send + Sync + std::fmt::Debug {
     /// Whether the body is what the peer computed the checksum of.
     fn is_intact(&self, opened: &Opened<'_>) -> bool;
 
+    /// What a message asks for, if neighbours that ask for the same wait together.
+    fn asks(&self, opened: &Opened<'_>) -> Option<Asks> {
+        _ = opened;
+        None
+    }
+
     /// Appends a message. `checksum` is the body's, if it is known.
     ///
     /// # Errors
@@ -163,6 +339,28 @@ pub trait Protocol: Send + Sync + std::fmt::Debug {
     /// Appends a notice, of as many messages as it says, or nothing if the protocol has no
     /// word for it.
     fn notice(&self, notice: &Notice, out: &mut Batch);
+
+    /// Appends what topics have to tell; nothing if the protocol has no word for it.
+    fn event(&self, dialect: u8, event: &Event<'_>, out: &mut Batch) {
+        _ = (dialect, event, out);
+    }
+
+    /// A message of a topic is encoded for each subscription that it comes by, and not once.
+    fn names_subscription(&self) -> bool {
+        false
+    }
+
+    /// Whether a connection with subscriptions may be idle.
+    fn may_only_listen(&self) -> bool {
+        false
+    }
+
+    /// Why a connection with this dialect and with subscriptions may not call a handler, if
+    /// [`Opened::joins`].
+    fn refuses_call(&self, dialect: u8) -> Option<&'static str> {
+        _ = dialect;
+        None
+    }
 
     /// A notice by itself; `None` if the protocol has no word for it.
     fn notice_alone(&self, notice: &Notice) -> Option<(Arc<[u8]>, u32)> {

@@ -92,6 +92,10 @@ impl<T> Queue<T> {
         }
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.first.iter_mut().chain(self.behind.iter_mut().flat_map(|behind| &mut **behind))
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.first.iter().chain(self.behind.iter().flat_map(|behind| &**behind))
     }

@@ -25,11 +25,13 @@
 //! | running | on exactly one thread | the turn ends: empty, queued, stalled or waiting |
 //! | stalled | replies back up, its own or all together; on no list | the outbox has drained: queued |
 //! | waiting | the message in front waits for its ticket; on no list | the ticket is used or dropped, or its time is over: queued |
+//! | | or those in front were submitted, and wait for their answers | the last answer: empty, queued or stalled; their time is over: queued |
 //!
 //! A handler takes the ticket while its turn is running, and any thread may use it before the
 //! turn has ended. So the message stands in front of the inbox from the beginning, and keeps
 //! what has happened to it: a turn that ends finds either a message that waits, and the inbox is
-//! waiting, or one that has waited, and it is queued.
+//! waiting, or one that has waited, and it is queued. What is submitted is so only then, behind
+//! the replies of its turn: no answer comes before.
 //!
 //! *Let go* means that it has no items and is empty, or is still queued or running: the
 //! thread that has it finds nothing and leaves.
@@ -284,7 +286,7 @@ impl State {
         effects: &mut Effects,
     ) -> Option<Item> {
         self.take_off(done, bounds, effects);
-        if self.is_open() { self.inbox.take() } else { None }
+        if self.is_open() { self.inbox.take_next() } else { None }
     }
 
     /// Queues replies in the middle of a turn. False if the turn has to end: the
@@ -322,6 +324,12 @@ impl State {
         } else if !self.is_open() {
             self.let_inbox_go(effects);
         }
+        self.settle_inbox(total, bounds, effects);
+    }
+
+    /// To what comes next: empty, waiting, stalled or queued.
+    #[inline]
+    fn settle_inbox(&mut self, total: Room, bounds: &Bounds, effects: &mut Effects) {
         if self.inbox.items.is_empty() {
             self.inbox.phase = Phase::Empty;
             if self.stage != Stage::Open {
@@ -350,15 +358,6 @@ impl State {
             effects.call |= self.is_over();
         }
         self.owe_closed(effects);
-    }
-
-    /// Stalled for the total -> queued. Any other phase stays what it is.
-    pub(crate) fn resume(&mut self) -> Effects {
-        let is_stalled = self.inbox.phase == Phase::Stalled(Backlog::Total);
-        if is_stalled {
-            self.inbox.phase = Phase::Queued;
-        }
-        Effects { enqueue: is_stalled, ..Effects::default() }
     }
 
     // --- any thread ---
@@ -567,6 +566,7 @@ impl State {
         if self.hook == Hook::Connecting && self.inbox.phase != Phase::Running {
             self.hook = Hook::None;
         }
+        effects.outbox_released += self.first_deferred().map_or(0, |it| it.early_cost());
         let inbox = &mut self.inbox;
         self.inbox_pauses = false;
         if matches!(inbox.phase, Phase::Stalled(_) | Phase::Waiting) {

@@ -109,7 +109,7 @@ fn events() -> Vec<Event> {
             all.push(Leave { replies, handled, end, exhausted });
         }
     }
-    all.extend([Waits::Defer, Waits::Withdraw, Waits::UseTicket, Waits::Expire].map(Wait));
+    all.extend(waits::all().map(Wait));
     all.extend(
         [Came::AllSent, Came::HalfSent, Came::NotSent, Came::NoBuffers, Came::Broken].map(Settle),
     );
@@ -139,6 +139,11 @@ struct World {
     steps: usize,
     /// The handler of the running turn has taken a ticket.
     has_deferred: bool,
+    /// Messages that the running turn has submitted, and whether that of its item is one.
+    together: usize,
+    has_submitted: bool,
+    /// One that was submitted: its answer may come too late.
+    submitted: Option<Number>,
     /// The last ticket, if it is not used.
     ticket: Option<Number>,
     numbers: Number,
@@ -158,7 +163,7 @@ struct Seen {
 }
 
 /// The combination, and what else decides what happens next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     stage: Stage,
     phase: &'static str,
@@ -172,6 +177,8 @@ struct Key {
     turn_has: Option<&'static str>,
     hook: Hook,
     waits: (Option<bool>, bool, bool, bool),
+    parts: Vec<(u32, usize)>,
+    submits: (usize, bool),
     is_fresh: bool,
     lists: (usize, usize, bool),
     is_called: bool,
@@ -238,6 +245,9 @@ impl World {
             outbox_charged: 0,
             steps: 0,
             has_deferred: false,
+            together: 0,
+            has_submitted: false,
+            submitted: None,
             ticket: None,
             numbers: 0,
             clock: None,
@@ -275,6 +285,8 @@ impl World {
             }),
             hook: self.state.hook,
             waits: self.waits(),
+            parts: self.parts().into_iter().map(|(_, answers, early)| (answers, early)).collect(),
+            submits: (self.together, self.has_submitted),
             is_fresh: self.steps == 0,
             lists: (self.on_run_list, self.on_send_list, self.waits_for_total),
             is_called: self.is_called,
@@ -304,6 +316,7 @@ impl World {
         self.is_called |= effects.call && !on_loop;
         self.lost += usize::try_from(effects.lost).expect("few");
         self.rejected += usize::try_from(effects.rejected).expect("few");
+        self.note_submissions(effects);
         self.inbox_charged -= effects.inbox_released;
         self.outbox_charged -= effects.outbox_released;
     }
@@ -322,8 +335,11 @@ impl World {
             Event::Receive { .. }
             | Event::EndInput { notice: true }
             | Event::EndByThread
-            | Event::Wait(Waits::Defer)
+            | Event::Wait(Waits::Defer | Waits::Submit { .. })
             | Event::BeginUnqueued => self.received >= MESSAGES_MAX,
+            Event::Wait(Waits::Answer { replies: true, .. }) => {
+                self.queued + self.early() >= MESSAGES_MAX
+            }
             Event::Push | Event::HandOver | Event::Leave { replies: true, .. } => {
                 self.queued >= MESSAGES_MAX
             }
@@ -466,7 +482,8 @@ impl World {
         let owed = usize::from(self.state.hook >= Hook::Connected);
         assert_eq!(self.connected, self.closed + owed, "hooks after {path:?}");
         assert_eq!(self.inbox_charged, inbox.bytes as usize, "inbox total after {path:?}");
-        assert_eq!(self.outbox_charged, outbox.bytes, "outbox total after {path:?}");
+        let kept = self.early_cost();
+        assert_eq!(self.outbox_charged, outbox.bytes + kept, "outbox total after {path:?}");
         // What was received is handled, lost, or still here; so is what was queued.
         let in_turn = inbox.in_turn as usize;
         let here = if is_open { inbox.messages as usize } else { in_turn };

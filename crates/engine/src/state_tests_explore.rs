@@ -35,6 +35,7 @@ fn not_found(found: &BTreeMap<Key, Vec<Event>>, paths: &[Vec<Event>]) -> BTreeMa
             }
             let longer = [path.as_slice(), &[event]].concat();
             world.check(&longer);
+            world.answer_too_late();
             let key = world.key();
             if !found.contains_key(&key) {
                 new.insert(key, longer);
@@ -97,6 +98,7 @@ fn from_each_the_end_is_reached(paths: &[Vec<Event>]) {
             world.apply(event);
         }
         assert!(world.state.is_over(), "{path:?}");
+        world.answer_too_late();
         assert_eq!((phase_name(&world.state), world.outbox_charged), ("empty", 0), "{path:?}");
         world.apply(Event::Wait(Waits::UseTicket));
         assert_eq!((phase_name(&world.state), world.on_run_list), ("empty", 0), "{path:?}");

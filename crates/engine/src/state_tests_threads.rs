@@ -8,8 +8,14 @@ impl World {
         if self.has_deferred && !matches!(event, Event::Leave { handled: true, .. }) {
             return false;
         }
+        // Nor has one that was submitted anything left to do.
+        let is_left = matches!(event, Event::HandOver | Event::Leave { handled: false, .. });
+        if self.has_submitted && is_left {
+            return false;
+        }
         let Some(item) = self.turn.take() else { return false };
         self.has_deferred = false;
+        self.has_submitted = false;
         let mut done = Done::default();
         let mut rest = None;
         let is_handled = !matches!(event, Event::HandOver | Event::Leave { handled: false, .. });
@@ -18,8 +24,9 @@ impl World {
                 done.hook = Some(self.run_hook(hook, event));
             }
             Some(item) if is_handled => {
-                done = Done { messages: 1, bytes: item.charged(), hook: None };
-                self.handled += 1;
+                let messages = item.messages();
+                done = Done { messages, bytes: item.charged(), hook: None };
+                self.handled += messages;
             }
             // Such a turn has messages of the loop's buffer.
             None if matches!(event, Event::Handle) => {
@@ -45,6 +52,8 @@ impl World {
                 let leaving = Leaving { done, rest, replies, end, session: None };
                 let total = if exhausted { Room::Exhausted } else { Room::Free };
                 self.state.leave(leaving, total, &BOUNDS, &mut effects);
+                // Behind the replies, which are queued or were never to be.
+                self.check_submissions(&effects);
             }
             _ => unreachable!("events of a turn"),
         }

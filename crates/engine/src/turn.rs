@@ -16,12 +16,11 @@
 
 use crate::batch::Batch;
 use crate::calls::Calls;
-use crate::deferral::{Deferred, Ending};
 use crate::effects::Leaving;
 use crate::item::{Chunk, Done, Item};
 use crate::mailbox::{Mailbox, Next, Place};
 use crate::notice::Cause;
-use crate::protocol::{Opened, Protocol};
+use crate::protocol::{Asks, Opened, Protocol};
 use crate::session::{Hook, HookCall, Session};
 use crate::share::Share;
 use crate::writer::Entry;
@@ -112,6 +111,9 @@ pub trait Serve: Send + Sync {
         replies: &mut Batch,
     ) -> Served;
 
+    /// A connection is gone that has [asked for topics](Mailbox::listens).
+    fn gone(&self, _id: u64) {}
+
     /// Where a hook may run. Those that the loop runs are few, so each call is timed.
     fn hook_pace(&self, _hook: HookCall) -> Pace {
         Pace::Slow
@@ -194,6 +196,9 @@ pub enum Served {
     End(Cause),
     /// It waits for its ticket ([`Mailbox::defer`]): the turn ends.
     Deferred,
+    /// It waits for whom it is to be submitted to ([`Mailbox::submit`]): the turn ends, unless
+    /// what follows [asks for the like](Protocol::asks).
+    Submitted,
     /// It was answered, and the dialect of the connection is another one: the turn ends, so
     /// that it is known to all before the next message.
     Switched,
@@ -241,6 +246,8 @@ impl<'a, S: Serve + ?Sized> Turns<'a, S> {
             share,
             calls: Calls::new(),
             session: None,
+            together: 0,
+            ask: None,
             next: Next::Rest,
             is_for_threads: false,
         };
@@ -262,6 +269,11 @@ struct Turn<'a, S: ?Sized> {
     calls: Calls,
     /// The application's part of the connection, for as long as the turn lasts.
     session: Option<Box<Session>>,
+    /// Messages that are to wait together when it ends. What does not wait with them has to come
+    /// behind them, in another turn.
+    together: usize,
+    /// What they ask for; `None`: the first waits alone.
+    ask: Option<Asks>,
     next: Next,
     is_for_threads: bool,
 }
@@ -347,6 +359,10 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
     /// `Some` if the turn has to end.
     fn handle_item(&mut self, item: Item, leaving: &mut Leaving) -> Option<Stop> {
         let charged = item.charged();
+        if self.together > 0 && !matches!(item, Item::Chunk(_)) {
+            leaving.rest = Some(item);
+            return Some(Stop::GoOn);
+        }
         match item {
             Item::Notice(notice) => {
                 log::trace!(target: "conn.notice", "conn={} notice {notice:?}", self.mailbox.id());
@@ -415,32 +431,6 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
         stop
     }
 
-    /// A message has waited. `Some` if the turn has to end.
-    fn go_on_with(&mut self, deferred: &mut Deferred, leaving: &mut Leaving) -> Option<Stop> {
-        leaving.done = Done { messages: 1, bytes: deferred.charged(), hook: None };
-        let (ending, opened) = (deferred.end(), deferred.opened());
-        self.share.use_up(1, opened.length);
-        let served = match ending {
-            Ending::Resumed(value) => {
-                let (mailbox, protocol) = (self.mailbox, self.protocol);
-                let message = Message { opened, mailbox, protocol, chunk: None };
-                self.serve.resume(value, &message, &mut self.session, self.batch)
-            }
-            Ending::Dropped | Ending::Expired => {
-                let notice = ending.notice(opened.code);
-                log::trace!(target: "conn.notice", "conn={} notice {notice:?}", self.mailbox.id());
-                notice.inspect(|notice| self.protocol.notice(notice, self.batch));
-                Served::Answered
-            }
-            Ending::Void => {
-                self.counters.add(Counter::MessagesExpired, 1);
-                Served::Answered
-            }
-        };
-        self.share.look_at_clock();
-        self.count(served)
-    }
-
     /// Handles messages until none is whole, or there is a reason to stop.
     fn handle(&mut self, messages: &mut Messages<'_>) -> Option<Stop> {
         let all = messages.bytes;
@@ -476,6 +466,9 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
                     (opened, self.serve.find(opened.code))
                 }
             };
+            if self.together > 0 && !self.waits_too(&opened) {
+                return Some(Stop::GoOn);
+            }
             let is_slow = found.pace.is_for_threads();
             if is_slow && on_loop {
                 self.is_for_threads = true;
@@ -497,7 +490,14 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
             let watch = is_timed.then(Stopwatch::start);
             let is_measured = is_slow || is_timed || self.calls.is_sampled(self.share.handled);
             let began = (!cfg!(loom) && is_measured).then(Moment::now);
+            let mark = self.batch.mark();
             let served = self.serve.serve(found, &message, &mut self.session, self.batch);
+            if self.together > 0 && served == Served::BadChecksum {
+                // An end of the connection, behind the answers to those in front: it has its turn
+                // once more when they have come.
+                self.batch.rewind(mark);
+                return Some(Stop::GoOn);
+            }
             messages.bytes = &messages.bytes[opened.length..];
             messages.handled += 1;
             self.share.use_up(1, opened.length);
@@ -513,6 +513,12 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
                 && let Some(stop) = self.count(served)
             {
                 return Some(stop);
+            }
+            if self.together > 0 {
+                match served {
+                    Served::Submitted => self.ask = self.protocol.asks(&opened),
+                    _ => self.wait_behind(&opened, mark),
+                }
             }
         }
     }
@@ -550,9 +556,16 @@ impl<S: Serve + ?Sized> Turn<'_, S> {
             Served::Failed => (Counter::HandlerErrors, None),
             Served::End(cause) => return Some(Stop::End(cause)),
             Served::Deferred | Served::Switched => return Some(Stop::GoOn),
+            Served::Submitted => {
+                self.together += 1;
+                return None;
+            }
             Served::Panicked => (Counter::HandlerPanics, Some(Cause::HandlerPanicked)),
         };
         self.counters.add(counter, 1);
         cause.map(Stop::End)
     }
 }
+
+#[path = "turn_waits.rs"]
+mod waits;

@@ -32,6 +32,12 @@ impl Entry {
         Self { bytes, messages, sent: 0 }
     }
 
+    /// All of them, sent or not.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Bytes charged against the limits.
     #[must_use]
     pub fn cost(&self) -> usize {

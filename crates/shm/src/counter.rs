@@ -55,6 +55,16 @@ counters! {
     /// Messages received or queued whose connection was gone before they were
     /// handled or sent, or that went with the backlog of a slow reader.
     MessagesExpired = "messages_expired",
+    /// Messages of topics published, by clients and services. Counted by the master, once a
+    /// second.
+    MessagesPublished = "messages_published",
+    /// Messages of topics that were left out, since two hubs have died on them: the peer got
+    /// error 4. Counted by the master, once a second.
+    MessagesSkipped = "messages_skipped",
+    /// Messages of topics handed to subscribers.
+    MessagesDelivered = "messages_delivered",
+    /// Messages of topics that the worker was too slow for.
+    MessagesLapped = "messages_lapped",
     /// Messages that an outbox refused because it was full, or its connection gone or
     /// closing.
     MessagesDropped = "messages_dropped",
@@ -111,6 +121,9 @@ counters! {
     /// Connections that no address was charged for, because the table of addresses
     /// was full.
     ConnectionsUncounted = "connections_uncounted",
+    /// Posts of the hub to send semaphores: times that it had something for a worker that was
+    /// not called already. Counted by the master, once a second.
+    HubBells = "hub_bells",
     /// Posts to `worker_ready`: workers that were prepared and waited to serve.
     WorkerReadyPosts = "worker_ready_posts",
     /// Posts to `connection_permits`: connections that gave their permit back to the

@@ -38,6 +38,20 @@ pub const CODE_ECHO: Code = 1;
 pub const CODE_TIME: Code = 2;
 /// Answered by UTF-8 text: worker, pid, generation, connection, peer.
 pub const CODE_WHO: Code = 3;
+/// Subscribe to a topic, and its confirmation.
+pub const CODE_SUBSCRIBE: Code = 4;
+/// A subscription's end.
+pub const CODE_UNSUBSCRIBE: Code = 5;
+/// Publish, and its answer.
+pub const CODE_PUBLISH: Code = 6;
+/// A message of a topic.
+pub const CODE_MESSAGE: Code = 7;
+/// Messages of topics were lost.
+pub const CODE_GAP: Code = 8;
+/// Publish without an answer.
+pub const CODE_PUBLISH_UNANSWERED: Code = 9;
+/// A message of a topic with an application's code, for who has asked for it so.
+pub const CODE_APPLICATION_MESSAGE: Code = 10;
 /// The first code that belongs to applications.
 pub const CODE_APPLICATION_MIN: Code = 16;
 /// The last code that belongs to applications.

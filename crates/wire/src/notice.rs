@@ -48,6 +48,9 @@ pub enum ErrorNumber {
     /// Too much is under way inside the server, as deferred replies. The connection stays
     /// open.
     BusyInside = 9,
+    /// The peer may not do that: topics are off, or it is not its topic. The connection stays
+    /// open.
+    NotAllowed = 10,
 }
 
 /// Why the server leaves: the first field of a goodbye frame.
@@ -81,6 +84,8 @@ pub enum Goodbye {
     HandshakeTimeout = 6,
     /// The application closes the connection.
     ByApplication = 7,
+    /// What has become of a message is not known: it was not answered in time.
+    OutcomeUnknown = 8,
 }
 
 /// An error frame: number, the code of the frame that caused it, text.

@@ -17,7 +17,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::body;
 use super::output::print_error;
-use super::send::{DEFAULT_TO, chain, parse_timeout};
+use super::send::chain;
+use super::server::{DEFAULT_TO, parse_timeout};
 use crate::config::Address;
 use load::{Expect, First, Paced, Plan, Step, Watch};
 

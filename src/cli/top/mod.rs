@@ -51,10 +51,9 @@ impl Sample {
 
     /// All processes of a server.
     pub(crate) fn pids(status: &Status) -> Vec<u32> {
-        let metrics = status.metrics.as_ref().and_then(|metrics| metrics.pid);
-        let metrics = metrics.and_then(|pid| u32::try_from(pid).ok());
         let workers = status.workers.iter().map(|worker| worker.pid);
-        [status.master.pid].into_iter().chain(workers).chain(metrics).collect()
+        let helpers = processes::helpers(status).map(|(_, pid)| pid);
+        [status.master.pid].into_iter().chain(workers).chain(helpers).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use chappe_sys::Usage;
 use super::keys::Sort;
 use super::{Top, descending, rate};
 use crate::cli::counters::{SEND_POSTS, percentile};
-use crate::control::{HandlerTime, WorkerStatus};
+use crate::control::{HandlerTime, Status, WorkerStatus};
 
 /// A process, ready to be shown. What a master has not, and what is not known, is `None`.
 #[derive(Debug, Default, PartialEq)]
@@ -45,8 +45,16 @@ pub(super) struct WorkerRow {
     pub(super) outbox_bytes: u64,
 }
 
+/// The processes beside master and workers, by name.
+pub(super) fn helpers(status: &Status) -> impl Iterator<Item = (&'static str, u32)> {
+    let hub = status.hub.as_ref().and_then(|hub| hub.pid);
+    let metrics = status.metrics.as_ref().and_then(|metrics| metrics.pid);
+    let pids = [("hub", hub), ("metrics", metrics)].into_iter();
+    pids.filter_map(|(name, pid)| Some((name, u32::try_from(pid?).ok()?)))
+}
+
 impl Top {
-    /// The master, the workers as they are sorted, the metrics process.
+    /// The master, the workers as they are sorted, the hub, the metrics process.
     pub(super) fn processes(&self) -> Vec<ProcessRow> {
         let Some(status) = self.status() else { return Vec::new() };
         let master = ProcessRow {
@@ -57,11 +65,9 @@ impl Top {
         };
         let mut workers: Vec<_> = status.workers.iter().map(|worker| self.worker(worker)).collect();
         workers.sort_by(|one, other| self.compare(one, other));
-        let metrics = status.metrics.as_ref().and_then(|metrics| metrics.pid);
-        let metrics = metrics.and_then(|pid| u32::try_from(pid).ok());
-        let metrics =
-            metrics.map(|pid| ProcessRow { name: "metrics".to_owned(), ..self.process(pid) });
-        [master].into_iter().chain(workers).chain(metrics).collect()
+        let helpers = helpers(status)
+            .map(|(name, pid)| ProcessRow { name: name.to_owned(), ..self.process(pid) });
+        [master].into_iter().chain(workers).chain(helpers).collect()
     }
 
     /// What the kernel says of a process.
@@ -158,7 +164,6 @@ fn times_since(worker: &WorkerStatus, before: Option<&WorkerStatus>) -> Vec<Hand
 mod tests {
     use super::super::{Key, Sample};
     use super::*;
-    use crate::control::Status;
     use std::collections::BTreeMap;
     use std::time::{Duration, Instant};
 
@@ -241,10 +246,11 @@ mod tests {
         let expected = [
             ("master", Some(0.05), Some(1)),
             ("worker 0", Some(0.35), Some(7)),
+            ("hub", Some(3.65), Some(73)),
             ("metrics", Some(3.6), Some(72)),
         ];
         assert_eq!(shown, expected);
-        assert_eq!((top.cpu_of_all(), top.memory_of_all()), (Some(4.0), 80));
+        assert_eq!((top.cpu_of_all(), top.memory_of_all()), (Some(7.65), 153));
     }
 
     #[test]
@@ -257,11 +263,11 @@ mod tests {
             keys.iter().for_each(|key| assert!(!top.press(Key::Letter(*key))));
             top.processes().iter().map(|row| row.pid).collect::<Vec<_>>()
         };
-        assert_eq!(pids(b""), [1, 70, 71, 60, 72]);
-        assert_eq!(pids(b"c"), [1, 71, 70, 60, 72]);
-        assert_eq!(pids(b"r"), [1, 60, 70, 71, 72]);
-        assert_eq!(pids(b"n"), [1, 60, 70, 71, 72]);
-        assert_eq!(pids(b"w"), [1, 70, 71, 60, 72]);
+        assert_eq!(pids(b""), [1, 70, 71, 60, 73, 72]);
+        assert_eq!(pids(b"c"), [1, 71, 70, 60, 73, 72]);
+        assert_eq!(pids(b"r"), [1, 60, 70, 71, 73, 72]);
+        assert_eq!(pids(b"n"), [1, 60, 70, 71, 73, 72]);
+        assert_eq!(pids(b"w"), [1, 70, 71, 60, 73, 72]);
     }
 
     #[test]
@@ -283,7 +289,7 @@ mod tests {
         let mut top = top(vec![status(1, 7, 100)]);
         top.hear(Err("nobody there".to_owned()));
         assert_eq!(top.problem.as_deref(), Some("nobody there"));
-        assert_eq!(top.processes().len(), 3, "what was seen stays");
+        assert_eq!(top.processes().len(), 4, "what was seen stays");
         let sample = Sample::new(Instant::now(), status(2, 9, 5), Ok(""), BTreeMap::new());
         top.hear(Ok(sample));
         let worker = top.processes().remove(1).worker.unwrap();

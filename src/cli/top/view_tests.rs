@@ -68,7 +68,7 @@ fn the_screen_of_80_columns() {
     let expected = "\
 chappe 9.9, master pid 1, up 5s, generation 2; reloads 1, the last ok
 messages 25.0k/s in 0/s out  bytes 0/s in 0/s out
-cpu [||||||||      ] 214/400%  permits [|||           ] 24/123  mem 20.0M
+cpu [|||||||||||   ] 287/400%  permits [|||           ] 24/123  mem 25.0M
 permits 123 = 99 free + 24 held (worker 0: 12, worker 1: 12)
 worker_ready 0 (0)  connection_permits 99 (0)  send 1 1 (13.5k)  12.5k posts/s
 
@@ -76,6 +76,7 @@ process        pid state     cpu%   mem conns  full  in/s out/s    p99 outbox
 master           1            1.0 5.00M
 worker 0        70 serving   70.0 5.00M    12     1 12.5k 12.5k  >10us  5.00M
 worker 1        71 draining  71.0 5.00M    12     1 12.5k 12.5k  >10us  5.00M
+hub             73           73.0 5.00M
 metrics         72           72.0 5.00M
 
 counter                    total    /s  counter                    total    /s
@@ -87,7 +88,7 @@ frames_received            27.0k 25.0k
  slow id worker peer                  state     queued blocked
       17      1 [::1]:9               open        917k     21s
 q quit w worker c cpu m mem n conns i in o out r reverse z zeros jk scroll";
-    let lines = drawn(&top(), 80, 21);
+    let lines = drawn(&top(), 80, 22);
     assert_eq!(lines, expected.lines().collect::<Vec<_>>(), "{}", lines.join("\n"));
 }
 
@@ -99,8 +100,8 @@ fn the_busiest_codes_are_shown_where_there_is_room() {
         status.codes[1].calls += if first.replace(false) { 0 } else { 1000 };
     });
     let text = |top: &Top, height| drawn(top, 80, height).join("\n");
-    assert!(!text(&top, 21).contains("calls/s"));
-    let one = text(&top, 22);
+    assert!(!text(&top, 22).contains("calls/s"));
+    let one = text(&top, 23);
     let rows = [
         "  code calls/s  calls errors     p50     p99 runs",
         "    16   1.00k  1.01k      1    ≤1us   ≤20ms threads",
@@ -108,10 +109,10 @@ fn the_busiest_codes_are_shown_where_there_is_room() {
     ];
     let [head, busy, quiet] = rows.map(str::to_owned);
     assert!(one.contains(&format!("\n\n{head}\n{busy}\n\ncounter")), "{one}");
-    let both = text(&top, 23);
+    let both = text(&top, 24);
     assert!(both.contains(&format!("\n{head}\n{busy}\n{quiet}\n\ncounter")), "{both}");
     top.press(Key::Letter(b'z'));
-    let all = text(&top, 30);
+    let all = text(&top, 31);
     assert!(
         all.contains(&format!("{quiet}\n    17       0      0      0       -       - blocking\n")),
         "{all}"

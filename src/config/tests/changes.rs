@@ -44,11 +44,11 @@ fn what_needs_a_restart_can_be_kept_whatever_it_is() {
     let old = config("[[listen]]\naddress = '127.0.0.1:1'\n");
     let mut new = config(
         "daemon = false\npid_file = 'x'\ncontrol_socket = 'y'\nuser = 'root:root'\n\
-         [[listen]]\naddress = '127.0.0.1:1'\nipv6only = false\naccept = 'reuseport'\n\
+         [topics]\nring_bytes = '1MiB'\n[[listen]]\naddress = '127.0.0.1:1'\nipv6only = false\naccept = 'reuseport'\n\
          backlog = 9\n",
     );
     // Every key that needs a restart is in there, or the next line would not hold.
-    assert_eq!(old.changes(&new).restart.len(), 6);
+    assert_eq!(old.changes(&new).restart.len(), 7);
     new.keep_until_restart(&old);
     let left = old.changes(&new);
     assert_eq!(left.restart, [""; 0]);

@@ -166,6 +166,25 @@ const CASES: &[Case] = &[
         &["7", "1099511627777", "-1"],
     ),
     Case("limits.connections_per_ip", COUNT_OR_OFF, NOT_COUNT_OR_OFF),
+    Case("topics.enabled", FLAGS, NOT_FLAGS),
+    Case(
+        "topics.ring_bytes",
+        &[("'1MiB'", "\"1MiB\""), ("'1GiB'", "\"1GiB\"")],
+        &["1048575", "1073741825", "0", "'16MB'"],
+    ),
+    Case("topics.max_topics", &[("1", "1"), ("262144", "262144")], &["0", "262145", "'1'"]),
+    Case("topics.max_globs", &[("0", "0"), ("65536", "65536")], &["-1", "65537", "'1'"]),
+    Case("topics.max_per_connection", &[("1", "1"), ("65536", "65536")], &["0", "65537", "-1"]),
+    Case(
+        "topics.max_patterns_per_connection",
+        &[("0", "0"), ("65536", "65536")],
+        &["-1", "65537", "true"],
+    ),
+    Case(
+        "topics.total_max_bytes",
+        &[("'64KiB'", "\"64KiB\""), ("'64GiB'", "\"64GiB\"")],
+        &["65535", "68719476737", "0"],
+    ),
     Case(
         "metrics.address",
         &[
@@ -190,6 +209,16 @@ const LISTEN_CASES: &[Case] = &[
     ),
     Case("protocol", &[("'chappe'", "\"chappe\""), ("'resp'", "\"resp\"")], &["'redis'", "1"]),
     Case("resp_admin", FLAGS, NOT_FLAGS),
+    Case(
+        "topics",
+        &[
+            ("'off'", "\"off\""),
+            ("'subscribe'", "\"subscribe\""),
+            ("'on'", "\"on\""),
+            ("'auto'", "\"auto\""),
+        ],
+        &["'publish'", "true", "''"],
+    ),
     Case("backlog", &[("1", "1"), ("65535", "65535")], &["0", "65536", "'511'"]),
     Case(
         "accept",

@@ -66,7 +66,7 @@ level = \"loud\"
              daemon, pid_file, control_socket, user, worker_shutdown_timeout, \
              worker_drain_spread, worker_ready_timeout, worker_stuck_timeout, worker_rlimit_nofile, \
              worker_cpu_affinity, max_connections, log, worker, frame, inbox, send, timeouts, \
-             limits, metrics, listen, application",
+             limits, topics, metrics, listen, application",
         ]
     );
 }

@@ -110,10 +110,10 @@ fn wrong_overrides_are_named_as_they_were_written() {
              worker_processes, daemon, pid_file, control_socket, user, worker_shutdown_timeout, \
              worker_drain_spread, worker_ready_timeout, worker_stuck_timeout, worker_rlimit_nofile, \
              worker_cpu_affinity, max_connections, log, worker, frame, inbox, send, timeouts, \
-             limits, metrics, listen, application",
+             limits, topics, metrics, listen, application",
             "--set listen.adress=1: listen.0.adress is unknown, did you mean listen.0.address?",
             "--set listen.0.a.b=1: listen.0.a.b is unknown, [[listen]] has address, protocol, \
-             resp_admin, backlog, accept, ipv6only, keepalive, receive_buffer, send_buffer",
+             resp_admin, topics, backlog, accept, ipv6only, keepalive, receive_buffer, send_buffer",
             "--set listen=5: listen is 5, must be an array of tables; write [[listen]]",
             "--set worker=5: worker is 5, must be a table",
             "--set include=['a.toml']: include cannot be set here, only in a file",

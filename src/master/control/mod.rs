@@ -50,7 +50,10 @@ const PIECES_AT_ONCE: usize = 16;
 /// Whether the answer may come later.
 fn may_wait(request: Request) -> bool {
     match request {
-        Request::Reload {} | Request::Connections { .. } | Request::Kick { .. } => true,
+        Request::Reload {}
+        | Request::Connections { .. }
+        | Request::Kick { .. }
+        | Request::Topics {} => true,
         Request::Reopen { wait } => wait,
         Request::Status {} | Request::Stop {} | Request::Quit {} | Request::LogLevel { .. } => {
             false

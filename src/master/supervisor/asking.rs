@@ -4,16 +4,21 @@ use std::fmt;
 
 use nix::unistd::Pid;
 
-/// A worker as an answer names it.
+/// A worker, or the hub, as an answer names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::master) struct Asked {
-    pub(in crate::master) number: u16,
+    /// `None`: the hub.
+    pub(in crate::master) number: Option<u16>,
     pub(in crate::master) pid: Pid,
 }
 
 impl fmt::Display for Asked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worker {} (pid {})", self.number, self.pid)
+        let Self { number, pid } = self;
+        match number {
+            Some(number) => write!(f, "worker {number} (pid {pid})"),
+            None => write!(f, "the hub (pid {pid})"),
+        }
     }
 }
 

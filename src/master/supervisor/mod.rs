@@ -28,13 +28,16 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 pub(super) use asking::{Asked, Asking};
+pub(super) use owed::OwedLog;
 pub(super) use policy::{Death, Verdict, judge};
 pub(super) use reap::{Child, Ended};
 pub(super) use spawn::Outfit;
 pub(super) use state::{SupervisorState, WorkerState};
 
 use super::deadlines::{Deadlines, What};
+use super::hub::HubKeeper;
 use crate::channel::{Message, Parcel, ReceivedParcel};
+use crate::control::{HubReader, HubStatus};
 use crate::throttle::Throttle;
 use worker::{Delivery, Worker};
 
@@ -52,7 +55,7 @@ const MUTE_MAX: Duration = Duration::from_secs(5);
 const SETTLE_AGAIN: Duration = Duration::from_millis(10);
 const SETTLE_AGAIN_MAX: Duration = Duration::from_secs(1);
 
-/// What workers have sent.
+/// What workers have sent, and the hub.
 #[derive(Debug)]
 pub(super) enum Heard {
     /// Some are ready; the slots say which.
@@ -83,6 +86,8 @@ pub(super) struct Supervisor {
     pauses: Vec<Duration>,
     settle_pause: Duration,
     warnings: Throttle,
+    /// `None`: there are no topics.
+    hub: Option<HubKeeper>,
 }
 
 impl Supervisor {
@@ -94,7 +99,51 @@ impl Supervisor {
             pauses: vec![Duration::ZERO; usize::from(numbers)],
             settle_pause: SETTLE_AGAIN,
             warnings: Throttle::new(2),
+            hub: None,
         }
+    }
+
+    /// From now on there are topics, or none any more.
+    pub(super) fn set_hub(&mut self, hub: Option<HubKeeper>) {
+        self.hub = hub;
+    }
+
+    pub(super) fn hub(&self) -> Option<&HubKeeper> {
+        self.hub.as_ref()
+    }
+
+    pub(super) fn hub_mut(&mut self) -> Option<&mut HubKeeper> {
+        self.hub.as_mut()
+    }
+
+    /// Whether the hub works, if there is to be one.
+    pub(super) fn is_hub_ready(&self) -> bool {
+        self.hub.as_ref().is_none_or(HubKeeper::is_ready)
+    }
+
+    /// Reads what the hub has said, and kills the workers that it accuses.
+    pub(super) fn hear_hub(&mut self) -> Vec<Heard> {
+        let Some(hub) = &mut self.hub else { return Vec::new() };
+        let (heard, corrupt) = hub.hear();
+        for place in corrupt {
+            let worker = self.workers.iter().find(|worker| worker.slot.index() == place);
+            if let Some(worker) = worker {
+                log::error!(target: "worker.corrupt", "worker has written over its memory, it is ended worker={} pid={}", worker.number, worker.pid);
+                worker.signal(Signal::SIGKILL);
+            }
+        }
+        heard
+    }
+
+    /// What is shown of the hub.
+    pub(super) fn hub_status(&self) -> Option<HubStatus> {
+        let hub = self.hub.as_ref()?;
+        let workers = self.workers.iter().filter_map(|worker| {
+            let behind_bytes = hub.behind(worker.slot.index())?;
+            let pid = worker.pid.as_raw().unsigned_abs();
+            Some(HubReader { worker: worker.number, pid, behind_bytes })
+        });
+        Some(hub.status(workers.collect()))
     }
 
     pub(super) fn zone(&self) -> &Arc<Zone> {
@@ -202,7 +251,7 @@ impl Supervisor {
         heard
     }
 
-    /// Whether the ticket of an answer was a log's.
+    /// Whether the ticket of an answer, a worker's or the hub's, was a log's.
     pub(super) fn log_answered(
         &mut self,
         from: Pid,
@@ -210,7 +259,11 @@ impl Supervisor {
         is_done: bool,
         deadlines: &mut Deadlines,
     ) -> bool {
-        self.find(from).is_some_and(|worker| worker.log_answered(ticket, is_done, deadlines))
+        if let Some(worker) = self.find(from) {
+            return worker.log_answered(ticket, is_done, deadlines);
+        }
+        let hub = self.hub.as_mut().filter(|hub| hub.is_process(from));
+        hub.is_some_and(|hub| hub.log_answered(ticket, is_done, deadlines))
     }
 
     // What workers are to do.
@@ -358,7 +411,7 @@ impl Supervisor {
     fn each(&mut self, mut ask: impl FnMut(&mut Worker) -> Delivery) -> Asking {
         let mut asking = Asking::default();
         for worker in &mut self.workers {
-            let asked = Asked { number: worker.number, pid: worker.pid };
+            let asked = Asked { number: Some(worker.number), pid: worker.pid };
             match ask(worker) {
                 Delivery::Sent => asking.waits_for.push(asked),
                 Delivery::Full => asking.untold.push(asked),
@@ -400,6 +453,8 @@ impl Supervisor {
     pub(super) fn hand_over_log(&mut self, pid: Pid, deadlines: &mut Deadlines) {
         if let Some(worker) = self.find(pid) {
             worker.hand_over_log(deadlines);
+        } else if let Some(hub) = self.hub.as_mut().filter(|hub| hub.is_process(pid)) {
+            hub.hand_over_log(deadlines);
         }
     }
 

@@ -1,4 +1,4 @@
-//! The log that a worker is still to be handed: the one thing that needs a descriptor, and
+//! The log that a worker, or the hub, is still to be handed: the one thing that needs a descriptor, and
 //! so can't stand in the worker's slot.
 //!
 //! Of several logs only the latest counts. A worker gets no second one before it has
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use crate::channel::{MasterEnd, Message};
 
 /// When a log is offered again that could not be handed over.
-pub(super) const TRY_AGAIN: Duration = Duration::from_secs(1);
+pub(in crate::master) const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// A log with the number that the worker's answer will have.
 type Numbered = (u64, Arc<File>);
 
 /// New logs that a worker has not taken over yet.
 #[derive(Debug, Default)]
-pub(super) struct OwedLog {
+pub(in crate::master) struct OwedLog {
     /// To be handed over.
     next: Option<Numbered>,
     /// Handed over, and not answered for.
@@ -32,14 +32,14 @@ pub(super) struct OwedLog {
 
 impl OwedLog {
     /// Its log is another file from now on.
-    pub(super) fn set(&mut self, ticket: u64, file: Arc<File>) {
+    pub(in crate::master) fn set(&mut self, ticket: u64, file: Arc<File>) {
         self.next = Some((ticket, file));
         self.not_before = None;
     }
 
     /// When [`hand_over`](Self::hand_over) is due again; `None` while nothing is to be
     /// handed over, or the worker has to answer first.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(in crate::master) fn due(&self) -> Option<Instant> {
         self.not_before.filter(|_| self.next.is_some() && self.asked.is_none())
     }
 
@@ -48,7 +48,11 @@ impl OwedLog {
     ///
     /// # Errors
     /// Of the channel, but for that of a worker that is gone.
-    pub(super) fn hand_over(&mut self, channel: &MasterEnd, now: Instant) -> std::io::Result<()> {
+    pub(in crate::master) fn hand_over(
+        &mut self,
+        channel: &MasterEnd,
+        now: Instant,
+    ) -> std::io::Result<()> {
         use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
         if self.asked.is_some() || self.not_before.is_some_and(|at| at > now) {
             return Ok(());
@@ -69,7 +73,7 @@ impl OwedLog {
 
     /// The worker has answered; whether this ticket was its log's. A log that it could not
     /// take is offered again, unless there is a newer one.
-    pub(super) fn answered(&mut self, ticket: u64, is_done: bool, now: Instant) -> bool {
+    pub(in crate::master) fn answered(&mut self, ticket: u64, is_done: bool, now: Instant) -> bool {
         let Some(asked) = self.asked.take_if(|(asked, _)| *asked == ticket) else {
             return false;
         };

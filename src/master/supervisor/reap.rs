@@ -122,6 +122,9 @@ impl Supervisor {
         let open = counted.get(Counter::ConnectionsAccepted);
         let open = open.saturating_sub(counted.get(Counter::ConnectionsClosed));
         self.zone.count(Counter::ConnectionsClosed, open);
+        if let Some(hub) = &mut self.hub {
+            hub.end_life(worker.slot.index());
+        }
         match is_stopping {
             true => self.zone.free_at_stop(&worker.slot),
             false => self.zone.free(&worker.slot),

@@ -26,6 +26,7 @@ use crate::listen::Bound;
 use crate::logging::{self, Copies, Role};
 use crate::master::assignment::Assignment;
 use crate::master::deadlines::{Deadlines, What};
+use crate::master::hub;
 
 /// What all workers of a generation are born with.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +67,10 @@ impl Supervisor {
         let generation = outfit.generation;
         let Some(slot) = self.zone.claim_slot(number, generation) else { return Ok(false) };
         self.zone.bound_held(&slot, outfit.config.worker.max_connections);
-        let forked = Birth::new(number, outfit, slot.clone()).and_then(|(birth, channel)| {
+        let hub = self.hub.as_mut().filter(|_| outfit.config.topics.enabled);
+        let topics = hub.map(|hub| hub.begin_life(slot.index())).transpose();
+        let birth = topics.and_then(|topics| Birth::new(number, outfit, slot.clone(), topics));
+        let forked = birth.and_then(|(birth, channel)| {
             Ok((signals.fork(move |forked| birth.begin(&forked, run_worker))?, channel))
         });
         match forked {
@@ -80,6 +84,9 @@ impl Supervisor {
                 Ok(true)
             }
             Err(error) => {
+                if let Some(hub) = &mut self.hub {
+                    hub.end_life(slot.index());
+                }
                 self.zone.free(&slot);
                 Err(error)
             }
@@ -92,6 +99,8 @@ impl Supervisor {
 #[derive(Debug)]
 struct Birth {
     assignment: Assignment,
+    /// Of which its assignment has yet to get its part.
+    topics: Option<hub::Birth>,
     log: File,
     level: LogLevel,
     /// Where its log lines go besides its log.
@@ -102,7 +111,12 @@ struct Birth {
 
 impl Birth {
     /// With the master's end of its channel.
-    fn new(number: u16, outfit: &Outfit<'_>, slot: Slot) -> io::Result<(Self, MasterEnd)> {
+    fn new(
+        number: u16,
+        outfit: &Outfit<'_>,
+        slot: Slot,
+        topics: Option<hub::Birth>,
+    ) -> io::Result<(Self, MasterEnd)> {
         let Outfit { generation, workers, level, copies, .. } = *outfit;
         let (master_end, channel) = Channel::pair()?;
         let mut listeners = Vec::with_capacity(outfit.listeners.len());
@@ -112,7 +126,16 @@ impl Birth {
         let log = outfit.logs.get(usize::from(number)).ok_or(io::ErrorKind::NotFound)?;
         let config = Arc::clone(outfit.config);
         let birth = Self {
-            assignment: Assignment { number, generation, slot, channel, listeners, config },
+            assignment: Assignment {
+                number,
+                generation,
+                slot,
+                channel,
+                listeners,
+                config,
+                topics: None,
+            },
+            topics,
             log: log.try_clone()?,
             level,
             copies,
@@ -135,13 +158,14 @@ impl Birth {
     }
 
     fn settle_in(self, forked: &Forked) -> io::Result<Assignment> {
-        let Self { assignment, log, level, copies, identity } = self;
+        let Self { mut assignment, topics, log, level, copies, identity } = self;
         let number = assignment.number;
         let log = Arc::new(log);
         logging::init(Role::Worker(number), Arc::clone(&log), level, copies)
             .map_err(io::Error::other)?;
         // The zone stays mapped; its descriptor is the master's, for an upgrade.
         assignment.slot.zone().close_descriptor();
+        assignment.topics = topics.map(hub::Birth::join).transpose()?;
         // What the master has and is not in this list is closed, above all its ends
         // of the other workers' channels: a dead master must close something.
         let streams = (io::stdin(), io::stdout(), io::stderr());

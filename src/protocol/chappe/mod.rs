@@ -1,8 +1,17 @@
 //! The native protocol: an 8-byte header with length, code and checksum, then the body.
 //! The bytes are those of [`chappe_wire`]; docs/PROTOCOL.md describes them.
 
-use chappe_engine::{Batch, BodyTooLong, Framed, Goodbye, Notice, Opened, Problem, Protocol, Rest};
-use chappe_wire::{self as wire, BODY_BYTES_MAX, ErrorNumber, HEADER_BYTES, Header};
+mod events;
+
+pub(crate) use events::FLAG_WITH_TOPIC;
+
+use chappe_engine::{
+    Asks, Batch, BodyTooLong, Event, Framed, Goodbye, Notice, Opened, Problem, Protocol, Rest,
+};
+use chappe_wire::{
+    self as wire, BODY_BYTES_MAX, CODE_PUBLISH, CODE_PUBLISH_UNANSWERED, CODE_SUBSCRIBE,
+    CODE_UNSUBSCRIBE, ErrorNumber, HEADER_BYTES, Header,
+};
 
 /// The text for a peer whose message a rate limit has refused.
 const TOO_FAST: &str = "above the rate limit";
@@ -67,6 +76,14 @@ impl Protocol for Chappe {
         wire::checksum(opened.body) == opened.checksum
     }
 
+    fn asks(&self, opened: &Opened<'_>) -> Option<Asks> {
+        match opened.code {
+            CODE_PUBLISH | CODE_PUBLISH_UNANSWERED => Some(Asks::Publish),
+            CODE_SUBSCRIBE | CODE_UNSUBSCRIBE => Some(Asks::Subscription),
+            _ => None,
+        }
+    }
+
     fn reply(
         &self,
         code: u16,
@@ -78,6 +95,10 @@ impl Protocol for Chappe {
             .map_err(|wire::BodyTooLong(bytes)| BodyTooLong { bytes, max: BODY_BYTES_MAX })?;
         out.count();
         Ok(())
+    }
+
+    fn event(&self, _: u8, event: &Event<'_>, out: &mut Batch) {
+        events::append(event, out);
     }
 
     fn notice(&self, notice: &Notice, out: &mut Batch) {
@@ -108,6 +129,7 @@ fn number_of(problem: Problem) -> ErrorNumber {
         Problem::Incomplete => ErrorNumber::FrameTimeout,
         Problem::NotAdmitted | Problem::Denied => ErrorNumber::Denied,
         Problem::BusyInside => ErrorNumber::BusyInside,
+        Problem::NotAllowed => ErrorNumber::NotAllowed,
     }
 }
 
@@ -120,6 +142,7 @@ fn reason_of(goodbye: Goodbye) -> wire::Goodbye {
         Goodbye::Kicked => wire::Goodbye::Kicked,
         Goodbye::HandshakeTimeout => wire::Goodbye::HandshakeTimeout,
         Goodbye::ByApplication => wire::Goodbye::ByApplication,
+        Goodbye::OutcomeUnknown => wire::Goodbye::OutcomeUnknown,
     }
 }
 

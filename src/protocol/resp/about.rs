@@ -1,10 +1,10 @@
 //! What the server says of itself: `INFO`, `COMMAND`, `CONFIG GET`.
 
 use super::answer::{Arguments, Ask, REDIS_VERSION, is_word};
-use super::glob::is_like;
 use super::table::{ROWS, Row};
 use chappe_engine::Served;
 use chappe_sys::clock::Moment;
+use chappe_topics::glob::is_like;
 use std::fmt::Write as _;
 
 /// What is known when a worker starts.

@@ -3,8 +3,8 @@
 use super::table::{Command, Hint, Row};
 use super::words::Words;
 use super::write::Out;
-use super::{NOAUTH, RESP2, RESP3, Resp, about, clients, registry};
-use chappe_engine::{Batch, Cause, Host, Login, Opened, Served};
+use super::{NOAUTH, RESP2, RESP3, Resp, about, clients, registry, topics};
+use chappe_engine::{Batch, Cause, Host, Login, Opened, Served, TopicKind};
 use chappe_wire::BODY_BYTES_MAX;
 use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -29,6 +29,7 @@ const SHOWN_BYTES_MAX: usize = 128;
 /// One command on its way to its answer.
 pub(super) struct Ask<'a> {
     pub(super) resp: &'a Resp,
+    pub(super) opened: &'a Opened<'a>,
     pub(super) host: &'a mut dyn Host,
     pub(super) out: Out<'a>,
 }
@@ -44,7 +45,10 @@ pub(super) fn answer(
     batch: &mut Batch,
 ) -> Served {
     let hint = Hint::unpack(opened.checksum);
-    if (hint.command, hint.words) == (Command::Ping, 1) {
+    let is_resp3 = host.dialect() == RESP3;
+    // A client of version 2 that listens takes no replies but those of a few commands.
+    let only_listens = !is_resp3 && host.mailbox().subscriptions() > 0;
+    if (hint.command, hint.words) == (Command::Ping, 1) && !only_listens {
         batch.append(b"+PONG\r\n");
         return Served::Answered;
     }
@@ -64,17 +68,18 @@ pub(super) fn answer(
         true => Words::Line { count, line: opened.body },
         false => Words::Array { count, bytes: opened.body },
     };
-    let is_resp3 = host.dialect() == RESP3;
     let served = {
         let out = Out { bytes: batch.buffer(), is_resp3 };
-        Ask { resp, host, out }.answer(hint.command, words)
+        Ask { resp, opened, host, out }.answer(hint.command, words, only_listens)
     };
-    batch.count();
+    if served != Served::Submitted {
+        batch.count();
+    }
     served
 }
 
 impl Ask<'_> {
-    fn answer(&mut self, command: Command, words: Words<'_>) -> Served {
+    fn answer(&mut self, command: Command, words: Words<'_>, only_listens: bool) -> Served {
         let row = command.row();
         if !row.is_some_and(|row| row.is_before_gate) && !self.host.is_admitted() {
             self.out.error("NOAUTH", NOAUTH);
@@ -84,7 +89,14 @@ impl Ask<'_> {
         if !row.takes(words.count()) {
             return self.wrong_count(row.name);
         }
+        if only_listens && !topics::is_for_listeners(command) {
+            return self.refuse("ERR", &topics::only_listens(&row.full_name(words)));
+        }
         let arguments: Vec<_> = words.iter().skip(1).collect();
+        if only_listens && command == Command::Ping && arguments.len() < 2 {
+            topics::pong(&mut self.out, arguments.first().map_or(b"", |text| text));
+            return Served::Answered;
+        }
         self.known(row, &arguments)
     }
 
@@ -114,6 +126,15 @@ impl Ask<'_> {
             Command::Info => about::info(self, arguments),
             Command::Describe => return about::command(self, arguments),
             Command::Config => return about::config(self, arguments),
+            Command::Subscribe => return self.subscribe(TopicKind::Topic, arguments),
+            Command::SubscribePattern => return self.subscribe(TopicKind::Pattern, arguments),
+            Command::SubscribeShard => return self.subscribe(TopicKind::Shard, arguments),
+            Command::Unsubscribe => return self.unsubscribe(TopicKind::Topic, arguments),
+            Command::UnsubscribePattern => return self.unsubscribe(TopicKind::Pattern, arguments),
+            Command::UnsubscribeShard => return self.unsubscribe(TopicKind::Shard, arguments),
+            Command::PubSub => return self.about_topics(arguments),
+            Command::Publish => return self.publish(TopicKind::Topic, arguments),
+            Command::PublishShard => return self.publish(TopicKind::Shard, arguments),
             Command::Nothing | Command::Unknown | Command::Http => {
                 unreachable!("they have no row")
             }
@@ -129,10 +150,16 @@ impl Ask<'_> {
     }
 
     fn reset(&mut self) -> Served {
-        self.out.simple("RESET");
         self.resp.registry.forget(self.host.mailbox().id());
         self.host.shut_gate();
-        self.switch(RESP2)
+        let switched = self.switch(RESP2);
+        if self.host.mailbox().subscriptions() > 0 {
+            // The end of the last one is the answer.
+            let asked = self.host.unsubscribe(self.opened, None, &[]);
+            return self.asked(asked);
+        }
+        self.out.simple("RESET");
+        switched
     }
 
     fn auth(&mut self, arguments: &Arguments<'_>) -> Served {

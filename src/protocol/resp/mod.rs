@@ -7,16 +7,16 @@
 mod about;
 mod answer;
 mod clients;
-mod glob;
 mod registry;
 mod scan;
 mod table;
+mod topics;
 mod words;
 mod write;
 
 use chappe_engine::{
-    Batch, BodyTooLong, CODE_COMMAND, CODE_SLOW_COMMAND, Framed, Host, Mailbox, Mark, Notice,
-    Opened, Problem, Progress, Protocol, PushForm, Rest, Served,
+    Asks, Batch, BodyTooLong, CODE_COMMAND, CODE_SLOW_COMMAND, Event, Framed, Host, Mailbox, Mark,
+    Notice, Opened, Problem, Progress, Protocol, PushForm, Rest, Served,
 };
 use chappe_wire::{BODY_BYTES_MAX, CODE_APPLICATION_MAX};
 use registry::Registry;
@@ -109,6 +109,10 @@ impl Protocol for Resp {
         true
     }
 
+    fn asks(&self, opened: &Opened<'_>) -> Option<Asks> {
+        if opened.code == CODE_COMMAND { topics::asks(opened) } else { None }
+    }
+
     fn reply(
         &self,
         _: u16,
@@ -154,6 +158,22 @@ impl Protocol for Resp {
             // There is no word for it: the connection ends.
             Notice::Goodbye { .. } => {}
         }
+    }
+
+    fn event(&self, dialect: u8, event: &Event<'_>, out: &mut Batch) {
+        topics::event(dialect, event, out);
+    }
+
+    fn names_subscription(&self) -> bool {
+        true
+    }
+
+    fn may_only_listen(&self) -> bool {
+        true
+    }
+
+    fn refuses_call(&self, dialect: u8) -> Option<&'static str> {
+        (dialect == RESP2).then_some(topics::NO_CALL)
     }
 
     fn has_dialects(&self) -> bool {
@@ -240,7 +260,7 @@ fn error(problem: Problem, code: Option<u16>, text: &str, out: &mut Batch) {
         Problem::HandlerFailed | Problem::TooFast | Problem::BusyInside => write.error("ERR", text),
         Problem::Busy => write.error("ERR", "max number of clients reached"),
         Problem::NotAdmitted => write.error("NOAUTH", NOAUTH),
-        Problem::Denied => write.error("NOPERM", text),
+        Problem::Denied | Problem::NotAllowed => write.error("NOPERM", text),
     }
 }
 

@@ -1,6 +1,9 @@
 use super::*;
 use chappe_engine::sync::Semaphore;
-use chappe_engine::{Cause, Engine, Goodbye, Limits, Login, Names, Peer, SlowReader, Socket};
+use chappe_engine::{
+    Cause, Engine, Goodbye, Limits, Login, Names, Peer, Refusal, SlowReader, Socket, TopicKind,
+    TopicQuery,
+};
 use chappe_shm::SharedCounters;
 use chappe_sys::clock::Moment;
 use std::io::{self, IoSlice};
@@ -21,6 +24,8 @@ struct Peers {
     is_admitted: bool,
     dialect: u8,
     passwords: bool,
+    /// What was asked of topics.
+    asked: Vec<String>,
 }
 
 impl Host for Peers {
@@ -50,6 +55,34 @@ impl Host for Peers {
             (true, _) => Login::Denied(format!("no {}", String::from_utf8_lossy(user))),
         }
     }
+    fn subscribe(
+        &mut self,
+        _: &Opened<'_>,
+        kind: TopicKind,
+        names: &[&[u8]],
+    ) -> Result<(), Refusal> {
+        self.topics("subscribe", Some(kind), names)
+    }
+    fn unsubscribe(
+        &mut self,
+        _: &Opened<'_>,
+        kind: Option<TopicKind>,
+        names: &[&[u8]],
+    ) -> Result<(), Refusal> {
+        self.topics("unsubscribe", kind, names)
+    }
+    fn query(&mut self, _: &Opened<'_>, query: TopicQuery<'_>) -> Result<(), Refusal> {
+        self.topics(&format!("{query:?}"), None, &[])
+    }
+    fn publish(
+        &mut self,
+        _: &Opened<'_>,
+        kind: TopicKind,
+        topic: &[u8],
+        payload: &[u8],
+    ) -> Result<(), Refusal> {
+        self.topics("publish", Some(kind), &[topic, payload])
+    }
 }
 
 fn resp(is_admin: bool) -> Arc<dyn Protocol> {
@@ -78,9 +111,27 @@ fn mailbox(protocol: &Arc<dyn Protocol>, id: u64) -> Arc<Mailbox> {
 }
 
 impl Peers {
+    fn topics(
+        &mut self,
+        what: &str,
+        kind: Option<TopicKind>,
+        names: &[&[u8]],
+    ) -> Result<(), Refusal> {
+        let names: Vec<_> = names.iter().map(|name| String::from_utf8_lossy(name)).collect();
+        match &*names.join(" ") {
+            "wrong" => Err(Refusal::Invalid("no name".into())),
+            "secret" => Err(Refusal::NotAllowed("not you".into())),
+            names => {
+                self.asked.push(format!("{what} {kind:?} {names}"));
+                Ok(())
+            }
+        }
+    }
+
     fn new(protocol: &Arc<dyn Protocol>) -> Self {
         let (has_gate, is_admitted, dialect, passwords) = (false, true, RESP2, true);
-        Self { mailbox: mailbox(protocol, 7), has_gate, is_admitted, dialect, passwords }
+        let (mailbox, asked) = (mailbox(protocol, 7), Vec::new());
+        Self { mailbox, has_gate, is_admitted, dialect, passwords, asked }
     }
 
     fn gated(protocol: &Arc<dyn Protocol>) -> Self {
@@ -323,4 +374,60 @@ fn info_has_what_clients_look_for() {
     assert_eq!(clients, "$46\r\n# Clients\r\nconnected_clients:1\r\n\r\n# Keyspace\r\n\r\n");
     peer.dialect = RESP3;
     assert_eq!(peer.answer("INFO persistence"), "=30\r\ntxt:# Persistence\r\nloading:0\r\n\r\n");
+}
+
+#[test]
+fn topics_are_asked_for_and_answered_later() {
+    let resp = resp(false);
+    let mut peer = Peers::new(&resp);
+    for (line, asked) in [
+        ("SUBSCRIBE a b", "subscribe Some(Topic) a b"),
+        ("PSUBSCRIBE a?", "subscribe Some(Pattern) a?"),
+        ("SSUBSCRIBE a", "subscribe Some(Shard) a"),
+        ("UNSUBSCRIBE", "unsubscribe Some(Topic) "),
+        ("PUNSUBSCRIBE a?", "unsubscribe Some(Pattern) a?"),
+        ("SUNSUBSCRIBE", "unsubscribe Some(Shard) "),
+        ("PUBLISH a hello", "publish Some(Topic) a hello"),
+        ("SPUBLISH a hello", "publish Some(Shard) a hello"),
+    ] {
+        assert_eq!(peer.ask(line), (Served::Submitted, String::new()), "{line}");
+        assert_eq!(peer.asked.pop().as_deref(), Some(asked));
+    }
+    assert_eq!(peer.answer("SUBSCRIBE wrong"), "-ERR no name\r\n");
+    assert_eq!(peer.answer("SUBSCRIBE secret"), "-NOPERM not you\r\n");
+    let text = "-ERR wrong number of arguments for 'publish' command\r\n";
+    assert_eq!(peer.answer("PUBLISH a"), text);
+}
+
+#[test]
+fn a_listener_of_version_2_may_do_little_else() {
+    let resp = resp(false);
+    let mut peer = Peers::new(&resp);
+    peer.mailbox.note_subscriptions(1);
+    let refused = |name: &str| {
+        format!(
+            "-ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / \
+             RESET are allowed in this context\r\n"
+        )
+    };
+    for (line, name) in [("ECHO a", "echo"), ("PUBLISH a b", "publish"), ("HELLO 3", "hello")] {
+        assert_eq!(peer.answer(line), refused(name));
+    }
+    assert_eq!(
+        resp.refuses_call(RESP2).map(|text| format!("-ERR {text}\r\n")),
+        Some(refused("chappe.call"))
+    );
+    assert_eq!(peer.answer("PING"), "*2\r\n$4\r\npong\r\n$0\r\n\r\n");
+    assert_eq!(peer.answer("PING hi"), "*2\r\n$4\r\npong\r\n$2\r\nhi\r\n");
+    assert_eq!(peer.ask("SUBSCRIBE b").0, Served::Submitted);
+    // Version 3 tells messages and replies apart.
+    peer.dialect = RESP3;
+    assert_eq!(peer.answer("PING"), "+PONG\r\n");
+    assert_eq!(peer.answer("ECHO a"), "$1\r\na\r\n");
+    assert_eq!(resp.refuses_call(RESP3), None);
+    // The end of its subscriptions is the answer.
+    assert_eq!(peer.ask("RESET"), (Served::Submitted, String::new()));
+    assert_eq!((peer.dialect, peer.asked.pop().as_deref()), (RESP2, Some("unsubscribe None ")));
+    peer.mailbox.note_subscriptions(0);
+    assert_eq!(peer.answer("RESET"), "+RESET\r\n");
 }

@@ -1,5 +1,8 @@
 //! The commands, by name.
 
+use super::words::Words;
+use std::borrow::Cow;
+
 /// What a command is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -22,6 +25,15 @@ pub(super) enum Command {
     Reset,
     Quit,
     Call,
+    Subscribe,
+    SubscribePattern,
+    SubscribeShard,
+    Unsubscribe,
+    UnsubscribePattern,
+    UnsubscribeShard,
+    Publish,
+    PublishShard,
+    PubSub,
 }
 
 /// A row of `COMMAND`.
@@ -56,6 +68,8 @@ impl Row {
 
 const FAST: &[&str] = &["loading", "stale", "fast"];
 const SLOW: &[&str] = &["loading", "stale"];
+const LISTENING: &[&str] = &["pubsub", "noscript", "loading", "stale"];
+const PUBLISHING: &[&str] = &["pubsub", "loading", "stale", "fast"];
 const CONNECTING: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth"];
 
 /// In the order of their names.
@@ -69,10 +83,43 @@ pub(super) static ROWS: &[Row] = &[
     row("hello", Command::Hello, -1, CONNECTING, "Handshake with the server").before_gate(),
     row("info", Command::Info, -1, SLOW, "Get information about the server"),
     row("ping", Command::Ping, -1, FAST, "Ping the server").before_gate(),
+    row(
+        "psubscribe",
+        Command::SubscribePattern,
+        -2,
+        LISTENING,
+        "Listen for messages of channels that are like a pattern",
+    ),
+    row("publish", Command::Publish, 3, PUBLISHING, "Post a message to a channel"),
+    row("pubsub", Command::PubSub, -2, PUBLISHING, "Ask which channels have subscribers"),
+    row(
+        "punsubscribe",
+        Command::UnsubscribePattern,
+        -1,
+        LISTENING,
+        "Stop listening for messages of patterns",
+    ),
     row("quit", Command::Quit, -1, CONNECTING, "Close the connection").before_gate(),
     row("reset", Command::Reset, 1, CONNECTING, "Reset the connection").before_gate(),
     row("select", Command::Select, 2, FAST, "Change the selected database: there is one"),
+    row("spublish", Command::PublishShard, 3, PUBLISHING, "Post a message to a shard channel"),
+    row(
+        "ssubscribe",
+        Command::SubscribeShard,
+        -2,
+        LISTENING,
+        "Listen for messages of shard channels",
+    ),
+    row("subscribe", Command::Subscribe, -2, LISTENING, "Listen for messages of channels"),
+    row(
+        "sunsubscribe",
+        Command::UnsubscribeShard,
+        -1,
+        LISTENING,
+        "Stop listening for messages of shard channels",
+    ),
     row("time", Command::Time, 1, FAST, "Return the current server time"),
+    row("unsubscribe", Command::Unsubscribe, -1, LISTENING, "Stop listening for messages"),
 ];
 
 /// The longest name of a command, and room.
@@ -100,6 +147,15 @@ impl Command {
             b"CONFIG" => Self::Config,
             b"RESET" => Self::Reset,
             b"QUIT" => Self::Quit,
+            b"SUBSCRIBE" => Self::Subscribe,
+            b"PSUBSCRIBE" => Self::SubscribePattern,
+            b"SSUBSCRIBE" => Self::SubscribeShard,
+            b"UNSUBSCRIBE" => Self::Unsubscribe,
+            b"PUNSUBSCRIBE" => Self::UnsubscribePattern,
+            b"SUNSUBSCRIBE" => Self::UnsubscribeShard,
+            b"PUBLISH" => Self::Publish,
+            b"SPUBLISH" => Self::PublishShard,
+            b"PUBSUB" => Self::PubSub,
             b"POST" | b"HOST:" => Self::Http,
             _ => Self::Unknown,
         }
@@ -123,6 +179,19 @@ impl Command {
 }
 
 impl Row {
+    /// With its subcommand, if it has such.
+    pub(super) fn full_name(&self, words: Words<'_>) -> Cow<'static, str> {
+        let has_subcommands =
+            matches!(self.command, Command::Client | Command::Config | Command::PubSub);
+        match words.iter().nth(1).filter(|_| has_subcommands) {
+            Some(word) => {
+                let word = String::from_utf8_lossy(&word).to_ascii_lowercase();
+                format!("{}|{word}", self.name).into()
+            }
+            None => self.name.into(),
+        }
+    }
+
     pub(super) fn takes(&self, words: usize) -> bool {
         let least = self.arity.unsigned_abs() as usize;
         if self.arity < 0 { words >= least } else { words == least }
@@ -137,7 +206,7 @@ pub(super) struct Hint {
     pub(super) is_line: bool,
 }
 
-const COMMANDS: [Command; 16] = [
+const COMMANDS: [Command; 25] = [
     Command::Nothing,
     Command::Unknown,
     Command::Http,
@@ -154,6 +223,15 @@ const COMMANDS: [Command; 16] = [
     Command::Reset,
     Command::Quit,
     Command::Call,
+    Command::Subscribe,
+    Command::SubscribePattern,
+    Command::SubscribeShard,
+    Command::Unsubscribe,
+    Command::UnsubscribePattern,
+    Command::UnsubscribeShard,
+    Command::Publish,
+    Command::PublishShard,
+    Command::PubSub,
 ];
 
 impl Hint {

@@ -1,6 +1,7 @@
 //! RESP, as a client of Redis has it.
 
 mod table;
+mod topics;
 
 use std::net::{Shutdown, SocketAddr};
 

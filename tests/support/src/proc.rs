@@ -55,6 +55,18 @@ pub fn children(parent: i32) -> Vec<i32> {
     running(|stat| stat.parent == parent)
 }
 
+/// The running children of a master that are workers, by what they call themselves.
+pub fn workers(master: i32) -> Vec<i32> {
+    let is_worker = |pid: &i32| title(*pid).contains(": worker process ");
+    children(master).into_iter().filter(is_worker).collect()
+}
+
+/// What a process calls itself; nothing if it is gone.
+fn title(pid: i32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// The running processes of a group: a server's, even if their parent is another one by now.
 pub fn group(leader: i32) -> Vec<i32> {
     running(|stat| stat.group == leader)
@@ -72,6 +84,23 @@ pub fn open_descriptors(pid: i32) -> BTreeMap<i32, String> {
             Some((number, target.to_string_lossy().into_owned()))
         })
         .collect()
+}
+
+/// What the kernel notes of each mapping of a file whose name begins so: `rd wr sh mr mw`, where
+/// `mw` says that mprotect(2) may make it writable.
+pub fn mapping_flags(pid: i32, name: &str) -> Vec<String> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+    let start = format!("/memfd:{name}");
+    let mut found = Vec::new();
+    let mut is_meant = false;
+    for line in maps.lines() {
+        if let Some(flags) = line.strip_prefix("VmFlags: ") {
+            found.extend(is_meant.then(|| flags.to_owned()));
+        } else if line.split_whitespace().next().is_some_and(|word| !word.ends_with(':')) {
+            is_meant = line.contains(&start);
+        }
+    }
+    found
 }
 
 /// Whether the process can read or write (`rw-s`), or only read (`r--s`), each mapping of a

@@ -79,11 +79,32 @@ impl Resp {
         String::from_utf8(line).expect("UTF-8")
     }
 
+    /// The next value, whole, as its bytes.
+    #[track_caller]
+    pub fn value(&mut self) -> String {
+        let head = self.line();
+        let mut value = format!("{head}\r\n");
+        let number = head[1..].parse::<i64>().unwrap_or(0);
+        match &head[..1] {
+            "*" | ">" | "~" => (0..number).for_each(|_| value += &self.value()),
+            "%" => (0..number * 2).for_each(|_| value += &self.value()),
+            "$" | "=" if number >= 0 => {
+                let mut body = vec![0; usize::try_from(number).expect("a length") + 2];
+                self.0.read_exact(&mut body).expect("the body");
+                value += &String::from_utf8(body).expect("UTF-8");
+            }
+            _ => {}
+        }
+        value
+    }
+
     /// What is answered to these bytes, and whether the connection ends with it.
     #[track_caller]
     pub fn exchange(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
         const MARK: &[u8] = b"$7\r\n--end--\r\n";
-        self.send(&[bytes, b"*2\r\n$4\r\nECHO\r\n$7\r\n--end--\r\n"].concat());
+        // What a client of version 2 gets in front of it that has subscriptions.
+        const PONG: &[u8] = b"*2\r\n$4\r\npong\r\n";
+        self.send(&[bytes, b"*2\r\n$4\r\nPING\r\n$7\r\n--end--\r\n"].concat());
         let (mut reply, mut buffer) = (Vec::new(), [0; 65_536]);
         loop {
             match self.0.read(&mut buffer) {
@@ -92,7 +113,7 @@ impl Resp {
                 Err(error) => panic!("{error} after {}", reply.escape_ascii()),
             }
             if let Some(reply) = reply.strip_suffix(MARK) {
-                return (reply.to_vec(), false);
+                return (reply.strip_suffix(PONG).unwrap_or(reply).to_vec(), false);
             }
         }
     }

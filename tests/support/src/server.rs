@@ -141,7 +141,7 @@ impl TestServer {
 
     /// The running workers.
     pub fn worker_pids(&self) -> Vec<i32> {
-        proc::children(self.pid())
+        proc::workers(self.pid())
     }
 
     /// Waits until `count` workers run, none of which is `gone`.

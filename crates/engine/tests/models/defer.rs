@@ -143,7 +143,7 @@ fn a_ticket_is_resumed_or_expires() {
         assert_eq!(text(&handled), if resumed { "dD" } else { "d" });
         _ = world.abort();
         world.engine.stop();
-        world.engine.run_send_thread(&world.counters);
+        world.engine.run_send_thread(&world.counters, ());
         world.assert_is_at_rest();
         resumed
     });
@@ -168,7 +168,7 @@ fn the_loop_is_called_when_a_wait_begins() {
         handler.join().expect("the turns end");
         _ = world.abort();
         world.engine.stop();
-        world.engine.run_send_thread(&world.counters);
+        world.engine.run_send_thread(&world.counters, ());
         world.assert_is_at_rest();
     });
 }
@@ -194,7 +194,7 @@ fn a_late_ticket_does_not_end_the_next_wait() {
         _ = world.abort();
         desk.kept.lock().clear();
         world.engine.stop();
-        world.engine.run_send_thread(&world.counters);
+        world.engine.run_send_thread(&world.counters, ());
         world.assert_is_at_rest();
     });
 }

@@ -10,12 +10,14 @@ mod inbox;
 mod outbox;
 mod push;
 mod stall;
+mod submit;
 
 use chappe_engine::sync::{Mutex, Semaphore};
 use chappe_engine::{
-    Aborted, Batch, BodyTooLong, Cause, Chunk, Engine, Entry, Found, Framed, Goodbye, Item, Limits,
-    Mailbox, Message, Names, Notice, Opened, Pace, Peer, Place, Protocol, Received, Rejected, Rest,
-    Serve, Served, Session, SlowReader, Socket, Source, Stage, Ticket, Turns, Work,
+    Aborted, Asks, Batch, BodyTooLong, Cause, Chunk, Engine, Entry, Found, Framed, Goodbye, Item,
+    Limits, Mailbox, Message, Names, Notice, Opened, Pace, Peer, Place, Protocol, Received,
+    Rejected, Rest, Serve, Served, Session, SlowReader, Socket, Source, Stage, TURN_MESSAGES_MAX,
+    Ticket, Turns, Work,
 };
 use chappe_shm::{SharedCounters, ThreadCounters};
 use chappe_sys::clock::Moment;
@@ -148,6 +150,12 @@ impl Protocol for OneByte {
         true
     }
 
+    fn asks(&self, opened: &Opened<'_>) -> Option<Asks> {
+        let [_, byte] = opened.code.to_be_bytes();
+        let is_submitted = byte == REFUSED || SUBMITTED.contains(&byte);
+        is_submitted.then_some(Asks::Publish)
+    }
+
     fn reply(
         &self,
         code: u16,
@@ -176,6 +184,52 @@ struct Answer {
     pace: Pace,
     /// Replies to [`LATER`] are deferred.
     desk: Option<Arc<Desk>>,
+    /// Where [`SUBMITTED`] are submitted, which wait together.
+    hub: Option<Arc<Hub>>,
+}
+
+/// Messages that are answered by whom they are submitted to, each with the other case.
+const SUBMITTED: &[u8] = b"st";
+/// One that waits with them, and is answered at once.
+const REFUSED: u8 = b'r';
+
+/// Whom messages are submitted to.
+struct Hub {
+    /// Of these each is answered by a thread of its own.
+    at_once: &'static [u8],
+    /// These say whether anybody has waited for that.
+    answers: Mutex<Vec<JoinHandle<bool>>>,
+    /// The others lie here.
+    kept: Mutex<Vec<(Arc<Mailbox>, usize)>>,
+}
+
+impl Hub {
+    fn answering(at_once: &'static [u8]) -> Arc<Self> {
+        let (answers, kept) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+        Arc::new(Self { at_once, answers, kept })
+    }
+
+    fn take(&self, of: Arc<Mailbox>, byte: u8, number: usize) {
+        if !self.at_once.contains(&byte) {
+            self.kept.lock().push((of, number));
+            return;
+        }
+        let answer = entry(if byte == b's' { b"S" } else { b"T" });
+        let thread = loom::thread::spawn(move || of.answer(number, Some(answer)));
+        self.answers.lock().push(thread);
+    }
+
+    /// Whether anybody has waited for the answers that had a thread.
+    fn join(&self) -> Vec<bool> {
+        let answers = std::mem::take(&mut *self.answers.lock());
+        answers.into_iter().map(|thread| thread.join().expect("it returns")).collect()
+    }
+
+    /// Answers the others. Whether anybody has waited for that.
+    fn answer_kept(&self) -> Vec<bool> {
+        let kept = std::mem::take(&mut *self.kept.lock());
+        kept.into_iter().map(|(of, number)| of.answer(number, Some(entry(b"K")))).collect()
+    }
 }
 
 /// A message whose reply may be deferred; continued, it is [`CONTINUED`].
@@ -219,13 +273,18 @@ impl Answer {
     fn new(replies: bool) -> (Self, Arc<Mutex<Vec<u8>>>) {
         let handled = Arc::new(Mutex::new(Vec::new()));
         let own = Arc::clone(&handled);
-        (Self { handled: own, replies, pace: Pace::Quick, desk: None }, handled)
+        (Self { handled: own, replies, pace: Pace::Quick, desk: None, hub: None }, handled)
     }
 
     /// A handler that defers.
     fn deferring(desk: &Arc<Desk>) -> (Self, Arc<Mutex<Vec<u8>>>) {
         let (quick, handled) = Self::new(false);
         (Self { desk: Some(Arc::clone(desk)), ..quick }, handled)
+    }
+
+    /// A handler that submits, and replies to what it does not.
+    fn submitting(hub: &Arc<Hub>) -> Self {
+        Self { hub: Some(Arc::clone(hub)), ..Self::new(true).0 }
     }
 
     /// A handler that may block: what is answered before is handed over first.
@@ -252,6 +311,11 @@ impl Serve for Answer {
         if let Some(desk) = self.desk.as_ref().filter(|_| byte == LATER) {
             desk.take(message.mailbox.defer(&message.opened).expect("there is a place"));
             return Served::Deferred;
+        }
+        if let Some(hub) = self.hub.as_ref().filter(|_| SUBMITTED.contains(&byte)) {
+            let (hub, of) = (Arc::clone(hub), Arc::clone(message.mailbox));
+            message.mailbox.submit(&message.opened, 1, move |number| hub.take(of, byte, number));
+            return Served::Submitted;
         }
         if self.replies {
             message.protocol.reply(message.opened.code, &[], None, replies).expect("short");
@@ -332,7 +396,7 @@ impl World {
 
     fn send_thread(&self) -> JoinHandle<()> {
         let engine = Arc::clone(&self.engine);
-        loom::thread::spawn(move || engine.run_send_thread(&ThreadCounters::detached()))
+        loom::thread::spawn(move || engine.run_send_thread(&ThreadCounters::detached(), ()))
     }
 
     /// A handler thread, until the engine is stopped. Returns how many turns it had.
@@ -370,6 +434,14 @@ impl World {
             }
             had
         })
+    }
+
+    /// A turn of what is on the run list, or will be, on this thread.
+    fn turn_here(&self, serve: &Answer) {
+        let Some(Work::Turn(mailbox)) = self.engine.next_to_handle() else { panic!("a turn") };
+        let (counters, mut batch) = (ThreadCounters::detached(), Batch::default());
+        let mut turns = Turns::new(serve, &counters, Place::Thread, &mut batch);
+        let _ = turns.run(&mailbox, Source::Inbox, Moment::now());
     }
 
     /// A thread of the application.

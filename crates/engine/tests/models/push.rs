@@ -106,7 +106,7 @@ fn a_push_beyond_the_total_wakes_the_loop() {
         pusher.join().expect("a push returns");
         assert!(!world.abort(), "nobody writes");
         world.engine.stop();
-        world.engine.run_send_thread(&world.counters);
+        world.engine.run_send_thread(&world.counters, ());
         world.assert_is_at_rest();
     });
 }

@@ -56,6 +56,9 @@ fn play(assignment: Assignment) -> ExitReason {
         "permits" => overwrite_permits(),
         "totals" => overwrite_totals(),
         "anything" => overwrite_anything(),
+        "life" => overwrite_all("chappe-life"),
+        "call" => overwrite_all("chappe-hub"),
+        "log" => ["chappe-topics", "chappe-figures"].into_iter().for_each(try_to_write),
         other => panic!("no attack {other:?}"),
     }
     fs::write(&marker, "done").expect("marker");
@@ -194,9 +197,9 @@ fn overwrite_totals() {
     let pen = Pen::new();
     let totals = pen.permits() + 64 + 64;
     pen.write(totals, 7);
-    (1..48).for_each(|nth| pen.write(totals + nth * 8, u64::MAX / 2));
+    (1..56).for_each(|nth| pen.write(totals + nth * 8, u64::MAX / 2));
     // History, the bits of the slots in use, and their states.
-    let live = totals + 384 + 64;
+    let live = totals + 448 + 64;
     (0..64 + 2048).for_each(|nth| pen.write(live + nth * 8, 0));
 }
 
@@ -211,6 +214,41 @@ fn overwrite_anything() {
         };
         // The header is what an upgrade reads.
         pen.write(64 + random.next() % (RANDOM_BYTES / 8 - 8) * 8, word);
+    }
+}
+
+/// Where this process has mapped files whose name begins so.
+fn mapped(name: &str) -> Vec<(u64, u64)> {
+    let maps = fs::read_to_string("/proc/self/maps").expect("maps");
+    let lines = maps.lines().filter(|line| line.contains(&format!("/memfd:{name}")));
+    let range = |line: &str| {
+        let (start, end) = line.split(' ').next()?.split_once('-')?;
+        let address = |text| u64::from_str_radix(text, 16).ok();
+        Some((address(start)?, address(end)?))
+    };
+    lines.map(|line| range(line).expect("a range")).collect()
+}
+
+/// All ones, over the first page of each part.
+fn overwrite_all(name: &str) {
+    let memory = OpenOptions::new().write(true).open("/proc/self/mem").expect("our own memory");
+    let parts = mapped(name);
+    assert!(!parts.is_empty(), "{name} is mapped");
+    for (start, end) in parts {
+        for at in (start..end.min(start + 4096)).step_by(8) {
+            memory.write_all_at(&u64::MAX.to_le_bytes(), at).expect("written");
+        }
+    }
+}
+
+/// It must not succeed.
+fn try_to_write(name: &str) {
+    let memory = OpenOptions::new().write(true).open("/proc/self/mem").expect("our own memory");
+    let parts = mapped(name);
+    assert!(!parts.is_empty(), "{name} is mapped");
+    for (start, _) in parts {
+        let refused = memory.write_all_at(&u64::MAX.to_le_bytes(), start);
+        assert!(refused.is_err(), "{name} can be written");
     }
 }
 
