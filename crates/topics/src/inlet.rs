@@ -359,6 +359,8 @@ impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
         }
         let Record { request, .. } = Record::read(&self.delivery.record)?;
         self.table.matching(request.message.topic, &mut self.delivery.cells);
+        // They are taken from the end: first the topic by its name, as from Redis.
+        self.delivery.cells.reverse();
         self.delivery.done = 0;
         Ok(true)
     }

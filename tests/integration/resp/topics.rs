@@ -45,15 +45,12 @@ fn a_message_comes_once_for_each_subscription() {
     listener.ask("SSUBSCRIBE news", &told('*', "ssubscribe", "news", 1));
     let mut publisher = connect(&server);
     publisher.ask("PUBLISH news hello", ":3\r\n");
-    let mut messages: Vec<String> = (0..3).map(|_| listener.value()).collect();
-    messages.sort();
-    let mut expected = [
+    let expected = [
         message('*', &["message", "news", "hello"]),
-        message('*', &["pmessage", "n?ws", "news", "hello"]),
         message('*', &["pmessage", "n*", "news", "hello"]),
+        message('*', &["pmessage", "n?ws", "news", "hello"]),
     ];
-    expected.sort();
-    assert_eq!(messages, expected);
+    listener.expect(expected.concat().as_bytes());
     publisher.ask("SPUBLISH news shard", ":1\r\n");
     listener.expect(message('*', &["smessage", "news", "shard"]).as_bytes());
     publisher.ask("PUBLISH zero x", ":0\r\n");
