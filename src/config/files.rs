@@ -126,7 +126,7 @@ impl<'a> Reader<'a> {
         let (root, errors) = DeTable::parse_recoverable(text);
         let is_broken = !errors.is_empty();
         if is_broken {
-            self.syntax(&origin, text, errors);
+            self.syntax(&origin, text, &errors);
             if self.broken == Broken::Refuse {
                 return;
             }
@@ -142,20 +142,13 @@ impl<'a> Reader<'a> {
         self.includes(path.parent().unwrap_or(Path::new("")), &origin, &include);
     }
 
-    /// Reports the first error of each line; the others of a line follow from it.
-    fn syntax(&mut self, origin: &Rc<Origin>, text: &str, mut errors: Vec<toml::de::Error>) {
-        let offset_of = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
-        errors.sort_by_key(offset_of);
-        let mut last = None;
-        for error in errors {
-            let offset = offset_of(&error).min(text.len());
-            let between = last.map(|last: usize| &text.as_bytes()[last..offset]);
-            if between.is_none_or(|bytes| bytes.contains(&b'\n')) {
-                let place = Place { origin: Rc::clone(origin), offset };
-                self.lost(&place, format!("not TOML: {}", printable(error.message())));
-            }
-            last = Some(offset);
-        }
+    /// Reports the first error of a file: what the parser finds behind it mostly follows from it.
+    fn syntax(&mut self, origin: &Rc<Origin>, text: &str, errors: &[toml::de::Error]) {
+        let offset_of = |error: &&toml::de::Error| error.span().map_or(0, |span| span.start);
+        let Some(first) = errors.iter().min_by_key(offset_of) else { return };
+        let offset = offset_of(&first).min(text.len());
+        let place = Place { origin: Rc::clone(origin), offset };
+        self.lost(&place, format!("not TOML: {}", printable(first.message())));
     }
 
     fn includes(&mut self, directory: &Path, origin: &Rc<Origin>, include: &Spanned<Tree>) {

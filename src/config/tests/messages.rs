@@ -200,15 +200,20 @@ fn a_log_is_no_place_for_anything_else() {
 }
 
 #[test]
-fn syntax_errors_name_their_place_and_hide_what_follows_from_them() {
+fn a_syntax_error_names_its_place_and_hides_what_follows_from_it() {
     assert_eq!(
         faults("daemon = true\ndaemon = false\n[worker\nx\n", &[]),
-        [
-            "chappe.toml:2:1: not TOML: duplicate key",
-            "chappe.toml:3:8: not TOML: unclosed table, expected `]`",
-            "chappe.toml:4:2: not TOML: key with no value, expected `=`",
-        ]
+        ["chappe.toml:2:1: not TOML: duplicate key"]
     );
+    // What is behind it would all be taken for elements.
+    let rest = "[worker]\nhandler_threads = 2\n".repeat(10);
+    let found = faults(&format!("include = [\n  \"a.toml\",\n{rest}"), &[]);
+    let first = "chappe.toml:3:2: not TOML: string values must be quoted, expected literal string";
+    assert_eq!(found, [first]);
+    // A file of its own has its own.
+    let both =
+        Files::new(&[("chappe.toml", "include = ['a.toml']\nx =\ny =\n"), ("a.toml", "z =\n")]);
+    assert_eq!(both.faults(&[]).len(), 1);
 }
 
 #[test]
