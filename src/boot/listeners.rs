@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::Failure;
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::listen::{Bound, ListenError, Passed};
 use crate::master::bind_metrics;
 
@@ -17,22 +17,26 @@ const TAKEN_RETRY: Duration = Duration::from_millis(10);
 /// One listener for each `[[listen]]`. What was passed is taken for the table with
 /// its address; what is passed and has no table is a mistake of the program that
 /// passed it, since connections to it would wait forever.
-pub(super) fn open(config: &Config, mut passed: Vec<Passed>) -> Result<Vec<Bound>, Failure> {
+pub(super) fn open(loaded: &Loaded, mut passed: Vec<Passed>) -> Result<Vec<Bound>, Failure> {
+    let config = &loaded.config;
+    let named = |index| move |error: ListenError| error.of(loaded.listener_key(index));
     let workers = config.effective_worker_processes();
     let mut listeners = Vec::with_capacity(config.listen.len());
     let until = Instant::now() + TAKEN_MAX;
-    for options in &config.listen {
+    for (index, options) in config.listen.iter().enumerate() {
         let fits = |passed: &Passed| passed.address == options.address;
         let listener = match passed.iter().position(fits) {
-            Some(index) => Bound::adopt(passed.swap_remove(index), options, workers)?,
-            None => bind(until, || Bound::bind(options, workers))?,
+            Some(place) => Bound::adopt(passed.swap_remove(place), options, workers),
+            None => bind(until, || Bound::bind(options, workers)),
         };
-        listeners.push(listener);
+        listeners.push(listener.map_err(named(index))?);
     }
     let left: Vec<String> = passed.iter().map(|passed| passed.address.to_string()).collect();
     if left.is_empty() {
         // Only now, when all are ours, does anybody get in.
-        listeners.iter().try_for_each(Bound::listen)?;
+        for (index, listener) in listeners.iter().enumerate() {
+            listener.listen().map_err(named(index))?;
+        }
         return Ok(listeners);
     }
     Err(Failure::Refused(format!(
@@ -43,14 +47,14 @@ pub(super) fn open(config: &Config, mut passed: Vec<Passed>) -> Result<Vec<Bound
 }
 
 /// Where metrics are served, if anywhere.
-pub(super) fn open_metrics(config: &Config) -> Result<Option<Bound>, Failure> {
+pub(super) fn open_metrics(loaded: &Loaded) -> Result<Option<Bound>, Failure> {
     let until = Instant::now() + TAKEN_MAX;
     let opened = bind(until, || {
-        let bound = bind_metrics(config)?;
+        let bound = bind_metrics(&loaded.config)?;
         bound.iter().try_for_each(Bound::listen)?;
         Ok(bound)
     });
-    opened.map_err(|error| Failure::Refused(format!("metrics: {error}")))
+    Ok(opened.map_err(|error| error.of(loaded.key("metrics.address")))?)
 }
 
 fn bind<T>(until: Instant, bind: impl Fn() -> Result<T, ListenError>) -> Result<T, ListenError> {

@@ -119,10 +119,10 @@ fn prepare(arguments: &Arguments, hosted: Hosted<'_>) -> Result<Prepared, Failur
     };
     warnings.extend(descriptors::raise_limit());
     warnings.extend(descriptors::warnings(&loaded.config));
-    let config = Arc::new(loaded.config);
     let passed = if is_foreground { Passed::take()? } else { Vec::new() };
-    let listeners = listeners::open(&config, passed)?;
-    let metrics = listeners::open_metrics(&config)?;
+    let listeners = listeners::open(&loaded, passed)?;
+    let metrics = listeners::open_metrics(&loaded)?;
+    let config = Arc::new(loaded.config);
     let directory = &config.log.directory;
     let master_log = logging::open(directory, Role::Master)?;
     let worker_logs = (0..config.effective_worker_processes())

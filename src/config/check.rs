@@ -193,12 +193,7 @@ impl<'a> Relations<'a> {
             if is_chosen || self.unclear.contains(&index) {
                 continue;
             }
-            let listener = self.settings.listeners.get(index);
-            let written = listener.and_then(|listener| listener.get("address"));
-            // Without an address the table's other keys tell where it stands.
-            let any = || listener.and_then(|listener| listener.values().next());
-            let place = written.or_else(any).map(|setting| &setting.place);
-            let place = place.or(self.settings.listen_place.as_ref());
+            let place = self.settings.listener_place(index);
             let is_log = matches!(address, Address::Unix(path) if self.is_log(path));
             if let (true, Some(place)) = (is_log, place) {
                 let text = format!(

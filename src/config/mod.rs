@@ -54,6 +54,8 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Vec<String>,
     /// The place of each key that was written.
     places: BTreeMap<&'static str, String>,
+    /// The place of each `[[listen]]` that was written.
+    listener_places: Vec<Option<String>>,
     /// The place of each value of `[application]`, by its path; the table itself has none.
     application_places: BTreeMap<Vec<String>, String>,
 }
@@ -94,6 +96,21 @@ impl Loaded {
     pub(crate) fn written(&self, key: &str) -> Option<&str> {
         self.places.get(key).map(String::as_str)
     }
+
+    /// A key outside of `[[listen]]` as a message begins with it: behind its place.
+    pub(crate) fn key(&self, key: &str) -> String {
+        key_at(self.written(key), key)
+    }
+
+    /// As [`Loaded::key`], the address of a listener.
+    pub(crate) fn listener_key(&self, index: usize) -> String {
+        let place = self.listener_places.get(index).and_then(Option::as_deref);
+        key_at(place, &format!("listen.{index}.address"))
+    }
+}
+
+fn key_at(place: Option<&str>, key: &str) -> String {
+    place.map_or_else(|| format!("{key} by default"), |place| format!("{place}: {key}"))
 }
 
 /// `[application]` of a configuration that was loaded earlier.
@@ -152,6 +169,8 @@ pub(crate) fn load(
     let place_of =
         |(name, setting): (&&'static str, &settings::Setting)| (*name, setting.place.to_string());
     let places = settings.keys.iter().map(place_of).collect();
+    let listener_place = |index| settings.listener_place(index).map(ToString::to_string);
+    let listener_places = (0..settings.listeners.len()).map(listener_place).collect();
     let application_places = settings
         .application_places
         .iter()
@@ -159,7 +178,8 @@ pub(crate) fn load(
         .collect();
     let config = check::check(settings, &prefix, &mut faults, &mut warnings);
     faults.into_result()?;
-    Ok(Loaded { config, warnings: warnings.into_lines(), places, application_places })
+    let warnings = warnings.into_lines();
+    Ok(Loaded { config, warnings, places, listener_places, application_places })
 }
 
 fn absolute_prefix(prefix: &Path, faults: &mut Notes) -> PathBuf {

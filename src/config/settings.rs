@@ -55,6 +55,19 @@ pub(super) struct Settings {
     pub(super) is_partial: bool,
 }
 
+impl Settings {
+    /// Where the address of a listener was written, or else its table; `None`: it has the
+    /// default.
+    pub(super) fn listener_place(&self, index: usize) -> Option<&Place> {
+        let listener = self.listeners.get(index);
+        let written = listener.and_then(|listener| listener.get("address"));
+        // Without an address the table's other keys tell where it stands.
+        let any = || listener.and_then(|listener| listener.values().next());
+        let place = written.or_else(any).map(|setting| &setting.place);
+        place.or(self.listen_place.as_ref())
+    }
+}
+
 /// Puts the tree of one origin into [`Settings`].
 pub(super) struct Merge<'a> {
     pub(super) settings: &'a mut Settings,

@@ -39,12 +39,29 @@ pub(crate) enum ListenError {
         /// What it is, or what the kernel said.
         cause: io::Error,
     },
+    /// One of the above, with the key that asks for it.
+    #[error("{key}: {error}")]
+    Named {
+        /// The key, behind its place.
+        key: String,
+        /// What was wrong.
+        error: Box<ListenError>,
+    },
 }
 
 impl ListenError {
     /// Whether somebody else listens there.
     pub(crate) fn is_taken(&self) -> bool {
-        matches!(self, Self::Bind { cause, .. } if cause.kind() == io::ErrorKind::AddrInUse)
+        match self {
+            Self::Bind { cause, .. } => cause.kind() == io::ErrorKind::AddrInUse,
+            Self::Named { error, .. } => error.is_taken(),
+            Self::Passed { .. } => false,
+        }
+    }
+
+    /// With the key that asks for the address.
+    pub(crate) fn of(self, key: String) -> Self {
+        Self::Named { key, error: Box::new(self) }
     }
 }
 
@@ -354,6 +371,9 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains(&first.local.to_string()), "{text}");
         assert!(text.contains("Address already in use"), "{text}");
+        let named = error.of("f:1:2: listen.0.address".to_owned());
+        assert!(named.is_taken());
+        assert_eq!(named.to_string(), format!("f:1:2: listen.0.address: {text}"));
     }
 
     #[test]

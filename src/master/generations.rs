@@ -24,10 +24,8 @@ use crate::listen::{Bound, ListenError};
 pub(super) enum Failure {
     /// The file is wrong.
     Config(ConfigErrors),
-    /// An address for clients can't be had.
+    /// An address can't be had.
     Listen(ListenError),
-    /// The address of the metrics can't be had.
-    Metrics(ListenError),
     /// Anything else, in a sentence.
     Other(String),
 }
@@ -39,7 +37,7 @@ impl Failure {
 
     /// Whether somebody else has an address.
     pub(super) fn is_taken(&self) -> bool {
-        matches!(self, Self::Listen(error) | Self::Metrics(error) if error.is_taken())
+        matches!(self, Self::Listen(error) if error.is_taken())
     }
 }
 
@@ -48,7 +46,6 @@ impl fmt::Display for Failure {
         match self {
             Self::Config(errors) => errors.fmt(f),
             Self::Listen(error) => error.fmt(f),
-            Self::Metrics(error) => write!(f, "metrics: {error}"),
             Self::Other(reason) => f.write_str(reason),
         }
     }
@@ -216,7 +213,8 @@ impl Generations {
         if configured == self.workers_configured { self.current.workers } else { configured }
     }
 
-    /// Binds what a generation needs; nobody is let in yet.
+    /// Binds what a generation needs; nobody is let in yet. `key_of` names a listener's address in
+    /// messages.
     ///
     /// # Errors
     /// An address is taken or forbidden, or no descriptor is left.
@@ -224,15 +222,19 @@ impl Generations {
         &self,
         config: &Config,
         workers: u16,
+        key_of: impl Fn(usize) -> String,
     ) -> Result<Vec<Bound>, ListenError> {
         let listeners = &self.current.listeners;
         let old: Vec<_> = listeners.iter().map(|bound| bound.options.clone()).collect();
-        let places = config.listen.iter().zip(match_listeners(&old, &config.listen));
+        let places = config.listen.iter().zip(match_listeners(&old, &config.listen)).enumerate();
         places
-            .map(|(options, place)| match place.map(|place| &listeners[place]) {
-                Some(bound) if bound.is_reachable() => bound.stay(options, workers),
-                // Nobody can connect any more to a socket whose file was deleted.
-                _ => Bound::bind(options, workers),
+            .map(|(index, (options, place))| {
+                let bound = match place.map(|place| &listeners[place]) {
+                    Some(bound) if bound.is_reachable() => bound.stay(options, workers),
+                    // Nobody can connect any more to a socket whose file was deleted.
+                    _ => Bound::bind(options, workers),
+                };
+                bound.map_err(|error| error.of(key_of(index)))
             })
             .collect()
     }

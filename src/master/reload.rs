@@ -21,7 +21,7 @@ use super::plan::{Due, Event, Verdict};
 use super::start;
 use super::stop::CUT_GRACE;
 use super::supervisor::{Ended, Outfit};
-use crate::config::{Changes, Config};
+use crate::config::{Changes, Config, Loaded};
 use crate::control::{Refused, Reloaded, Reply};
 use crate::listen::Bound;
 use crate::logging::Role;
@@ -111,31 +111,42 @@ impl Master<'_> {
 
     fn read_candidate(&mut self, begun: Instant) -> Result<Candidate, Failure> {
         let loaded = (self.site.load)().map_err(Failure::Config)?;
-        let mut config = loaded.config;
+        let mut config = loaded.config.clone();
         let running = &self.generations.current().config;
         let changes = running.changes(&config);
         config.keep_until_restart(running);
         let workers = self.generations.workers_for(&config);
-        self.prepare(Arc::new(config), workers, (changes, loaded.warnings), begun)
+        let told = (changes, loaded.warnings.clone());
+        self.prepare(Arc::new(config), workers, told, begun, Some(&loaded))
     }
 
     /// The generation that serves once more, with another number of workers.
     pub(super) fn resized_candidate(&mut self, workers: u16) -> Result<Candidate, Failure> {
         let current = self.generations.current();
         let told = (Changes::default(), current.warnings.clone());
-        self.prepare(Arc::clone(&current.config), workers, told, Instant::now())
+        self.prepare(Arc::clone(&current.config), workers, told, Instant::now(), None)
     }
 
-    /// Binds and opens what the new generation needs.
+    /// Binds and opens what the new generation needs. `loaded` knows the places of keys, if its
+    /// file was just read.
     fn prepare(
         &mut self,
         config: Arc<Config>,
         workers: u16,
         changes: (Changes, Vec<String>),
         begun: Instant,
+        loaded: Option<&Loaded>,
     ) -> Result<Candidate, Failure> {
-        let listeners = self.generations.bind_next(&config, workers).map_err(Failure::Listen)?;
-        let metrics = self.metrics.bind_next(&config).map_err(Failure::Metrics)?;
+        const METRICS: &str = "metrics.address";
+        let key_of = |index| match loaded {
+            Some(loaded) => loaded.listener_key(index),
+            None => format!("listen.{index}.address"),
+        };
+        let listeners =
+            self.generations.bind_next(&config, workers, key_of).map_err(Failure::Listen)?;
+        let metrics_key = loaded.map_or_else(|| METRICS.to_owned(), |loaded| loaded.key(METRICS));
+        let metrics = self.metrics.bind_next(&config);
+        let metrics = metrics.map_err(|error| Failure::Listen(error.of(metrics_key)))?;
         start::provide_peer_tables(self.supervisor.zone(), &config, workers).map_err(|error| {
             Failure::Other(format!("memory for limits.connections_per_ip: {error}"))
         })?;
@@ -379,7 +390,8 @@ mod tests {
             ListenError::Bind { address, cause: Error::from(kind) }
         };
         let taken = || refused(ErrorKind::AddrInUse);
-        for failure in [Failure::Listen(taken()), Failure::Metrics(taken())] {
+        let named = taken().of("metrics.address".to_owned());
+        for failure in [taken(), named].map(Failure::Listen) {
             assert!(is_worth_another_try(&failure, true, Duration::ZERO), "{failure}");
             assert!(!is_worth_another_try(&failure, false, Duration::ZERO), "{failure}");
             assert!(!is_worth_another_try(&failure, true, ADDRESS_TIME_MAX), "{failure}");

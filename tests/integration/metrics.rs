@@ -346,7 +346,9 @@ fn a_taken_port_fails_the_start_and_a_reload_keeps_the_old_one() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let there = format!("[metrics]\naddress = \"{address}\"\n");
-    let why = format!("metrics: cannot listen on {address}: Address already in use");
+    let why = format!(
+        "chappe.toml:3:11: metrics.address: cannot listen on {address}: Address already in use"
+    );
 
     let dir = fresh_dir("metrics_taken_at_start");
     fs::write(dir.join("chappe.toml"), configuration(&there)).unwrap();

@@ -147,7 +147,8 @@ fn a_taken_port_keeps_the_old_generation_and_its_listeners() {
     let other = free_port("127.0.0.1");
     let toml = format!("{}{}", listen(other), listen(taken));
     configure(&server, &toml);
-    reload_fails(&server, 1, &format!("cannot listen on {taken}: "));
+    let expected = format!("chappe.toml:5:11: listen.1.address: cannot listen on {taken}: ");
+    reload_fails(&server, 1, &expected);
     assert_eq!(last_outcome(&server), Some(ReloadOutcome::Failed));
     assert_eq!(server.worker_pids(), before);
     assert!(echoes(server.address));

@@ -188,7 +188,10 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_refused() {
     fs::write(dir.join("chappe.toml"), configuration(&toml)).unwrap();
     let refused = finish(command(&dir).arg("--foreground"));
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    let expected = format!("cannot listen on unix:{}: Address already in use", path.display());
+    let expected = format!(
+        "chappe.toml:5:11: listen.1.address: cannot listen on unix:{}: Address already in use",
+        path.display()
+    );
     assert!(refused.stderr.contains(&expected), "{refused:?}");
     assert_eq!(connect(&path).call(CODE_ECHO, b"unhurt").unwrap().body, "unhurt");
 
