@@ -83,11 +83,14 @@ fn hub_line(hub: &HubStatus) -> String {
     text
 }
 
-/// Where the server listens, and where nobody can come.
+/// Where the server listens, what is spoken there, and where nobody can come.
 fn addresses(master: &MasterStatus) -> String {
-    let listen = master.listen.iter().map(|address| match master.unreachable.contains(address) {
-        true => format!("{address} (file gone, reload to make it again)"),
-        false => address.clone(),
+    let listen = master.listen.iter().enumerate().map(|(nth, address)| {
+        let protocol = master.listeners.get(nth).map(|listener| listener.protocol.as_str());
+        let is_gone = master.unreachable.contains(address);
+        let gone = is_gone.then_some("file gone, reload to make it again");
+        let notes: Vec<_> = [protocol, gone].into_iter().flatten().collect();
+        if notes.is_empty() { address.clone() } else { format!("{address} ({})", notes.join(", ")) }
     });
     listen.collect::<Vec<_>>().join(" ")
 }
@@ -317,11 +320,12 @@ pub(super) fn duration(millis: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{LastReload, ReloadOutcome};
+    use crate::control::{LastReload, ListenerStatus, ReloadOutcome};
 
     fn status() -> Status {
         let mut status = Status::example();
         status.master.listen.push("[::1]:2".to_owned());
+        status.master.listeners.push(ListenerStatus::example("[::1]:2", "resp"));
         status
     }
 
@@ -338,7 +342,7 @@ mod tests {
         let text = table(&status(), Zeros::LeftOut);
         let expected = "\
 chappe 9.9, master pid 1, up 5s, generation 2
-listening on 127.0.0.1:1 [::1]:2
+listening on 127.0.0.1:1 (chappe) [::1]:2 (resp)
 hub pid 73, 12 messages, 3 topics, 1 of them patterns, worker 1 has 4096 bytes to read
 metrics at http://127.0.0.1:9/, pid 72
 reloads 1, the last ok
@@ -373,6 +377,10 @@ codes left out since nobody has called them: 1 (--all)
         assert_eq!(text, expected);
         let mut gone = status();
         gone.master.unreachable.push("[::1]:2".to_owned());
+        let text = table(&gone, Zeros::LeftOut);
+        assert!(text.contains("[::1]:2 (resp, file gone, reload to make it again)"), "{text}");
+        // A server of another version does not tell the protocols.
+        gone.master.listeners.clear();
         let text = table(&gone, Zeros::LeftOut);
         assert!(text.contains("listening on 127.0.0.1:1 [::1]:2 (file gone, "), "{text}");
         let all = table(&status(), Zeros::Shown);

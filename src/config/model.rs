@@ -311,6 +311,17 @@ pub(crate) enum Protocol {
     Resp,
 }
 
+impl Protocol {
+    /// As it stands in the configuration.
+    #[must_use]
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Chappe => "chappe",
+            Self::Resp => "resp",
+        }
+    }
+}
+
 /// What the clients of a listener may do with topics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TopicAccess {

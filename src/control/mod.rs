@@ -21,7 +21,7 @@ pub use reply::{Accepted, Listed, Refused, Reloaded, Reply, ReplyError, read};
 pub use request::{LevelName, Request, RequestError};
 pub use status::{
     CodeStatus, ConnectionRow, Counters, HandlerTime, HubReader, HubStatus, LastReload, Limits,
-    MasterStatus, MetricsStatus, PermitShare, Permits, ReloadOutcome, ReloadStatus, Semaphores,
-    Status, Vacancy, WorkerStatus,
+    ListenerStatus, MasterStatus, MetricsStatus, PermitShare, Permits, ReloadOutcome, ReloadStatus,
+    Semaphores, Status, Vacancy, WorkerStatus,
 };
 pub use topics::{TopicLine, TopicRow, TopicWorker};

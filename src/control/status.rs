@@ -102,6 +102,9 @@ pub struct MasterStatus {
     pub generation: u64,
     /// Addresses at which the server listens, `unix:PATH` included.
     pub listen: Vec<String>,
+    /// What is spoken at each of these addresses, in their order.
+    #[serde(default)]
+    pub listeners: Vec<ListenerStatus>,
     /// Those of them that nobody can connect to: the file of the Unix socket was deleted, or
     /// is another one's by now. A reload makes it again.
     #[serde(default)]
@@ -112,6 +115,26 @@ pub struct MasterStatus {
     pub log_level: String,
     /// Warnings about the configuration.
     pub warnings: Vec<String>,
+}
+
+/// An address at which the server listens.
+///
+/// ```
+/// # use chappe::control::*;
+/// # use std::error::Error;
+/// # fn show(status: &Status) {
+/// for ListenerStatus { address, protocol, .. } in &status.master.listeners {
+///     println!("{address} speaks {protocol}");
+/// }
+/// # }
+/// ```
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ListenerStatus {
+    /// The address, as in [`MasterStatus::listen`].
+    pub address: String,
+    /// `chappe` or `resp`: `protocol` of its `[[listen]]` table.
+    pub protocol: String,
 }
 
 /// Reloads since the start.

@@ -16,6 +16,12 @@ impl HubStatus {
     }
 }
 
+impl ListenerStatus {
+    pub(crate) fn example(address: &str, protocol: &str) -> Self {
+        Self { address: address.to_owned(), protocol: protocol.to_owned() }
+    }
+}
+
 impl Permits {
     /// Each of two workers has as many.
     fn example() -> Self {
@@ -57,6 +63,7 @@ impl Status {
                 uptime_ms: 5000,
                 generation: 2,
                 listen: vec!["127.0.0.1:1".to_owned()],
+                listeners: vec![ListenerStatus::example("127.0.0.1:1", "chappe")],
                 unreachable: Vec::new(),
                 stopping: false,
                 log_level: "info".to_owned(),
@@ -109,7 +116,8 @@ const KEYS: &str = "
         hub/epoch hub/offset hub/patterns hub/pid hub/topics
         hub/workers/0/behind_bytes hub/workers/0/pid hub/workers/0/worker
         limits/worker_connections limits/worker_descriptors
-        master/generation master/listen/0 master/log_level master/pid master/stopping
+        master/generation master/listen/0 master/listeners/0/address master/listeners/0/protocol
+        master/log_level master/pid master/stopping
         master/unreachable master/uptime_ms master/version master/warnings
         metrics/address metrics/pid
         permits/credit permits/debt permits/free permits/held permits/limit

@@ -8,7 +8,8 @@ use chappe_sys::limits;
 use super::generations::History;
 use super::owners::Master;
 use crate::control::{
-    self, CodeStatus, Counters, Limits, MasterStatus, Permits, Semaphores, Status, WorkerStatus,
+    self, CodeStatus, Counters, Limits, ListenerStatus, MasterStatus, Permits, Semaphores, Status,
+    WorkerStatus,
 };
 use crate::program;
 
@@ -31,6 +32,7 @@ impl Master<'_> {
                 uptime_ms: millis(self.started.elapsed().as_millis()),
                 generation: current.number,
                 listen: self.generations.addresses().iter().map(ToString::to_string).collect(),
+                listeners: self.listeners(),
                 unreachable: self.generations.unreachable().map(ToString::to_string).collect(),
                 stopping: self.stop.is_stopping(),
                 log_level: self.logs.level().name().to_owned(),
@@ -50,6 +52,17 @@ impl Master<'_> {
             totals: Some(Counters::named(&zone.own_totals(), catalog, figures.counters())),
             codes: zone.code_reports(&figures).iter().map(CodeStatus::new).collect(),
         }
+    }
+
+    /// Both are in the order of the configuration.
+    fn listeners(&self) -> Vec<ListenerStatus> {
+        let options = &self.generations.current().config.listen;
+        let both = self.generations.addresses().iter().zip(options);
+        both.map(|(address, options)| ListenerStatus {
+            address: address.to_string(),
+            protocol: options.protocol.name().to_owned(),
+        })
+        .collect()
     }
 
     /// Where the connection permits are at one moment, `None` if workers were moving some

@@ -12,6 +12,7 @@ const KEYS: &[&str] = &[
     "/master/uptime_ms",
     "/master/generation",
     "/master/listen/0",
+    "/master/listeners/0/protocol",
     "/reload/count",
     "/reload/last",
     "/workers/0/worker",

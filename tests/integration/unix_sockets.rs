@@ -227,7 +227,7 @@ fn a_file_that_was_deleted_is_made_again_by_a_reload() {
     let status = server.status().master;
     assert!(status.unreachable.len() == 1 && status.listen.contains(&status.unreachable[0]));
     let table = server.run(&["status"]).stdout;
-    assert!(table.contains(&format!("{} (file gone, ", status.unreachable[0])), "{table}");
+    assert!(table.contains(&format!("{} (chappe, file gone, ", status.unreachable[0])), "{table}");
     let reload = server.run(&["reload"]);
     assert_eq!(reload.code, Some(0), "{reload:?}");
     assert!(server.status().master.unreachable.is_empty());
