@@ -30,6 +30,19 @@ pub(crate) fn print_error(err: &mut dyn Write, text: &str) {
     let _ = writeln!(err, "{}: {text}", program::get().name);
 }
 
+/// Whether a letter would steer a terminal, or turn the order of letters around.
+pub(crate) fn steers_terminal(letter: char) -> bool {
+    letter.is_control()
+        || matches!(
+            letter,
+            '\u{61c}'
+                | '\u{200e}'
+                | '\u{200f}'
+                | '\u{202a}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}'
+        )
+}
+
 /// The text of a file as a terminal may see it: what would steer the terminal, or turn the
 /// order of letters around, is written as an escape, and so are bytes that are no text. Tabs
 /// and ends of lines stay.
@@ -42,9 +55,7 @@ pub(crate) fn harmless(text: &[u8]) -> Vec<u8> {
             let _ = match letter {
                 '\t' | '\n' => shown.write_char(letter),
                 letter if letter.is_control() => write!(shown, "\\x{:02x}", u32::from(letter)),
-                '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                    write!(shown, "{}", letter.escape_unicode())
-                }
+                letter if steers_terminal(letter) => write!(shown, "{}", letter.escape_unicode()),
                 letter => shown.write_char(letter),
             };
         }
@@ -79,9 +90,9 @@ mod tests {
 
     #[test]
     fn a_files_text_cannot_steer_a_terminal() {
-        let text =
-            b"\x1b[2Jred\x1b[0m\r\n\tline\x7f \xc2\x9b1m \xff\xc3\xa4 \xe2\x80\xae".as_slice();
-        let shown = "\\x1b[2Jred\\x1b[0m\\x0d\n\tline\\x7f \\x9b1m \\xff\u{e4} \\u{202e}";
+        let text = b"\x1b[2Jred\x1b[0m\r\n\tline\x7f \xc2\x9b1m \xff\xc3\xa4 \xe2\x80\xae\xd8\x9c"
+            .as_slice();
+        let shown = "\\x1b[2Jred\\x1b[0m\\x0d\n\tline\\x7f \\x9b1m \\xff\u{e4} \\u{202e}\\u{61c}";
         assert_eq!(String::from_utf8(harmless(text)).unwrap(), shown);
         assert_eq!(harmless(b"plain\n"), b"plain\n");
         assert_eq!(harmless_line(b"\x1ba\tb\n"), b"\\x1ba\tb\\x0a");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use chappe_client::{CODE_GOODBYE, ClientError, Code, Frame, Receiver, Sender};
 
 use super::body;
-use super::output::print_error;
+use super::output::{print_error, steers_terminal};
 use super::server::{ServerArgs, parse_timeout};
 use crate::config::Address;
 
@@ -212,7 +212,7 @@ fn print_frame(title: &str, frame: &Frame, out: &mut dyn Write) -> io::Result<()
 /// The body as text, unless it holds what could steer a terminal.
 fn printable(body: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(body).ok()?;
-    text.chars().all(|c| matches!(c, '\n' | '\t') || !c.is_control()).then_some(text)
+    text.chars().all(|c| matches!(c, '\n' | '\t') || !steers_terminal(c)).then_some(text)
 }
 
 /// Sixteen bytes a line: offset, hex, and the printable ASCII among them.
@@ -315,6 +315,17 @@ mod tests {
             00000000  1b 5b 32 4a 20 61 6e 64  20 6d 6f 72 65 20 74 68 |.[2J and more th|\n\
             00000010  61 6e 20 61 20 6c 69 6e  65                      |an a line|\n";
         assert_eq!(out, expected);
+    }
+
+    /// What would turn the order of letters around is no text for a terminal either.
+    #[test]
+    fn letters_that_turn_the_text_around_are_dumped() {
+        for letter in ['\u{202e}', '\u{202a}', '\u{2066}', '\u{2069}', '\u{200f}', '\u{61c}'] {
+            let (_, out, _) = run_against(&["--body", &format!("a{letter}b")], echo);
+            assert!(!out.contains(letter) && out.contains("\n00000000  61 "), "{out:?}");
+        }
+        let (_, out, _) = run_against(&["--body", "\u{645}\u{631}"], echo);
+        assert!(out.ends_with("\u{645}\u{631}\n"), "{out:?}");
     }
 
     #[test]

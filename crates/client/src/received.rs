@@ -228,9 +228,11 @@ impl fmt::Display for Shown<'_> {
             match letter {
                 '\t' | '\r' | '\n' => write!(f, "{}", letter.escape_default())?,
                 letter if letter.is_control() => write!(f, "\\x{:02x}", u32::from(letter))?,
-                '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                    write!(f, "{}", letter.escape_unicode())?;
-                }
+                '\u{61c}'
+                | '\u{200e}'
+                | '\u{200f}'
+                | '\u{202a}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}' => write!(f, "{}", letter.escape_unicode())?,
                 letter => write!(f, "{letter}")?,
             }
         }
@@ -289,8 +291,8 @@ mod tests {
 
     #[test]
     fn a_servers_text_cannot_steer_a_terminal() {
-        let text = "\x1b[2Jred\x1b[0m\r\n\tline\u{7f}\u{9b}1m\u{202e}lmx \u{e4}";
-        let shown = r"\x1b[2Jred\x1b[0m\r\n\tline\x7f\x9b1m\u{202e}lmx \u{e4}";
+        let text = "\x1b[2Jred\x1b[0m\r\n\tline\u{7f}\u{9b}1m\u{202e}lmx\u{61c} \u{e4}";
+        let shown = r"\x1b[2Jred\x1b[0m\r\n\tline\x7f\x9b1m\u{202e}lmx\u{61c} \u{e4}";
         let shown = shown.replace(r"\u{e4}", "\u{e4}");
         let error = received(error_frame(ErrorNumber::Busy, None, text)).as_error().unwrap();
         assert_eq!(error.text, text);
