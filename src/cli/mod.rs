@@ -23,7 +23,8 @@ mod topics_table;
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValuesParser, StyledStr, TypedValueParser};
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 
@@ -98,12 +99,25 @@ pub(crate) fn parse(
     if !is_stock {
         command = command.mut_subcommand("new", |new| new.hide(true));
     }
-    let matches = command.try_get_matches_from_mut(arguments)?;
+    let matches = command.try_get_matches_from_mut(arguments).map_err(with_tip)?;
     if !is_stock && matches.subcommand_name() == Some("new") {
         let text = "unrecognized subcommand 'new'";
         return Err(command.error(clap::error::ErrorKind::InvalidSubcommand, text));
     }
     Arguments::from_arg_matches(&matches)
+}
+
+/// For those who know servers that are started by a command.
+fn with_tip(mut error: clap::Error) -> clap::Error {
+    const STARTS: [&str; 3] = ["start", "run", "serve"];
+    let unknown = error.get(ContextKind::InvalidSubcommand);
+    if matches!(unknown, Some(ContextValue::String(typed)) if STARTS.contains(&typed.as_str())) {
+        let tip = StyledStr::from(format!("`{}` alone starts the server", program::get().name));
+        // What only looks alike is no help.
+        error.remove(ContextKind::SuggestedSubcommand);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
 }
 
 impl Arguments {
@@ -285,6 +299,21 @@ mod tests {
         ] {
             assert_eq!(checked(line).unwrap_err().exit_code(), 2, "{line}");
         }
+    }
+
+    #[test]
+    fn who_types_start_is_told_how_it_starts() {
+        let told = |word: &str| {
+            let words = ["chappe", word].map(OsString::from);
+            super::parse(words).map(|_| ()).unwrap_err().to_string()
+        };
+        for word in ["start", "run", "serve"] {
+            let told = told(word);
+            assert!(told.contains(&format!("unrecognized subcommand '{word}'")), "{told}");
+            assert!(told.contains("tip: `chappe` alone starts the server"), "{told}");
+            assert!(!told.contains("similar"), "{told}");
+        }
+        assert!(told("statsu").contains("similar"), "a slip is another thing");
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(crate) struct SendArgs {
     #[arg(long, value_name = "FILE", group = "source")]
     file: Option<PathBuf>,
     /// The body out of standard input
-    #[arg(value_name = "-", value_parser = ["-"], hide_possible_values = true, group = "source")]
+    #[arg(value_name = "-", value_parser = parse_stdin, group = "source")]
     stdin: Option<String>,
     /// How many times to send it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
@@ -47,6 +47,16 @@ pub(crate) struct SendArgs {
     /// Then listen for this long, and print what comes
     #[arg(long, value_name = "TIME", value_parser = parse_timeout)]
     listen: Option<Duration>,
+}
+
+/// What stands alone is mostly meant to be the body.
+fn parse_stdin(text: &str) -> Result<String, String> {
+    match text {
+        "-" => Ok(text.to_owned()),
+        _ => Err("the body is given by --body TEXT or --file FILE; a - reads it from standard \
+                  input"
+            .to_owned()),
+    }
 }
 
 /// Why `chappe send` failed.
@@ -440,7 +450,8 @@ mod tests {
     fn one_source_of_the_body_is_enough() {
         assert!(Line::try_parse_from(["send", "--body", "x", "-"]).is_err());
         assert!(Line::try_parse_from(["send", "--file", "x", "--body", "y"]).is_err());
-        assert!(Line::try_parse_from(["send", "stray"]).is_err());
+        let stray = Line::try_parse_from(["send", "stray"]).map(|_| ()).unwrap_err().to_string();
+        assert!(stray.contains("the body is given by --body TEXT"), "{stray}");
         assert!(Line::try_parse_from(["send", "--count", "0"]).is_err());
         assert!(Line::try_parse_from(["send", "--timeout", "0s"]).is_err());
         assert!(Line::try_parse_from(["send", "-"]).unwrap().args.stdin.is_some());
