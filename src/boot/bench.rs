@@ -2,10 +2,8 @@
 //! counters, if the server that is measured is the one of the configuration.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
-use super::target::default_address;
+use super::target::{destination, is_at};
 use super::{Failure, master_client, paths};
 use crate::cli::{self, BenchArgs, Common};
 use crate::config::{self, Located, Need};
@@ -14,14 +12,14 @@ use crate::control::Status;
 /// A client like `send`; what the control socket tells is an addition, and a server
 /// that can't be asked is measured all the same.
 pub(super) fn bench(common: &Common, arguments: &BenchArgs) -> Result<u8, Failure> {
-    let default_to = if arguments.address().is_some() { None } else { default_address(common)? };
-    let known = known(common, arguments.address());
+    let to = destination(common, arguments.to.address())?;
+    let known = known(common, arguments.to.address());
     let located = known.as_ref().ok().map(|(located, _)| located);
     let mut counters = || totals(&master_client::status(located?).ok()?);
     let one_line = |failure: &Failure| failure.to_string().replace('\n', "; ");
     let pids = known.as_ref().map(|(_, status)| workers(status)).map_err(one_line);
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
-    Ok(cli::bench(arguments, default_to, pids, &mut counters, &mut out, &mut err))
+    Ok(cli::bench(arguments, &to, pids, &mut counters, &mut out, &mut err))
 }
 
 /// The server of the configuration, if it is the one that is measured; otherwise why its
@@ -45,22 +43,7 @@ fn known(common: &Common, address: Option<&str>) -> Result<(Located, Status), Fa
 
 /// Whether the server of this status listens at an address as it was typed.
 fn listens(status: &Status, address: &str) -> bool {
-    let port = |text: &str| text.rsplit_once(':').map(|(_, port)| port.to_owned());
-    status.master.listen.iter().any(|listen| {
-        if let (Some(path), Some(typed)) =
-            (listen.strip_prefix("unix:"), address.strip_prefix("unix:"))
-        {
-            return is_same_file(Path::new(path), Path::new(typed));
-        }
-        let is_everywhere = listen.starts_with("0.0.0.0:") || listen.starts_with("[::]:");
-        listen == address || (is_everywhere && port(listen) == port(address))
-    })
-}
-
-/// By whatever names: the master tells an absolute one, and people type another.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    let identity = |path: &Path| path.metadata().map(|there| (there.dev(), there.ino()));
-    one == other || identity(one).is_ok_and(|one| identity(other).is_ok_and(|other| one == other))
+    status.master.listen.iter().any(|listen| is_at(listen, address))
 }
 
 /// The processes that messages cost something.

@@ -11,13 +11,13 @@ use nix::unistd::Pid;
 
 use super::identity::{self, Become};
 use super::master_client::MasterClient;
-use super::target::default_address;
+use super::target::destination;
 use super::{Failure, descriptors, load, locate, locate_quietly, paths, say, warn_of};
 use crate::cli::{
-    self, Arguments, Common, ConnectionsArgs, LogsArgs, PublishArgs, Rows, SendArgs, ServerArgs,
-    SignalName, StatusArgs, StopArgs, SubscribeArgs, Topics, TopicsArgs,
+    self, Arguments, Common, ConnectionsArgs, LogsArgs, PublishArgs, Rows, SendArgs, SignalName,
+    StatusArgs, StopArgs, SubscribeArgs, Topics, TopicsArgs,
 };
-use crate::config::{Address, ConfigErrors, Located, Need};
+use crate::config::{ConfigErrors, Located, Need};
 use crate::control::{self, Accepted, Reloaded, ReplyError, Request, Status};
 use crate::master::{PidFile, PidFileError};
 use crate::program::{self, Program};
@@ -110,23 +110,18 @@ pub(super) fn signal(common: &Common, name: SignalName) -> Result<(), Failure> {
 /// `send` is a client like any other: it needs a server, or a configuration, only to know
 /// where to, and not even that.
 pub(super) fn send(common: &Common, arguments: &SendArgs) -> Result<u8, Failure> {
-    let to = default_of(common, &arguments.server)?;
-    Ok(cli::send(arguments, to.as_ref(), &mut std::io::stdout(), &mut std::io::stderr()))
+    let to = destination(common, arguments.server.to.address())?;
+    Ok(cli::send(arguments, &to, &mut std::io::stdout(), &mut std::io::stderr()))
 }
 
 pub(super) fn subscribe(common: &Common, arguments: &SubscribeArgs) -> Result<u8, Failure> {
-    let to = default_of(common, &arguments.server)?;
-    Ok(cli::subscribe(arguments, to.as_ref(), &mut std::io::stdout(), &mut std::io::stderr()))
+    let to = destination(common, arguments.server.to.address())?;
+    Ok(cli::subscribe(arguments, &to, &mut std::io::stdout(), &mut std::io::stderr()))
 }
 
 pub(super) fn publish(common: &Common, arguments: &PublishArgs) -> Result<u8, Failure> {
-    let to = default_of(common, &arguments.server)?;
-    Ok(cli::publish(arguments, to.as_ref(), &mut std::io::stdout(), &mut std::io::stderr()))
-}
-
-/// Where a client connects to, unless its command line says it.
-fn default_of(common: &Common, server: &ServerArgs) -> Result<Option<Address>, Failure> {
-    if server.has_address() { Ok(None) } else { default_address(common) }
+    let to = destination(common, arguments.server.to.address())?;
+    Ok(cli::publish(arguments, &to, &mut std::io::stdout(), &mut std::io::stderr()))
 }
 
 pub(super) fn status(common: &Common, arguments: StatusArgs) -> Result<(), Failure> {

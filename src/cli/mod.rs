@@ -35,7 +35,7 @@ pub(crate) use logs::{LogsArgs, logs};
 pub(crate) use new::{NewArgs, new};
 pub(crate) use output::{print, print_line, redrawn};
 pub(crate) use send::{SendArgs, chain, run as send};
-pub(crate) use server::ServerArgs;
+pub(crate) use server::Destination;
 pub(crate) use status::{Zeros, outcome, table};
 #[cfg(feature = "top")]
 pub(crate) use top::{Key, Sample, Top, keys_of};

@@ -13,8 +13,7 @@ use chappe_client::{CODE_GOODBYE, ClientError, Code, Frame, Receiver, Sender};
 
 use super::body;
 use super::output::{print_error, steers_terminal};
-use super::server::{ServerArgs, parse_timeout};
-use crate::config::Address;
+use super::server::{Destination, ServerArgs, parse_timeout};
 
 /// The first of the codes that belong to the server itself.
 const CODE_SERVER_MIN: Code = 65280;
@@ -73,16 +72,13 @@ enum SendError {
 }
 
 /// Runs the command; the exit code is 0 or 1.
-///
-/// `default_to` is where to send without `--to`: the first address of the running server,
-/// or of its configuration, if there is one.
 pub(crate) fn run(
     args: &SendArgs,
-    default_to: Option<&Address>,
+    to: &Destination,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> u8 {
-    match exchange(args, default_to, out) {
+    match exchange(args, to, out) {
         Ok(Outcome { errors: 0 }) => 0,
         Ok(Outcome { errors }) => {
             // The replies have said it already; this is for a reader of stderr alone.
@@ -107,13 +103,9 @@ struct Outcome {
     errors: u64,
 }
 
-fn exchange(
-    args: &SendArgs,
-    default_to: Option<&Address>,
-    out: &mut dyn Write,
-) -> Result<Outcome, SendError> {
+fn exchange(args: &SendArgs, to: &Destination, out: &mut dyn Write) -> Result<Outcome, SendError> {
     let body = read_body(args).map_err(SendError::Body)?;
-    let client = args.server.connect(default_to)?;
+    let client = args.server.connect(to)?;
     let (mut sender, mut receiver) = client.split();
     // Only the wait for a reply is bounded: the writer may wait as long as
     // replies come, for this side to print them above all.
@@ -265,7 +257,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener};
 
     use clap::Parser;
 
@@ -276,6 +268,10 @@ mod tests {
     struct Line {
         #[command(flatten)]
         args: SendArgs,
+    }
+
+    fn destination(address: SocketAddr) -> Destination {
+        Destination::new(address, "of the test")
     }
 
     /// Runs the command against a server of one connection; what it returns is
@@ -294,7 +290,7 @@ mod tests {
                 serve(&mut frames);
             });
             let (mut out, mut err) = (Vec::new(), Vec::new());
-            let code = run(&line.args, Some(&Address::Tcp(address)), &mut out, &mut err);
+            let code = run(&line.args, &destination(address), &mut out, &mut err);
             (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
         })
     }
@@ -441,7 +437,7 @@ mod tests {
                 }
             });
             let mut err = Vec::new();
-            assert_eq!(run(&line.args, Some(&Address::Tcp(address)), &mut Gone, &mut err), 1);
+            assert_eq!(run(&line.args, &destination(address), &mut Gone, &mut err), 1);
             assert!(err.is_empty());
         });
     }

@@ -8,8 +8,7 @@ use chappe_client::{CODE_PING, ClientError, Connection, Incoming, TopicMessage};
 use super::body;
 use super::output::{harmless_line, print_error};
 use super::send::chain;
-use super::server::ServerArgs;
-use crate::config::Address;
+use super::server::{Destination, ServerArgs};
 
 /// So often a subscriber gives a sign of life, and wants one: a server closes connections that
 /// say nothing.
@@ -55,14 +54,14 @@ enum TopicsError {
     Print(#[source] io::Error),
 }
 
-/// Runs `subscribe`; returns the exit code. `default_to` is as for `send`.
+/// Runs `subscribe`; returns the exit code.
 pub(crate) fn subscribe(
     args: &SubscribeArgs,
-    default_to: Option<&Address>,
+    to: &Destination,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> u8 {
-    let connected = args.server.connect(default_to).map_err(TopicsError::from);
+    let connected = args.server.connect(to).map_err(TopicsError::from);
     let ended = connected.and_then(|mut connection| {
         for topic in &args.topics {
             let refused = |source| TopicsError::Topic { topic: topic.clone(), source };
@@ -73,10 +72,10 @@ pub(crate) fn subscribe(
     exit_code(ended, err)
 }
 
-/// Runs `publish`; returns the exit code. `default_to` is as for `send`.
+/// Runs `publish`; returns the exit code.
 pub(crate) fn publish(
     args: &PublishArgs,
-    default_to: Option<&Address>,
+    to: &Destination,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> u8 {
@@ -86,7 +85,7 @@ pub(crate) fn publish(
         Some(text) => body::of_text(text),
     };
     let done = read.map_err(TopicsError::Body).and_then(|payload| {
-        let answer = args.server.connect(default_to)?.publish(&args.topic, &payload)?;
+        let answer = args.server.connect(to)?.publish(&args.topic, &payload)?;
         let unit = if answer.subscribers == 1 { "subscriber" } else { "subscribers" };
         let line = format!("{} {unit}, offset {}\n", answer.subscribers, answer.offset);
         out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(TopicsError::Print)
@@ -187,7 +186,7 @@ mod tests {
                 serve(&mut Connection::from_stream(stream, None).unwrap());
             });
             let (mut out, mut err) = (Vec::new(), Vec::new());
-            let to = Some(&Address::Tcp(address));
+            let to = &Destination::new(address, "of the test");
             let code = match &line {
                 Line::Subscribe(args) => subscribe(args, to, &mut out, &mut err),
                 Line::Publish(args) => publish(args, to, &mut out, &mut err),

@@ -235,7 +235,8 @@ fn a_wrong_port_is_an_error_that_names_it() {
     let nobody = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("ours");
     let run = finish(command(&dir).args(["bench", "--to", &nobody.to_string()]));
     assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""));
-    assert!(run.stderr.contains(&format!("cannot connect to {nobody}")), "{run:?}");
+    let expected = format!("cannot connect to {nobody} (the address of --to): ");
+    assert!(run.stderr.contains(&expected), "{run:?}");
     let run = finish(command(&dir).args(["bench", "--to", "unix:nowhere.sock"]));
     assert_eq!(run.code, Some(1));
     assert!(run.stderr.contains("unix:nowhere.sock"), "{run:?}");

@@ -239,7 +239,9 @@ fn send_and_bench_ask_the_server_where_it_listens() {
     std::fs::write(&file, format!("control_socket = \"run/other\"\n{elsewhere}")).unwrap();
     let send = server.run(&["send"]);
     assert_eq!(send.code, Some(1), "{send:?}");
-    assert!(send.stderr.contains("127.0.0.1:1"), "{send:?}");
+    let origin =
+        format!("cannot connect to 127.0.0.1:1 ({}:3:11: listen.0.address)", file.display());
+    assert!(send.stderr.contains(&origin), "{send:?}");
 }
 
 #[test]

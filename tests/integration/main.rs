@@ -10,6 +10,7 @@ mod connections;
 mod control;
 mod demo;
 mod descriptors;
+mod destination;
 mod even;
 mod half_close;
 mod hub;

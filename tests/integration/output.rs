@@ -51,7 +51,8 @@ fn a_reader_that_has_left_is_no_failure_of_any_command() {
 #[test]
 fn errors_survive_a_closed_stderr() {
     let server = TestServer::start("unread_errors", "");
-    for (arguments, expected) in [(&["-x"][..], 2), (&["-t"], 0), (&["send", "--to", "x"], 1)] {
+    for (arguments, expected) in [(&["-x"][..], 2), (&["-t"], 0), (&["send", "--to", "unix:x"], 1)]
+    {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
         let mut call = command(&server.dir);

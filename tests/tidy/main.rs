@@ -37,7 +37,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("listen", &["config", "sys"]),
     ("channel", &["sys"]),
     // With the load generator of `bench`, which speaks the wire format itself.
-    ("cli", &["client", "config", "control", "program", "sys", "wire"]),
+    ("cli", &["client", "control", "program", "sys", "wire"]),
     ("protocol", &["config", "engine", "shm", "sys", "topics", "wire"]),
     // The application's configuration comes from `config`.
     ("handler", &["config", "engine", "protocol", "shm", "sys", "throttle", "topics"]),

@@ -18,9 +18,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::body;
 use super::output::print_error;
 use super::send::chain;
-use super::server::{DEFAULT_TO, parse_timeout};
-use crate::config::Address;
-use load::{Expect, First, Paced, Plan, Step, Watch};
+use super::server::{Destination, ToArgs, parse_timeout};
+use load::{Expect, First, LoadError, Paced, Plan, Step, Watch};
 
 /// Requests under way on a connection when they fall due by the clock.
 const OPEN_PIPELINE: u32 = 1024;
@@ -32,10 +31,8 @@ const OPEN_PIPELINE: u32 = 1024;
 /// moment it was due. Exit code 0 only if every request was answered correctly.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// The server, as HOST:PORT or unix:PATH [default: the first address of the
-    /// running server, of its configuration, or 127.0.0.1:7600]
-    #[arg(long, value_name = "ADDR")]
-    to: Option<String>,
+    #[command(flatten)]
+    pub(crate) to: ToArgs,
     /// Connections that are measured
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     connections: u32,
@@ -127,23 +124,17 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 pub(crate) type Counters<'a> = dyn FnMut() -> Option<BTreeMap<String, u64>> + 'a;
 
 impl BenchArgs {
-    /// Where to, if the command line says so.
-    pub(crate) fn address(&self) -> Option<&str> {
-        self.to.as_deref()
-    }
-
-    fn plan(&self, default_to: Option<&Address>, known_pids: &[i32]) -> io::Result<Plan> {
+    fn plan(&self, to: &str, known_pids: &[i32]) -> io::Result<Plan> {
         let body = match (&self.body, &self.file) {
             (Some(text), _) => Some(body::of_text(text)?),
             (None, Some(path)) => Some(body::of_file(path)?),
             (None, None) => None,
         };
-        let to = self.to.clone().or_else(|| default_to.map(ToString::to_string));
         let pipeline = self.pipeline.unwrap_or(if self.rate.is_some() { OPEN_PIPELINE } else { 1 });
         let pids = if self.server_pid.is_empty() { known_pids } else { &self.server_pid };
         let paced = self.paced_reader.zip(self.paced_bytes);
         Ok(Plan {
-            to: to.unwrap_or_else(|| DEFAULT_TO.to_owned()),
+            to: to.to_owned(),
             connections: self.connections,
             pipeline: pipeline as usize,
             body_bytes: body.as_ref().map_or(self.size, Vec::len),
@@ -179,7 +170,7 @@ impl BenchArgs {
 /// server's, if it is one that can be asked; otherwise why not.
 pub(crate) fn run(
     args: &BenchArgs,
-    default_to: Option<Address>,
+    to: &Destination,
     known_pids: Result<Vec<i32>, String>,
     counters: &mut Counters<'_>,
     out: &mut dyn Write,
@@ -190,7 +181,7 @@ pub(crate) fn run(
         // With processes named on the command line the control socket is not needed.
         Err(why) => (Vec::new(), Some(why).filter(|_| args.server_pid.is_empty())),
     };
-    let plan = match args.plan(default_to.as_ref(), &known_pids) {
+    let plan = match args.plan(&to.address, &known_pids) {
         Ok(plan) => plan,
         Err(error) => {
             print_error(err, &format!("cannot read the body: {error}"));
@@ -203,6 +194,10 @@ pub(crate) fn run(
     let report = match result {
         Ok(report) => report,
         Err(error) => {
+            let error = match error {
+                LoadError::Connect(error) => LoadError::Connect(to.explain(error)),
+                other => other,
+            };
             print_error(err, &chain(&error));
             return 1;
         }
@@ -313,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_body_is_given_once() {
-        let plan = |line: &str| parse(line).unwrap().plan(None, &[]);
+        let plan = |line: &str| parse(line).unwrap().plan("x:1", &[]);
         let given = plan("--code 17 --body hello --first 16:user{n}").unwrap();
         assert_eq!((given.body_bytes, given.body.as_deref()), (5, Some(&b"hello"[..])));
         assert_eq!(given.first, Some("16:user{n}".parse().unwrap()));
@@ -335,10 +330,10 @@ mod tests {
 
     #[test]
     fn what_is_not_said_follows_from_what_is() {
-        let plan = |line: &str| parse(line).unwrap().plan(None, &[7]).unwrap();
+        let plan = |line: &str| parse(line).unwrap().plan("x:1", &[7]).unwrap();
         assert_eq!((plan("").pipeline, plan("--rate 5").pipeline), (1, 1024));
         assert_eq!(plan("--rate 5 --pipeline 3").pipeline, 3);
-        assert_eq!(plan("").to, DEFAULT_TO);
+        assert_eq!(plan("").to, "x:1");
         assert_eq!(plan("").expect, Expect::Echo);
         assert_eq!(plan("--code 0").expect, Expect::Empty);
         assert_eq!(plan("--code 2").expect, Expect::Any);
