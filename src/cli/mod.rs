@@ -10,6 +10,7 @@ mod body;
 mod codes;
 mod connections;
 mod counters;
+mod first;
 mod logs;
 mod new;
 mod output;

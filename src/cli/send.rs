@@ -9,9 +9,10 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use chappe_client::{CODE_GOODBYE, ClientError, Code, Frame, Receiver, Sender};
+use chappe_client::{CODE_GOODBYE, ClientError, Code, Connection, Frame, Receiver, Sender};
 
 use super::body;
+use super::first::{First, FirstArgs};
 use super::output::{print_error, steers_terminal};
 use super::server::{Destination, ServerArgs, parse_timeout};
 
@@ -40,6 +41,8 @@ pub(crate) struct SendArgs {
     /// The body out of standard input
     #[arg(value_name = "-", value_parser = parse_stdin, group = "source")]
     stdin: Option<String>,
+    #[command(flatten)]
+    first: FirstArgs,
     /// How many times to send it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
@@ -65,6 +68,10 @@ enum SendError {
     Body(#[source] io::Error),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error("the first frame was answered by {0}")]
+    FirstRefused(String),
+    #[error("the first frame was not answered")]
+    FirstUnanswered(#[source] ClientError),
     #[error("{answered} of {count} frames were answered")]
     Unanswered { answered: u64, count: u64, source: ClientError },
     #[error("cannot print")]
@@ -105,7 +112,10 @@ struct Outcome {
 
 fn exchange(args: &SendArgs, to: &Destination, out: &mut dyn Write) -> Result<Outcome, SendError> {
     let body = read_body(args).map_err(SendError::Body)?;
-    let client = args.server.connect(to)?;
+    let mut client = args.server.connect(to)?;
+    if let Some(first) = &args.first.first {
+        exchange_first(first, &mut client, out)?;
+    }
     let (mut sender, mut receiver) = client.split();
     // Only the wait for a reply is bounded: the writer may wait as long as
     // replies come, for this side to print them above all.
@@ -122,6 +132,33 @@ fn exchange(args: &SendArgs, to: &Destination, out: &mut dyn Write) -> Result<Ou
         let _ = writer.join().expect("the writer does not panic");
         outcome
     })
+}
+
+/// Sends the first frame, prints its answer, and fails if that is an error.
+fn exchange_first(
+    first: &First,
+    client: &mut Connection,
+    out: &mut dyn Write,
+) -> Result<(), SendError> {
+    client.send(first.code, &first.body(1))?;
+    loop {
+        let frame = client.receive().map_err(SendError::FirstUnanswered)?;
+        if let Some(error) = frame.as_error() {
+            return Err(SendError::FirstRefused(error.to_string()));
+        }
+        if let Some(goodbye) = frame.as_goodbye() {
+            return Err(SendError::FirstRefused(goodbye.to_string()));
+        }
+        if !is_of_server(frame.code) {
+            return print_frame("first reply", &frame, out).map_err(SendError::Print);
+        }
+        print_unasked(&frame, out).map_err(SendError::Print)?;
+    }
+}
+
+/// Whether a frame of this code answers no other frame.
+fn is_of_server(code: Code) -> bool {
+    (CODE_SERVER_MIN..=CODE_SERVER_MAX).contains(&code)
 }
 
 fn send_all(mut sender: Sender, args: &SendArgs, body: &[u8]) -> Result<(), ClientError> {
@@ -149,7 +186,7 @@ fn print_replies(
             errors += 1;
             answered += 1;
             writeln!(out, "reply {answered}: {error}").map_err(SendError::Print)?;
-        } else if (CODE_SERVER_MIN..=CODE_SERVER_MAX).contains(&frame.code) {
+        } else if is_of_server(frame.code) {
             print_unasked(&frame, out).map_err(SendError::Print)?;
         } else {
             answered += 1;
@@ -262,7 +299,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use chappe_client::{BODY_BYTES_MAX, CODE_ERROR, Connection};
+    use chappe_client::{BODY_BYTES_MAX, CODE_ERROR};
 
     #[derive(Parser)]
     struct Line {
@@ -332,6 +369,37 @@ mod tests {
         }
         let (_, out, _) = run_against(&["--body", "\u{645}\u{631}"], echo);
         assert!(out.ends_with("\u{645}\u{631}\n"), "{out:?}");
+    }
+
+    #[test]
+    fn a_first_frame_is_answered_before_anything_else_is_sent() {
+        let line = ["--first", "16:user{n}", "--body", "hello"];
+        let (code, out, err) = run_against(&line, |frames| {
+            let first = frames.receive().unwrap();
+            assert_eq!((first.code, &first.body[..]), (16, &b"user1"[..]));
+            frames.send(65281, b"news").unwrap();
+            frames.send(16, b"welcome").unwrap();
+            echo(frames);
+        });
+        let expected = "server: code 65281, 4 bytes\nnews\nfirst reply: code 16, 7 bytes\nwelcome\n\
+            reply 1: code 1, 5 bytes\nhello\n";
+        assert_eq!((code, out.as_str(), err.as_str()), (0, expected, ""));
+    }
+
+    #[test]
+    fn an_error_in_answer_to_the_first_frame_ends_it() {
+        let line = ["--first", "16:wrong", "--body", "hello"];
+        let (code, out, err) = run_against(&line, |frames| {
+            frames.receive().unwrap();
+            frames.send(CODE_ERROR, b"\0\x04\0\x10who?").unwrap();
+            assert!(
+                matches!(frames.receive(), Err(ClientError::Closed)),
+                "nothing was sent behind"
+            );
+        });
+        let expected = "chappe: the first frame was answered by error 4 (handler failed) for code 16: \
+            who?\n";
+        assert_eq!((code, out.as_str(), err.as_str()), (1, "", expected));
     }
 
     #[test]

@@ -16,10 +16,11 @@ use clap::builder::RangedU64ValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::body;
+use super::first::FirstArgs;
 use super::output::print_error;
 use super::send::chain;
 use super::server::{Destination, ToArgs, parse_timeout};
-use load::{Expect, First, LoadError, Paced, Plan, Step, Watch};
+use load::{Expect, LoadError, Paced, Plan, Step, Watch};
 
 /// Requests under way on a connection when they fall due by the clock.
 const OPEN_PIPELINE: u32 = 1024;
@@ -45,10 +46,8 @@ pub(crate) struct BenchArgs {
     /// The body of each request out of a file
     #[arg(long, value_name = "FILE", group = "source", conflicts_with = "size")]
     file: Option<PathBuf>,
-    /// A frame that each connection sends before anything else, as a login; an n in braces
-    /// is the number of the connection. An error in answer to it ends the run
-    #[arg(long, value_name = "CODE:BODY")]
-    first: Option<First>,
+    #[command(flatten)]
+    first: FirstArgs,
     /// Bytes of each request's body, no two of them alike
     #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = body_bytes())]
     size: usize,
@@ -139,7 +138,7 @@ impl BenchArgs {
             pipeline: pipeline as usize,
             body_bytes: body.as_ref().map_or(self.size, Vec::len),
             body,
-            first: self.first.clone(),
+            first: self.first.first.clone(),
             code: self.code,
             reply_code: self.reply_code.unwrap_or(self.code),
             expect: self.expectation(),

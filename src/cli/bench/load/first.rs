@@ -1,41 +1,15 @@
-//! The frame that a connection sends before anything else: a login, mostly.
-//!
-//! It is exchanged while the socket still blocks, and not a byte more than its answer is
-//! read: what the server sends behind that belongs to the run.
+//! The exchange of a connection's first frame: while the socket still blocks, and not a byte
+//! more than its answer is read. What the server sends behind that belongs to the run.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use chappe_client::{BODY_BYTES_MAX, BodyTooLong, CODE_GOODBYE, Code, Frame};
+use chappe_client::{BodyTooLong, CODE_GOODBYE, Frame};
 use chappe_wire::{HEADER_BYTES, Header, encode};
 
 use super::lane::CODE_SERVER_MIN;
-
-/// What a place in the body for the number of the connection looks like.
-const NUMBER: &str = "{n}";
-
-/// A code and a body, `CODE:BODY`. Each `{n}` in the body stands for the number of the
-/// connection, from 1.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct First {
-    code: Code,
-    body: String,
-}
-
-impl FromStr for First {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (code, body) = text.split_once(':').ok_or("expected CODE:BODY")?;
-        let code = code.parse().map_err(|error| format!("the code: {error}"))?;
-        if body.len() > BODY_BYTES_MAX {
-            return Err(BodyTooLong(body.len()).to_string());
-        }
-        Ok(Self { code, body: body.to_owned() })
-    }
-}
+use crate::cli::first::First;
 
 /// Why a connection has no part in the run.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +33,7 @@ impl First {
         number: u64,
         timeout: Duration,
     ) -> Result<(), FirstError> {
-        let body = self.body.replace(NUMBER, &number.to_string());
-        let frame = encode(self.code, body.as_bytes())?;
+        let frame = encode(self.code, &self.body(number))?;
         stream.set_nonblocking(false).map_err(FirstError::Broken)?;
         let answer = exchange(stream, &frame, timeout).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => FirstError::Unanswered(timeout),
@@ -148,19 +121,6 @@ mod tests {
     }
 
     const LONG: Duration = Duration::from_secs(10);
-
-    #[test]
-    fn a_code_and_a_body_are_told_apart_at_the_first_colon() {
-        let first: First = "16:user:secret".parse().unwrap();
-        assert_eq!(first, First { code: 16, body: "user:secret".to_owned() });
-        assert_eq!("16:".parse(), Ok(First { code: 16, body: String::new() }));
-        for wrong in ["16", "", "x:body", "65536:body", "-1:"] {
-            assert!(wrong.parse::<First>().is_err(), "{wrong}");
-        }
-        let body = "x".repeat(BODY_BYTES_MAX);
-        assert!(format!("16:{body}").parse::<First>().is_ok());
-        assert!(format!("16:{body}x").parse::<First>().is_err());
-    }
 
     #[test]
     fn what_comes_behind_the_answer_is_left_for_the_run() {

@@ -41,7 +41,6 @@ use sides::{Idle, PACED_BUFFER_BYTES, PacedReader, SLOW_BUFFER_BYTES, SlowReader
 
 pub(crate) use chappe_sys::Usage;
 pub(crate) use fault::Faults;
-pub(crate) use first::First;
 pub(crate) use plan::{Expect, LoadError, Paced, Plan, Target};
 pub(crate) use sides::PacedOutcome;
 

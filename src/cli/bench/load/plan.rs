@@ -14,7 +14,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use super::first::{First, FirstError};
+use super::first::FirstError;
+use crate::cli::first::First;
 
 /// What to do to whom.
 #[derive(Clone, Debug)]
