@@ -239,13 +239,19 @@ pub(super) fn stop(common: &Common, request: Request, arguments: StopArgs) -> Re
 /// Keys that say where a server is, to `reload` as well.
 const WHERE: [&str; 3] = ["control_socket", "pid_file", "log.directory"];
 
-/// A wrong configuration is not brought to the server, and neither is an override: the
-/// server reads the files, with the overrides that it was started with.
+/// A signal brings nothing back, so a wrong configuration is told here and not sent.
 fn locate_to_reload(common: &Common) -> Result<Located, Failure> {
     let located = Located::from(&load(common)?.config);
+    refuse_overrides(common)?;
+    Ok(located)
+}
+
+/// An override is not brought to the server, which reads the files, with the overrides that it
+/// was started with.
+fn refuse_overrides(common: &Common) -> Result<(), Failure> {
     let key = |set: &str| set.split('=').next().unwrap_or(set).replace(char::is_whitespace, "");
     match common.set.iter().find(|set| !WHERE.contains(&key(set).as_str())) {
-        None => Ok(located),
+        None => Ok(()),
         Some(set) => Err(ConfigErrors::one(format!(
             "--set {set}: a reload reads the files, with what --set said at the start, and takes \
              none of its own: write it into the file; only {} can be set here, which say where \
@@ -256,10 +262,26 @@ fn locate_to_reload(common: &Common) -> Result<Located, Failure> {
     }
 }
 
-/// Waits for the outcome. A configuration that is wrong is not even brought up.
+/// Waits for the outcome. A file that is wrong is brought to the server as well, whose log and
+/// status then tell of the attempt; without a server it is told here.
 pub(super) fn reload(common: &Common) -> Result<(), Failure> {
-    let located = locate_to_reload(common)?;
-    let outcome: Reloaded = MasterClient::connect(&located)?.ask(Request::Reload {})?;
+    let (located, wrong) = match load(common) {
+        Ok(loaded) => (Located::from(&loaded.config), None),
+        Err(wrong) => match locate_quietly(common, Need::ControlSocket) {
+            Ok(located) => (located, Some(wrong)),
+            Err(_) => return Err(wrong),
+        },
+    };
+    refuse_overrides(common)?;
+    let client = match MasterClient::connect(&located) {
+        Ok(client) => client,
+        Err(unreached) => return Err(wrong.unwrap_or(unreached)),
+    };
+    let outcome: Reloaded = client.ask(Request::Reload {})?;
+    // The server has read another file, or may read what this user may not.
+    if let Some(wrong) = wrong {
+        super::print_error(&format!("warning: {wrong}"));
+    }
     cli::print(&cli::outcome(&outcome)).map_err(Failure::system("standard output"))?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use chappe::control::ReloadOutcome;
 use nix::sys::signal::Signal;
 
 use chappe_testkit::site::{command, finish};
@@ -188,7 +189,9 @@ fn a_running_server_is_reached_whatever_its_file_has_become() {
             assert_eq!(server.run(arguments).code, Some(2), "{text}: {arguments:?}");
         }
     }
-    assert_eq!(server.status_number("/reload/count"), 0, "none has been tried");
+    let reload = server.status().reload;
+    assert_eq!(reload.count, BROKEN.len() as u64, "each by the command, and none by a signal");
+    assert_eq!(reload.last.map(|last| last.outcome), Some(ReloadOutcome::Failed));
 }
 
 #[test]

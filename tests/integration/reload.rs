@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use chappe::control::{self, ReloadOutcome, Status, WorkerStatus};
+use chappe::control::{ReloadOutcome, WorkerStatus};
 use chappe_client::{CODE_ECHO, CODE_PING, Connection, Goodbye};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use chappe_testkit::site::{configuration, finish, pid_of, program};
+use chappe_testkit::site::{configuration, pid_of};
 use chappe_testkit::{DEADLINE, Finished, TestServer, drain, wait_until, while_stopped};
 
 /// Replaces the file in one step: half of it would be a valid configuration too.
@@ -107,33 +107,33 @@ fn changed_keys_take_effect_and_are_named() {
     server.wait_event("master", "reload.restart_needed", "for user");
 }
 
-/// While the file is wrong no command works that reads it, so another file is read.
-fn reloads_of(server: &TestServer) -> u64 {
-    fs::write(server.dir.join("good.toml"), "").expect("a file");
-    let status = finish(Command::new(program("chappe")).arg("-p").arg(&server.dir).args([
-        "-c",
-        "good.toml",
-        "status",
-        "--json",
-    ]));
-    control::read::<Status>(&status.stdout).expect("a status").reload.count
-}
-
 #[test]
 fn a_bad_file_keeps_the_old_generation() {
     let server = TestServer::start("reload_bad_file", "");
     let before = server.worker_pids();
     let mut client = server.connect();
     configure(&server, "worker_processes = 0\n");
-    reload_fails(&server, 2, "worker_processes is 0");
     let signalled = server.run(&["-s", "reload"]);
     assert_eq!(signalled.code, Some(2), "{signalled:?}");
-    // Neither has even asked the server.
-    assert_eq!(reloads_of(&server), 0);
+    assert_eq!(server.status().reload.count, 0, "nothing was sent");
+    // By command and by signal it is tried, and that it has failed is to be seen.
+    let why = "chappe.toml:1:20: worker_processes is 0, must be";
+    let assert_failed = |count| {
+        let reload = server.status().reload;
+        let last = reload.last.expect("a reload");
+        assert_eq!((reload.count, last.outcome), (count, ReloadOutcome::Failed));
+        assert!(last.reason.is_some_and(|reason| reason.contains(why)));
+    };
+    reload_fails(
+        &server,
+        2,
+        &format!("reload failed, the old generation stays: {}/", server.dir.display()),
+    );
+    assert_failed(1);
     server.signal(Signal::SIGHUP);
-    server.wait_event("master", "reload.failed", "");
-    server.wait_event("master", "reload.failed", "chappe.toml:1:20: worker_processes is 0");
-    assert_eq!(reloads_of(&server), 1);
+    wait_until("it was tried again", || server.status().reload.count == 2);
+    assert_failed(2);
+    assert_eq!(server.events("master", "reload.failed").len(), 4, "two lines each");
     assert_eq!(server.worker_pids(), before);
     assert_eq!(client.call(CODE_ECHO, b"unhurt").unwrap().body, "unhurt");
 }
