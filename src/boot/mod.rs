@@ -31,7 +31,7 @@ use crate::config::{self, ConfigErrors, Loaded, Located, Need};
 use crate::control::Request;
 use crate::handler::Definition;
 use crate::master::{Assignment, PidFileError};
-use crate::program;
+use crate::program::{self, Program};
 use crate::worker;
 
 // There are slots for all workers of all generations that can be alive.
@@ -90,7 +90,7 @@ impl Failure {
 /// The whole command line of the server, with an application. Here
 /// the two paths are joined: what the master assigns is what a worker starts with.
 pub(crate) fn main(definition: &dyn Definition) -> ExitCode {
-    let check = |loaded: &Loaded| definition.check(loaded);
+    let check = |loaded: &Loaded| definition.check(loaded).map_err(of_an_application);
     let run_worker = |assignment| {
         let Assignment { number, generation, slot, channel, listeners, config, topics } =
             assignment;
@@ -107,6 +107,18 @@ pub(crate) fn main(definition: &dyn Definition) -> ExitCode {
     };
     let catalog = &definition.catalog();
     run_hosted(std::env::args_os(), Hosted { check: &check, run_worker: &run_worker, catalog })
+}
+
+/// The stock program has no application: such a file is that of another program.
+fn of_an_application(errors: ConfigErrors) -> ConfigErrors {
+    let Program { name, is_stock, .. } = program::get();
+    if !is_stock {
+        return errors;
+    }
+    ConfigErrors::one(format!(
+        "{errors}; [application] belongs to an application, which is a program of its own: start it, \
+         or check the file, with that program and not with `{name}`"
+    ))
 }
 
 /// Does what the command line asks for, with workers that run `run_worker`. The first of

@@ -276,6 +276,11 @@ fn a_server_of_handlers_refuses_an_application_table() {
             let outcome = site.run(arguments);
             assert_eq!(outcome.code, Some(2), "{program} {arguments:?}: {outcome:?}");
             assert!(outcome.stderr.contains(expected), "{program} {arguments:?}: {outcome:?}");
+            // An application without a table is the right program all the same.
+            let is_stock = program == "chappe";
+            let hint = "[application] belongs to an application, which is a program of its own";
+            assert_eq!(outcome.stderr.contains(hint), is_stock, "{outcome:?}");
+            assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
         }
         // Empty it says nothing.
         site.configure(&toml(""));
