@@ -67,6 +67,9 @@ fn assert_reloads(site: &Site) {
     let reload = site.run(&["reload"]);
     assert_eq!(reload.code, Some(0), "{reload:?}\n{}", site.log("master"));
     site.wait_serving(2);
+    // Each of them opens its new log file and says so.
+    let reopened = site.run(&["reopen", "--wait"]);
+    assert_eq!((reopened.code, reopened.stderr.as_str()), (Some(0), ""), "{reopened:?}");
     let permits = site.status().permits.expect("permits");
     assert_eq!(permits.limit, 1000, "{permits:?}");
     assert_eq!(permits.limit + permits.debt, permits.free + permits.held, "{permits:?}");
