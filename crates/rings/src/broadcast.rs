@@ -85,12 +85,23 @@ impl Broadcast {
         self.words.len()
     }
 
+    /// The position behind the last record. What is written up to there is seen.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        // Readers have the ring mapped to read alone: a load that is more than relaxed may be
+        // compiled to something that writes (std::sync::atomic, read-only memory).
+        let tail = self.cursors.tail.load(Ordering::Relaxed);
+        // The words up to there.
+        fence(Ordering::Acquire);
+        tail
+    }
+
     /// The writer, from where the last one was.
     ///
     /// # Errors
     /// [`Corrupt`]: no writer leaves a ring so.
     pub fn writer(&self) -> Result<Writer, Corrupt> {
-        let tail = self.cursors.tail.load(Ordering::Acquire);
+        let tail = self.position();
         let (_, offset) = self.record_before(tail)?;
         // Where a dead writer has marked a record, that one is the first of its part.
         let part = self.part(tail);
@@ -106,7 +117,7 @@ impl Broadcast {
     /// [`Corrupt`]: no writer leaves a ring so.
     pub fn reader(&self) -> Result<Reader, Corrupt> {
         loop {
-            let position = self.cursors.tail.load(Ordering::Acquire);
+            let position = self.position();
             let last = self.record_before(position);
             // If the writer has come round in the meantime, what was read may be anything.
             let begins = last.map_or_else(|_| position - 1, |(begins, _)| begins);
@@ -299,7 +310,7 @@ impl Reader {
     /// Whether there is a record that it has not read.
     #[must_use]
     pub fn has_next(&self) -> bool {
-        self.ring.cursors.tail.load(Ordering::Acquire) != self.position
+        self.ring.position() != self.position
     }
 
     /// The next record, in the place of what was in `into`, if there is one.
@@ -317,10 +328,8 @@ impl Reader {
     }
 
     fn pass(&mut self, into: Option<&mut Vec<u8>>) -> Result<Found, Corrupt> {
-        let Broadcast { cursors, words } = &self.ring;
-        // Acquire: the words up to there.
-        let tail = cursors.tail.load(Ordering::Acquire);
-        let there = tail.wrapping_sub(self.position);
+        let words = &self.ring.words;
+        let there = self.ring.position().wrapping_sub(self.position);
         if there == 0 {
             return Ok(Found::Nothing);
         }

@@ -10,7 +10,8 @@
 //! a lock, every word has one writer, and a record becomes visible by one store, after all
 //! of it was written. A process that comes after a dead one continues from what was visible.
 //!
-//! Every word is an atomic, and all but the cursors are relaxed: a broadcast ring is
+//! Every word is an atomic, and all but the cursors are relaxed (of a broadcast ring also these, with
+//! a fence behind: its readers may have it mapped to read alone). A broadcast ring is
 //! overwritten under a slow reader, who finds out afterwards and throws its copy away. That
 //! costs nothing against memcpy(3) for records of some kilobytes and is no data race.
 //!

@@ -74,9 +74,8 @@ impl Ring {
     /// How many bytes a worker has yet to read that has read up to this position.
     #[must_use]
     pub fn bytes_behind(&self, position: u64) -> u64 {
-        // A ring that no hub has left so ends those who read it; here it is only shown.
-        let tail = self.broadcast.reader().map_or(position, |reader| reader.position());
-        tail.saturating_sub(position).saturating_mul(size_of::<u64>() as u64)
+        let behind = self.broadcast.position().saturating_sub(position);
+        behind.saturating_mul(size_of::<u64>() as u64)
     }
 
     /// The ring itself.
