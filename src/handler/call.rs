@@ -44,6 +44,8 @@ pub struct Call<'a, S: Service> {
     pub(super) replies: Replies<'a>,
     aside: OnceCell<Box<Aside>>,
     pub(super) admits: bool,
+    /// It has published something at once.
+    pub(super) has_published: bool,
 }
 
 /// What few calls have: one word to make and to drop while there is nothing.
@@ -85,6 +87,7 @@ impl<'a, S: Service> Call<'a, S> {
             replies: Replies::new(batch, message),
             aside: OnceCell::new(),
             admits: false,
+            has_published: false,
         }
     }
 

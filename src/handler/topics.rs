@@ -145,10 +145,10 @@ impl<S: Service> Call<'_, S> {
     /// connected.
     ///
     /// It is done when the handler has returned, and its replies are sent then: what is published
-    /// after its peer has read them reaches it. What the handler publishes from here on is
-    /// published then as well; what it has published before may reach the connection too. Nothing of it is done if the handler fails, or closes the
-    /// connection. If a limit of `[topics]` has no room, the peer gets error 9 in place of the
-    /// replies.
+    /// after its peer has read them reaches it. What the handler publishes by [`Call::publish`]
+    /// from here on is published then as well, and reaches the connection; what it has published
+    /// before does not. Nothing of it is done if the handler fails, or closes the connection. If a
+    /// limit of `[topics]` has no room, the peer gets error 9 in place of the replies.
     ///
     /// ```
     /// # use chappe::*;
@@ -182,8 +182,8 @@ impl<S: Service> Call<'_, S> {
     }
 
     /// Ends a subscription of the connection, when the handler has returned and before its
-    /// replies: of a topic or a pattern, as it was subscribed to. If there is none, nothing
-    /// happens.
+    /// replies: of a topic or a pattern, as it was subscribed to. What the handler has published
+    /// before still reaches the connection. If there is no such subscription, nothing happens.
     ///
     /// ```
     /// # use chappe::*;
@@ -254,7 +254,9 @@ impl<S: Service> Call<'_, S> {
             self.asks_mut().publishes.push(Publish { topic, code, body });
             return Ok(());
         }
-        self.worker().topics().publish(message)
+        self.worker().topics().publish(message)?;
+        self.has_published = true;
+        Ok(())
     }
 
     /// Has done what its handler has asked of topics; then its replies are sent. False: it has
@@ -272,7 +274,8 @@ impl<S: Service> Call<'_, S> {
         let kept = self.replies.keep();
         let replies = (!kept.0.is_empty()).then(|| Entry::new((kept.0.into(), kept.1)));
         let afterwards = Afterwards { publishes, replies };
-        topics.ask_for_service(message.mailbox, &message.opened, wishes, afterwards);
+        let (mailbox, opened) = (message.mailbox, &message.opened);
+        topics.ask_for_service(mailbox, opened, wishes, self.has_published, afterwards);
         true
     }
 

@@ -14,8 +14,8 @@ use chappe_engine::{Engine, Entry, ITEM_COST, Mailbox, Notice, Opened, Problem, 
 use chappe_shm::{Count, Counter, SharedCounters};
 use chappe_sys::Semaphore;
 use chappe_topics::{
-    Board, Full, Kind, Life, Listed, Message, Outlet, ReplayLimits, Ring, Submitted, TableLimits,
-    Topic, TopicName, Wish,
+    Board, Full, Kind, Life, Listed, Mark, Message, Outlet, ReplayLimits, Ring, Submitted,
+    TableLimits, Topic, TopicName, Wish,
 };
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -106,6 +106,8 @@ pub(crate) struct Question {
 #[derive(Debug)]
 enum Request {
     Wish(Arc<Mailbox>, Wish, Question),
+    /// Of a handler that has published before: once that is delivered.
+    WishBehind(Mark, Arc<Mailbox>, Wish, Question),
     /// Of the hub.
     List(Arc<Mailbox>, Listed, Question),
     /// It is gone.
@@ -271,16 +273,18 @@ impl Topics {
         }
     }
 
-    /// Has the send thread carry out what a handler has asked for its connection. The message that
-    /// it handles waits, and is answered once all is done.
+    /// Has the send thread carry out what a handler has asked for its connection, behind what it
+    /// has published already. The message that it handles waits, and is answered once all is done.
     pub(crate) fn ask_for_service(
         self: &Arc<Self>,
         mailbox: &Arc<Mailbox>,
         opened: &Opened<'_>,
         wishes: Vec<Wish>,
+        has_published: bool,
         afterwards: Afterwards,
     ) {
         let (topics, of, code) = (Arc::clone(self), Arc::clone(mailbox), opened.code);
+        let mark = has_published.then(|| self.outlet.mark());
         mailbox.note_listens();
         let answers = 1 + u32::try_from(afterwards.publishes.len()).unwrap_or(u32::MAX - 1);
         let kept = Kept::new(self, wishes.len(), afterwards);
@@ -289,7 +293,10 @@ impl Topics {
                 let kept = Some(Arc::clone(&kept));
                 let question =
                     Question { number, code, all: None, is_end: false, tells: Tells::Names, kept };
-                Request::Wish(Arc::clone(&of), wish, question)
+                match mark {
+                    Some(mark) => Request::WishBehind(mark, Arc::clone(&of), wish, question),
+                    None => Request::Wish(Arc::clone(&of), wish, question),
+                }
             });
             topics.request(requests);
         });

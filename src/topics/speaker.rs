@@ -3,7 +3,10 @@
 use super::{Question, Request, Tells, Topics, Waiter, kind_of};
 use chappe_engine::{Aside, Batch, Ended, Entry, Event, Mailbox, Notice, Problem, Rejected};
 use chappe_shm::{Count, Counter};
-use chappe_topics::{Answered, Came, Delivered, Filter, Inlet, Message, Published, Resumed, Sink};
+use chappe_topics::{
+    Answered, Came, Delivered, Filter, Inlet, Mark, Message, Published, Resumed, Sink, Wish,
+};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,6 +17,8 @@ type Connection = Arc<Mailbox>;
 pub(crate) struct Speaker {
     inlet: Inlet<Connection, Question, Waiter>,
     voice: Voice,
+    /// Wishes that wait for what was published before them, the first one first.
+    held: VecDeque<(Mark, Connection, Wish, Question)>,
     /// There was more than a look does.
     is_more: bool,
 }
@@ -48,19 +53,23 @@ impl Speaker {
     pub(super) fn new(topics: Arc<Topics>, inlet: Inlet<Connection, Question, Waiter>) -> Self {
         let (batch, encoded) = (Batch::default(), Vec::new());
         let voice = Voice { topics, batch, encoded, encoded_offset: 0, encoded_for: None };
-        Self { inlet, voice, is_more: true }
+        Self { inlet, voice, held: VecDeque::new(), is_more: true }
     }
 }
 
 impl Aside for Speaker {
     fn look(&mut self) -> bool {
         let has_requests = self.voice.topics.has_requests.load(Ordering::Acquire);
-        if !self.inlet.has_news() && !has_requests && !self.is_more {
+        let waits = has_requests || self.is_more || !self.held.is_empty();
+        if !waits && !self.inlet.has_news() {
             return false;
         }
         self.inlet.hear();
-        if has_requests {
-            self.carry_out_requests();
+        if !self.inlet.is_delivering() {
+            if has_requests {
+                self.carry_out_requests();
+            }
+            self.carry_out_held();
         }
         match self.inlet.look(&mut self.voice) {
             Ok(is_more) => self.is_more = is_more,
@@ -69,16 +78,17 @@ impl Aside for Speaker {
                 std::process::abort();
             }
         }
-        self.is_more |= self.voice.topics.has_requests.load(Ordering::Acquire);
+        if !self.inlet.is_delivering() {
+            // It is charged for.
+            self.voice.encoded.clear();
+        }
+        self.is_more |= self.voice.topics.has_requests.load(Ordering::Acquire) || self.has_due();
         self.is_more
     }
 }
 
 impl Speaker {
     fn carry_out_requests(&mut self) {
-        if self.inlet.is_delivering() {
-            return;
-        }
         // Before the look: what is added after it asks for another one.
         self.voice.topics.has_requests.swap(false, Ordering::AcqRel);
         while let Some(request) = self.voice.topics.next_request() {
@@ -87,13 +97,31 @@ impl Speaker {
                 Request::List(mailbox, wanted, question) => {
                     self.inlet.list(&mailbox, wanted, question);
                 }
-                Request::Wish(mailbox, wish, question) => {
-                    // Who is gone by now has said so before, or will not.
-                    if mailbox.takes_messages().is_ok() {
-                        self.inlet.wish(mailbox.id(), &mailbox, wish, question, &mut self.voice);
-                    }
+                Request::Wish(mailbox, wish, question) => self.wish(&mailbox, wish, question),
+                Request::WishBehind(mark, mailbox, wish, question) => {
+                    self.held.push_back((mark, mailbox, wish, question));
                 }
             }
+        }
+    }
+
+    fn carry_out_held(&mut self) {
+        while self.has_due()
+            && let Some((_, mailbox, wish, question)) = self.held.pop_front()
+        {
+            self.wish(&mailbox, wish, question);
+        }
+    }
+
+    /// Whether what the first one that is held waits for has come.
+    fn has_due(&mut self) -> bool {
+        self.held.front_mut().is_some_and(|(mark, ..)| self.inlet.has_passed(mark))
+    }
+
+    fn wish(&mut self, mailbox: &Connection, wish: Wish, question: Question) {
+        // Who is gone by now has said so before, or will not.
+        if mailbox.takes_messages().is_ok() {
+            self.inlet.wish(mailbox.id(), mailbox, wish, question, &mut self.voice);
         }
     }
 }

@@ -8,7 +8,7 @@ use chappe_client::{
 };
 use chappe_testkit::resp::Resp;
 use chappe_testkit::site::{Site, configuration};
-use chappe_testkit::{TestServer, receive_error, wait_until};
+use chappe_testkit::{TestServer, receive_error, wait_until, while_stopped};
 
 const ENTER: u16 = 16;
 const LEAVE: u16 = 17;
@@ -19,6 +19,8 @@ const TOO_LATE: u16 = 21;
 const TELL: u16 = 22;
 const SHOUT: u16 = 23;
 const TICK: u16 = 24;
+const KNOCK: u16 = 25;
+const BYE: u16 = 26;
 
 fn start(name: &str, toml: &str) -> TestServer {
     let toml = format!("worker_processes = 2\n{toml}");
@@ -77,6 +79,35 @@ fn a_room_reaches_over_all_workers() {
     bob.send(SAY, b"is she gone?").expect("sent");
     expect(&mut bob, SAY, "is she gone?");
     assert_eq!(&ada.call(CODE_ECHO, b"nothing").expect("a reply").body[..], b"nothing");
+}
+
+/// The hub stands, so that the worker could be faster than it.
+#[test]
+fn what_a_handler_asks_for_is_done_in_its_order() {
+    let server = start("order", "");
+    let [mut ada, mut bob] = one_each(&server);
+    // The worker of each knows the hall.
+    let mut others = one_each(&server);
+    for (other, name) in others.iter_mut().zip(["eve", "dan"]) {
+        enter(other, name);
+    }
+    let hub = i32::try_from(server.status_number("/hub/pid")).expect("a process");
+    while_stopped(hub, || {
+        ada.send(KNOCK, b"").expect("sent");
+        server.wait_status("/totals/app_told", |told| told == 1);
+    });
+    expect(&mut ada, KNOCK, "in");
+    while_stopped(hub, || {
+        ada.send(BYE, b"").expect("sent");
+        server.wait_status("/totals/app_told", |told| told == 2);
+    });
+    expect(&mut ada, SAY, "bye");
+    expect(&mut ada, BYE, "out");
+    assert_eq!(&ada.call(CODE_ECHO, b"nothing").expect("a reply").body[..], b"nothing");
+    assert_eq!(bob.call(KNOCK, b"").expect("a reply").code, KNOCK);
+    for text in ["dan is here", "knock", "bye", "knock"] {
+        expect(&mut others[0], SAY, text);
+    }
 }
 
 #[test]

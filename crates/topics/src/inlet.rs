@@ -9,7 +9,7 @@ use crate::cells::Counts;
 use crate::life::Life;
 use crate::lists::Lists;
 use crate::name::Filter;
-use crate::outlet::{Outlet, Published};
+use crate::outlet::{Mark, Outlet, Published};
 use crate::record::{Answer, Interest, Listed, Message, Record};
 use crate::replay::{ReplayLimits, Replays};
 use crate::table::Table;
@@ -145,6 +145,17 @@ impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
     #[must_use]
     pub fn has_news(&self) -> bool {
         self.life.to_worker().is_rung() || self.answers.has_next() || self.reader.has_next()
+    }
+
+    /// Whether all that was published before a mark is delivered to those who are here. If not, the
+    /// bell is rung, or a look has more to do, before it is.
+    pub fn has_passed(&self, mark: &mut Mark) -> bool {
+        if mark.end.is_none() && self.outlet.is_taken(mark) {
+            // A request is taken when its message is there.
+            mark.end = Some(self.ring.position());
+        }
+        // What is read is delivered, but for the one that is held.
+        self.delivery.record.is_empty() && mark.end.is_some_and(|end| self.reader.position() >= end)
     }
 
     /// To be called first at each look.

@@ -127,6 +127,58 @@ fn what_a_subscriber_does_not_take_it_is_told_of_later() {
     assert_eq!(world.workers[0].log.seen[&1][1..], [message]);
 }
 
+/// Publishes without an answer, and returns the mark behind it.
+fn publish_for_the_service(worker: &Worker, topic: &str) -> Mark {
+    let message = Message { code: 16, topic: Topic::new(topic.as_bytes()).unwrap(), body: b"" };
+    worker.outlet.publish(message, || {}).unwrap();
+    worker.outlet.mark()
+}
+
+#[test]
+fn a_mark_is_passed_when_all_in_front_of_it_is_delivered() {
+    let mut world = world(1 << 16, 100);
+    world.workers[0].wish(1, subscribe(filter("a")), &filter("a"));
+    world.settle();
+    assert!(world.workers[0].inlet.has_passed(&mut world.workers[0].outlet.mark()), "at rest");
+    // Also what is for nobody here, so that nobody else would call the worker.
+    for topic in ["a", "nobody"] {
+        let mut mark = publish_for_the_service(&world.workers[0], topic);
+        world.workers[0].look();
+        assert!(!world.workers[0].inlet.has_passed(&mut mark), "the hub does not have it");
+        world.now += 50;
+        let round = world.hub.round(world.now);
+        assert!(round.to_ring.contains(&0), "its worker waits for that");
+        assert!(!world.workers[0].inlet.has_passed(&mut mark), "it is not read");
+        world.workers[0].look();
+        assert!(world.workers[0].inlet.has_passed(&mut mark));
+        assert_eq!(world.workers[0].log.seen[&1].len(), 2, "its confirmation, and one message");
+    }
+}
+
+#[test]
+fn a_mark_is_passed_under_a_new_hub_and_by_a_worker_that_was_lapped() {
+    let mut world = world(1 << 14, 100);
+    world.settle();
+    let mut mark = publish_for_the_service(&world.workers[0], "a");
+    assert!(!world.workers[0].inlet.has_passed(&mut mark));
+    world.succeed();
+    let mut published = 1;
+    while published <= 40 {
+        world.now += 1000;
+        world.round();
+        if world.hub.offset() == published {
+            world.workers[1].publish(9, "a", &[0; 500]);
+            published += 1;
+        }
+        world.workers[1].look();
+    }
+    while !world.workers[0].inlet.has_passed(&mut mark) {
+        assert!(world.workers[0].inlet.has_news(), "it is called until it has");
+        world.workers[0].look();
+    }
+    assert!(world.workers[0].log.lapped > 0);
+}
+
 #[test]
 fn a_name_that_the_hub_refuses_is_refused() {
     let mut world = world(1 << 16, 1);

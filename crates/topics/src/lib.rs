@@ -41,7 +41,7 @@ pub use hub::{Hub, Round};
 pub use inlet::{Delivered, Inlet, Sink};
 pub use life::{CELLS, Life};
 pub use name::{Filter, InvalidTopic, Kind, TOPIC_BYTES_MAX, Topic, TopicName};
-pub use outlet::{Full, Outlet, Published, Submitted};
+pub use outlet::{Full, Mark, Outlet, Published, Submitted};
 pub use record::{CLIENT_BYTES_MAX, Listed, Message, SERVICE_BYTES_MAX};
 pub use registry::{NameLimits, Registry};
 pub use replay::{Missed, ReplayLimits};

@@ -49,6 +49,15 @@ struct Spilled<W> {
     is_awaited: bool,
 }
 
+/// A place behind all that a worker has published so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    /// In the publish queue.
+    asked: u64,
+    /// In the log, once the hub has taken all before it.
+    pub(crate) end: Option<u64>,
+}
+
 /// What has become of a request whose sender would wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Submitted<W> {
@@ -111,6 +120,18 @@ impl<W> Outlet<W> {
             self.life.to_hub().ring(post);
         }
         submitted
+    }
+
+    /// The place behind all that was published so far, what waits for room not counted: see
+    /// [`Inlet::has_passed`](crate::Inlet::has_passed).
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { asked: self.state().producer.position(), end: None }
+    }
+
+    /// Whether the hub has taken all before a mark. If not, it rings when it has taken some.
+    pub(crate) fn is_taken(&self, mark: &Mark) -> bool {
+        self.state().producer.is_taken(mark.asked)
     }
 
     /// Moves what has found no room, as far as there is some now. Returns who needs to wait no

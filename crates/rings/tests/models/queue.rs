@@ -1,7 +1,7 @@
 //! The queue: nothing is lost, nothing comes twice, and a producer that waits for room is called.
 
 use super::{Semaphore, check, words};
-use chappe_rings::sync::{die_at, survives};
+use chappe_rings::sync::{AtomicU64, Ordering, die_at, survives};
 use chappe_rings::{Bell, Full, Queue, QueueCursors};
 use loom::thread;
 use std::sync::Arc;
@@ -72,6 +72,35 @@ fn who_waits_for_room_is_woken() {
         writes.join().expect("it has found room");
         assert!(consumer.next(&mut record).expect("it is sound"));
         assert_eq!(record, [2; 8]);
+    });
+}
+
+/// A producer that sleeps until its records are taken is woken when they are, and sees what has
+/// followed from them.
+#[test]
+fn who_waits_until_all_is_taken_is_woken() {
+    check(3, || {
+        let queue = Queue::new(Arc::new(QueueCursors::default()), words(4));
+        let (semaphore, done) = (Semaphore::new(), Arc::new(AtomicU64::new(0)));
+        let mut producer = queue.producer();
+        (1..=2).for_each(|byte| producer.push(&[byte; 8]).expect("there is room for two"));
+        let (sleeper, followed) = (Arc::clone(&semaphore), Arc::clone(&done));
+        let waits = thread::spawn(move || {
+            let all = producer.position();
+            while !producer.is_taken(all) {
+                sleeper.wait();
+            }
+            followed.load(Ordering::Relaxed)
+        });
+        let (mut consumer, mut record) = (queue.consumer(), Vec::new());
+        for nth in 1..=2 {
+            assert!(consumer.next(&mut record).expect("it is sound"));
+            done.store(nth, Ordering::Relaxed);
+            if consumer.advance() {
+                semaphore.post();
+            }
+        }
+        assert_eq!(waits.join().expect("it was woken"), 2);
     });
 }
 

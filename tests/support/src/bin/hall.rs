@@ -26,6 +26,10 @@ const TELL: u16 = 22;
 const SHOUT: u16 = 23;
 /// Comes from a timer.
 const TICK: u16 = 24;
+/// Tells the hall, and subscribes to it then.
+const KNOCK: u16 = 25;
+/// Tells the hall, and leaves it then.
+const BYE: u16 = 26;
 
 #[derive(Default)]
 struct Hall {
@@ -47,6 +51,7 @@ impl Service for Hall {
     fn routes(routes: &mut Routes<Self>) {
         routes.on(ENTER, enter).on(LEAVE, leave).on(SAY, say).on(SUBSCRIBE, subscribe);
         routes.on(LATER, later).on(TOO_LATE, too_late).on(TELL, tell).on(SHOUT, shout);
+        routes.on(KNOCK, knock).on(BYE, bye).counter("told");
     }
 
     fn connected(&self, _client: &Client) -> Result<String, Deny> {
@@ -122,6 +127,20 @@ fn shout(_: &Hall, _: &mut String, call: &mut HallCall<'_>) -> Outcome {
     call.publish("hall", SAY, b"shouted")?;
     call.close("out");
     Ok(())
+}
+
+fn knock(_: &Hall, _: &mut String, call: &mut HallCall<'_>) -> Outcome {
+    call.publish("hall", SAY, b"knock")?;
+    call.worker().counter("told").add(1);
+    call.subscribe("hall")?;
+    call.reply(KNOCK, b"in")
+}
+
+fn bye(_: &Hall, _: &mut String, call: &mut HallCall<'_>) -> Outcome {
+    call.publish("hall", SAY, b"bye")?;
+    call.worker().counter("told").add(1);
+    call.unsubscribe("hall")?;
+    call.reply(BYE, b"out")
 }
 
 fn main() -> ExitCode {
