@@ -264,7 +264,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
             Bounds::range(8, 64 * GIB),
         ),
         "\"256MiB\"",
-        "unsent bytes of one worker",
+        "unsent bytes of one worker; those of a message that many get are counted once",
     ),
     Key::new(
         "send.outbox_max_age",

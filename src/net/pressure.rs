@@ -192,13 +192,19 @@ impl EventLoop {
             }
         }
         let closed =
-            self.close_each(largest, "outbox", shortage, |connection, key, held, reactor| {
+            self.close_each(largest, "outbox", shortage, |connection, key, _held, reactor| {
+                let before = reactor.engine.outbox_total().used();
                 // Memory first: its backlog goes now, the connection when its peer has read
                 // the goodbye. A peer that had that chance is not given another.
-                match connection.mailbox.drop_backlog(Cause::Overloaded, &reactor.counters) {
-                    Some(freed) => Some((connection.advance(key, reactor), freed)),
-                    None => Some((connection.abort_slow(key, reactor), held)),
-                }
+                let is_first =
+                    connection.mailbox.drop_backlog(Cause::Overloaded, &reactor.counters);
+                let fate = if is_first {
+                    connection.advance(key, reactor)
+                } else {
+                    connection.abort_slow(key, reactor)
+                };
+                // What others have queued as well stays.
+                Some((fate, before.saturating_sub(reactor.engine.outbox_total().used())))
             });
         if closed == CLOSED_AT_ONCE && self.reactor.engine.outbox_total().excess() > 0 {
             // Perhaps there are more than are ended at a time.

@@ -164,7 +164,7 @@ impl Voice {
         let (kind, name, topic) = (kind_of(filter.kind()), filter.written(), topic.as_str());
         let event = Event::Message { offset, kind, name: &name, topic, code, body, flags };
         of.protocol().event(dialect, &event, &mut self.batch);
-        let entry = Entry::new(self.batch.take());
+        let entry = Entry::shared(self.batch.take(), &self.topics.engine);
         if names_filter {
             self.encoded_for = Some(filter.clone());
         }
@@ -174,16 +174,13 @@ impl Voice {
     }
 
     fn push(&mut self, of: &Connection, dialect: u8, it: &Delivered<'_>) -> Result<(), Rejected> {
-        let mut entry = self.encode(of, dialect, it);
+        let entry = self.encode(of, dialect, it);
         if it.lost > 0 {
-            // In one piece with the message, or it would be told twice.
             of.protocol().event(dialect, &Event::Gap { lost: it.lost }, &mut self.batch);
-            if !self.batch.is_empty() {
-                self.batch.append(entry.bytes());
-                entry = Entry::new(self.batch.take());
-            }
         }
-        of.push_as(dialect, entry)
+        // With the message or not at all, or it would be told twice.
+        let gap = (!self.batch.is_empty()).then(|| Entry::new(self.batch.take()));
+        of.push_shared(dialect, gap, &entry)
     }
 }
 

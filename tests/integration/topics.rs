@@ -12,7 +12,7 @@ use chappe_wire::encode;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use chappe_testkit::{TestServer, receive_error, wait_until};
+use chappe_testkit::{TestServer, receive_error, small_buffers, wait_until};
 
 const TWO: &str = "worker_processes = 2\n";
 
@@ -272,6 +272,52 @@ fn a_slow_worker_is_lapped_and_its_subscribers_are_told_of_the_gap() {
         (offset, lost) = (next, 0);
     }
     assert_eq!(last, count + 1);
+}
+
+/// Each of them has all of it in its outbox, which together is many times what the worker may hold.
+#[test]
+fn a_body_for_many_who_do_not_read_is_held_once() {
+    const BUFFER: usize = 16 * 1024;
+    const SUBSCRIBERS: u64 = 300;
+    const MESSAGES: u64 = 5;
+    const BYTES: usize = 60_000;
+    let server = TestServer::start(
+        "topics_held_once",
+        "worker_processes = 1
+[send]
+outbox_max_bytes = \"1MiB\"
+outbox_total_max_bytes = \"4MiB\"
+[[listen]]
+address = \"127.0.0.1:0\"
+receive_buffer = 16384
+send_buffer = 16384
+",
+    );
+    let subscriber = |_| {
+        let mut client = small_buffers(server.address, BUFFER);
+        subscribe(&mut client, "a");
+        client
+    };
+    let mut subscribers: Vec<_> = (0..SUBSCRIBERS).map(subscriber).collect();
+    let mut publisher = server.connect();
+    for nth in 1..=MESSAGES {
+        assert_eq!(publish(&mut publisher, "a", &[7; BYTES]).0, nth);
+    }
+    let delivered = MESSAGES * SUBSCRIBERS;
+    server.wait_status("/totals/messages_delivered", |messages| messages == delivered);
+    server.wait_status("/workers/0/outbox_bytes", |bytes| bytes > 2 * BYTES as u64);
+    let held = server.status_number("/workers/0/outbox_bytes");
+    assert!(held < 1 << 20, "{held} bytes are more than {MESSAGES} bodies");
+    for client in &mut subscribers {
+        for nth in 1..=MESSAGES {
+            let (offset, _, body) = message(&client.receive().unwrap());
+            assert_eq!((offset, body.len()), (nth, BYTES));
+        }
+    }
+    for never in ["messages_dropped", "closed_slow", "connections_closed"] {
+        assert_eq!(server.total(never), 0, "{never}");
+    }
+    server.wait_status("/workers/0/outbox_bytes", |bytes| bytes == 0);
 }
 
 /// Subscribes as one that has everything up to an offset. Returns what it is told: whether it was

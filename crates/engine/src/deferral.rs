@@ -218,7 +218,7 @@ impl Deferred {
         if self.ending.is_some() {
             return 0;
         }
-        self.parts.iter().flat_map(|part| part.early.iter()).map(Entry::cost).sum()
+        self.parts.iter().flat_map(|part| part.early.iter()).map(Entry::charged).sum()
     }
 
     /// Of each message that was submitted and is not answered: its number, how many answers are

@@ -20,10 +20,23 @@ fn a_push_is_full_at_one_byte_beyond_the_high_mark_and_one_always_fits() {
 }
 
 #[test]
+fn a_message_and_what_is_in_front_of_it_are_queued_both_or_not() {
+    let bounds = Bounds { outbox_high: 3 * ENTRY_COST, outbox_low: 0, ..BOUNDS };
+    let entry = |bytes: usize| Entry::new((vec![0; bytes].into(), 1));
+    let mut state = State::new(Arc::new(NoSocket));
+    let effects = state.push_as(0, (Some(entry(1)), entry(1000)), &bounds).expect("one fits");
+    assert!(effects.list && state.outbox.entries.iter().count() == 2);
+    let mut state = State::new(Arc::new(NoSocket));
+    assert!(state.push(entry(1), &bounds).is_ok());
+    let queued = state.push_as(0, (Some(entry(1)), entry(ENTRY_COST - 2)), &bounds);
+    assert_eq!((queued.err(), state.outbox.bytes), (Some(Rejected::Full), ENTRY_COST + 1));
+}
+
+#[test]
 fn a_push_of_another_dialect_is_not_queued_and_a_turn_changes_it() {
     let entry = || Entry::new((vec![0].into(), 1));
     let mut state = State::new(Arc::new(NoSocket));
-    assert_eq!(state.push_as(1, entry(), &BOUNDS).err(), Some(Rejected::Dialect));
+    assert_eq!(state.push_as(1, (None, entry()), &BOUNDS).err(), Some(Rejected::Dialect));
     for dialect in [1, 0] {
         let mut leaving = Leaving { replies: Some(entry()), ..Leaving::default() };
         let session = Session { value: Box::new(()), is_admitted: true, dialect };
@@ -31,8 +44,8 @@ fn a_push_of_another_dialect_is_not_queued_and_a_turn_changes_it() {
         state.begin_unqueued().expect("nothing is in front");
         state.leave(leaving, Room::Free, &BOUNDS, &mut Effects::default());
         let (other, room) = (1 - dialect, Bounds { outbox_high: 10_000, ..BOUNDS });
-        assert_eq!(state.push_as(other, entry(), &room).err(), Some(Rejected::Dialect));
-        assert!(state.push_as(dialect, entry(), &room).is_ok());
+        assert_eq!(state.push_as(other, (None, entry()), &room).err(), Some(Rejected::Dialect));
+        assert!(state.push_as(dialect, (None, entry()), &room).is_ok());
         state = State { session: state.session.take(), ..State::new(Arc::new(NoSocket)) };
         state.dialect = dialect;
     }

@@ -331,7 +331,7 @@ impl Mailbox {
 
     /// Queues replies in the middle of a turn. False if the turn has to end.
     pub(crate) fn hand_over(self: &Arc<Self>, replies: Entry, counters: &impl Count) -> bool {
-        let (total, bounds) = (self.charge(replies.cost()), &self.engine.bounds);
+        let (total, bounds) = (self.charge(replies.charged()), &self.engine.bounds);
         let mut effects = Effects::default();
         let goes_on = self.state.lock().hand_over(replies, total, bounds, &mut effects);
         _ = self.carry_out(effects, counters, Place::Thread);
@@ -346,7 +346,7 @@ impl Mailbox {
         place: Place,
     ) -> Next {
         let total = match &leaving.replies {
-            Some(replies) => self.charge(replies.cost()),
+            Some(replies) => self.charge(replies.charged()),
             None => self.engine.outbox_total.room(),
         };
         let mut effects = Effects::default();
@@ -413,15 +413,40 @@ impl Mailbox {
     /// # Errors
     /// Why it was not queued.
     pub fn push_as(self: &Arc<Self>, dialect: u8, entry: Entry) -> Result<(), Rejected> {
+        self.push_both(dialect, (None, entry))
+    }
+
+    /// As [`Mailbox::push_as`], of a message that goes to many, with one for this connection alone
+    /// in front of it, if there is one: both or none. The caller keeps the message, whose last
+    /// holder releases what the total was charged for it: not under a connection's lock.
+    ///
+    /// # Errors
+    /// Why it was not queued.
+    pub fn push_shared(
+        self: &Arc<Self>,
+        dialect: u8,
+        head: Option<Entry>,
+        entry: &Entry,
+    ) -> Result<(), Rejected> {
+        self.push_both(dialect, (head, entry.clone()))
+    }
+
+    fn push_both(
+        self: &Arc<Self>,
+        dialect: u8,
+        entries: (Option<Entry>, Entry),
+    ) -> Result<(), Rejected> {
         // A closed connection is reported as such even when the total is full.
         self.takes_messages()?;
-        let (engine, cost) = (&*self.engine, entry.cost());
+        let (head, entry) = &entries;
+        let cost = head.as_ref().map_or(0, Entry::charged) + entry.charged();
+        let engine = &*self.engine;
         if !engine.outbox_total.try_charge(cost) {
             engine.calls.report_overload();
             engine.pushers.add(Counter::MessagesDropped, 1);
             return Err(Rejected::Full);
         }
-        let pushed = self.state.lock().push_as(dialect, entry, &engine.bounds);
+        let pushed = self.state.lock().push_as(dialect, entries, &engine.bounds);
         match pushed {
             Ok(effects) => {
                 engine.pushers.add(Counter::MessagesPushed, 1);
@@ -477,9 +502,8 @@ impl Mailbox {
     }
 
     /// Drops the backlog of a peer that is too slow, says goodbye behind what is half
-    /// sent, and ends the connection. Returns how many bytes that has freed; `None` if
-    /// the connection ends already.
-    pub fn drop_backlog(self: &Arc<Self>, cause: Cause, counters: &impl Count) -> Option<usize> {
+    /// sent, and ends the connection. False if it ends already.
+    pub fn drop_backlog(self: &Arc<Self>, cause: Cause, counters: &impl Count) -> bool {
         let last = self.protocol().notice_alone(&Engine::too_slow()).map(Entry::new);
         let cost = last.as_ref().map_or(0, Entry::cost);
         // Beyond the bound if it must be: it makes room for more than it takes.
@@ -487,13 +511,12 @@ impl Mailbox {
         let dropped = self.state.lock().drop_backlog(last, cause);
         let Some(effects) = dropped else {
             self.engine.outbox_total.release(cost);
-            return None;
+            return false;
         };
         log::debug!("conn={} reads too slowly, its backlog is dropped", self.id());
         counters.add(Counter::ClosedSlow, 1);
-        let freed = effects.outbox_released;
         _ = self.carry_out(effects, counters, Place::Thread);
-        Some(freed)
+        true
     }
 
     // --- parts ---

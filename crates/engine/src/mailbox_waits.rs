@@ -69,7 +69,7 @@ impl Mailbox {
     /// An answer to a message that was [submitted](Mailbox::submit): its replies are queued behind
     /// those to the messages in front of it. False: nobody waits for it any more.
     pub fn answer(self: &Arc<Self>, number: usize, replies: Option<Entry>) -> bool {
-        let cost = replies.as_ref().map_or(0, Entry::cost);
+        let cost = replies.as_ref().map_or(0, Entry::charged);
         let total = match &replies {
             Some(_) => self.charge(cost),
             None => self.engine.outbox_total.room(),

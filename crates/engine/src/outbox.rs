@@ -77,7 +77,7 @@ impl Outbox {
         }
         let cost: usize = entries.iter().map(Entry::cost).sum();
         self.bytes -= cost;
-        effects.outbox_released += cost;
+        effects.outbox_released += entries.iter().map(Entry::charged).sum::<usize>();
         effects.lost += entries.iter().map(|entry| u64::from(entry.messages())).sum::<u64>();
         let [first, second] = &mut effects.remains().unsent;
         if first.is_empty() { *first = entries } else { *second = entries }
@@ -90,9 +90,10 @@ impl Outbox {
         // Half of the first one may be sent: its rest is released with the others.
         let rest = std::mem::take(&mut self.bytes);
         let waiting = std::mem::take(&mut self.entries);
+        let shared: usize = unsent.iter().chain(waiting.iter()).map(Entry::unsent_shared).sum();
         let lost = unsent.iter().chain(waiting.iter()).map(|entry| u64::from(entry.messages()));
         effects.lost += lost.sum::<u64>();
-        effects.outbox_released += rest;
+        effects.outbox_released += rest - shared;
         if !(unsent.is_empty() && waiting.is_empty()) {
             effects.remains().unsent = [unsent, waiting];
         }

@@ -436,8 +436,8 @@ impl State {
     ) {
         debug_assert!(matches!(self.outbox.seat, Seat::Sending), "only the taker returns it");
         let Writer { socket, entries: mut unsent, sent } = writer;
-        let Sent { bytes, entries, uncharged, added } = sent;
-        effects.outbox_released += bytes + entries * ENTRY_COST;
+        let Sent { bytes, shared, entries, uncharged, added } = sent;
+        effects.outbox_released += bytes - shared + entries * ENTRY_COST;
         self.outbox.bytes = self.outbox.bytes + added - (bytes + entries * ENTRY_COST);
         self.outbox.sent_bytes += (bytes + uncharged) as u64;
         if matches!(flushed, Flushed::Broken(_)) {
@@ -508,7 +508,7 @@ impl State {
     /// Queues replies. Above the high mark, or the worker's total, reading pauses.
     fn append(&mut self, replies: Entry, total: Room, bounds: &Bounds, effects: &mut Effects) {
         if !self.is_open() {
-            effects.outbox_released += replies.cost();
+            effects.outbox_released += replies.charged();
             effects.rejected += u64::from(replies.messages());
             return;
         }

@@ -36,14 +36,23 @@ impl State {
         self.session = session;
     }
 
-    /// Queues a message that was encoded for this dialect; otherwise like [`State::push`].
+    /// Queues a message that was encoded for this dialect, with another one in front of it if there
+    /// is one; otherwise like [`State::push`].
     pub(crate) fn push_as(
         &mut self,
         dialect: u8,
-        entry: Entry,
+        (head, entry): (Option<Entry>, Entry),
         bounds: &Bounds,
     ) -> Result<Effects, Rejected> {
-        if self.dialect == dialect { self.push(entry, bounds) } else { Err(Rejected::Dialect) }
+        if self.dialect != dialect {
+            return Err(Rejected::Dialect);
+        }
+        let Some(head) = head else { return self.push(entry, bounds) };
+        self.has_room(0, head.cost() + entry.cost(), bounds)?;
+        let mut effects = Effects::default();
+        self.outbox.append(head, &mut effects);
+        self.outbox.append(entry, &mut effects);
+        Ok(effects)
     }
 
     /// A hook was called, and has come to this.

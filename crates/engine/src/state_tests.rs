@@ -13,7 +13,9 @@ use super::*;
 use crate::deferral::Number;
 use crate::item::Chunk;
 use crate::session::HookCall;
+use crate::{Engine, writer};
 use std::io::{self, IoSlice};
+use std::sync::LazyLock;
 use waits::Waits;
 
 #[derive(Debug)]
@@ -218,6 +220,12 @@ fn is_legal(stage: Stage, phase: &str, seat: &str) -> bool {
     }
 }
 
+/// What is pushed is shared with others, who have their own part of the total.
+fn one_byte_for_many() -> Entry {
+    static ENGINE: LazyLock<Arc<Engine>> = LazyLock::new(|| writer::tests::engine(1 << 40));
+    Entry::shared((b"x"[..].into(), 1), &ENGINE)
+}
+
 fn one_byte() -> Entry {
     Entry::new((b"x"[..].into(), 1))
 }
@@ -309,6 +317,11 @@ impl World {
         entry
     }
 
+    fn note_push(&mut self) {
+        self.outbox_charged += ENTRY_COST;
+        self.queued += 1;
+    }
+
     fn carry_out(&mut self, effects: &Effects, on_loop: bool) {
         self.on_run_list += usize::from(effects.enqueue);
         self.on_send_list += usize::from(effects.list);
@@ -385,9 +398,9 @@ impl World {
             Event::Handle | Event::HandOver | Event::Leave { .. } => return self.turn(event),
             Event::Wait(event) => return self.wait(event),
             Event::TakeReady | Event::TakeBlocked | Event::Settle(_) => return self.write(event),
-            Event::Push => match self.state.push(one_byte(), &BOUNDS) {
+            Event::Push => match self.state.push(one_byte_for_many(), &BOUNDS) {
                 Ok(effects) => {
-                    _ = self.reply();
+                    self.note_push();
                     self.carry_out(&effects, false);
                 }
                 Err(_) => return false,
@@ -462,6 +475,13 @@ impl World {
         }
     }
 
+    /// Bytes in the outbox that the total is not charged for with each entry.
+    fn shared(&self) -> usize {
+        let of = |entries: &Entries| entries.iter().map(Entry::unsent_shared).sum::<usize>();
+        let in_flight = |writer: &Writer| of(&writer.entries) + writer.sent.shared;
+        of(&self.state.outbox.entries) + self.writer.as_ref().map_or(0, in_flight)
+    }
+
     fn check(&self, path: &[Event]) {
         let State { stage, inbox, outbox, .. } = &self.state;
         let (phase, seat) = (phase_name(&self.state), seat_name(&self.state));
@@ -482,8 +502,9 @@ impl World {
         let owed = usize::from(self.state.hook >= Hook::Connected);
         assert_eq!(self.connected, self.closed + owed, "hooks after {path:?}");
         assert_eq!(self.inbox_charged, inbox.bytes as usize, "inbox total after {path:?}");
-        let kept = self.early_cost();
-        assert_eq!(self.outbox_charged, outbox.bytes + kept, "outbox total after {path:?}");
+        let held = outbox.bytes + self.early_cost();
+        let charged = self.outbox_charged + self.shared();
+        assert_eq!(charged, held, "outbox total after {path:?}");
         // What was received is handled, lost, or still here; so is what was queued.
         let in_turn = inbox.in_turn as usize;
         let here = if is_open { inbox.messages as usize } else { in_turn };

@@ -4,9 +4,11 @@
 //! and what is to be sent; the connection's state hands it to one thread at a time. The
 //! thread that takes it continues where the last one stopped.
 
+use crate::engine::Engine;
 use crate::flush::Socket;
 use crate::queue::Queue;
 use std::io::IoSlice;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 /// What an entry takes beside its bytes: its place in the queue (which grows by
@@ -18,10 +20,37 @@ pub const ENTRY_COST: usize = 128;
 /// connections that share its memory.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    bytes: Arc<[u8]>,
-    messages: u32,
+    body: Body,
+    /// One more than there are, so that an `Option` of an entry takes no more than it.
+    messages: NonZeroU32,
     /// How much of it is sent: nothing, unless it is the oldest.
     sent: u32,
+}
+
+#[derive(Clone, Debug)]
+enum Body {
+    /// The outbox total is charged for it with each entry.
+    Own(Arc<[u8]>),
+    /// Once for all.
+    Shared(Arc<Shared>),
+}
+
+/// Bytes of the outbox total, released when the last entry is gone.
+struct Shared {
+    bytes: Arc<[u8]>,
+    engine: Arc<Engine>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.engine.outbox_total.release(self.bytes.len());
+    }
 }
 
 impl Entry {
@@ -29,25 +58,58 @@ impl Entry {
     #[must_use]
     pub fn new((bytes, messages): (Arc<[u8]>, u32)) -> Self {
         debug_assert!(!bytes.is_empty());
-        Self { bytes, messages, sent: 0 }
+        Self::with(Body::Own(bytes), messages)
+    }
+
+    /// As [`Entry::new`], for [`push_shared`](crate::Mailbox::push_shared) to many connections:
+    /// the outbox total is charged for the bytes once, however many have them, and each
+    /// connection's own limit is with all of them. If the total has no room it is as any entry.
+    #[must_use]
+    pub fn shared((bytes, messages): (Arc<[u8]>, u32), engine: &Arc<Engine>) -> Self {
+        if !engine.outbox_total.try_charge(bytes.len()) {
+            return Self::new((bytes, messages));
+        }
+        let shared = Shared { bytes, engine: Arc::clone(engine) };
+        Self::with(Body::Shared(Arc::new(shared)), messages)
+    }
+
+    fn with(body: Body, messages: u32) -> Self {
+        Self { body, messages: NonZeroU32::MIN.saturating_add(messages), sent: 0 }
     }
 
     /// All of them, sent or not.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        match &self.body {
+            Body::Own(bytes) => bytes,
+            Body::Shared(shared) => &shared.bytes,
+        }
     }
 
-    /// Bytes charged against the limits.
+    /// Bytes charged against the limit of a connection.
     #[must_use]
     pub fn cost(&self) -> usize {
-        self.bytes.len() + ENTRY_COST
+        self.bytes().len() + ENTRY_COST
+    }
+
+    /// Bytes that the outbox total is charged with for this entry.
+    pub(crate) fn charged(&self) -> usize {
+        if self.is_shared() { ENTRY_COST } else { self.cost() }
+    }
+
+    fn is_shared(&self) -> bool {
+        matches!(self.body, Body::Shared(_))
+    }
+
+    /// What is not sent and charged once for all.
+    pub(crate) fn unsent_shared(&self) -> usize {
+        if self.is_shared() { self.unsent().len() } else { 0 }
     }
 
     /// How many messages these are, for the counters.
     #[must_use]
     pub fn messages(&self) -> u32 {
-        self.messages
+        self.messages.get() - 1
     }
 
     /// Its end was not sent; the peer waits for it.
@@ -56,7 +118,7 @@ impl Entry {
     }
 
     fn unsent(&self) -> &[u8] {
-        &self.bytes[self.sent as usize..]
+        &self.bytes()[self.sent as usize..]
     }
 }
 
@@ -88,6 +150,8 @@ pub(crate) struct Writer {
 pub(crate) struct Sent {
     /// Bytes of entries.
     pub(crate) bytes: usize,
+    /// Of these, what is charged once for all.
+    pub(crate) shared: usize,
     /// Entries sent to their end.
     pub(crate) entries: usize,
     /// Bytes that were in no entry: the outbox was not charged for them.
@@ -133,13 +197,14 @@ impl Writer {
         let mut messages = 0;
         while let Some(front) = self.entries.first_mut() {
             let left = front.unsent().len();
+            self.sent.shared += front.unsent_shared().min(sent);
             if sent < left {
                 // Within the entry, whose length was a u32 when the rest of it was sent.
                 front.sent += u32::try_from(sent).expect("one call sends less");
                 return messages;
             }
             sent -= left;
-            messages += u64::from(front.messages);
+            messages += u64::from(front.messages());
             self.sent.entries += 1;
             self.entries.pop();
         }
@@ -149,10 +214,15 @@ impl Writer {
 
     /// Takes in a message of which `sent` bytes are gone. Nothing is in front of it.
     pub(crate) fn begin(&mut self, mut entry: Entry, sent: usize) {
-        debug_assert!(self.entries.is_empty() && sent < entry.bytes.len());
+        debug_assert!(self.entries.is_empty() && sent < entry.bytes().len());
+        debug_assert!(!entry.is_shared(), "it was charged for with each entry");
         self.sent.added += entry.cost();
         self.sent.bytes += sent;
         entry.sent = u32::try_from(sent).expect("one call sends less");
         self.entries.push(entry);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+#[path = "shared_tests.rs"]
+pub(crate) mod tests;
