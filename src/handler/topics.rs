@@ -22,7 +22,8 @@ impl From<InvalidTopic> for Failure {
     }
 }
 
-fn denied(deny: Deny) -> HandlerError {
+fn denied(topics: &Topics, deny: Deny) -> HandlerError {
+    topics.count_denied();
     not_allowed(deny.text)
 }
 
@@ -65,7 +66,7 @@ pub(super) fn subscribe<S: Service>(
         return Err(not_allowed("topics that begin with $ are the service's"));
     }
     let text = std::str::from_utf8(topic)?;
-    service.may_subscribe(call.client(), state, text).map_err(denied)?;
+    service.may_subscribe(call.client(), state, text).map_err(|it| denied(&topics, it))?;
     let flags = flags.map(|flags| flags & FLAGS);
     let resume = resume.map(|(epoch, offset)| topics.place(epoch, offset));
     call.ask(&topics, Wish::Subscribe { filter, flags, resume })
@@ -102,7 +103,8 @@ pub(super) fn publish<S: Service>(
         let text = format!("a topic and its message have at most {CLIENT_BYTES_MAX} bytes");
         return Err(not_allowed(text));
     }
-    service.may_publish(call.client(), state, topic.as_str()).map_err(denied)?;
+    let asked = service.may_publish(call.client(), state, topic.as_str());
+    asked.map_err(|it| denied(&topics, it))?;
     call.submit(&topics, topic, payload, is_awaited)
 }
 

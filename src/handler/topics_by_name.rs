@@ -2,6 +2,7 @@
 
 use super::application::Application;
 use super::client::Client;
+use super::outcome::Deny;
 use super::service::Service;
 use crate::topics::{Tells, Topics};
 use chappe_engine::{Mailbox, Opened, Refusal, Session, TopicKind, TopicQuery};
@@ -26,7 +27,7 @@ impl<S: Service> Application<S> {
             let filter = filter(kind, name)?;
             check_reserved(filter.is_reserved())?;
             let asked = self.service.may_subscribe(&client, state::<S>(session), &filter.written());
-            asked.map_err(|deny| Refusal::NotAllowed(deny.text))?;
+            asked.map_err(|it| denied(topics, it))?;
             Ok(Wish::Subscribe { filter, flags: Some(EACH), resume: None })
         };
         let wishes = names.iter().map(subscribe).collect::<Result<_, Refusal>>()?;
@@ -75,7 +76,7 @@ impl<S: Service> Application<S> {
         }
         let client = Client::new(mailbox, &self.listeners);
         let asked = self.service.may_publish(&client, state::<S>(session), topic.as_str());
-        asked.map_err(|deny| Refusal::NotAllowed(deny.text))?;
+        asked.map_err(|it| denied(topics, it))?;
         topics.submit(mailbox, opened, topic, payload, true);
         Ok(())
     }
@@ -124,6 +125,7 @@ pub(super) fn allowed<'a>(
     let off = || Refusal::NotAllowed("topics are off (topics.enabled)".into());
     let topics = topics.ok_or_else(off)?;
     if !is_among(topics.rights(mailbox.listener())) {
+        topics.count_denied();
         let text = "this listener's clients may not (listen.topics)".into();
         return Err(Refusal::NotAllowed(text));
     }
@@ -134,6 +136,11 @@ pub(super) fn allowed<'a>(
 fn state<S: Service>(session: Option<&Session>) -> &S::State {
     let value: &dyn Any = session.map_or(&(), |session| &*session.value);
     value.downcast_ref().expect("the state has the type that the service declares")
+}
+
+fn denied(topics: &Topics, deny: Deny) -> Refusal {
+    topics.count_denied();
+    Refusal::NotAllowed(deny.text)
 }
 
 fn check_reserved(is_reserved: bool) -> Result<(), Refusal> {

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chappe_shm::Counter;
+use chappe_shm::{Counter, HubFigures};
 use chappe_sys::privileges::{self, Identity};
 use chappe_sys::process::{self, ExitReason, Forked};
 use chappe_sys::{SharedFile, random};
@@ -142,6 +142,12 @@ impl HubKeeper {
         let Figures { offset, names, patterns, .. } = self.board.figures();
         let pid = self.helper.as_ref().map(|helper| helper.pid.as_raw());
         HubStatus { pid, epoch: self.ring.epoch(), offset, topics: names, patterns, workers }
+    }
+
+    /// For readers in other processes.
+    pub(super) fn figures(&self) -> HubFigures {
+        let Figures { offset, names, patterns, .. } = self.board.figures();
+        HubFigures { epoch: self.ring.epoch(), offset, topics: names, patterns }
     }
 
     /// How many bytes the worker in this place has yet to read. `None`: it has no topics.
@@ -412,6 +418,7 @@ impl Master<'_> {
         let Some(hub) = self.supervisor.hub_mut().filter(|hub| !hub.has_lives()) else { return };
         hub.dismiss(&mut self.deadlines);
         self.supervisor.set_hub(None);
+        self.supervisor.publish_hub();
         self.logs.close_for_hub();
     }
 
@@ -426,6 +433,7 @@ impl Master<'_> {
 
     /// Forks the hub, or looks at the one that there is.
     pub(super) fn tend_hub(&mut self) {
+        self.supervisor.publish_hub();
         let deadlines = &mut self.deadlines;
         let Some(hub) = self.supervisor.hub_mut() else { return };
         if hub.helper.is_some() {

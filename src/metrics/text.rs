@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use chappe_shm::{
-    CODE_BOUNDS_US, CodeReport, Counter, HANDLER_BOUNDS_US, SlotReport, SlotState, Zone,
+    CODE_BOUNDS_US, CodeReport, Counter, HANDLER_BOUNDS_US, HubFigures, SlotReport, SlotState, Zone,
 };
 use chappe_sys::{Usage, clock};
 
@@ -34,6 +34,9 @@ pub(super) fn render(zone: &Arc<Zone>, facts: &Facts) -> Option<String> {
         text.sample(&name, "", value);
     }
     master(&mut text, zone, facts);
+    if let Some(figures) = zone.hub() {
+        hub(&mut text, figures);
+    }
     let reports = zone.reports();
     let name = "chappe_workers";
     text.family(name, "gauge", "Workers of all generations, by state.");
@@ -82,6 +85,20 @@ fn master(text: &mut Text, zone: &Arc<Zone>, facts: &Facts) {
     }
 }
 
+fn hub(text: &mut Text, figures: HubFigures) {
+    let HubFigures { epoch, offset, topics, patterns } = figures;
+    let mut one = |name: &str, help, value| {
+        let name = format!("chappe_hub_{name}");
+        text.family(&name, "gauge", help);
+        text.sample(&name, "", value);
+    };
+    let help = "What tells the offsets of one log of messages from those of another one.";
+    one("epoch", help, epoch);
+    one("offset", "The offset of the last message of topics.", offset);
+    one("topics", "Topics and patterns that somebody subscribes to.", topics);
+    one("patterns", "The patterns among them.", patterns);
+}
+
 /// A gauge of a worker, and how two are put together.
 type Gauge = (&'static str, &'static str, fn(&SlotReport, u64) -> u64, fn(u64, u64) -> u64);
 
@@ -108,6 +125,12 @@ const GAUGES: &[Gauge] = &[
         "Messages that wait for a deferred reply.",
         |r, _| u64::from(r.gauges.waiting),
         SUM,
+    ),
+    (
+        "topics_behind_bytes",
+        "Published to topics, and not read by the worker yet.",
+        |r, _| r.behind_bytes,
+        u64::max,
     ),
     ("handlers_busy", "Handler threads inside a turn.", |r, _| u64::from(r.handlers_busy), SUM),
     (
@@ -306,8 +329,10 @@ mod tests {
             let slot = zone.claim_slot(worker, 4).unwrap();
             slot.set_connections(connections);
             slot.set_queued(7, 70, 3);
+            slot.tell_behind(u64::from(connections));
             slot.set_blocked(2, 1);
         }
+        zone.tell_hub(Some(HubFigures { epoch: u64::MAX, offset: 9, topics: 3, patterns: 1 }));
         let text = render(&zone, &FACTS).unwrap();
         let mut seen = BTreeSet::new();
         let mut family = String::new();
@@ -332,6 +357,10 @@ mod tests {
         assert_eq!((of("connections", 0), of("connections", 1)), (1, 110));
         assert_eq!((of("inbox_bytes", 1), of("outbox_bytes", 1)), (14, 140));
         assert_eq!(of("messages_waiting", 1), 6);
+        assert_eq!((of("topics_behind_bytes", 0), of("topics_behind_bytes", 1)), (1, 100));
+        let hub = |name: &str| value(&text, &format!("chappe_hub_{name}"));
+        assert_eq!([hub("epoch"), hub("offset")], [Some(u64::MAX), Some(9)]);
+        assert_eq!([hub("topics"), hub("patterns")], [Some(3), Some(1)]);
         assert_eq!(value(&text, "chappe_workers{state=\"starting\"}"), Some(3));
         assert_eq!(value(&text, "chappe_reloads_failed_total"), Some(2));
         assert_eq!(value(&text, "chappe_last_reload_successful"), Some(0));
@@ -394,6 +423,7 @@ mod tests {
     fn a_reload_that_never_was_is_not_told() {
         let text = render(&Zone::create(1).unwrap(), &FACTS).unwrap();
         assert!(!text.contains("last_reload"), "{text}");
+        assert!(!text.contains("chappe_hub_epoch"), "nor is a hub that there is not: {text}");
         assert_eq!(value(&text, "chappe_start_time_seconds"), Some(5));
     }
 }

@@ -182,6 +182,11 @@ impl Topics {
         self.rights.get(listener).copied().unwrap_or((false, false))
     }
 
+    /// A client may not what it has asked for: it gets error 10.
+    pub(crate) fn count_denied(&self) {
+        self.counters.add(Counter::TopicsDenied, 1);
+    }
+
     /// The offset that a client resumes from, which it has with this epoch.
     pub(crate) fn place(&self, epoch: u64, offset: u64) -> u64 {
         // Of another log nothing is here.

@@ -220,8 +220,14 @@ impl Sink<Connection, Question, Waiter> for Voice {
                 let (count, epoch) = (number(count), self.topics.epoch);
                 let (recovered, missed) = match resumed {
                     Resumed::NotAsked => (0, Vec::new()),
-                    Resumed::Yes(missed) => (1, missed),
-                    Resumed::No => (2, Vec::new()),
+                    Resumed::Yes(missed) => {
+                        self.topics.counters.add(Counter::ResumesWhole, 1);
+                        (1, missed)
+                    }
+                    Resumed::No => {
+                        self.topics.counters.add(Counter::ResumesRefused, 1);
+                        (2, Vec::new())
+                    }
                 };
                 let event = Event::Subscribed { kind, name, count, recovered, epoch, offset };
                 let (protocol, dialect) = (to.protocol(), to.dialect());
@@ -267,7 +273,10 @@ impl Sink<Connection, Question, Waiter> for Voice {
             Err(Rejected::Dialect) => self.push(of, of.dialect(), &it),
             pushed => pushed,
         };
-        self.topics.counters.add(Counter::MessagesDelivered, u64::from(pushed.is_ok()));
+        if pushed.is_ok() {
+            self.topics.counters.add(Counter::MessagesDelivered, 1);
+            self.topics.counters.add(Counter::MessagesLost, it.lost);
+        }
         pushed.is_ok()
     }
 

@@ -126,6 +126,7 @@ fn the_service_decides_who_may() {
         CODE_SUBSCRIBE
     );
     assert_eq!(client.call(CODE_PUBLISH, b"\x01ax").expect("a reply").code, CODE_PUBLISH);
+    assert_eq!(server.total("topics_denied"), 2);
 }
 
 #[test]
@@ -214,5 +215,6 @@ fn clients_of_redis_get_a_services_messages() {
     let push = ">3\r\n$7\r\nmessage\r\n$4\r\nhall\r\n$11\r\nada is here\r\n";
     assert_eq!(values, ["*2\r\n$7\r\nwelcome\r\n$3\r\nada\r\n", push]);
     client.ask("SUBSCRIBE private.bob", "-NOPERM private.bob is not yours\r\n");
+    assert_eq!(server.total("topics_denied"), 1);
     client.ask("SUBSCRIBE private.ada", ">3\r\n$9\r\nsubscribe\r\n$11\r\nprivate.ada\r\n:3\r\n");
 }

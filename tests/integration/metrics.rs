@@ -9,14 +9,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use chappe::control::{Permits, WorkerStatus};
-use chappe_client::CODE_ECHO;
+use chappe_client::{CODE_ECHO, CODE_PUBLISH, CODE_SUBSCRIBE, CODE_WHO};
 use chappe_shm::Counter;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde::Deserialize;
 
 use chappe_testkit::site::{command, configuration, finish};
-use chappe_testkit::{DEADLINE, TestServer, fresh_dir, proc, wait_for, wait_until};
+use chappe_testkit::{DEADLINE, TestServer, fresh_dir, proc, wait_for, wait_until, while_stopped};
 
 const ON: &str = "[metrics]\naddress = \"127.0.0.1:0\"\n";
 
@@ -107,6 +107,45 @@ fn metrics_say_what_status_says() {
     assert_eq!(connections(0) + connections(1), 5);
     let table = server.run(&["status"]).stdout;
     assert!(table.contains(&format!("metrics at http://{address}/")), "{table}");
+}
+
+/// The master tells it once a second.
+#[test]
+fn metrics_say_what_the_hub_has() {
+    let server = TestServer::start("metrics_hub", ON);
+    let (address, _) = metrics(&server);
+    let mut client = server.connect();
+    for topic in [&b"\x01a"[..], b"\x01b", b"\x02c*"] {
+        client.call(CODE_SUBSCRIBE, topic).unwrap();
+    }
+    client.call(CODE_PUBLISH, b"\x01d").unwrap();
+    let epoch = server.status().hub.expect("a hub").epoch;
+    let expected = [("epoch", epoch), ("offset", 1), ("topics", 3), ("patterns", 1)];
+    wait_until("the hub's figures are there", || {
+        let samples = samples(address);
+        let of = |name: &str| samples.get(&format!("chappe_hub_{name}")).copied();
+        expected.iter().all(|(name, value)| of(name) == Some(*value))
+    });
+    let behind = |samples: &BTreeMap<String, u64>, worker: u16| {
+        let labels = format!("worker=\"{worker}\",generation=\"1\"");
+        samples[&format!("chappe_worker_topics_behind_bytes{{{labels}}}")]
+    };
+    let who = client.call(CODE_WHO, b"").unwrap().body;
+    let who = String::from_utf8_lossy(&who).into_owned();
+    let status = server.status();
+    let is_other = |it: &&WorkerStatus| !who.contains(&format!("pid={}\n", it.pid));
+    let other = status.workers.iter().find(is_other).expect("two workers");
+    while_stopped(i32::try_from(other.pid).expect("a process"), || {
+        client.call(CODE_PUBLISH, &[&b"\x01d"[..], &[0; 5000]].concat()).unwrap();
+        wait_until("the other worker is behind", || {
+            (5000..6000).contains(&behind(&samples(address), other.worker))
+        });
+        assert_eq!(behind(&samples(address), 1 - other.worker), 0);
+    });
+    configure(&server, &format!("{ON}[topics]\nenabled = false\n"));
+    assert_eq!(server.run(&["reload"]).code, Some(0));
+    drop(client);
+    wait_until("there is no hub any more", || !samples(address).contains_key("chappe_hub_epoch"));
 }
 
 fn state(address: SocketAddr, after: u64) -> serde_json::Value {

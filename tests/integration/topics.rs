@@ -178,6 +178,20 @@ fn what_a_client_may_not_is_refused_and_the_connection_stays() {
 }
 
 #[test]
+fn a_listener_says_what_its_clients_may() {
+    let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\ntopics = \"subscribe\"\n";
+    let server = TestServer::start("topics_of_listener", listen);
+    let mut client = server.connect();
+    assert_eq!(subscribe(&mut client, "a"), (1, 0));
+    for code in [CODE_PUBLISH, CODE_PUBLISH_UNANSWERED] {
+        client.send(code, &topic("a", b"")).unwrap();
+        let error = receive_error(&mut client, ErrorNumber::NotAllowed);
+        assert!(error.text.contains("listen.topics"), "{error:?}");
+    }
+    assert_eq!(server.total("topics_denied"), 2);
+}
+
+#[test]
 fn topics_that_are_off_are_refused() {
     let server = TestServer::start("topics_off", "[topics]\nenabled = false\n");
     let mut client = server.connect();
@@ -260,11 +274,12 @@ fn a_slow_worker_is_lapped_and_its_subscribers_are_told_of_the_gap() {
     let (_, read) = subscribe(&mut one, "another");
     assert_eq!(read, count);
     let (last, _) = publish(&mut two, "a", b"last");
-    let (mut offset, mut lost) = (0, 0);
+    let (mut offset, mut lost, mut lost_at_all) = (0, 0, 0);
     while offset < last {
         let frame = one.receive().unwrap();
         if frame.code == CODE_GAP {
             lost += number(&frame.body);
+            lost_at_all += number(&frame.body);
             continue;
         }
         let (next, _, _) = message(&frame);
@@ -272,6 +287,8 @@ fn a_slow_worker_is_lapped_and_its_subscribers_are_told_of_the_gap() {
         (offset, lost) = (next, 0);
     }
     assert_eq!(last, count + 1);
+    assert!(lost_at_all > 0);
+    server.wait_status("/totals/messages_lost", |messages| messages == lost_at_all);
 }
 
 /// Each of them has all of it in its outbox, which together is many times what the worker may hold.
@@ -314,7 +331,7 @@ send_buffer = 16384
             assert_eq!((offset, body.len()), (nth, BYTES));
         }
     }
-    for never in ["messages_dropped", "closed_slow", "connections_closed"] {
+    for never in ["messages_dropped", "messages_lost", "closed_slow", "connections_closed"] {
         assert_eq!(server.total(never), 0, "{never}");
     }
     server.wait_status("/workers/0/outbox_bytes", |bytes| bytes == 0);
@@ -367,6 +384,8 @@ fn a_subscription_is_resumed_with_all_that_it_has_missed_or_not_at_all() {
     }
     assert_eq!(resume(&mut server.connect(), "room", epoch, 6).0, 2);
     assert_eq!(&one.call(CODE_ECHO, b"alive").unwrap().body[..], b"alive");
+    assert_eq!(server.total("resumes_whole"), 3);
+    assert_eq!(server.total("resumes_refused"), 4);
 }
 
 /// One of many requests that are sent before any of them is answered, and its answer's code.

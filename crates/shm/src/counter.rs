@@ -142,6 +142,17 @@ counters! {
     /// Replies that could not be deferred, since `worker.deferred_max` were: the peer got
     /// error 9.
     DeferredRefused = "deferred_refused",
+    /// Messages of topics that subscribers have missed, as gaps say: at most so many, one for
+    /// each subscriber.
+    MessagesLost = "messages_lost",
+    /// Subscriptions that were resumed with all that they had missed.
+    ResumesWhole = "resumes_whole",
+    /// Subscriptions that could not be resumed, since something that they had missed is no
+    /// longer there, or it is too much.
+    ResumesRefused = "resumes_refused",
+    /// What clients may not do with topics, by `listen.topics`, `Service::may_subscribe` or
+    /// `Service::may_publish`: the peer got error 10.
+    TopicsDenied = "topics_denied",
 }
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS_MAX);

@@ -53,7 +53,7 @@ pub(super) const MAGIC: u64 = 0x6368_6170_7065_7A6E;
 /// Raised with every change of what is in the zone: of this file's types, of the order of
 /// [`Counter`](super::Counter), of the numbers that stand for states, of the hash of
 /// addresses. Two programs with the same number can have one zone.
-pub(super) const VERSION: u64 = 7;
+pub(super) const VERSION: u64 = 8;
 
 /// Where the tables of addresses begin: at a page, whatever the size of one is.
 const PEERS_AT: usize = size_of::<Layout>().next_multiple_of(size_of::<PeerTable>());
@@ -146,6 +146,19 @@ shared_layout! {
 }
 
 shared_layout! {
+    /// What the master tells of the hub, once a second; as for [`HistoryLine`].
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub(super) struct HubLine {
+        /// 0: there is no hub.
+        pub(super) epoch: AtomicU64,
+        pub(super) offset: AtomicU64,
+        pub(super) topics: AtomicU64,
+        pub(super) patterns: AtomicU64,
+    }
+}
+
+shared_layout! {
     /// What workers that are gone have counted. Written by the master only.
     #[derive(Debug)]
     #[repr(align(64))]
@@ -187,7 +200,8 @@ shared_layout! {
 }
 
 shared_layout! {
-    /// What the worker is to do, see `orders`. The master alone writes it.
+    /// What the worker is to do, see `orders`, and what the master knows of it. The master alone
+    /// writes it.
     #[derive(Debug)]
     #[repr(align(64))]
     pub(super) struct OrderLine {
@@ -195,6 +209,8 @@ shared_layout! {
         pub(super) stage: AtomicU32,
         /// The level plus 1; 0: the one that it was born with.
         pub(super) log_level: AtomicU32,
+        /// Published to topics, and not read by it yet; as of the last second.
+        pub(super) behind_bytes: AtomicU64,
     }
 }
 
@@ -304,6 +320,7 @@ shared_layout! {
         pub(super) connection_ids: ConnectionIds,
         pub(super) totals: Totals,
         pub(super) history: HistoryLine,
+        pub(super) hub: HubLine,
         /// One bit a slot that is in use, written by the master: half a KiB to look
         /// through at each accept.
         pub(super) live: [AtomicU64; SLOTS / 64],
@@ -346,6 +363,7 @@ mod tests {
             ("master", offset_of!(Layout, peers), size_of::<PeerDirectory>()),
             ("master", offset_of!(Layout, totals), size_of::<Totals>()),
             ("master", offset_of!(Layout, history), size_of::<HistoryLine>()),
+            ("master", offset_of!(Layout, hub), size_of::<HubLine>()),
             ("master", offset_of!(Layout, live), size_of::<[AtomicU64; SLOTS / 64]>()),
             ("states", offset_of!(Layout, states), size_of::<[AtomicU32; SLOTS]>()),
             ("master", offset_of!(Layout, figures), size_of::<FiguresLayout>()),
@@ -408,7 +426,7 @@ mod tests {
             digest.field(counter.name(), counter.index(), 0)
         });
         let is = (VERSION, DIGEST, names.finish());
-        assert_eq!(is, (7, 0xDA3B_E1B1_B7CE_0235, 0x9D63_69A0_AF4C_CE06), "{is:#X?}");
+        assert_eq!(is, (8, 0x90EE_7015_E084_CAC4, 0x9D63_69A0_AF4C_CE06), "{is:#X?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! header │ tables of addresses: secret, which are used │ worker_ready
-//!        │ connection_permits, debt, limit │ ids │ totals │ history │ live, states
+//!        │ connection_permits, debt, limit │ ids │ totals │ history │ hub │ live, states
 //!        │ totals of the application's figures
 //!        │ slot 0 … slot 4095 ║ tables of addresses, mapped as far as they are needed
 //! slot = identity │ orders │ event loop's own line │ send semaphore │ one counter line a thread
@@ -25,6 +25,7 @@ mod figures;
 mod handler_times;
 mod header;
 mod history;
+mod hub;
 mod layout;
 mod load;
 mod orders;
@@ -41,6 +42,7 @@ pub use figures::{AppCounter, AppFigures, CODE_BOUNDS_US, CodeReport, CodeValues
 pub use handler_times::{HANDLER_BOUNDS_US, HandlerTimes};
 pub use header::ZoneError;
 pub use history::History;
+pub use hub::HubFigures;
 pub use layout::{GENERATIONS, HANDLER_THREADS_MAX, SLOTS};
 pub use load::Load;
 pub use orders::{Orders, Stage};

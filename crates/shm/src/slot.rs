@@ -125,6 +125,8 @@ pub struct SlotReport {
     pub connections: u32,
     /// What its connections hold.
     pub gauges: Gauges,
+    /// Published to topics, and not read by it yet.
+    pub behind_bytes: u64,
     /// Handler threads inside a turn.
     pub handlers_busy: u32,
     /// For how long the oldest of these turns has been running.
@@ -382,6 +384,7 @@ impl Slot {
             heartbeat_ms: slot.event_loop.heartbeat_ms.load(Ordering::Relaxed),
             connections: slot.event_loop.connections.load(Ordering::Relaxed),
             gauges: self.gauges(now),
+            behind_bytes: slot.orders.behind_bytes.load(Ordering::Relaxed),
             handlers_busy,
             oldest_handler_ms: now.saturating_sub(oldest),
             handler_times: self.handler_times(),

@@ -209,6 +209,7 @@ impl Zone {
         cells.identity.peer_table.store(table.unwrap_or(0), Ordering::Relaxed);
         cells.orders.stage.store(0, Ordering::Relaxed);
         cells.orders.log_level.store(0, Ordering::Relaxed);
+        cells.orders.behind_bytes.store(0, Ordering::Relaxed);
         cells.event_loop.heartbeat_ms.store(0, Ordering::Relaxed);
         cells.event_loop.wakes_by_ms.store(0, Ordering::Relaxed);
         cells.event_loop.accepting.store(0, Ordering::Relaxed);

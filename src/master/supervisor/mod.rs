@@ -146,6 +146,15 @@ impl Supervisor {
         Some(hub.status(workers.collect()))
     }
 
+    /// Shows it to readers in other processes.
+    pub(super) fn publish_hub(&self) {
+        let hub = self.hub.as_ref();
+        self.zone.tell_hub(hub.map(HubKeeper::figures));
+        for Worker { slot, .. } in &self.workers {
+            slot.tell_behind(hub.and_then(|hub| hub.behind(slot.index())).unwrap_or(0));
+        }
+    }
+
     pub(super) fn zone(&self) -> &Arc<Zone> {
         &self.zone
     }
