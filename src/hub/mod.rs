@@ -157,10 +157,10 @@ impl Process {
                 continue;
             }
             let patience = if round.waits { PATIENCE } else { TICK };
-            if !self.semaphore.wait_until(Instant::now() + patience)
-                && !round.waits
-                && self.is_over()
-            {
+            self.pen.note_asleep(!round.waits);
+            let is_called = self.semaphore.wait_until(Instant::now() + patience);
+            self.pen.note_asleep(false);
+            if !is_called && !round.waits && self.is_over() {
                 return Ok(());
             }
         }

@@ -29,9 +29,10 @@ use crate::logging::{self, Copies, Role};
 use crate::topics::{Joined, LifeId};
 
 /// How often the master looks whether the hub works.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Looks in a row at which it may have made no round since the one before.
-const STANDING_MAX: u32 = 3;
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A hub is stuck at so many looks in a row at which it has made no round since the one before,
+/// although there was work: two seconds.
+const STANDING_MAX: u32 = 4;
 
 /// What a worker is born with that has topics. In the new process, before its descriptors are
 /// closed, [`Birth::join`] makes its part of it.
@@ -71,16 +72,19 @@ struct Helper {
 struct Watch {
     /// The rounds that it had made at the last look.
     rounds: u64,
-    /// Looks in a row since which it has made none.
+    /// Whether it had work then.
+    had_work: bool,
+    /// Looks in a row since which it has made none, and had work all the time.
     standing: u32,
 }
 
 impl Watch {
-    /// Whether it has made no round for too long. Looks are counted and not time: in a group of
-    /// processes that was stopped, the hub has a round between two of them.
-    fn is_stuck(&mut self, rounds: u64) -> bool {
-        let is_standing = std::mem::replace(&mut self.rounds, rounds) == rounds;
-        self.standing = if is_standing { self.standing + 1 } else { 0 };
+    /// Whether it has had work and made no round for too long. Looks are counted and not time: in a
+    /// group of processes that was stopped, the hub has a round between two of them.
+    fn is_stuck(&mut self, rounds: u64, has_work: bool) -> bool {
+        let has_made_none = std::mem::replace(&mut self.rounds, rounds) == rounds;
+        let had_work = std::mem::replace(&mut self.had_work, has_work) && has_work;
+        self.standing = if has_made_none && had_work { self.standing + 1 } else { 0 };
         self.standing >= STANDING_MAX
     }
 }
@@ -349,12 +353,13 @@ impl HubKeeper {
         }
     }
 
-    /// Kills a hub that makes no rounds: while it has nothing to do it makes one a second. Looks
-    /// again after a while.
+    /// Kills a hub that has something to do and makes no rounds. Looks again after a while.
     fn look(&mut self, now: Instant, deadlines: &mut Deadlines) {
         let Some(helper) = &mut self.helper else { return };
         deadlines.set(What::Hub, now + LOOK_EVERY);
-        if helper.watch.is_stuck(self.board.figures().rounds) {
+        // What it notes before it begins is its predecessor's.
+        let has_work = !helper.is_ready || self.board.has_work();
+        if helper.watch.is_stuck(self.board.figures().rounds, has_work) {
             log::error!(target: "hub.stuck", "the hub stands still, it is ended pid={}", helper.pid);
             _ = kill(helper.pid, Signal::SIGKILL);
         }

@@ -35,46 +35,89 @@ fn end(mut child: Child) -> Option<i32> {
 }
 
 #[test]
-fn a_hub_is_stuck_that_makes_no_round_between_four_looks() {
+fn a_hub_is_stuck_that_has_work_and_makes_no_round_between_five_looks() {
     let mut watch = Watch::default();
     let rows = [
-        (7, false),
-        (7, false),
-        (7, false),
-        (8, false),
-        (8, false),
-        (9, false),
-        (9, false),
-        (9, false),
-        (9, true),
-        (9, true),
-        (10, false),
+        // It has work since some time before the first look.
+        (7, true, false),
+        (7, true, false),
+        (7, true, false),
+        (7, true, false),
+        (8, true, false),
+        (8, true, false),
+        (8, true, false),
+        (8, true, false),
+        (8, true, true),
+        (8, true, true),
+        (9, true, false),
+        (9, true, false),
+        (9, true, false),
+        (9, true, false),
+        // It had none in between.
+        (9, false, false),
+        (9, true, false),
+        (9, true, false),
+        (9, true, false),
+        (9, true, false),
+        (9, true, true),
+        (9, false, false),
+        (9, false, false),
+        (9, false, false),
+        (9, false, false),
+        (9, false, false),
+        (9, false, false),
     ];
-    for (look, (rounds, is_stuck)) in rows.into_iter().enumerate() {
-        assert_eq!(watch.is_stuck(rounds), is_stuck, "look {look}");
+    for (look, (rounds, has_work, is_stuck)) in rows.into_iter().enumerate() {
+        assert_eq!(watch.is_stuck(rounds, has_work), is_stuck, "look {look}");
     }
 }
 
+/// What a hub does between two looks of the master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Does {
+    /// It has not begun to work.
+    Begins,
+    Rounds,
+    /// It sleeps, and its time to wake up by itself is not there.
+    Sleeps,
+    /// It sleeps, and does not hear that it is called.
+    IsDeaf,
+    /// It does not come back from where it is.
+    Hangs,
+}
+
 #[test]
-fn a_hub_that_stands_is_killed_and_one_that_works_is_not() {
-    for makes_rounds in [true, false] {
+fn a_hub_that_stands_is_killed_and_one_that_works_or_sleeps_is_not() {
+    for (does, is_killed) in [
+        (Does::Begins, true),
+        (Does::Rounds, false),
+        (Does::Sleeps, false),
+        (Does::IsDeaf, true),
+        (Does::Hangs, true),
+    ] {
         let (mut keeper, mut deadlines, mut child, _hub_end) = keeper();
         let pen = Pen::map(&keeper.figures).unwrap();
+        // As the one before has left it.
+        pen.note_asleep(matches!(does, Does::Begins | Does::Sleeps | Does::IsDeaf));
+        keeper.helper.as_mut().unwrap().is_ready = does != Does::Begins;
+        if does == Does::IsDeaf {
+            keeper.board.semaphore().post();
+        }
         let mut now = Instant::now();
-        for _ in 0..5 {
+        for _ in 0..6 {
             keeper.look(now, &mut deadlines);
             assert_eq!(deadlines.at(What::Hub), Some(now + LOOK_EVERY));
             now += LOOK_EVERY;
-            if makes_rounds {
+            if does == Does::Rounds {
                 pen.note(Figures::default());
             }
         }
-        if makes_rounds {
-            assert_eq!(child.try_wait().unwrap(), None);
-            end(child);
-        } else {
+        if is_killed {
             // It would last for a quarter of an hour.
-            assert_eq!(child.wait().unwrap().signal(), Some(9));
+            assert_eq!(child.wait().unwrap().signal(), Some(9), "{does:?}");
+        } else {
+            assert_eq!(child.try_wait().unwrap(), None, "{does:?}");
+            end(child);
         }
     }
 }

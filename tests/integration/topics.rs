@@ -2,6 +2,7 @@
 //! when the hub or a worker dies.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use chappe_client::{
     CODE_ECHO, CODE_ERROR, CODE_GAP, CODE_MESSAGE, CODE_PING, CODE_PUBLISH,
@@ -233,7 +234,9 @@ fn a_hub_that_is_stopped_is_replaced() {
     subscribe(&mut one, "a");
     let first = hub_pid(&server);
     kill(first, Signal::SIGSTOP).unwrap();
+    let stopped = Instant::now();
     assert_eq!(publish(&mut two, "a", b"late"), (1, 1));
+    assert!(stopped.elapsed() < Duration::from_secs(4), "{:?}", stopped.elapsed());
     assert_ne!(hub_pid(&server), first);
     assert_eq!(message(&one.receive().unwrap()).2, b"late");
 }

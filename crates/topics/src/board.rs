@@ -29,6 +29,7 @@ shared_layout! {
         published: AtomicU64,
         skipped: AtomicU64,
         bells: AtomicU64,
+        asleep: AtomicU64,
     }
 }
 
@@ -44,7 +45,7 @@ pub struct Board {
 /// What stands on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Rounds that hubs have made: none in two seconds with a permit there is a standstill.
+    /// Rounds that hubs have made: none for a while, while there is work, is a standstill.
     pub rounds: u64,
     /// The offset of the last message.
     pub offset: u64,
@@ -90,6 +91,13 @@ impl Board {
         self.semaphore.clone()
     }
 
+    /// Whether the hub has something to do, or is at it. A worker can write over what says that
+    /// it has, but not over what says that it is.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.page.asleep.load(Relaxed) == 0 || self.semaphore.checked_value() != Some(0)
+    }
+
     /// What stands on it.
     #[must_use]
     pub fn figures(&self) -> Figures {
@@ -116,6 +124,11 @@ impl Pen {
     /// `InvalidInput`: it is something else. Otherwise of mmap(2).
     pub fn map(file: &SharedFile) -> io::Result<Self> {
         Ok(Self(file.map(0)?))
+    }
+
+    /// The hub goes to sleep, or is awake.
+    pub fn note_asleep(&self, is_asleep: bool) {
+        self.0.asleep.store(is_asleep.into(), Relaxed);
     }
 
     /// The hub has made a round: what has grown in it is added, the rest is as it is now.
@@ -150,6 +163,21 @@ mod tests {
         assert_eq!(board.figures(), expected);
         let other = SharedFile::create("other", 1).unwrap();
         assert!(Pen::map(&other).is_err());
+    }
+
+    #[test]
+    fn a_hub_has_work_while_it_is_awake_or_called() {
+        let (board, file) = Board::create().unwrap();
+        let pen = Pen::map(&file).unwrap();
+        assert!(board.has_work(), "it has yet to begin");
+        pen.note_asleep(true);
+        assert!(!board.has_work());
+        board.semaphore().post();
+        assert!(board.has_work());
+        board.semaphore().wait();
+        assert!(!board.has_work());
+        pen.note_asleep(false);
+        assert!(board.has_work());
     }
 
     #[test]
