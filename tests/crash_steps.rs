@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -14,7 +15,7 @@ use chappe_client::{
     CODE_UNSUBSCRIBE, CODE_WHO, ClientError, Connection, ErrorNumber,
 };
 use chappe_testkit::site::{configuration, program};
-use chappe_testkit::{TestServer, connect_from, proc, receive_error, wait_for, wait_until};
+use chappe_testkit::{Site, TestServer, connect_from, proc, receive_error, wait_for, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -43,10 +44,13 @@ impl Plan {
         self.directory.path().join("armed")
     }
 
+    fn environment(&self) -> String {
+        format!("{}:{}:{}", self.role, self.nth, self.file().display())
+    }
+
     fn start(&self, toml: &str) -> TestServer {
         let mut program = Command::new(program("chappe"));
-        let plan = format!("{}:{}:{}", self.role, self.nth, self.file().display());
-        program.env("CHAPPE_CRASH", plan).stdin(Stdio::null());
+        program.env("CHAPPE_CRASH", self.environment()).stdin(Stdio::null());
         let server = TestServer::start_program(program, &format!("crash_{}", self.role), toml);
         File::create(self.file()).expect("armed");
         server
@@ -167,6 +171,35 @@ fn the_master() {
         !died
     });
     println!("  killed at each of {} steps", end.expect("an end") - 1);
+}
+
+/// Each hub dies before it is ready.
+#[test]
+fn a_start_without_a_hub_is_given_up_in_time() {
+    let plan = Plan::new("hub", 1);
+    let toml = configuration("user = \"\"\nworker_ready_timeout = \"1s\"\n");
+    let site = Site::new("chappe", "crash_no_hub", &toml);
+    let armed = || File::create(plan.file()).expect("armed");
+    armed();
+    let mut start = site.command(&["--foreground"]);
+    start.env("CHAPPE_CRASH", plan.environment()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut start = start.spawn().expect("chappe");
+    let given_up = wait_for(|| {
+        if plan.has_died() {
+            armed();
+        }
+        start.try_wait().expect("our child")
+    });
+    // One that goes on ends all of its processes.
+    let pid = Pid::from_raw(i32::try_from(start.id()).expect("a process"));
+    let given_up = given_up.ok_or_else(|| kill(pid, Signal::SIGTERM));
+    let mut reason = String::new();
+    start.stderr.take().expect("piped").read_to_string(&mut reason).expect("text");
+    assert_eq!(given_up.map(|status| status.code()), Ok(Some(1)), "{reason}");
+    let late = "the hub was not ready within 1s (worker_ready_timeout); see hub.log";
+    assert!(reason.contains(late), "{reason}");
+    assert!(reason.matches("crash step hub: begun").count() > 1, "{reason}");
+    site.assert_nothing_left();
 }
 
 /// Two workers, and connections that stay however long the hub is away.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chappe_shm::Zone;
+use chappe_sys::crash::step;
 use chappe_sys::process::ExitReason;
 use chappe_sys::signals::{Signals, USED, unblock};
 use chappe_sys::{Semaphore, random};
@@ -123,6 +124,7 @@ impl Process {
             }
         }
         log::info!(target: "hub.started", "hub started offset={} lives={}", process.hub.offset(), process.lives.len());
+        step("hub: begun");
         process.channel.send(Message::Ready)?;
         Ok(process)
     }
