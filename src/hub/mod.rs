@@ -22,7 +22,9 @@ use chappe_sys::process::ExitReason;
 use chappe_sys::signals::{Signals, USED, unblock};
 use chappe_sys::{Semaphore, random};
 use chappe_topics::{Corrupt, Figures, Hub, Life, NameLimits, Pen, Ring};
-use nix::sys::signal::Signal;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::channel::{Message, Parcel, ReceivedParcel, WorkerEnd};
 use crate::logging;
@@ -32,7 +34,8 @@ use crate::topics::LifeId;
 const TICK: Duration = Duration::from_secs(1);
 /// How long it sleeps while it waits for a worker to read.
 const PATIENCE: Duration = Duration::from_millis(2);
-/// After its master's death it ends when no worker has made progress for so many ticks.
+/// After its master's death it ends when all workers have left or are dead, or when none has made
+/// progress for so many ticks: a process may look alive that nobody has reaped.
 const TICKS_ALONE: u32 = 10;
 
 /// What the process starts with, all of it its own.
@@ -97,6 +100,14 @@ struct Attached {
     progress: u64,
 }
 
+/// Whether a worker has said that it leaves, or can't any more: the hub is nobody's parent, and so
+/// has no better way to ask.
+fn has_ended(life: &Life) -> bool {
+    let is_dead = |pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH);
+    let process = i32::try_from(life.process()).ok().filter(|&pid| pid > 0);
+    life.has_left() || process.is_some_and(is_dead)
+}
+
 impl Process {
     fn new(start: Start) -> io::Result<Self> {
         let Start { zone, channel, semaphore, pen, ring, lives: lives_now, limits } = start;
@@ -157,6 +168,10 @@ impl Process {
             }
             if round.is_more {
                 continue;
+            }
+            if self.alone.is_some() && self.lives.values().all(|attached| has_ended(&attached.life))
+            {
+                return Ok(());
             }
             let patience = if round.waits { PATIENCE } else { TICK };
             self.pen.note_asleep(!round.waits);

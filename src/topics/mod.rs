@@ -149,6 +149,7 @@ impl Topics {
         counters: SharedCounters,
     ) -> std::io::Result<(Arc<Self>, Speaker)> {
         let Joined { id, life, ring, board } = joined;
+        life.note_process(std::process::id());
         let outlet = Outlet::new(&life);
         let limits = TableLimits {
             per_connection_max: config.topics.max_per_connection as usize,
@@ -175,6 +176,11 @@ impl Topics {
         });
         let speaker = Speaker::new(Arc::clone(&topics), inlet);
         Ok((topics, speaker))
+    }
+
+    /// The worker is about to end.
+    pub(crate) fn leave(&self) {
+        self.outlet.leave(|| self.hub.post());
     }
 
     /// Whether clients of the listener in this place may subscribe, and publish.

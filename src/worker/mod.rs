@@ -69,7 +69,11 @@ pub(crate) fn run(start: Start<'_>) -> ExitReason {
             return ExitReason::CannotBoot;
         }
     };
-    match worker.run() {
+    let ended = worker.run();
+    if let Some(topics) = &worker.topics {
+        topics.leave();
+    }
+    match ended {
         Ok(()) => ExitReason::Stopped,
         Err(error) => {
             log::error!(target: "worker.failed", "worker {number} failed: {error}");
@@ -102,6 +106,7 @@ struct Worker {
     life: Life,
     shutdown_timeout: Duration,
     drain_spread: Duration,
+    topics: Option<Arc<Topics>>,
     /// The log level that the master has last ordered.
     log_level: Option<u8>,
     /// Lost log lines that are counted already.
@@ -122,15 +127,14 @@ impl Worker {
             protocol::of_listeners(&config),
             slot.shared_counters(),
         )?);
-        let listeners = listeners
-            .into_iter()
-            .map(|listener| {
-                let options = socket_options(&listener, &config);
-                (listen_socket(listener), options)
-            })
-            .collect();
+        let with_options = |listener: Listener| {
+            let options = socket_options(&listener, &config);
+            (listen_socket(listener), options)
+        };
+        let listeners = listeners.into_iter().map(with_options).collect();
         let join = |joined| Topics::new(joined, &config, &engine, slot.shared_counters());
         let (topics, speaker) = topics.map(join).transpose()?.unzip();
+        let of_worker = topics.clone();
         let born = Born {
             number,
             generation,
@@ -175,6 +179,7 @@ impl Worker {
             shutdown_timeout: config.worker_shutdown_timeout,
             // Connections that get their goodbye last must still have time to finish.
             drain_spread: config.worker_drain_spread.min(config.worker_shutdown_timeout / 2),
+            topics: of_worker,
             log_level: None,
             lines_lost: 0,
         })

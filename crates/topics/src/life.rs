@@ -35,6 +35,8 @@ shared_layout! {
         progress: AtomicU64,
         working: AtomicU64,
         deaths: AtomicU32,
+        process: AtomicU32,
+        left: AtomicU32,
     }
 }
 
@@ -158,6 +160,29 @@ impl Life {
         Ok(file.map::<Front>(0)?.read.load(Ordering::Relaxed))
     }
 
+    /// The worker is this process.
+    pub fn note_process(&self, pid: u32) {
+        self.front.process.store(pid, Ordering::Relaxed);
+    }
+
+    /// See [`note_process`](Self::note_process); 0: it has not come so far.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.front.process.load(Ordering::Relaxed)
+    }
+
+    /// The worker needs the hub no more.
+    pub fn note_left(&self) {
+        // Release: with all that it has published.
+        self.front.left.store(1, Ordering::Release);
+    }
+
+    /// See [`note_left`](Self::note_left).
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.front.left.load(Ordering::Acquire) != 0
+    }
+
     /// The worker is at work, if this is another number than before.
     pub fn note_progress(&self) {
         self.front.progress.store(self.progress().wrapping_add(1), Ordering::Relaxed);
@@ -211,7 +236,11 @@ mod tests {
         }
         worker.note_read(12);
         worker.note_progress();
-        assert_eq!((hub.read(), hub.progress()), (12, 1));
+        assert_eq!((hub.read(), hub.progress(), hub.has_left()), (12, 1, false));
+        worker.note_process(7);
+        assert_eq!(hub.process(), 7);
+        worker.note_left();
+        assert!(hub.has_left());
         assert_eq!(Life::read_of(&file).unwrap(), 12);
         let other = SharedFile::create("other", BYTES as u64 - 1).unwrap();
         assert!(Life::map(&other).is_err());

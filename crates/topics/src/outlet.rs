@@ -105,6 +105,12 @@ impl<W> Outlet<W> {
         Ok(())
     }
 
+    /// The worker is about to end. `post` wakes the hub, which may be waiting for that.
+    pub fn leave(&self, post: impl FnOnce()) {
+        self.life.note_left();
+        self.life.to_hub().ring(post);
+    }
+
     /// Publishes for somebody who waits: for the answer, or for room, if `may_wait` says so, which
     /// may put into the waiter what that takes.
     pub fn submit(
