@@ -161,9 +161,16 @@ impl Topics {
             each_bytes: config.send.outbox_max_bytes / 2,
             total_bytes: config.send.outbox_total_max_bytes / 2,
         };
-        let inlet =
-            chappe_topics::Inlet::new(id.0, &life, &outlet, ring.broadcast(), limits, replays)
-                .map_err(std::io::Error::other)?;
+        let place = u32::try_from(id.place()).unwrap_or(0);
+        let inlet = chappe_topics::Inlet::new(
+            (id.0, place),
+            &life,
+            &outlet,
+            ring.broadcast(),
+            limits,
+            replays,
+        )
+        .map_err(std::io::Error::other)?;
         let topics = Arc::new(Self {
             outlet,
             requests: Mutex::new(VecDeque::new()),

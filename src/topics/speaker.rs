@@ -28,14 +28,15 @@ pub(crate) struct Speaker {
 struct Voice {
     topics: Arc<Topics>,
     batch: Batch,
-    /// The message that is being delivered, as it was encoded.
+    /// The messages that are being delivered, as they were encoded.
     encoded: Vec<Encoded>,
+    /// Of the first of them.
     encoded_offset: u64,
     /// The subscription that those name which name one.
     encoded_for: Option<Filter>,
 }
 
-/// A message for all connections of a listener with this dialect and these flags.
+/// Messages for all connections of a listener with this dialect and these flags.
 #[derive(Debug)]
 struct Encoded {
     listener: u8,
@@ -144,13 +145,13 @@ impl Voice {
         mailbox.answer(number, notice.map(Entry::new));
     }
 
-    /// The message, encoded once for all who want it so.
+    /// The messages, encoded once for all who want them so.
     fn encode(&mut self, of: &Connection, dialect: u8, it: &Delivered<'_>) -> Entry {
-        let Delivered { filter, flags, offset, message, .. } = *it;
+        let Delivered { filter, flags, messages, .. } = *it;
         let names_filter = of.protocol().names_subscription();
-        if self.encoded_offset != offset {
+        if self.encoded_offset != messages.first() {
             self.encoded.clear();
-            self.encoded_offset = offset;
+            self.encoded_offset = messages.first();
         } else if names_filter && self.encoded_for.as_ref() != Some(filter) {
             self.encoded.retain(|encoded| !encoded.names_filter);
         }
@@ -160,10 +161,12 @@ impl Voice {
         if let Some(encoded) = self.encoded.iter().find(is_same) {
             return encoded.entry.clone();
         }
-        let Message { code, topic, body } = message;
-        let (kind, name, topic) = (kind_of(filter.kind()), filter.written(), topic.as_str());
-        let event = Event::Message { offset, kind, name: &name, topic, code, body, flags };
-        of.protocol().event(dialect, &event, &mut self.batch);
+        let (kind, name) = (kind_of(filter.kind()), filter.written());
+        for (offset, Message { code, topic, body }) in messages.each() {
+            let topic = topic.as_str();
+            let event = Event::Message { offset, kind, name: &name, topic, code, body, flags };
+            of.protocol().event(dialect, &event, &mut self.batch);
+        }
         let entry = Entry::shared(self.batch.take(), &self.topics.engine);
         if names_filter {
             self.encoded_for = Some(filter.clone());
@@ -274,7 +277,7 @@ impl Sink<Connection, Question, Waiter> for Voice {
             pushed => pushed,
         };
         if pushed.is_ok() {
-            self.topics.counters.add(Counter::MessagesDelivered, 1);
+            self.topics.counters.add(Counter::MessagesDelivered, it.messages.count() as u64);
             self.topics.counters.add(Counter::MessagesLost, it.lost);
         }
         pushed.is_ok()

@@ -37,8 +37,13 @@ impl Batch {
 
     /// Appends a message that is encoded already.
     pub fn append(&mut self, encoded: &[u8]) {
+        self.append_some(encoded, 1);
+    }
+
+    /// Appends so many messages that are encoded already.
+    pub fn append_some(&mut self, encoded: &[u8], messages: u32) {
         self.bytes.extend_from_slice(encoded);
-        self.messages += 1;
+        self.messages += messages;
     }
 
     /// Whether nothing was appended.

@@ -441,21 +441,22 @@ impl Mailbox {
         let (head, entry) = &entries;
         let cost = head.as_ref().map_or(0, Entry::charged) + entry.charged();
         let engine = &*self.engine;
+        let messages = u64::from(entry.messages());
         if !engine.outbox_total.try_charge(cost) {
             engine.calls.report_overload();
-            engine.pushers.add(Counter::MessagesDropped, 1);
+            engine.pushers.add(Counter::MessagesDropped, messages);
             return Err(Rejected::Full);
         }
         let pushed = self.state.lock().push_as(dialect, entries, &engine.bounds);
         match pushed {
             Ok(effects) => {
-                engine.pushers.add(Counter::MessagesPushed, 1);
+                engine.pushers.add(Counter::MessagesPushed, messages);
                 _ = self.carry_out(effects, &engine.pushers, Place::Thread);
                 Ok(())
             }
             Err(rejected) => {
                 engine.outbox_total.release(cost);
-                self.count_rejected(rejected);
+                self.count_rejected(rejected, messages);
                 if rejected == Rejected::Full && engine.slow_reader == SlowReader::Close {
                     // Whether this thread drops the backlog or another one did: it ends.
                     self.drop_backlog(Cause::TooSlow, &engine.pushers);
@@ -473,14 +474,15 @@ impl Mailbox {
     /// Why it would not.
     pub fn join_replies(&self, before: usize, cost: usize) -> Result<(), Rejected> {
         let room = self.state.lock().has_room(before, cost, &self.engine.bounds);
-        room.inspect_err(|rejected| self.count_rejected(*rejected))?;
+        room.inspect_err(|rejected| self.count_rejected(*rejected, 1))?;
         self.engine.pushers.add(Counter::MessagesPushed, 1);
         Ok(())
     }
 
-    fn count_rejected(&self, rejected: Rejected) {
-        let is_full = rejected == Rejected::Full;
-        self.engine.pushers.add(Counter::MessagesDropped, u64::from(is_full));
+    fn count_rejected(&self, rejected: Rejected, messages: u64) {
+        if rejected == Rejected::Full {
+            self.engine.pushers.add(Counter::MessagesDropped, messages);
+        }
     }
 
     /// Ends the input like [`Mailbox::end_input`], from any thread: the event loop is called for it.

@@ -146,10 +146,11 @@ impl Cells {
         at: u32,
         counts: &impl Counts,
     ) -> Option<Subscriber> {
-        let subscribers = &mut self.cells[cell as usize].subscribers;
-        subscribers.swap_remove(at as usize);
-        let moved = subscribers.get(at as usize).copied();
-        counts.set(cell, subscribers.len());
+        let it = &mut self.cells[cell as usize];
+        it.subscribers.swap_remove(at as usize);
+        let moved = it.subscribers.get(at as usize).copied();
+        // Never 0 in between: what is published then would not concern this worker.
+        counts.set(cell, it.subscribers.len().max(usize::from(it.asked > 0)));
         self.remove_if_unused(cell, counts);
         moved
     }
@@ -192,7 +193,7 @@ impl Cells {
         let it = &mut self.cells[cell as usize];
         if it.state == State::Added && it.subscribers.is_empty() {
             if it.asked > 0 {
-                // Somebody will have it: its worker is rung for it.
+                // Somebody will have it: what is published concerns this worker.
                 counts.set(cell, 1);
                 return;
             }

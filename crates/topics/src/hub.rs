@@ -173,7 +173,7 @@ impl Hub {
         self.places.insert(id, self.members.len());
         self.members.push(Member {
             id,
-            bit: 1 << (place % u64::BITS),
+            bit: bit_of(place),
             publish: life.publish().consumer(),
             interest: life.interest().consumer(),
             answers: life.answers().producer(),
@@ -449,6 +449,12 @@ impl Hub {
         let waits = |member: &mut Member| member.is_to_wait_for(position, words, now);
         self.members.iter_mut().fold(false, |any, member| waits(member) | any)
     }
+}
+
+/// Which bit of [`Record::concerned`] is that of the worker in this place. A bit that two have only
+/// lets one of them look for nothing.
+pub(crate) fn bit_of(place: u32) -> u64 {
+    1 << (place % u64::BITS)
 }
 
 /// How far a worker was served.

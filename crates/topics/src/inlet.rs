@@ -6,11 +6,12 @@
 //! offset n* means that it gets all behind n and nothing before.
 
 use crate::cells::Counts;
+use crate::delivery::{Delivered, Delivery};
+use crate::hub::bit_of;
 use crate::life::Life;
 use crate::lists::Lists;
-use crate::name::Filter;
 use crate::outlet::{Mark, Outlet, Published};
-use crate::record::{Answer, Interest, Listed, Message, Record};
+use crate::record::{Answer, Interest, Listed, Origin, Record};
 use crate::replay::{ReplayLimits, Replays};
 use crate::table::Table;
 use crate::wish::{Answered, TableLimits, Wish};
@@ -22,6 +23,9 @@ use std::sync::atomic::Ordering;
 /// Messages that are handed to subscribers before something else has its turn.
 const DELIVERIES_A_LOOK: usize = 64;
 
+/// Bytes of messages that go together, at most.
+const TOGETHER_BYTES_MAX: usize = 64 * 1024;
+
 /// What happens to connections.
 pub trait Sink<C, T, W> {
     /// A publish was answered; `None`: it was left out, since two hubs have died on it.
@@ -30,7 +34,7 @@ pub trait Sink<C, T, W> {
     fn taken(&mut self, waiter: W);
     /// A wish was carried out, or was refused: behind this offset.
     fn answered(&mut self, answered: Answered<C, T>, offset: u64);
-    /// A message for a subscriber. False: it is lost.
+    /// Messages for a subscriber. False: they are lost.
     fn deliver(&mut self, connection: &C, delivered: Delivered<'_>) -> bool;
     /// The names that were asked for, for `listing::names`.
     fn listed(&mut self, connection: &C, answer: T, list: &[u8]);
@@ -40,36 +44,12 @@ pub trait Sink<C, T, W> {
     fn post(&mut self);
 }
 
-/// A message, and for whom it is.
-#[derive(Clone, Copy, Debug)]
-pub struct Delivered<'a> {
-    /// The subscription that matches.
-    pub filter: &'a Filter,
-    /// How the subscriber wants its messages.
-    pub flags: u8,
-    /// How many it has missed before this one.
-    pub lost: u64,
-    /// Of the message.
-    pub offset: u64,
-    /// What was published.
-    pub message: Message<'a>,
-}
-
-/// A message that is being delivered.
-#[derive(Debug, Default)]
-struct Delivery {
-    record: Vec<u8>,
-    /// The cells it is for, the last one first.
-    cells: Vec<u32>,
-    /// Of the last cell: subscribers that have had it.
-    done: usize,
-    is_on: bool,
-}
-
 /// The send thread's part.
 #[derive(Debug)]
 pub struct Inlet<C, T, W> {
     id: u64,
+    /// Of the records that concern it.
+    bit: u64,
     life: Life,
     outlet: Arc<Outlet<W>>,
     answers: Consumer,
@@ -79,11 +59,19 @@ pub struct Inlet<C, T, W> {
     /// Cells that the hub knows, and from which offset on, until the reader is there; `None`:
     /// that it has refused.
     heard: VecDeque<((u32, u32), Option<u64>)>,
+    /// What is being delivered; empty: nothing.
     delivery: Delivery,
+    /// A record that is read and not delivered yet: its publisher is to be answered first, or it
+    /// does not go with those before it. Empty: none.
+    held: Vec<u8>,
+    /// Messages that the reader has just found to be lost.
+    lost: u64,
     answered: Vec<Answered<C, T>>,
     ring: Broadcast,
     replays: Replays,
     lists: Lists<C, T>,
+    /// Messages that go together have at most so many.
+    together_bytes: usize,
     bytes: Vec<u8>,
 }
 
@@ -96,12 +84,12 @@ impl Counts for Life {
 }
 
 impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
-    /// Of a worker that has just begun; `id` is that of its life.
+    /// Of a worker that has just begun; `id` is that of its life, `place` its own in the zone.
     ///
     /// # Errors
     /// [`Corrupt`]: the ring is none that a hub has written.
     pub fn new(
-        id: u64,
+        (id, place): (u64, u32),
         life: &Life,
         outlet: &Arc<Outlet<W>>,
         ring: &Broadcast,
@@ -112,6 +100,7 @@ impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
         life.note_read(reader.position());
         Ok(Self {
             id,
+            bit: bit_of(place),
             outlet: Arc::clone(outlet),
             answers: life.answers().consumer(),
             interest: life.interest().producer(),
@@ -119,9 +108,13 @@ impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
             table: Table::new(limits),
             heard: VecDeque::new(),
             delivery: Delivery::default(),
+            held: Vec::new(),
+            lost: 0,
             answered: Vec::new(),
             ring: ring.clone(),
             replays: Replays::new(replays),
+            // What a connection may miss is far more, and so what it is refused is a small part.
+            together_bytes: (replays.each_bytes / 8).min(TOGETHER_BYTES_MAX),
             lists: Lists::default(),
             bytes: Vec::new(),
             life: life.clone(),
@@ -137,7 +130,7 @@ impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
     /// Whether a message is on its way to its subscribers: wishes have to wait.
     #[must_use]
     pub fn is_delivering(&self) -> bool {
-        self.delivery.is_on
+        !self.delivery.is_empty()
     }
 
     /// Whether there is something to look at, whatever the bell says: the hub that was to ring it may
@@ -155,7 +148,8 @@ impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
             mark.end = Some(self.ring.position());
         }
         // What is read is delivered, but for the one that is held.
-        self.delivery.record.is_empty() && mark.end.is_some_and(|end| self.reader.position() >= end)
+        let is_between = !self.is_delivering() && self.held.is_empty();
+        is_between && mark.end.is_some_and(|end| self.reader.position() >= end)
     }
 
     /// To be called first at each look.
@@ -165,8 +159,13 @@ impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
 
     /// Carries out a wish. Not while it [delivers](Self::is_delivering).
     pub fn wish(&mut self, id: u64, of: &C, wish: Wish, answer: T, sink: &mut impl Sink<C, T, W>) {
-        debug_assert!(!self.delivery.is_on);
+        debug_assert!(!self.is_delivering());
         let offset = self.offset();
+        if matches!(wish, Wish::Subscribe { resume: Some(from), .. } if from > offset) {
+            // One that cannot be read is found out by the next look.
+            let latest = self.ring.reader().map_or(offset, |reader| reader.offset());
+            self.table.note_latest(latest);
+        }
         self.table.ask((id, of), wish, answer, offset, &self.life, &mut self.answered);
         self.pass_answers(offset, sink);
     }
@@ -200,7 +199,7 @@ impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
 
     /// The connection is gone. Not while it [delivers](Self::is_delivering).
     pub fn gone(&mut self, id: u64) {
-        debug_assert!(!self.delivery.is_on);
+        debug_assert!(!self.is_delivering());
         self.table.gone(id, &self.life);
     }
 
@@ -214,7 +213,7 @@ impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
         for waiter in self.outlet.move_spill(|| sink.post()) {
             sink.taken(waiter);
         }
-        let replays = self.delivery.is_on || self.replay(sink)?;
+        let replays = self.is_delivering() || self.replay(sink)?;
         let is_more = self.deliver(sink)?;
         self.tell(sink);
         // A name that the hub knows since then may have somebody who resumes.
@@ -293,26 +292,26 @@ impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
     /// Hands messages to their subscribers. True: there are more.
     fn deliver(&mut self, sink: &mut impl Sink<C, T, W>) -> Result<bool, Corrupt> {
         let mut left = DELIVERIES_A_LOOK;
-        let was_begun = self.delivery.is_on;
+        let was_begun = self.is_delivering();
         loop {
-            if !self.delivery.is_on {
+            if !self.is_delivering() {
                 if left == 0 {
                     return Ok(true);
                 }
-                // A message without subscribers here takes time as well.
-                left -= 1;
-                if !self.next_message(sink)? {
-                    return Ok(false);
+                if !self.next_messages(&mut left, sink)? {
+                    self.life.note_read(self.reader.position());
+                    return Ok(left == 0);
                 }
             }
             let mut delivery = std::mem::take(&mut self.delivery);
-            delivery.is_on = self.deliver_some(&mut delivery, &mut left, sink)?;
+            self.deliver_some(&mut delivery, &mut left, sink);
             self.delivery = delivery;
-            if self.delivery.is_on {
+            self.life.note_progress();
+            if self.is_delivering() {
                 return Ok(true);
             }
+            self.note_lost(sink);
             self.life.note_read(self.reader.position());
-            self.life.note_progress();
             if was_begun {
                 // Wishes that have waited for the end of a message have their turn.
                 return Ok(true);
@@ -320,17 +319,52 @@ impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
         }
     }
 
-    /// Of the last message that is delivered to its end. One that is held for its publisher's
-    /// answer is read, and not delivered.
+    /// Of the last message that is delivered to its end. One that is held is read, and not
+    /// delivered.
     fn offset(&self) -> u64 {
-        let is_held = !self.delivery.is_on && !self.delivery.record.is_empty();
-        self.reader.offset() - u64::from(is_held)
+        self.reader.offset() - u64::from(!self.held.is_empty())
     }
 
-    /// Between two messages: subscriptions begin, and then the next message is read. False:
-    /// there is none, or its publisher has to be answered first.
-    fn next_message(&mut self, sink: &mut impl Sink<C, T, W>) -> Result<bool, Corrupt> {
+    /// Between two messages: subscriptions begin, and then the next ones are read that go together.
+    /// False: there is none, or its publisher has to be answered first.
+    fn next_messages(
+        &mut self,
+        left: &mut usize,
+        sink: &mut impl Sink<C, T, W>,
+    ) -> Result<bool, Corrupt> {
+        loop {
+            let offset = self.offset();
+            self.begin_subscriptions(sink);
+            while *left > 0 && self.next_record(left, sink)? {
+                let message = Record::read(&self.held)?.request.message;
+                let delivery = &mut self.delivery;
+                if delivery.is_empty() {
+                    delivery.begin(self.reader.offset(), message.topic, &self.held);
+                    self.table.matching(message.topic, &mut delivery.cells);
+                    // They are taken from the end: first the topic by its name, as from Redis.
+                    delivery.cells.reverse();
+                } else if delivery.takes(message.topic, self.held.len(), self.together_bytes) {
+                    delivery.add(self.reader.offset(), &self.held);
+                } else {
+                    break;
+                }
+                self.held.clear();
+            }
+            if self.is_delivering() {
+                return Ok(true);
+            }
+            self.note_lost(sink);
+            if self.offset() == offset {
+                return Ok(false);
+            }
+            // Subscriptions may begin here.
+        }
+    }
+
+    fn begin_subscriptions(&mut self, sink: &mut impl Sink<C, T, W>) {
         let offset = self.offset();
+        self.table.reached(offset, &self.life, &mut self.answered);
+        self.pass_answers(offset, sink);
         while let Some(&(cell, from)) = self.heard.front()
             && from.is_none_or(|from| from <= offset)
         {
@@ -342,69 +376,86 @@ impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
             }
             self.pass_answers(offset, sink);
         }
-        if self.delivery.record.is_empty() {
-            match self.reader.next(&mut self.delivery.record)? {
-                Found::Record => {}
-                Found::Nothing => {
-                    self.delivery.record.clear();
-                    self.life.note_read(self.reader.position());
-                    return Ok(false);
-                }
-                Found::Lapped(lost) => {
-                    self.delivery.record.clear();
-                    self.table.lose(lost);
-                    self.life.note_read(self.reader.position());
-                    sink.lapped(lost);
-                    return self.next_message(sink);
-                }
-            }
+    }
+
+    /// Between two messages: those that the reader was too slow for.
+    fn note_lost(&mut self, sink: &mut impl Sink<C, T, W>) {
+        let lost = std::mem::take(&mut self.lost);
+        if lost > 0 {
+            self.table.lose(lost);
+            self.life.note_read(self.reader.position());
+            sink.lapped(lost);
         }
-        let Record { life, request, .. } = Record::read(&self.delivery.record)?;
-        let (is_own, number) = (life == self.id && request.is_awaited, request.number);
-        if is_own && self.outlet.is_awaited(number) {
-            // The answer is written behind the message, and before the bell is rung.
-            self.hear_answers(sink)?;
-            if self.outlet.is_awaited(number) {
+    }
+
+    /// Has the next record be held that concerns this worker. False: there is none, some were lost,
+    /// its publisher has to be answered first, or nothing is left of the look.
+    fn next_record(
+        &mut self,
+        left: &mut usize,
+        sink: &mut impl Sink<C, T, W>,
+    ) -> Result<bool, Corrupt> {
+        while self.held.is_empty() {
+            if *left == 0 {
                 return Ok(false);
             }
+            match self.reader.next(&mut self.held)? {
+                Found::Record => {
+                    // One without subscribers here takes time as well.
+                    *left -= 1;
+                    // The hub has known of each name that has a subscriber since before that one was
+                    // confirmed.
+                    if Origin::read(&self.held)?.concerned & self.bit == 0 {
+                        self.held.clear();
+                    }
+                }
+                found => {
+                    self.held.clear();
+                    if let Found::Lapped(lost) = found {
+                        self.lost = lost;
+                    }
+                    return Ok(false);
+                }
+            }
         }
-        let Record { request, .. } = Record::read(&self.delivery.record)?;
-        self.table.matching(request.message.topic, &mut self.delivery.cells);
-        // They are taken from the end: first the topic by its name, as from Redis.
-        self.delivery.cells.reverse();
-        self.delivery.done = 0;
+        let Origin { life, number, is_awaited, .. } = Origin::read(&self.held)?;
+        if life == self.id && is_awaited && self.outlet.is_awaited(number) {
+            // The answer is written behind the message, and before the bell is rung.
+            self.hear_answers(sink)?;
+            return Ok(!self.outlet.is_awaited(number));
+        }
         Ok(true)
     }
 
-    /// True: not all have had it yet.
+    /// As long as something is left of the look.
     fn deliver_some(
         &mut self,
         delivery: &mut Delivery,
         left: &mut usize,
         sink: &mut impl Sink<C, T, W>,
-    ) -> Result<bool, Corrupt> {
-        let message = Record::read(&delivery.record)?.request.message;
-        let offset = self.reader.offset();
-        while let Some(&cell) = delivery.cells.last() {
-            while delivery.done < self.table.subscribers(cell) {
+    ) {
+        let messages = delivery.messages();
+        let (count, last) = (messages.count() as u64, messages.last());
+        let (mut cells, mut done) = (delivery.cells.len(), delivery.done);
+        while let Some(&cell) = delivery.cells[..cells].last() {
+            while done < self.table.subscribers(cell) {
                 if *left == 0 {
-                    self.life.note_progress();
-                    return Ok(true);
+                    delivery.cells.truncate(cells);
+                    delivery.done = done;
+                    return;
                 }
                 *left -= 1;
-                if let Some((of, filter, flags, lost)) =
-                    self.table.deliver(cell, delivery.done, offset)
-                    && !sink.deliver(of, Delivered { filter, flags, lost, offset, message })
+                if let Some((of, filter, flags, lost)) = self.table.deliver(cell, done, last)
+                    && !sink.deliver(of, Delivered { filter, flags, lost, messages })
                 {
-                    self.table.missed(cell, delivery.done, lost + 1);
+                    self.table.missed(cell, done, lost + count);
                 }
-                delivery.done += 1;
+                done += 1;
             }
-            delivery.done = 0;
-            delivery.cells.pop();
+            done = 0;
+            cells -= 1;
         }
-        delivery.record.clear();
-        Ok(false)
+        delivery.clear();
     }
 }
 

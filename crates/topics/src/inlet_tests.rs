@@ -11,12 +11,13 @@ mod resume;
 
 use super::*;
 use crate::hub::Hub;
-use crate::name::Topic;
+use crate::name::{Filter, Topic};
 use crate::outlet::Submitted;
+use crate::record::Message;
 use crate::registry::NameLimits;
 use crate::replay::Missed;
 use crate::ring::Ring;
-use crate::wish::{Came, Resumed};
+use crate::wish::{Came, EACH, Resumed};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
@@ -65,8 +66,10 @@ struct Log {
     posts: usize,
     /// Messages that the worker was too slow for.
     lapped: u64,
-    /// So many messages are not taken.
+    /// So many times what is handed over is not taken.
     refuses: usize,
+    /// How many messages were handed over together, each time.
+    together: Vec<usize>,
 }
 
 impl Log {
@@ -98,12 +101,15 @@ impl Sink<Connection, Filter, Connection> for Log {
         self.add(to, seen);
     }
     fn deliver(&mut self, of: &Connection, delivered: Delivered<'_>) -> bool {
-        let Delivered { lost, offset, message, .. } = delivered;
+        let Delivered { mut lost, messages, .. } = delivered;
+        self.together.push(messages.count());
         if std::mem::take(&mut self.refuses) > 0 {
             return false;
         }
-        let topic = message.topic.as_str().to_owned();
-        self.add(*of, Seen::Message { lost, offset, topic });
+        for (offset, message) in messages.each() {
+            let (topic, lost) = (message.topic.as_str().to_owned(), std::mem::take(&mut lost));
+            self.add(*of, Seen::Message { lost, offset, topic });
+        }
         true
     }
     fn listed(&mut self, of: &Connection, filter: Filter, list: &[u8]) {
@@ -156,7 +162,8 @@ fn world(ring_bytes: usize, names_max: usize) -> World {
         let life = Life::map(&Life::create().unwrap()).unwrap();
         hub.attach(id, id as u32, life.clone());
         let outlet = Outlet::new(&life);
-        let inlet = Inlet::new(id, &life, &outlet, ring.broadcast(), limits, REPLAYS).unwrap();
+        let place = (id, id as u32);
+        let inlet = Inlet::new(place, &life, &outlet, ring.broadcast(), limits, REPLAYS).unwrap();
         Worker { id, life, outlet, inlet, log: Log::default() }
     });
     World { workers: workers.collect(), ring, hub, hubs: 1, now: 0, topics: Vec::new() }

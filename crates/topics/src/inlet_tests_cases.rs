@@ -179,6 +179,88 @@ fn a_mark_is_passed_under_a_new_hub_and_by_a_worker_that_was_lapped() {
     assert!(world.workers[0].log.lapped > 0);
 }
 
+/// Worker 1 publishes, and worker 0 has not looked yet.
+fn publish_before_a_look(world: &mut World, topics: &[&str]) {
+    for topic in topics {
+        world.workers[1].publish(9, topic, topic.as_bytes());
+    }
+    let offset = world.hub.offset() + topics.len() as u64;
+    while world.hub.offset() < offset {
+        world.round();
+    }
+}
+
+/// Offsets and topics of the messages that a connection of worker 0 has got.
+fn heard(world: &World, of: Connection) -> Vec<(u64, u64, String)> {
+    let seen = world.workers[0].log.seen[&of].iter();
+    let message = |seen: &Seen| match seen {
+        Seen::Message { lost, offset, topic } => Some((*lost, *offset, topic.clone())),
+        _ => None,
+    };
+    seen.filter_map(message).collect()
+}
+
+#[test]
+fn what_waits_of_a_topic_goes_together() {
+    let mut world = world(1 << 16, 100);
+    for (of, text) in [(1, "a"), (2, "a"), (3, "b")] {
+        world.workers[0].wish(of, subscribe(filter(text)), &filter(text));
+    }
+    world.settle();
+    publish_before_a_look(&mut world, &["a", "a", "a", "b", "b", "a", "ab", "a"]);
+    assert!(!world.workers[0].look());
+    // Nobody here subscribes to what is between the last two.
+    assert_eq!(world.workers[0].log.together, [3, 3, 2, 2, 2]);
+    let message = |offset: u64, topic: &str| (0, offset, topic.to_owned());
+    let of_a = [1, 2, 3, 6, 8].map(|offset| message(offset, "a"));
+    assert_eq!((heard(&world, 1), heard(&world, 2)), (of_a.to_vec(), of_a.to_vec()));
+    assert_eq!(heard(&world, 3), [4, 5].map(|offset| message(offset, "b")));
+}
+
+#[test]
+fn what_two_subscriptions_match_goes_alone() {
+    let mut world = world(1 << 16, 100);
+    for text in ["a", "a*"] {
+        let wish = Wish::Subscribe { filter: filter(text), flags: Some(EACH), resume: None };
+        world.workers[0].wish(1, wish, &filter(text));
+    }
+    world.settle();
+    publish_before_a_look(&mut world, &["a", "a", "ab", "ab"]);
+    while world.workers[0].look() {}
+    // One that gets each message for each of them gets them message for message.
+    assert_eq!(world.workers[0].log.together, [1, 1, 1, 1, 2]);
+    let offsets = heard(&world, 1).iter().map(|(_, offset, _)| *offset).collect::<Vec<_>>();
+    assert_eq!(offsets, [1, 1, 2, 2, 3, 4]);
+}
+
+#[test]
+fn all_that_was_not_taken_is_lost() {
+    let mut world = world(1 << 16, 100);
+    world.workers[0].wish(1, subscribe(filter("a")), &filter("a"));
+    world.settle();
+    world.workers[0].log.refuses = 1;
+    publish_before_a_look(&mut world, &["a", "a", "a"]);
+    world.workers[0].look();
+    publish_before_a_look(&mut world, &["a"]);
+    world.workers[0].look();
+    assert_eq!(world.workers[0].log.together, [3, 1]);
+    assert_eq!(heard(&world, 1), [(3, 4, "a".to_owned())]);
+}
+
+#[test]
+fn what_goes_together_is_bounded() {
+    let mut world = world(1 << 20, 100);
+    world.workers[0].wish(1, subscribe(filter("a")), &filter("a"));
+    world.settle();
+    publish_before_a_look(&mut world, &["a"; 200]);
+    while world.workers[0].look() {}
+    let together = &world.workers[0].log.together;
+    // A part of what may be missed: REPLAYS.each_bytes / 8.
+    let record = crate::record::RECORD_BYTES + crate::record::REQUEST_BYTES + 2;
+    assert_eq!(*together.iter().max().unwrap(), REPLAYS.each_bytes / 8 / record);
+    assert_eq!(heard(&world, 1).len(), 200);
+}
+
 #[test]
 fn a_name_that_the_hub_refuses_is_refused() {
     let mut world = world(1 << 16, 1);

@@ -29,6 +29,48 @@ fn what_was_missed_comes_with_the_confirmation() {
 }
 
 #[test]
+fn one_that_is_ahead_of_its_worker_goes_on_where_it_is() {
+    let mut world = world(1 << 16, 100);
+    world.workers[0].wish(1, subscribe(filter("a")), &filter("a"));
+    world.settle();
+    // It has got them from another worker, which is faster.
+    for topic in ["a", "b", "a"] {
+        world.workers[1].publish(9, topic, b"");
+    }
+    while world.hub.offset() < 3 {
+        world.round();
+    }
+    world.workers[0].resume(2, 3, &filter("a"));
+    assert_eq!(world.workers[0].log.seen.get(&2), None, "not yet");
+    world.workers[0].look();
+    let resumed = Seen::Resumed { filter: filter("a"), from: 3, missed: Vec::new(), offset: 3 };
+    assert_eq!(world.workers[0].log.seen[&2], [resumed]);
+    world.workers[1].publish(9, "a", b"");
+    world.settle();
+    assert_eq!(world.workers[0].log.seen[&2].len(), 2);
+}
+
+#[test]
+fn a_subscription_begins_as_soon_as_its_worker_has_read_up_to_it() {
+    let mut world = world(1 << 16, 100);
+    world.settle();
+    for _ in 0..3 {
+        world.workers[1].publish(9, "b", b"");
+    }
+    while world.hub.offset() < 3 {
+        world.round();
+    }
+    let worker = &mut world.workers[0];
+    worker.inlet.wish(1, &1, subscribe(filter("a")), filter("a"), &mut worker.log);
+    worker.inlet.tell(&mut worker.log);
+    // The hub says that it knows the name, behind three messages for nobody here.
+    world.round();
+    world.workers[0].look();
+    let on = Seen::On { filter: filter("a"), offset: 3 };
+    assert_eq!(world.workers[0].log.seen[&1], [on]);
+}
+
+#[test]
 fn nothing_is_resumed_in_part() {
     let mut world = world(1 << 16, 100);
     let publish = |world: &mut World, count: usize, topic| {

@@ -17,6 +17,7 @@
 
 mod board;
 mod cells;
+mod delivery;
 pub mod glob;
 mod hub;
 mod index;
@@ -37,8 +38,9 @@ pub use chappe_rings::Corrupt;
 
 pub use board::{Board, Figures, Pen};
 pub use cells::Counts;
+pub use delivery::{Delivered, Messages};
 pub use hub::{Hub, Round};
-pub use inlet::{Delivered, Inlet, Sink};
+pub use inlet::{Inlet, Sink};
 pub use life::{CELLS, Life};
 pub use name::{Filter, InvalidTopic, Kind, TOPIC_BYTES_MAX, Topic, TopicName};
 pub use outlet::{Full, Mark, Outlet, Published, Submitted};

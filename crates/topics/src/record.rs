@@ -175,6 +175,32 @@ impl<'a> Record<'a> {
     }
 }
 
+/// What decides whether a worker has to look at a record at all: the first part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// See [`Record`].
+    pub life: u64,
+    /// See [`Record`].
+    pub concerned: u64,
+    /// See [`Request`].
+    pub number: u64,
+    /// See [`Request`].
+    pub is_awaited: bool,
+}
+
+impl Origin {
+    /// Of a record with more behind it.
+    ///
+    /// # Errors
+    /// [`Corrupt`]: it is no record.
+    pub(crate) fn read(record: &[u8]) -> Result<Self, Corrupt> {
+        let mut parts = Parts(record);
+        let (life, concerned, _) = (parts.u64()?, parts.u64()?, parts.u32()?);
+        let (number, is_awaited) = (parts.u64()?, parts.u8()? != 0);
+        Ok(Self { life, concerned, number, is_awaited })
+    }
+}
+
 /// What a worker tells the hub of its cells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Interest {

@@ -34,7 +34,9 @@ enum Resume {
     NotAsked,
     /// Behind this offset.
     Behind(u64),
-    /// It waits for that.
+    /// The worker has not read up to this offset, where the connection is already.
+    Ahead(u64),
+    /// It waits for what it has missed to be looked up.
     Waits(u64),
     Done(u64, Option<Vec<Missed>>),
 }
@@ -83,6 +85,10 @@ pub struct Table<C, T> {
     lost: u64,
     /// Subscriptions that wait for what they have missed to be looked up.
     wanted: Vec<Wanted>,
+    /// The offset of the last message there is, as far as was heard.
+    latest: u64,
+    /// Connections that are ahead, and where they are.
+    ahead: Vec<(u64, u64)>,
 }
 
 impl<C: Clone, T> Table<C, T> {
@@ -99,6 +105,8 @@ impl<C: Clone, T> Table<C, T> {
             subscriptions: 0,
             lost: 0,
             wanted: Vec::new(),
+            latest: 0,
+            ahead: Vec::new(),
         }
     }
 
@@ -254,11 +262,18 @@ impl<C: Clone, T> Table<C, T> {
             if self.cells.is_adding(*cell) || matches!(resume, Resume::Waits(_)) {
                 return None;
             }
-            if let Resume::Behind(from) = *resume {
+            if let Resume::Behind(from) | Resume::Ahead(from) = *resume {
                 if from < offset {
                     let filter = self.cells.filter(*cell).clone();
                     self.wanted.push(Wanted { id: connection.id, filter, from });
                     *resume = Resume::Waits(from);
+                    return None;
+                }
+                if offset < from && from <= self.latest {
+                    if matches!(resume, Resume::Behind(_)) {
+                        *resume = Resume::Ahead(from);
+                        self.ahead.push((from, connection.id));
+                    }
                     return None;
                 }
                 // It has missed nothing, or knows of what was never published.
@@ -266,6 +281,26 @@ impl<C: Clone, T> Table<C, T> {
             }
         }
         connection.asked.pop_front()
+    }
+
+    /// The last message that there is has this offset: another worker may have handed it out.
+    pub(crate) fn note_latest(&mut self, offset: u64) {
+        self.latest = offset;
+    }
+
+    /// Messages up to this offset were read: for those who wait for that.
+    pub(crate) fn reached(
+        &mut self,
+        offset: u64,
+        counts: &impl Counts,
+        out: &mut Vec<Answered<C, T>>,
+    ) {
+        while let Some(nth) = self.ahead.iter().position(|(from, _)| *from <= offset) {
+            let (_, id) = self.ahead.swap_remove(nth);
+            if let Some(&place) = self.by_id.get(&id) {
+                self.carry_out(place, offset, counts, out);
+            }
+        }
     }
 
     /// What subscriptions want to know that they have missed. Each is answered by
@@ -319,7 +354,9 @@ impl<C: Clone, T> Table<C, T> {
         let (from, resumed) = match resume {
             Resume::Done(from, Some(missed)) => (from, Resumed::Yes(self.not_had(place, missed))),
             Resume::Done(_, None) => (offset, Resumed::No),
-            Resume::NotAsked | Resume::Behind(_) | Resume::Waits(_) => (offset, Resumed::NotAsked),
+            Resume::NotAsked | Resume::Behind(_) | Resume::Ahead(_) | Resume::Waits(_) => {
+                (offset, Resumed::NotAsked)
+            }
         };
         let connection = self.connection_mut(place);
         connection.coming -= 1;
@@ -453,9 +490,9 @@ impl<C: Clone, T> Table<C, T> {
         self.cells.subscribers(cell).len()
     }
 
-    /// The nth subscriber of a cell, unless it has got the message of this offset and wants it
-    /// once; and how many messages were lost that it does not know of yet, which it does from
-    /// now on.
+    /// The nth subscriber of a cell, unless it has got the messages up to this offset and wants
+    /// them once; and how many messages were lost that it does not know of yet, which it does
+    /// from now on.
     pub(crate) fn deliver(
         &mut self,
         cell: u32,

@@ -335,3 +335,28 @@ proptest! {
         prop_assert_eq!((table.bytes(), table.subscriptions()), (0, 0));
     }
 }
+
+/// Counts that were set, one after the other.
+#[derive(Default)]
+struct History(RefCell<Vec<usize>>);
+
+impl Counts for History {
+    fn set(&self, _: u32, count: usize) {
+        self.0.borrow_mut().push(count);
+    }
+}
+
+#[test]
+fn a_name_that_somebody_is_to_have_counts_at_any_moment() {
+    let (mut table, history) = (OfTests::new(limits()), History::default());
+    let mut out = Vec::new();
+    let subscribe = |resume| Wish::Subscribe { filter: filter("t"), flags: None, resume };
+    table.ask(('a'.into(), &'a'), subscribe(None), 7, 0, &history, &mut out);
+    table.added((0, 0), 5, &history, &mut out);
+    // It waits for what it has missed, while the only subscriber leaves.
+    table.ask(('b'.into(), &'b'), subscribe(Some(2)), 7, 5, &history, &mut out);
+    table.ask(('a'.into(), &'a'), Wish::Unsubscribe(filter("t")), 8, 5, &history, &mut out);
+    assert_eq!(out.len(), 2, "{out:?}");
+    let history = history.0.into_inner();
+    assert!(!history.contains(&0), "a message would concern nobody here: {history:?}");
+}
