@@ -2,12 +2,13 @@
 
 import argparse, sys, time
 
-import beside, control, documents, parts, services, tuning, where
+import beside, control, documents, parts, services, topics, tuning, where
 
 # In this order; each is a function of a `Part` and the arguments.
 PARTS = {
     "compare": parts.compare, "calls": parts.calls, "peers": parts.peers, "memory": parts.memory,
     "where": where.where, "services": services.services, "flood": beside.flood, "generator": beside.generator, "control": control.control,
+    "topics": topics.topics,
     "workers": tuning.workers, "accept": tuning.accept, "threads": tuning.threads,
     "bodies": tuning.bodies,
 }

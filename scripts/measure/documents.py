@@ -32,6 +32,7 @@ OWN_REPETITIONS = {
     "memory": lambda given: "one run of 3 s in use and one of 1 s before and after it",
     "control": lambda given: "as often as the table says",
     "flood": lambda given: f"{given.repetitions} repetitions of {max(given.seconds, 1.0)} s",
+    "topics": lambda given: f"{given.repetitions} repetitions of {max(given.seconds, 1.0)} s",
 }
 
 

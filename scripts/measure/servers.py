@@ -1,6 +1,6 @@
 """Programs under test: started each in a directory of its own, asked by `chappe bench`."""
 
-import atexit, json, os, pathlib, re, subprocess, tempfile, time
+import atexit, json, os, pathlib, re, socket, subprocess, tempfile, time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILT = ROOT / "target/release"
@@ -81,6 +81,35 @@ class Server:
     def stop(self):
         self.process.terminate()
         self.process.communicate()
+        atexit.unregister(self.process.terminate)
+        self.dir.cleanup()
+
+
+class Foreign:
+    """A server of others, on a port of its own: it listens when it can be connected to. `command`
+    has `{port}` and `{folder}` in it."""
+
+    def __init__(self, name, *command):
+        self.name, self.dir = name, tempfile.TemporaryDirectory()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        words = [word.format(port=port, folder=self.dir.name) for word in command]
+        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        atexit.register(self.process.terminate)
+        self.address, self.pids = f"127.0.0.1:{port}", [self.process.pid]
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                return socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            except OSError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise Failed(f"{name} does not start")
+                time.sleep(0.02)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
         atexit.unregister(self.process.terminate)
         self.dir.cleanup()
 

@@ -7,7 +7,7 @@
 //! up exactly, take turns with stormy ones.
 //!
 //! With `--kills N` workers are killed one after the other instead, and what they share is
-//! checked after each.
+//! checked after each. With `--topics` it is about publish and subscribe, and the hub is killed too.
 //!
 //! `scripts/soak` runs it on a release build. Without arguments it is short, so that the
 //! normal tests keep it alive.
@@ -19,6 +19,7 @@ mod peer;
 mod plan;
 mod random;
 mod residents;
+mod topics;
 mod world;
 
 use std::sync::atomic::Ordering;
@@ -46,9 +47,11 @@ struct Options {
     kill: bool,
     /// Kills with a check after each; 0: none.
     kills: u64,
+    /// Of topics.
+    topics: Option<Duration>,
 }
 
-/// What to do, if not the default: `--seconds N`, `--kills N`, `--seed N`, `--kill`.
+/// What to do, if not the default: `--seconds N`, `--kills N`, `--topics N`, `--seed N`, `--kill`.
 const SOAK: &str = "CHAPPE_SOAK";
 
 #[test]
@@ -64,11 +67,16 @@ fn all_at_once_and_every_reply_is_right() {
         let wrong = kills::run(options.kills, seed);
         assert!(wrong.is_empty(), "seed {seed}:\n{}", wrong.join("\n"));
     }
+    if let Some(duration) = options.topics {
+        let wrong = topics::run(duration, seed);
+        assert!(wrong.is_empty(), "seed {seed}:\n{}", wrong.join("\n"));
+    }
 }
 
 fn options() -> Options {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut options = Options { duration: None, seed: now.as_secs(), kill: false, kills: 0 };
+    let seed = now.as_secs();
+    let mut options = Options { duration: None, seed, kill: false, kills: 0, topics: None };
     let text = std::env::var(SOAK).unwrap_or_default();
     let mut words = text.split_whitespace();
     while let Some(word) = words.next() {
@@ -81,12 +89,14 @@ fn options() -> Options {
             "--seed" => options.seed = number(),
             "--kill" => options.kill = true,
             "--kills" => options.kills = number(),
+            "--topics" => options.topics = Some(Duration::from_secs(number())),
             _ => panic!("{SOAK}: unknown option {word}"),
         }
     }
-    if options.duration.is_none() && options.kills == 0 {
+    if options.duration.is_none() && options.kills == 0 && options.topics.is_none() {
         options.duration = Some(Duration::from_secs(6));
         options.kills = FEW_KILLS;
+        options.topics = Some(Duration::from_secs(6));
     }
     options
 }

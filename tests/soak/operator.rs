@@ -28,6 +28,8 @@ pub(crate) enum Weather {
     Calm,
     /// Reloads, and workers more or fewer.
     Storm { kill: bool },
+    /// The same, and the hub is killed more often than anything else happens.
+    Topics,
 }
 
 /// What was done.
@@ -38,6 +40,7 @@ pub(crate) struct Deeds {
     more: u64,
     fewer: u64,
     pub(crate) kills: u64,
+    hub_kills: u64,
     looks: u64,
 }
 
@@ -48,17 +51,18 @@ impl Deeds {
         self.more += other.more;
         self.fewer += other.fewer;
         self.kills += other.kills;
+        self.hub_kills += other.hub_kills;
         self.looks += other.looks;
     }
 }
 
 impl fmt::Display for Deeds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { reloads, reopens, more, fewer, kills, looks } = self;
+        let Self { reloads, reopens, more, fewer, kills, hub_kills, looks } = self;
         write!(
             f,
-            "HUP {reloads}, USR1 {reopens}, TTIN {more}, TTOU {fewer}, SIGKILL {kills}, \
-             looks {looks}"
+            "HUP {reloads}, USR1 {reopens}, TTIN {more}, TTOU {fewer}, SIGKILL {kills} and \
+             {hub_kills} for the hub, looks {looks}"
         )
     }
 }
@@ -115,6 +119,12 @@ impl<'a> Operator<'a> {
                 (_, 2) => self.more(&mut deeds),
                 (_, 3) => self.fewer(&mut deeds),
                 (Weather::Storm { kill: true }, 4 | 5) => self.kill_one(&mut deeds),
+                (Weather::Topics, 4) => self.kill_one(&mut deeds),
+                (Weather::Topics, 5..=7) => self.kill_hub(&mut deeds),
+                (Weather::Topics, 8) => {
+                    self.kill_hub(&mut deeds);
+                    self.kill_one(&mut deeds);
+                }
                 _ if reloaded.elapsed() < Duration::from_secs(2) => {}
                 _ => {
                     self.reload(&mut deeds);
@@ -197,7 +207,19 @@ impl<'a> Operator<'a> {
         }
     }
 
-    /// As many workers as at the start, all serving, nobody draining.
+    /// Also one that has just begun to go on where the last one was killed.
+    fn kill_hub(&mut self, deeds: &mut Deeds) {
+        for _ in 0..self.random.pick(1, 2) {
+            let pid = status(self.server)["hub"]["pid"].as_i64();
+            let Some(hub) = pid.and_then(|pid| i32::try_from(pid).ok()) else { return };
+            let is_child = proc::children(self.server.pid()).contains(&hub);
+            if is_child && kill(Pid::from_raw(hub), Signal::SIGKILL).is_ok() {
+                deeds.hub_kills += 1;
+            }
+        }
+    }
+
+    /// As many workers as at the start, all serving, nobody draining, and a hub.
     pub(crate) fn restore(&mut self, deeds: &mut Deeds) {
         wait_until("the number of workers is as at the start", || {
             match self.workers.cmp(&WORKERS) {
@@ -210,7 +232,8 @@ impl<'a> Operator<'a> {
         wait_until("the workers are as many as at the start, and serve", || {
             let status = status(self.server);
             let rows = status["workers"].as_array().expect("workers");
-            rows.len() == WORKERS && rows.iter().all(|row| row["state"] == "serving")
+            let has_hub = status["hub"].is_null() || status["hub"]["pid"].is_i64();
+            rows.len() == WORKERS && rows.iter().all(|row| row["state"] == "serving") && has_hub
         });
     }
 }
