@@ -73,7 +73,7 @@ struct Options {
     /// How long is published.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// The same before it is measured.
+    /// How long is published before it is measured.
     #[arg(long, default_value_t = 0.2)]
     warmup: f64,
     /// The server's processes.

@@ -28,7 +28,7 @@ pub(crate) enum Weather {
     Calm,
     /// Reloads, and workers more or fewer.
     Storm { kill: bool },
-    /// The same, and the hub is killed more often than anything else happens.
+    /// A storm in which the hub is killed more often than anything else happens.
     Topics,
 }
 

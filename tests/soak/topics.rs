@@ -178,7 +178,7 @@ fn play(
     tally.published += sent.iter().map(|sent| sent.len() as u64).sum::<u64>();
     tally.unknown += sent.iter().flatten().filter(|sent| sent.is_unknown()).count() as u64;
     tally.heard += heard.iter().map(|heard| heard.messages.len() as u64).sum::<u64>();
-    verdict::judge(&sent, &heard, round, skipped)
+    verdict::judge(&sent, &heard, skipped)
 }
 
 /// Messages that were left out, since two hubs have died on them.

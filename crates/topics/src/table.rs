@@ -122,8 +122,6 @@ impl<C: Clone, T> Table<C, T> {
         self.bytes + self.cells.bytes()
     }
 
-    // --- what connections ask for ---
-
     /// A connection asks for something. `offset` is that of the last message that was read. What
     /// can be answered now is appended to `out`; the rest is when the hub has answered.
     pub fn ask(
@@ -414,8 +412,6 @@ impl<C: Clone, T> Table<C, T> {
         ended
     }
 
-    // --- what the hub answers ---
-
     /// The hub knows the cell. Appends the answers to those who have waited for it.
     pub fn added(
         &mut self,
@@ -477,8 +473,6 @@ impl<C: Clone, T> Table<C, T> {
         self.cells.told();
     }
 
-    // --- delivery ---
-
     /// The cells of all names that match a topic and have subscribers.
     pub fn matching(&self, topic: Topic<'_>, cells: &mut Vec<u32>) {
         cells.extend(self.cells.matching(topic));
@@ -522,8 +516,6 @@ impl<C: Clone, T> Table<C, T> {
     pub fn lose(&mut self, messages: u64) {
         self.lost += messages;
     }
-
-    // --- connections ---
 
     fn connection(&self, place: u32) -> &Connection<C, T> {
         self.connections[place as usize].as_ref().expect("it is listed")

@@ -13,6 +13,12 @@ const HEAD_BYTES: usize = 12;
 const BODY_BYTES_MAX: usize = 200;
 /// Messages in one piece, without an answer for each.
 const BURST_MAX: usize = 16;
+/// Each publishes 64 messages of a worker; what waits in one is far less.
+const ROUNDS_OF_THE_HUB: u32 = 100;
+
+// What the messages of nobody are for: their connection.
+const WAITS: u32 = 1;
+const ENDS: u32 = 0;
 
 /// What a message is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +27,13 @@ pub(super) struct Name {
     /// The how many-th of the publisher's connections it was sent on.
     pub(super) connection: u32,
     pub(super) number: u32,
+}
+
+impl Name {
+    /// Whether it is the last one of its topic in this round.
+    pub(super) fn ends(self, round: u32) -> bool {
+        self == Self { publisher: NOBODY, connection: ENDS, number: round }
+    }
 }
 
 /// What its publisher knows of a message.
@@ -67,12 +80,20 @@ pub(super) fn name_of(found: &[u8]) -> Option<Name> {
     (body(name, found.len().checked_sub(HEAD_BYTES)?) == found).then_some(name)
 }
 
-/// Publishes the last message of a round to each topic.
+/// Publishes the last message of a round to each topic, behind all that was taken and not published
+/// yet: each answer before it is of another round of the hub, which has served everybody in between.
 pub(super) fn end_round(address: SocketAddr, round: u32) -> Result<(), String> {
     let mut client = connect(address)?;
-    let name = Name { publisher: NOBODY, connection: 0, number: round };
+    let mut publish = |topic, connection, number| {
+        let name = Name { publisher: NOBODY, connection, number };
+        let published = client.publish(topic, &body(name, 0));
+        published.map_err(|error| format!("the last: {error}"))
+    };
+    for number in 0..ROUNDS_OF_THE_HUB {
+        publish(TOPICS[0], WAITS, number)?;
+    }
     for topic in TOPICS {
-        client.publish(topic, &body(name, 0)).map_err(|error| format!("the last: {error}"))?;
+        publish(topic, ENDS, round)?;
     }
     Ok(())
 }

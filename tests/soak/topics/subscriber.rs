@@ -8,7 +8,7 @@ use chappe_client::{Connection, Incoming, Recovered, Resumed, TopicMessage};
 use chappe_testkit::wait_for;
 
 use super::publisher::{Name, name_of};
-use super::{NOBODY, TOPICS, connect, matches};
+use super::{TOPICS, connect, matches};
 use crate::random::Random;
 
 /// One message in so many has its subscriber connect again without a reason.
@@ -62,7 +62,7 @@ impl Subscriber {
                 Ok(Incoming::Message(message)) => {
                     let topic = self.note(&message)?;
                     let (.., name) = self.heard.messages.last().expect("it was noted");
-                    if (name.publisher, name.number) == (NOBODY, round) {
+                    if name.ends(round) {
                         open.remove(topic);
                     }
                 }

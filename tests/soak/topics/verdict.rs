@@ -6,16 +6,11 @@ use super::publisher::{Fate, Name, Sent};
 use super::subscriber::Heard;
 use super::{NOBODY, TOPICS, matches};
 
-/// More is not told of one round.
+/// Of one round no more is reported.
 const TOLD_MAX: usize = 20;
 
 /// Returns what is wrong. `skipped` messages may be missing that were taken without an answer.
-pub(super) fn judge(
-    all_sent: &[Vec<Sent>],
-    all_heard: &[Heard],
-    round: u32,
-    skipped: u64,
-) -> Vec<String> {
+pub(super) fn judge(all_sent: &[Vec<Sent>], all_heard: &[Heard], skipped: u64) -> Vec<String> {
     let sent: BTreeMap<Name, Sent> =
         all_sent.iter().flatten().map(|sent| (sent.name, *sent)).collect();
     let mut wrong = Vec::new();
@@ -24,7 +19,7 @@ pub(super) fn judge(
         check_stream(heard, &mut log, &mut wrong);
     }
     for heard in all_heard {
-        check_whole(heard, &log, &sent, round, skipped, &mut wrong);
+        check_whole(heard, &log, &sent, skipped, &mut wrong);
     }
     check_log(&log, &sent, &mut wrong);
     match all_heard.iter().find(|heard| heard.wanted == ["*"]) {
@@ -35,7 +30,7 @@ pub(super) fn judge(
     wrong
 }
 
-/// Each offset is one message, whoever hears it; a subscriber has each once, and those of a topic
+/// Each offset is one message for all; a subscriber has each once, and those of a topic
 /// in their order.
 fn check_stream(heard: &Heard, log: &mut BTreeMap<u64, (usize, Name)>, wrong: &mut Vec<String>) {
     let wanted = heard.wanted;
@@ -61,7 +56,6 @@ fn check_whole(
     heard: &Heard,
     log: &BTreeMap<u64, (usize, Name)>,
     sent: &BTreeMap<Name, Sent>,
-    round: u32,
     skipped: u64,
     wrong: &mut Vec<String>,
 ) {
@@ -88,8 +82,7 @@ fn check_whole(
         }
     }
     for name in names {
-        let is_end = name.publisher == NOBODY && name.number == round;
-        if !is_end && !sent.contains_key(&name) {
+        if name.publisher != NOBODY && !sent.contains_key(&name) {
             wrong.push(format!("{wanted:?} has {name:?}, which nobody has sent in this round"));
         }
     }
