@@ -302,6 +302,10 @@ pub(crate) enum OfWorker {
     Off,
     Hub(Arc<Topics>),
     /// Of a test without a server: what is published reaches nobody.
+    #[cfg_attr(
+        not(feature = "testing"),
+        expect(dead_code, reason = "only the worker of an application's own test has it")
+    )]
     Alone,
 }
 
