@@ -260,7 +260,7 @@ pub trait Service: Sized + Send + Sync + 'static {
     /// #     type Config = NoConfig;
     /// #     fn start(_: &Worker<Self>) -> Result<Self, StartError> { Ok(Self) }
     /// #     fn routes(_: &mut Routes<Self>) {}
-    /// #     fn connected(&self, _: &Client) -> Result<Seat, Deny> { unimplemented!() }
+    /// #     fn connected(&self, _: &Client) -> Result<Seat, Deny> { Err(Deny::close("full")) }
     ///     // …
     ///     fn may_subscribe(&self, _: &Client, seat: &Seat, topic: &str) -> Result<(), Deny> {
     ///         match topic.strip_prefix("private.") {

@@ -141,7 +141,7 @@ impl Topics {
     /// With what its send thread needs.
     ///
     /// # Errors
-    /// The ring is none that a hub has written.
+    /// No hub has written this ring.
     pub(crate) fn new(
         joined: Joined,
         config: &Config,

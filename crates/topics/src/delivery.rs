@@ -1,8 +1,8 @@
 //! Messages on their way to the subscribers of a worker.
 //!
 //! Those of one topic that are there already, with no message of another one between them that has
-//! a subscriber here, go together: each subscriber is handed all of them at once. A worker that is behind so has less to do for each
-//! message, and one that is not delivers each as it comes.
+//! a subscriber here, go together: each subscriber is handed all of them at once. So a worker that
+//! is behind has less to do for each message, and one that is not delivers each as it comes.
 
 use crate::name::{Filter, Topic};
 use crate::record::{Message, Record};

@@ -117,7 +117,7 @@ impl Hub {
     /// same `id`. `now` is in milliseconds, on a clock of the caller's that never goes back.
     ///
     /// # Errors
-    /// [`Corrupt`]: the ring is none that a hub has written.
+    /// [`Corrupt`]: no hub has written this ring.
     pub fn new(ring: &Broadcast, id: u64, limits: NameLimits, now: u64) -> Result<Self, Corrupt> {
         let writer = ring.writer()?;
         let last = match writer.last()? {
@@ -258,7 +258,7 @@ impl Hub {
         true
     }
 
-    /// Takes one word of interest. False: there is none, or no room to answer it.
+    /// Takes one word of interest. False: the queue is empty, or there is no room for the answer.
     fn hear_interest(&mut self, place: usize, round: &mut Round) -> Result<bool, Corrupt> {
         let member = &mut self.members[place];
         if !member.can_answer() || !member.interest.next(&mut self.bytes)? {
@@ -329,8 +329,8 @@ impl Hub {
         Ok(Served::Some)
     }
 
-    /// Serves one request, which is copied once, to `bytes`. `All`: there is none, or no room to
-    /// answer it, which the worker says when it has made some.
+    /// Serves one request, which is copied once, to `bytes`. `All`: the queue is empty, or there is
+    /// no room to answer, which the worker says when it has made some.
     fn serve_request(
         &mut self,
         place: usize,

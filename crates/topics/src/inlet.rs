@@ -87,7 +87,7 @@ impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
     /// Of a worker that has just begun; `id` is that of its life, `place` its own in the zone.
     ///
     /// # Errors
-    /// [`Corrupt`]: the ring is none that a hub has written.
+    /// [`Corrupt`]: no hub has written this ring.
     pub fn new(
         (id, place): (u64, u32),
         life: &Life,
@@ -326,7 +326,7 @@ impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
     }
 
     /// Between two messages: subscriptions begin, and then the next ones are read that go together.
-    /// False: there is none, or its publisher has to be answered first.
+    /// False: nothing is to be delivered, or its publisher has to be answered first.
     fn next_messages(
         &mut self,
         left: &mut usize,
@@ -388,7 +388,7 @@ impl<C: Clone, T: Clone, W> Inlet<C, T, W> {
         }
     }
 
-    /// Has the next record be held that concerns this worker. False: there is none, some were lost,
+    /// Has the next record be held that concerns this worker. False: the log ends, some were lost,
     /// its publisher has to be answered first, or nothing is left of the look.
     fn next_record(
         &mut self,

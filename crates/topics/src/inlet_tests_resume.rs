@@ -87,7 +87,7 @@ fn nothing_is_resumed_in_part() {
         world.workers[0].log.seen.remove(&of).unwrap()
     };
     publish(&mut world, 12, "a");
-    // Too much, then as much as may be, then of a future that is none, then of a lap ago.
+    // Too much, then as much as may be, then from an offset that is still to come, then from a lap ago.
     assert!(matches!(&seen(&mut world, 2, 0, "a")[..], [Seen::On { offset: 12, .. }]));
     let [Seen::Resumed { missed, .. }] = &seen(&mut world, 3, 2, "a")[..] else {
         panic!("resumed")

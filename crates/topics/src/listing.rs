@@ -57,7 +57,7 @@ impl Listing {
         Self { number, bytes, at: 0 }
     }
 
-    /// The next part; empty if there is none.
+    /// The next part; empty at the end.
     pub(crate) fn next(&mut self) -> Vec<u8> {
         let end = self.bytes.len().min(self.at + PART_BYTES_MAX);
         let part = self.bytes[self.at..end].to_vec();
